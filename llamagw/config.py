@@ -1,0 +1,310 @@
+"""
+The configuration: every key, its default, its limits, and what is said when one is wrong.
+
+``load`` turns a YAML file into a frozen `Config`, or raises one `ConfigError` that holds all
+faults at once. Every default stands in the two Structs below and nowhere else. Nothing here
+starts, opens or serves anything; files are looked at only to say that they are missing.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args, get_type_hints
+
+import msgspec
+import yaml
+from msgspec import Meta, Struct
+
+_Name = Annotated[str, Meta(min_length=1, description='a name, such as "qwen2.5-7b"')]
+_Path = Annotated[str, Meta(min_length=1, description="the path of a file")]
+_Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
+_Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+_Layers = Annotated[int, Meta(ge=-1, description="a whole number: -1 (all), 0 (CPU only) or more")]
+_Seconds = Annotated[float, Meta(gt=0, description="a number of seconds, more than 0")]
+_Patience = Annotated[float, Meta(ge=0, description="a number of seconds, 0 or more")]
+_Megabytes = Annotated[float, Meta(gt=0, description="a number of megabytes, more than 0")]
+_Switch = Annotated[bool, Meta(description="true or false")]
+_Arguments = Annotated[
+    list[str], Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]')
+]
+_Address = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        description='an address such as ":8000", "127.0.0.1:8000", "[::1]:8000" '
+        "or a Twisted server endpoint string",
+    ),
+]
+
+#: Flags that the gateway must own: with another value it would not find its own backend.
+_OWN_FLAGS = {"--host", "--port", "-m", "--model"}
+
+
+class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of ``models:``, as the gateway uses it: paths absolute."""
+
+    name: _Name
+    model_path: _Path
+    gpu_layers: _Layers = 0
+    context_size: _Count = 4096
+    threads: _Count = 4
+    batch_size: _Count = 512
+    parallel: _Count = 8
+    extra_args: _Arguments = []
+
+
+class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file, as the gateway uses it: paths absolute, ``models`` never empty."""
+
+    llama_server_path: _Path
+    models: list[ModelConfig]
+    listen_addr: _Address = ":8000"
+    port_range_start: _Port = 8081
+    max_loaded_models: _Count = 2
+    health_check_sec: _Seconds = 30
+    swap_after_sec: _Patience = 10
+    max_queue: _Count = 512
+    load_timeout_sec: _Seconds = 600
+    stop_timeout_sec: _Seconds = 10
+    drain_sec: _Patience = 30
+    max_body_mb: _Megabytes = 64
+    access_log: _Switch = False
+
+    def missing_files(self) -> list[ModelConfig]:
+        """The models whose file is not there now (a warning at start, a 503 when asked for)."""
+        return [model for model in self.models if not os.path.isfile(model.model_path)]
+
+
+class Fault(Struct, frozen=True):
+    """One thing that is wrong: where it stands, what it is and what would be right."""
+
+    file: str
+    line: int | None
+    place: str
+    message: str
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        return f"{where}: {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
+
+
+class ConfigError(Exception):
+    """A configuration that cannot be used; ``faults`` holds all that is wrong with it."""
+
+    def __init__(self, faults: list[Fault]) -> None:
+        super().__init__("\n".join(str(fault) for fault in faults))
+        self.faults = faults
+
+
+def load(path: str) -> Config:
+    """
+    Read and check a configuration file.
+
+    :param path: the YAML file; relative paths inside it count from its own folder
+    :raises ConfigError: with every fault of the file, each with its place and remedy
+    """
+    return _Reader(path).read()
+
+
+def endpoint_string(address: str) -> str:
+    """
+    A ``listen_addr`` as a Twisted server endpoint string.
+
+    ``:8000``, ``host:8000`` and ``[::1]:8000`` are translated; anything else is taken for an
+    endpoint string already (``unix:/run/llamagw.sock``) and returned as it is.
+
+    :raises ValueError: saying what is wrong, when it is plainly neither
+    """
+    match = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*):(\d+)", address)
+    if match is None:
+        if ":" not in address:
+            raise ValueError('no port in it; write for instance ":8000" or "127.0.0.1:8000"')
+        return address
+    host, port = match[1].strip("[]"), int(match[2])
+    if host in ("tcp", "tcp4", "tcp6"):
+        return address
+    if not 1 <= port <= 65535:
+        raise ValueError(f"port {port} is out of range; a port is 1 to 65535")
+    if not host:
+        return f"tcp:{port}"
+    escaped = host.replace(":", "\\:")
+    return f"tcp:{port}:interface={escaped}"
+
+
+class _Reader:
+    """One reading of one file: collects faults on its way instead of stopping at the first."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.folder = os.path.dirname(os.path.abspath(path))
+        self.faults: list[Fault] = []
+        self.lines: dict[str, int] = {}
+
+    def fault(self, place: str, message: str) -> None:
+        # A key that is missing has no line; its parent's is the next best.
+        at = place
+        while at and at not in self.lines:
+            at = re.sub(r"(\.[^.\[]+|\[\d+\]|^[^.\[]+)$", "", at)
+        self.faults.append(Fault(self.path, self.lines.get(at), place, message))
+
+    def read(self) -> Config:
+        raw = self._parse()
+        if raw is not None:
+            values = self._fields(Config, raw, "")
+            models = self._models(raw["models"]) if "models" in raw else []
+            self._executable(values)
+            self._listen_addr(values)
+        if self.faults:
+            raise ConfigError(sorted(self.faults, key=lambda f: f.line or 0))
+        return Config(**{**values, "models": models})
+
+    def _parse(self) -> dict[Any, Any] | None:
+        """The file as plain values; None, with a fault noted, if it cannot be had."""
+        try:
+            with open(self.path, encoding="utf-8") as file:
+                text = file.read()
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+            self.fault("", f"cannot be read: {reason}; see config.example.yaml for a beginning")
+            return None
+        try:
+            node = yaml.compose(text, Loader=yaml.SafeLoader)
+            if node is not None:
+                self._walk(node, "")
+            raw = yaml.safe_load(text)
+        except yaml.MarkedYAMLError as error:
+            mark = error.problem_mark or error.context_mark
+            line = mark.line + 1 if mark else None
+            what = " ".join(str(error.problem or error.context).split())
+            self.faults.append(Fault(self.path, line, "", f"is not YAML: {what}"))
+            return None
+        except (yaml.YAMLError, ValueError) as error:
+            self.fault("", f"is not YAML: {' '.join(str(error).split())}")
+            return None
+        if not isinstance(raw, dict):
+            self.fault("", f'expected keys and values such as "listen_addr: :8000", got {_show(raw)}')
+            return None
+        return raw
+
+    def _walk(self, node: yaml.Node, place: str) -> None:
+        """Note the line of each place, and keys given twice (YAML would keep the last)."""
+        if place in self.lines:
+            self.fault(place, f"is given twice; line {node.start_mark.line + 1} has it again")
+            return
+        self.lines[place] = node.start_mark.line + 1
+        if isinstance(node, yaml.MappingNode):
+            for key, value in node.value:
+                inner = f"{place}.{key.value}" if place else str(key.value)
+                self._walk(value, inner)
+        elif isinstance(node, yaml.SequenceNode):
+            for index, value in enumerate(node.value):
+                self._walk(value, f"{place}[{index}]")
+
+    def _fields(self, struct: type[Struct], raw: dict[Any, Any], place: str) -> dict[str, Any]:
+        """The fields of one Struct that are right; those that are not become faults."""
+        hints = get_type_hints(struct, include_extras=True)
+        fields = {field.name: field for field in msgspec.structs.fields(struct)}
+        prefix = f"{place}." if place else ""
+        for key in raw:
+            if key not in fields:
+                near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.5)
+                hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(fields)}"
+                self.fault(f"{prefix}{key}", f"unknown key; {hint}")
+        values = {}
+        for name, field in fields.items():
+            if name == "models":
+                if name not in raw:
+                    self.fault(name, "is missing; a list with at least one model is needed")
+            elif name not in raw:
+                if field.required:
+                    self.fault(f"{prefix}{name}", f"is missing; {_description(hints[name])} is needed")
+            else:
+                try:
+                    values[name] = msgspec.convert(raw[name], hints[name])
+                except msgspec.ValidationError:
+                    wanted = _description(hints[name])
+                    self.fault(f"{prefix}{name}", f"expected {wanted}, got {_show(raw[name])}")
+        for name in ("llama_server_path", "model_path"):
+            if name in values:
+                values[name] = self._absolute(values[name])
+        return values
+
+    def _models(self, raw: Any) -> list[ModelConfig]:
+        if not isinstance(raw, list) or not raw:
+            self.fault("models", f"expected a list with at least one model, got {_show(raw)}")
+            return []
+        models: list[ModelConfig] = []
+        seen: dict[str, int] = {}
+        for index, entry in enumerate(raw):
+            place = f"models[{index}]"
+            if not isinstance(entry, dict):
+                self.fault(place, f'expected keys such as "name: …", got {_show(entry)}')
+                continue
+            before = len(self.faults)
+            values = self._fields(ModelConfig, entry, place)
+            for number, argument in enumerate(values.get("extra_args", [])):
+                if argument.split("=")[0] in _OWN_FLAGS:
+                    self.fault(
+                        f"{place}.extra_args[{number}]",
+                        f"{argument} is set by llamagw itself; leave it out",
+                    )
+            name = values.get("name")
+            if name is not None and name in seen:
+                self.fault(
+                    f"{place}.name",
+                    f'"{name}" is the name of models[{seen[name]}] already; names must differ',
+                )
+            elif name is not None:
+                seen[name] = index
+            if len(self.faults) == before:
+                models.append(ModelConfig(**values))
+        return models
+
+    def _absolute(self, path: str) -> str:
+        return os.path.normpath(os.path.join(self.folder, os.path.expanduser(path)))
+
+    def _executable(self, values: dict[str, Any]) -> None:
+        path = values.get("llama_server_path")
+        if path is None:
+            return
+        # A bare command name that is no file here is looked for on PATH, as a shell would.
+        if not os.path.exists(path) and (found := shutil.which(os.path.basename(path))):
+            if os.path.dirname(path) == self.folder:
+                values["llama_server_path"] = found
+                return
+        remedy = "give the path of the llama-server executable of llama.cpp"
+        if not os.path.exists(path):
+            self.fault("llama_server_path", f"there is no file {path}; {remedy}")
+        elif not os.path.isfile(path):
+            self.fault("llama_server_path", f"{path} is not a file; {remedy}")
+        elif not os.access(path, os.X_OK):
+            self.fault("llama_server_path", f"{path} is not executable; chmod +x it, or {remedy}")
+
+    def _listen_addr(self, values: dict[str, Any]) -> None:
+        try:
+            endpoint_string(values.get("listen_addr", ":8000"))
+        except ValueError as error:
+            self.fault("listen_addr", f"{_show(values['listen_addr'])}: {error}")
+
+
+def _metas(annotation: Any) -> Iterator[Meta]:
+    for argument in get_args(annotation):
+        if isinstance(argument, Meta):
+            yield argument
+
+
+def _description(annotation: Any) -> str:
+    """What a key wants, in words, from its ``Meta``."""
+    return next((meta.description for meta in _metas(annotation) if meta.description), "a value")
+
+
+def _show(value: Any) -> str:
+    """A value of the file as its writer would know it again, shortened."""
+    if value is None:
+        return "nothing"
+    text = msgspec.json.encode(value, enc_hook=str).decode()
+    return text if len(text) <= 60 else text[:57] + "…"

@@ -1,0 +1,294 @@
+"""
+The door of the fleet: whoever wants a model asks `Manager.acquire` and gets a `Lease`.
+
+Joins the scheduler (what to do), the backends (what state they are in), the processes and the
+probes, and carries the scheduler's actions out. Decides nothing itself.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Protocol
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from llamagw.config import Config, ModelConfig
+from llamagw.errors import GatewayError, ModelNotFound
+from llamagw.fleet.backend import Address, Backend, Running, Watch, make_backend
+from llamagw.fleet.health import Health, Probe, Readiness
+from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Status
+
+_log = Logger(namespace="llamagw.manager")
+
+
+class Engine(Running, Protocol):
+    """What a launcher returns: a running backend that can show that it gets on."""
+
+    def progress(self) -> object:
+        """Something that changes as long as it gets on."""
+
+
+class Launches(Protocol):
+    """Starts backends; `llamagw.fleet.process.Launcher` is one."""
+
+    def launch(self, model: ModelConfig, backend: Backend) -> Engine:
+        """Start the model's backend; ``backend.ended`` follows, some time, whatever happens."""
+
+
+class ModelReport(Struct, frozen=True, kw_only=True):
+    """
+    What can be told of a model.
+
+    :ivar status: unloaded, loading, loaded, stopping or failed
+    :ivar port: where its backend listens; None without one
+    :ivar last_used: seconds since the epoch; None if it never was
+    """
+
+    id: str
+    status: str
+    port: int | None
+    in_flight: int
+    waiting: int
+    last_used: float | None
+
+
+class Lease:
+    """
+    The right to send one request to a model's backend, which is not stopped for room meanwhile.
+
+    :ivar address: where the backend answers
+    """
+
+    __slots__ = ("_keeper", "address")
+
+    def __init__(self, keeper: _Keeper) -> None:
+        self._keeper: _Keeper | None = keeper
+        self.address = keeper.address
+
+    def moved(self) -> None:
+        """
+        Bytes came from the backend.
+
+        The health check then knows that it works, even when it has no thread left for /health.
+        """
+        if self._keeper is not None:
+            self._keeper.moved += 1
+
+    def release(self) -> None:
+        """The request is over. More than once is the same as once."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.manager._finished(keeper.model.name)
+
+
+class _Ticket:
+    """Somebody who waits."""
+
+    __slots__ = ("deferred", "name")
+
+    def __init__(self, name: str, deferred: Deferred[Lease]) -> None:
+        self.name = name
+        self.deferred = deferred
+
+
+class Manager:
+    """
+    Holds the backends of all models.
+
+    :param launcher: starts processes
+    :param probe: asks whether a backend is well
+    :param clock: the reactor, or a Clock
+    """
+
+    def __init__(
+        self, config: Config, launcher: Launches, probe: Probe, clock: IReactorTime
+    ) -> None:
+        self.config = config
+        self.launcher = launcher
+        self.probe = probe
+        self.clock = clock
+        self.scheduler = Scheduler(
+            [model.name for model in config.models],
+            limit=config.max_loaded_models,
+            swap_after=config.swap_after_sec,
+            max_queue=config.max_queue,
+        )
+        self._keepers = {model.name: _Keeper(self, model) for model in config.models}
+        self._wake: IDelayedCall | None = None
+        self._drained: Deferred[None] | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the models, in the order of the configuration."""
+        return list(self._keepers)
+
+    def acquire(self, name: str) -> Deferred[Lease]:
+        """
+        A lease on the model's backend, which is started if need be.
+
+        Cancelling the Deferred leaves the queue. It fails with a `GatewayError` when there will
+        be no lease.
+
+        :raises ModelNotFound: at once
+        """
+        if name not in self._keepers:
+            raise ModelNotFound(name, self._keepers)
+        deferred: Deferred[Lease] = Deferred(lambda _: self._left(ticket))
+        ticket = _Ticket(name, deferred)
+        self.do(self.scheduler.arrived(name, ticket, self.clock.seconds()))
+        return deferred
+
+    def report(self) -> list[ModelReport]:
+        """All models, in the order of the configuration."""
+        since_epoch = time.time() - self.clock.seconds()
+        reports = []
+        for name, keeper in self._keepers.items():
+            model = self.scheduler.models[name]
+            reports.append(
+                ModelReport(
+                    id=name,
+                    status="loaded" if model.status is Status.READY else model.status.value,
+                    port=keeper.address.port if keeper.engine is not None else None,
+                    in_flight=model.in_flight,
+                    waiting=len(model.waiting),
+                    last_used=None if model.last_used is None else since_epoch + model.last_used,
+                )
+            )
+        return reports
+
+    def drain(self) -> Deferred[None]:
+        """
+        Admit nobody any more, turn away who waits, stop each backend as it falls idle.
+
+        :return: fires when the last process is gone
+        """
+        self._drained = Deferred()
+        drained = self._drained
+        self.do(self.scheduler.drain(self.clock.seconds()))
+        return drained
+
+    def abandon(self) -> None:
+        """After `drain`: stop the backends that are busy too; their answers break off."""
+        self.do(self.scheduler.abandon())
+
+    def do(self, actions: list[Action]) -> None:
+        """Carry out what the scheduler has decided."""
+        for action in actions:
+            if isinstance(action, Admit):
+                ticket = action.ticket
+                assert isinstance(ticket, _Ticket)
+                ticket.deferred.callback(Lease(self._keepers[ticket.name]))
+            elif isinstance(action, Reject):
+                ticket = action.ticket
+                assert isinstance(ticket, _Ticket)
+                # One error may be told to many; each needs a traceback of its own.
+                ticket.deferred.errback(copy.copy(action.error))
+            elif isinstance(action, Start):
+                self._keepers[action.model].backend.start()
+            else:
+                _log.info("stopping {name}", name=action.model)
+                self._keepers[action.model].backend.stop()
+        self._set_alarm()
+        if self._drained is not None and not any(k.engine for k in self._keepers.values()):
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def _left(self, ticket: _Ticket) -> None:
+        self.do(self.scheduler.left(ticket.name, ticket, self.clock.seconds()))
+
+    def _finished(self, name: str) -> None:
+        self.do(self.scheduler.finished(name, self.clock.seconds()))
+
+    def _set_alarm(self) -> None:
+        """Have the scheduler look again when the next waiter runs out of patience."""
+        due = self.scheduler.wake_at
+        if self._wake is not None:
+            if due is not None and self._wake.getTime() == due:
+                return
+            self._wake.cancel()
+            self._wake = None
+        if due is not None:
+            self._wake = self.clock.callLater(due - self.clock.seconds(), self._tick)
+
+    def _tick(self) -> None:
+        self._wake = None
+        self.do(self.scheduler.tick(self.clock.seconds()))
+
+
+class _Keeper:
+    """
+    What the manager holds for one model; the `llamagw.fleet.backend.World` of its backend.
+
+    :ivar engine: the process, from launch to exit
+    :ivar moved: how often bytes were seen to come from it
+    """
+
+    def __init__(self, manager: Manager, model: ModelConfig) -> None:
+        self.manager = manager
+        self.model = model
+        self.engine: Engine | None = None
+        self.moved = 0
+        self.backend = make_backend(
+            model.name, self, manager.clock, manager.config.load_timeout_sec
+        )
+
+    @property
+    def address(self) -> Address:
+        assert self.engine is not None, "a model with a lease, or a port, has a process"
+        return self.engine.address
+
+    # What the backend needs done
+
+    def launch(self, backend: Backend) -> Running:
+        self.engine = self.manager.launcher.launch(self.model, backend)
+        return self.engine
+
+    def await_ready(self, running: Running, backend: Backend) -> Watch:
+        assert self.engine is not None
+        self._since = self.manager.clock.seconds()
+        return Readiness(
+            self.manager.clock,
+            self.manager.probe,
+            address=lambda: running.address,
+            progress=self.engine.progress,
+            timeout=self.manager.config.load_timeout_sec,
+            healthy=backend.healthy,
+            give_up=backend.give_up,
+        )
+
+    def watch_health(self, running: Running, backend: Backend) -> Watch:
+        return Health(
+            self.manager.clock,
+            self.manager.probe,
+            address=running.address,
+            interval=self.manager.config.health_check_sec,
+            progress=lambda: self.moved,
+            hung=backend.hung,
+        )
+
+    # What the backend tells
+
+    def loaded(self) -> None:
+        now = self.manager.clock.seconds()
+        _log.info("{name} is loaded ({sec:.1f} s)", name=self.model.name, sec=now - self._since)
+        self.manager.do(self.manager.scheduler.loaded(self.model.name, now))
+
+    def load_failed(self, error: GatewayError) -> None:
+        _log.error("{error}", error=error.message)
+        now = self.manager.clock.seconds()
+        self.manager.do(self.manager.scheduler.load_failed(self.model.name, error, now))
+
+    def exited(self, failure: GatewayError | None) -> None:
+        if failure is not None:
+            _log.error("{error}", error=failure.message)
+        self.engine = None
+        now = self.manager.clock.seconds()
+        self.manager.do(self.manager.scheduler.exited(self.model.name, failure, now))
+
+    def recovered(self) -> None:
+        now = self.manager.clock.seconds()
+        self.manager.do(self.manager.scheduler.recovered(self.model.name, now))

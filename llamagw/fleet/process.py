@@ -1,0 +1,408 @@
+"""
+Processes: how a llama-server is started, listened to and ended.
+
+The only file that touches a process. It builds the command line and the environment, finds a free
+port (and another when the engine cannot bind that one), keeps the last lines of output, and ends
+a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+
+import psutil
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.interfaces import IDelayedCall, IProcessTransport, IReactorProcess
+from twisted.internet.protocol import ProcessProtocol
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from llamagw.config import Config, ModelConfig
+from llamagw.fleet.backend import Address, Backend, Exit
+
+_log = Logger(namespace="llamagw.process")
+
+#: Where backends listen: nobody but the gateway talks to them.
+LOOPBACK = "127.0.0.1"
+
+#: Lines of a backend's output that are kept, and how much of one line.
+KEPT_LINES, LINE_BYTES = 200, 4096
+
+#: Seconds that the pipes of an ended process may stay open (a grandchild may hold them) before
+#: its end is told all the same.
+PIPE_GRACE_SEC = 0.2
+
+#: Seconds that ``llama-server --help`` may take; a build for a GPU looks for one first.
+HELP_TIMEOUT = 30
+
+#: What the engine says when somebody else has its port (tools/server/server-http.cpp).
+_CANNOT_BIND = "couldn't bind HTTP server socket"
+
+#: How many ports are tried for one start when each is taken between the look and the bind.
+_BIND_ATTEMPTS = 20
+
+# Run by Python in the child before it becomes the engine. A session of its own keeps the
+# terminal's Ctrl-C from the engine, which must live on while the gateway drains. On Linux the
+# kernel ends it when the gateway dies in whatever way (prctl(2), PR_SET_PDEATHSIG = 1); if that
+# happened before the call, the parent has changed already.
+_BECOME_ENGINE = """
+import os, sys
+os.setsid()
+if sys.platform == "linux":
+    import ctypes
+    ctypes.CDLL(None).prctl(1, 9)
+    if os.getppid() != int(sys.argv[1]):
+        os._exit(1)
+name, _, value = sys.argv[2].partition("=")
+os.environ[name] = value
+try:
+    os.execv(sys.argv[3], sys.argv[3:])
+except OSError as error:
+    print(f"cannot be executed: {error.strerror}", file=sys.stderr, flush=True)
+    os._exit(127)
+"""
+
+
+def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tuple[str, str]:
+    """
+    The variable, and its value, by which a binary finds the libraries beside it first.
+
+    llama.cpp's releases put the shared libraries beside the executable; a symbolic link that a
+    user has made to it would not lead the linker there, so links are resolved.
+
+    :param inherited: the gateway's own environment
+    :param platform: as `sys.platform`
+    """
+    variable = "DYLD_LIBRARY_PATH" if platform == "darwin" else "LD_LIBRARY_PATH"
+    folder = os.path.dirname(os.path.realpath(binary))
+    return variable, os.pathsep.join(filter(None, (folder, inherited.get(variable))))
+
+
+def command_line(binary: str, model: ModelConfig, port: int, known: frozenset[str]) -> list[str]:
+    """
+    What is run for a model.
+
+    :param known: the flags that this binary has, from `known_flags`; empty if nobody knows
+    """
+    context = model.context_size
+    if known and "--kv-unified" not in known:
+        # An engine from before the flag gives each slot its share of the context only.
+        context *= model.parallel
+    flags: list[tuple[str, str | None]] = [
+        ("--model", model.model_path),
+        ("--host", LOOPBACK),
+        ("--port", str(port)),
+        ("--alias", model.name),
+        ("--ctx-size", str(context)),
+        ("--threads", str(model.threads)),
+        ("--batch-size", str(model.batch_size)),
+        ("--parallel", str(model.parallel)),
+        ("--kv-unified", None),
+        # The engine's own -1 means "as many as seem to fit".
+        ("--gpu-layers", "999" if model.gpu_layers == -1 else str(model.gpu_layers)),
+    ]
+    command = [binary]
+    for flag, value in flags:
+        if not known or flag in known:
+            command += [flag] if value is None else [flag, value]
+    return command + model.extra_args
+
+
+def known_flags(binary: str, env: Mapping[str, str]) -> frozenset[str]:
+    """
+    The flags named in the binary's ``--help``; empty, and a warning logged, if it has none.
+
+    Waits for the binary: it is asked once, before anything is served.
+    """
+    try:
+        done = subprocess.run(
+            [binary, "--help"], env=env, capture_output=True, timeout=HELP_TIMEOUT, check=False
+        )
+        said, status = (done.stdout + done.stderr).decode(errors="replace"), done.returncode
+    except (OSError, subprocess.TimeoutExpired) as error:
+        said, status = str(error), -1
+    flags = frozenset(re.findall(r"(?<!\S)-{1,2}[A-Za-z][\w-]*", said))
+    if status != 0 or "--model" not in flags:
+        _log.warn(
+            "{binary} --help failed, so its flags are taken for granted: {said}",
+            binary=binary,
+            said=(said.strip().splitlines() or [f"status {status}"])[-1],
+        )
+        return frozenset()
+    return flags
+
+
+class Ports:
+    """The ports of backends: from ``first`` upward, skipping those in use by anybody."""
+
+    def __init__(self, first: int) -> None:
+        self.first = first
+        self._ours: set[int] = set()
+
+    def take(self) -> int:
+        """
+        A port that is free now.
+
+        :raises OSError: when there is none up to 65535
+        """
+        for port in range(self.first, 65536):
+            if port not in self._ours and _can_bind(port):
+                self._ours.add(port)
+                return port
+        raise OSError(f"no free port from {self.first} to 65535")
+
+    def give_back(self, port: int) -> None:
+        """The port is no longer needed."""
+        self._ours.discard(port)
+
+
+def _can_bind(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        # Without this, connections of an earlier backend in TIME_WAIT would count as "in use".
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+class Output:
+    """
+    What a backend printed: the last `KEPT_LINES` lines, each also logged under the model's name.
+
+    :ivar count: lines seen so far
+    """
+
+    def __init__(self, name: str) -> None:
+        self.lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.count = 0
+        self._log = Logger(namespace=f"backend.{name}")
+        self._partial = {1: b"", 2: b""}
+
+    def received(self, fd: int, data: bytes) -> None:
+        *lines, rest = (self._partial[fd] + data).split(b"\n")
+        # A line that never ends must not grow for ever.
+        if len(rest) > LINE_BYTES:
+            lines.append(rest)
+            rest = b""
+        self._partial[fd] = rest
+        for line in lines:
+            self._line(line)
+
+    def closed(self) -> None:
+        """No more will come: what has no line's end yet is a line all the same."""
+        for fd, rest in self._partial.items():
+            self._partial[fd] = b""
+            if rest:
+                self._line(rest)
+
+    def _line(self, raw: bytes) -> None:
+        line = raw[:LINE_BYTES].decode(errors="replace").rstrip("\r")
+        self.count += 1
+        self.lines.append(line)
+        self._log.info("{line}", line=line)
+
+    def last_words(self) -> str:
+        """
+        Why it ended, in its own words.
+
+        The engine marks errors with an E after the time; the first of the last stretch says the
+        cause, the last the consequence. Without any, the last line.
+        """
+        recent = [line for line in list(self.lines)[-20:] if line.strip()]
+        marked = [re.match(r"[\d.]+ (\w) +(.*)", line) for line in recent]
+        errors = [" ".join(m[2].split()) for m in marked if m and m[1] == "E"]
+        if errors:
+            return errors[0] if len(errors) == 1 else f"{errors[0]}; {errors[-1]}"
+        return recent[-1].strip() if recent else ""
+
+
+class _EngineProtocol(ProcessProtocol):
+    """One process, from spawn to end; tells `ended` once, without waiting for its pipes for ever."""
+
+    def __init__(
+        self, output: Output, call_later: Callable[..., IDelayedCall], ended: Callable[[str], None]
+    ) -> None:
+        self._output = output
+        self._call_later = call_later
+        self._ended = ended
+        self._how = ""
+        self._grace: IDelayedCall | None = None
+
+    def connectionMade(self) -> None:
+        self.transport.closeStdin()
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        self._output.received(childFD, data)
+
+    def processExited(self, reason: Failure) -> None:
+        self._how = _how_it_ended(reason)
+        # Most often the pipes close in the same breath; their last words are worth it.
+        self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
+
+    def processEnded(self, reason: Failure) -> None:
+        if self._grace is not None:
+            self._grace.cancel()
+            self._tell()
+
+    def _pipes_stay_open(self) -> None:
+        self.transport.loseConnection()
+        self._tell()
+
+    def _tell(self) -> None:
+        self._grace = None
+        self._output.closed()
+        self._ended(self._how)
+
+
+def _how_it_ended(reason: Failure) -> str:
+    if reason.check(ProcessTerminated) and reason.value.signal is not None:
+        try:
+            return f"was killed by {signal.Signals(reason.value.signal).name}"
+        except ValueError:
+            return f"was killed by signal {reason.value.signal}"
+    status = 0 if reason.check(ProcessDone) else getattr(reason.value, "exitCode", None)
+    return f"exited with status {status}"
+
+
+class EngineProcess:
+    """
+    A llama-server that was started, as `llamagw.fleet.backend.Running`.
+
+    When the engine finds its port taken, it is started once more on the next one, unseen by the
+    backend.
+    """
+
+    def __init__(self, launcher: Launcher, model: ModelConfig, backend: Backend) -> None:
+        self.output = Output(model.name)
+        self.address = Address(LOOPBACK, 0)
+        self.pid: int | None = None
+        self._launcher = launcher
+        self._model = model
+        self._backend = backend
+        self._kill_later: IDelayedCall | None = None
+        self._attempts = 0
+        self._stopping = False
+        self._spawn()
+
+    def stop(self) -> None:
+        self._stopping = True
+        self._signal(signal.SIGTERM)
+        self._kill_later = self._launcher.reactor.callLater(
+            self._launcher.config.stop_timeout_sec, self.kill
+        )
+
+    def kill(self) -> None:
+        self._stopping = True
+        self._cancel_kill()
+        if self.pid is not None:
+            try:
+                # It leads a session of its own: the group takes its children along.
+                self._launcher.kill_group(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                self._signal(signal.SIGKILL)
+
+    def progress(self) -> object:
+        """Something that changes as long as it gets on: its output, CPU time or reads grow."""
+        return self.output.count, self._launcher.effort(self.pid)
+
+    def _spawn(self) -> None:
+        launcher, model = self._launcher, self._model
+        if not os.path.isfile(model.model_path):
+            return self._backend.ended(
+                Exit("was not started", f"there is no file {model.model_path}")
+            )
+        try:
+            port = launcher.ports.take()
+        except OSError as error:
+            return self._backend.ended(Exit("was not started", str(error)))
+        self.address = Address(LOOPBACK, port)
+        self._attempts += 1
+        binary = launcher.config.llama_server_path
+        engine = command_line(binary, model, port, launcher.flags)
+        _log.info(
+            "starting {name} on port {port}: {command}",
+            name=model.name,
+            port=port,
+            command=" ".join(engine),
+        )
+        protocol = _EngineProtocol(self.output, launcher.reactor.callLater, self._ended)
+        try:
+            transport = launcher.spawn(protocol, engine)
+        except OSError as error:
+            launcher.ports.give_back(port)
+            return self._backend.ended(Exit("was not started", str(error)))
+        self._transport = transport
+        self.pid = transport.pid
+
+    def _ended(self, how: str) -> None:
+        self._cancel_kill()
+        _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
+        self._launcher.ports.give_back(self.address.port)
+        self.pid = None
+        taken = any(_CANNOT_BIND in line for line in list(self.output.lines)[-5:])
+        if taken and not self._stopping and self._attempts < _BIND_ATTEMPTS:
+            return self._spawn()
+        self._backend.ended(Exit(how, self.output.last_words()))
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self.pid is not None:
+            self._transport.signalProcess(number)
+
+    def _cancel_kill(self) -> None:
+        if self._kill_later is not None and self._kill_later.active():
+            self._kill_later.cancel()
+        self._kill_later = None
+
+
+class Launcher:
+    """
+    Starts llama-servers.
+
+    :param reactor: spawns and keeps time
+    :param config: for the binary, the ports and the stop timeout
+    """
+
+    kill_group = staticmethod(os.killpg)
+
+    def __init__(self, reactor: IReactorProcess, config: Config) -> None:
+        self.reactor = reactor
+        self.config = config
+        self.ports = Ports(config.port_range_start)
+        self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
+        self.flags: frozenset[str] = frozenset()
+
+    def prepare(self) -> None:
+        """Ask the binary for its flags; to be done before the first launch."""
+        env = dict([*os.environ.items(), self.library_path])
+        self.flags = known_flags(self.config.llama_server_path, env)
+
+    def launch(self, model: ModelConfig, backend: Backend) -> EngineProcess:
+        """Start the model's engine; ``backend.ended`` follows, some time, whatever happens."""
+        return EngineProcess(self, model, backend)
+
+    def spawn(self, protocol: ProcessProtocol, engine: Sequence[str]) -> IProcessTransport:
+        """Run a command in a session of its own that does not outlive the gateway."""
+        # The library path is for the engine alone: its folder may hold what Python must not load.
+        become = [sys.executable, "-I", "-S", "-c", _BECOME_ENGINE, str(os.getpid())]
+        become += ["=".join(self.library_path), *engine]
+        return self.reactor.spawnProcess(protocol, sys.executable, become, env=None)
+
+    def effort(self, pid: int | None) -> object:
+        """What a process has done so far: its CPU seconds and the bytes that it has read."""
+        try:
+            process = psutil.Process(pid)
+            times = process.cpu_times()
+            # macOS does not count a process's reads.
+            counters = process.io_counters() if hasattr(process, "io_counters") else ()
+        except psutil.Error:
+            return None
+        return times.user + times.system, counters

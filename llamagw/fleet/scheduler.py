@@ -1,0 +1,300 @@
+"""
+Who runs, who waits, who is evicted.
+
+Pure decisions: no I/O, no clock of its own. The scheduler is told what happened (`arrived`,
+`left`, `finished`, `loaded`, `load_failed`, `exited`, `recovered`, `drain`, `abandon`, `tick`) and answers
+with the actions that follow, in order; the manager carries them out. ``now`` is seconds on any
+clock that does not go back.
+
+The contract
+------------
+1. A ready model that is not closing admits at once.
+2. One load per model at a time, shared by all who wait for it.
+3. Only an idle model is stopped for room, the least recently used first.
+4. Never more than ``limit`` models in memory; a stopping one counts until its process is gone.
+5. Nobody starves. When somebody has waited ``swap_after`` seconds for room that busy models
+   hold, the least recently used busy model *closes*: it finishes what it has, its newcomers
+   queue, then it is swapped. A model just loaded admits all who queued for it before it can
+   close.
+6. First come, first served within a model, and between models that wait for room.
+7. A lease ends exactly once (`finished`; the Lease object sees to "once").
+8. Whoever waits is answered: admitted, rejected with a reason, or gone by itself (`left`).
+
+How it works
+------------
+A model is in one of five states; a queue of tickets waits at it::
+
+    unloaded --Start--> loading --loaded--> ready --Stop--> stopping --exited--> unloaded
+                           |                  |                                     ^
+                           +-- load_failed, exited with a failure --> failed --recovered
+
+Whatever happens, `_settle` looks at the whole and decides anew, so that no decision outlives its
+reason: a model that was closing for a waiter who has left opens again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterable
+from enum import Enum
+from typing import NamedTuple
+
+from llamagw.errors import GatewayError, ServerBusy, ShuttingDown
+
+
+class Admit(NamedTuple):
+    """Give the waiter its lease."""
+
+    ticket: Hashable
+
+
+class Reject(NamedTuple):
+    """Tell the waiter that it waits in vain, and why."""
+
+    ticket: Hashable
+    error: GatewayError
+
+
+class Start(NamedTuple):
+    """Start the model's backend; `Scheduler.loaded` or `Scheduler.exited` must follow."""
+
+    model: str
+
+
+class Stop(NamedTuple):
+    """Stop the model's backend; `Scheduler.exited` must follow."""
+
+    model: str
+
+
+Action = Admit | Reject | Start | Stop
+
+
+class Status(Enum):
+    """Where a model is in its life, as the scheduler sees it."""
+
+    UNLOADED = "unloaded"
+    LOADING = "loading"
+    READY = "ready"
+    STOPPING = "stopping"
+    FAILED = "failed"
+
+
+#: The states in which a model takes memory.
+IN_MEMORY = frozenset({Status.LOADING, Status.READY, Status.STOPPING})
+
+
+class Model:
+    """What the scheduler knows of one model. To be read by others, changed by nobody else."""
+
+    __slots__ = ("closing", "failure", "in_flight", "last_used", "name", "status", "waiting")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.status = Status.UNLOADED
+        #: Finishes what it has and admits nobody, because somebody else needs its room.
+        self.closing = False
+        #: Leases out.
+        self.in_flight = 0
+        #: Who waits, and since when; in the order of arrival.
+        self.waiting: dict[Hashable, float] = {}
+        #: When a lease was last given or ended; None before the first.
+        self.last_used: float | None = None
+        #: Why it is in FAILED.
+        self.failure: GatewayError | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether stopping it now takes nothing from anybody whom it has promised an answer."""
+        if self.in_flight:
+            return False
+        return self.closing or not self.waiting
+
+    def _age(self) -> float:
+        return float("-inf") if self.last_used is None else self.last_used
+
+    def _first_arrival(self) -> float:
+        return next(iter(self.waiting.values()))
+
+
+class Scheduler:
+    """
+    Decides for a fixed set of models.
+
+    :param models: their names
+    :param limit: how many may be in memory at once
+    :param swap_after: seconds somebody waits for room before a busy model closes
+    :param max_queue: how many may wait for one model
+    """
+
+    def __init__(
+        self, models: Iterable[str], *, limit: int, swap_after: float, max_queue: int
+    ) -> None:
+        self.models = {name: Model(name) for name in models}
+        self.limit = limit
+        self.swap_after = swap_after
+        self.max_queue = max_queue
+        self.draining = False
+        #: When `tick` is due, if nothing happens before: the next waiter's patience ends.
+        self.wake_at: float | None = None
+
+    # What happens to requests
+
+    def arrived(self, name: str, ticket: Hashable, now: float) -> list[Action]:
+        """Somebody asks for the model. The ticket comes back in `Admit` or `Reject`."""
+        model = self.models[name]
+        if model.status is Status.READY and not model.closing:
+            model.in_flight += 1
+            model.last_used = now
+            return [Admit(ticket)]
+        if self.draining:
+            return [Reject(ticket, ShuttingDown("The gateway is shutting down.", retry_after=5))]
+        if model.status is Status.FAILED:
+            assert model.failure is not None
+            return [Reject(ticket, model.failure)]
+        if len(model.waiting) >= self.max_queue:
+            busy = ServerBusy(
+                f"{self.max_queue} requests wait for the model `{name}` already.", retry_after=5
+            )
+            return [Reject(ticket, busy)]
+        model.waiting[ticket] = now
+        return self._settle(now)
+
+    def left(self, name: str, ticket: Hashable, now: float) -> list[Action]:
+        """Somebody who waited went away unanswered."""
+        del self.models[name].waiting[ticket]
+        return self._settle(now)
+
+    def finished(self, name: str, now: float) -> list[Action]:
+        """A lease ended."""
+        model = self.models[name]
+        model.in_flight -= 1
+        model.last_used = now
+        if self.wake_at is None and not self.draining:
+            for other in self.models.values():
+                if other.waiting:
+                    break
+            else:
+                return []
+        return self._settle(now)
+
+    # What happens to backends
+
+    def loaded(self, name: str, now: float) -> list[Action]:
+        """The backend answers; it takes requests."""
+        model = self.models[name]
+        model.status = Status.READY
+        model.last_used = now
+        return self._settle(now)
+
+    def load_failed(self, name: str, error: GatewayError, now: float) -> list[Action]:
+        """The load is given up; the process may still be there until `exited`."""
+        model = self.models[name]
+        model.status = Status.STOPPING
+        return self._reject_waiting(model, error) + self._settle(now)
+
+    def exited(self, name: str, failure: GatewayError | None, now: float) -> list[Action]:
+        """
+        The process is gone, its memory free.
+
+        :param failure: why the model cannot be started again yet; None if it can
+        """
+        model = self.models[name]
+        model.closing = False
+        model.failure = failure
+        if failure is None:
+            model.status = Status.UNLOADED
+            return self._settle(now)
+        model.status = Status.FAILED
+        return self._reject_waiting(model, failure) + self._settle(now)
+
+    def recovered(self, name: str, now: float) -> list[Action]:
+        """A failed model may be tried again."""
+        model = self.models[name]
+        model.status = Status.UNLOADED
+        model.failure = None
+        return self._settle(now)
+
+    # What happens to the gateway
+
+    def drain(self, now: float) -> list[Action]:
+        """From now on nobody is admitted, who waits is rejected, each model stops when idle."""
+        self.draining = True
+        actions: list[Action] = []
+        for model in self.models.values():
+            model.closing = True
+            error = ShuttingDown("The gateway is shutting down.", retry_after=5)
+            actions += self._reject_waiting(model, error)
+        return actions + self._settle(now)
+
+    def abandon(self) -> list[Action]:
+        """While draining: stop the busy models too; their answers break off."""
+        return [self._stop(m) for m in self.models.values() if m.status is Status.READY]
+
+    def tick(self, now: float) -> list[Action]:
+        """Time has passed (see ``wake_at``)."""
+        return self._settle(now)
+
+    # The decisions
+
+    def _reject_waiting(self, model: Model, error: GatewayError) -> list[Action]:
+        actions: list[Action] = [Reject(ticket, error) for ticket in model.waiting]
+        model.waiting.clear()
+        return actions
+
+    def _settle(self, now: float) -> list[Action]:
+        """Look at the whole and do what it calls for."""
+        self.wake_at = None
+        actions: list[Action] = []
+        models = self.models.values()
+        if self.draining:
+            for model in models:
+                if model.status in (Status.LOADING, Status.READY) and not model.in_flight:
+                    actions.append(self._stop(model))
+            return actions
+        for model in models:
+            if model.status is Status.READY and not model.closing:
+                self._admit_waiting(model, now, actions)
+
+        # Who needs room, longest wait first (6); who gets what is free (2, 4).
+        wanting = [m for m in models if m.waiting and m.status is Status.UNLOADED]
+        wanting.sort(key=Model._first_arrival)
+        free = self.limit - sum(m.status in IN_MEMORY for m in models)
+        for model in wanting[: max(free, 0)]:
+            model.status = Status.LOADING
+            actions.append(Start(model.name))
+        wanting = wanting[max(free, 0) :]
+
+        # Room that is on its way goes to the first of them; for the others idle ones go (3).
+        # A model that closes and is idle now goes before the rest: its newcomers wait.
+        stopping = sum(m.status is Status.STOPPING for m in models)
+        short = wanting[max(stopping + min(free, 0), 0) :]
+        idle = [m for m in models if m.status in (Status.LOADING, Status.READY) and m.idle]
+        idle.sort(key=lambda m: (not m.closing, m._age()))
+        for model in idle[: len(short)]:
+            actions.append(self._stop(model))
+        short = short[len(idle) :]
+
+        # Busy models hold the rest. As many close as there are waiters out of patience (5).
+        overdue = [m for m in short if now - m._first_arrival() >= self.swap_after]
+        if len(overdue) < len(short):
+            self.wake_at = short[len(overdue)]._first_arrival() + self.swap_after
+        busy = [m for m in models if m.status is Status.READY]
+        busy.sort(key=lambda m: (not m.closing, m._age()))
+        for model in busy[: len(overdue)]:
+            model.closing = True
+        for model in busy[len(overdue) :]:
+            if model.closing:
+                model.closing = False
+                self._admit_waiting(model, now, actions)
+        return actions
+
+    def _admit_waiting(self, model: Model, now: float, actions: list[Action]) -> None:
+        if model.waiting:
+            actions.extend(map(Admit, model.waiting))
+            model.in_flight += len(model.waiting)
+            model.last_used = now
+            model.waiting.clear()
+
+    def _stop(self, model: Model) -> Action:
+        model.status = Status.STOPPING
+        return Stop(model.name)

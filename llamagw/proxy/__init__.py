@@ -1,0 +1,1 @@
+"""The bytes: HTTP in, HTTP out. Knows leases, decides nothing about models."""

@@ -1,0 +1,353 @@
+"""
+The server's side: Twisted's Site, HTTPChannel and Request, made lean and made to speak JSON.
+
+What differs from Twisted's own: bodies stay in memory and under a limit that is enforced as they
+arrive; no cookie, form or Content-Type is parsed; every error, also one in the HTTP itself, is an
+OpenAI envelope; CORS headers are on every answer; a POST to a known path is found in a dict before
+the resource tree is asked, whose URL match would cost more than all the rest.
+What is done with a request is decided by the tree and the table that `Site` is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from urllib.parse import parse_qs
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web import http, server
+from twisted.web.resource import IResource
+
+from llamagw.errors import BadRequest, BodyTooLarge, GatewayError
+from llamagw.proxy.headers import CORS, end_to_end
+
+_log = Logger(namespace="llamagw.server")
+_access = Logger(namespace="llamagw.access")
+
+#: Seconds that a client gets to read why it was refused while what it still sends is thrown away.
+#: Closing at once would reset the connection, and the reason might be lost with it.
+LINGER_SEC = 5
+
+#: Seconds that a connection may be idle, or a request may pause while it is being sent.
+IDLE_SEC = 60
+
+_JSON = b"application/json"
+_CORS_LINES = b"".join(b"%b: %b\r\n" % pair for pair in CORS)
+_CORS_NAMES = frozenset(
+    b"access-control-" + name
+    for name in (
+        b"allow-credentials",
+        b"allow-headers",
+        b"allow-methods",
+        b"allow-origin",
+        b"expose-headers",
+        b"max-age",
+    )
+)
+
+
+class Request(server.Request):
+    """
+    One request.
+
+    :ivar body: what the client sent, whole
+    :ivar gone: called, if set, when the client goes away before it is answered
+    :ivar streams_events: whether the answer begun is a stream of server-sent events
+    """
+
+    defaultContentType = None
+    body = b""
+    gone: Callable[[], object] | None = None
+    streams_events = False
+    site: Site | None
+    channel: Channel
+
+    # While it arrives
+
+    def parseCookies(self) -> None:
+        """There are none."""
+
+    def gotLength(self, length: int | None) -> None:
+        self._clock = self.channel.site.clock
+        self._started = self._clock.seconds()
+        self._parts: list[bytes] = []
+        self._room = self.channel.site.max_body
+        if length is not None and length > self._room:
+            self._too_large()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._room -= len(data)
+        if self._room < 0:
+            self._too_large()
+        else:
+            self._parts.append(data)
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path, _, query = path.partition(b"?")
+        self.args = parse_qs(query, keep_blank_values=True) if query else {}
+        self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        self._parts.clear()
+        self.process()
+
+    def process(self) -> None:
+        self.site = site = self.channel.site
+        if self.method == b"POST":
+            handler = site.table.get(self.path)
+            if handler is not None:
+                handler(self)
+                return
+        elif self.method == b"OPTIONS":
+            self._preflight()
+            return
+        try:
+            self.path.decode()
+        except UnicodeDecodeError:
+            self.fail(BadRequest("The path is not UTF-8."))
+            return
+        super().process()
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        if self.site is not None and self.site.access_log:
+            self._log_access("gone")
+        if self.gone is not None:
+            self.gone()
+
+    # The answer
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether there is still somebody to whom something can be said."""
+        return not self._disconnected and not self.finished
+
+    def begin(self, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+        """
+        Write the head of an answer that comes from elsewhere; `pass_on` and `finish` follow.
+
+        Headers of one hop are dropped, CORS ones replaced, the rest is passed as it is.
+        """
+        self.startedWriting = 1
+        self.code = status
+        lines = [b"%b %d %b\r\n" % (self.clientproto, status, reason)]
+        lines += end_to_end(headers, _CORS_NAMES)
+        lines.append(_CORS_LINES)
+        told = {name.lower(): value for name, value in headers}
+        self.streams_events = told.get(b"content-type", b"").startswith(b"text/event-stream")
+        if (
+            self.clientproto == b"HTTP/1.1"
+            and status not in http.NO_BODY_CODES
+            and self.method != b"HEAD"
+            and b"content-length" not in told
+        ):
+            self.chunked = 1
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        lines.append(b"\r\n" if self.channel.persistent else b"Connection: close\r\n\r\n")
+        self.channel.transport.write(b"".join(lines))
+
+    def pass_on(self, data: bytes) -> None:
+        """Write a part of the body, after `begin`."""
+        self.sentLength += len(data)
+        if self.chunked:
+            data = b"%x\r\n%b\r\n" % (len(data), data)
+        self.channel.transport.write(data)
+
+    def write(self, data: bytes) -> None:
+        if not self.startedWriting:
+            for name, value in CORS:
+                self.responseHeaders.setRawHeaders(name, [value])
+        super().write(data)
+
+    def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer with JSON of the gateway's own."""
+        self.write(self.prepare(status, body, headers))
+        self.finish()
+
+    def prepare(
+        self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> bytes:
+        """Set the status and headers for a JSON body; returns it, for Klein to write."""
+        self.setResponseCode(status)
+        for name, value in headers:
+            self.responseHeaders.setRawHeaders(name, [value])
+        if body:
+            self.responseHeaders.setRawHeaders(b"Content-Type", [_JSON])
+            self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        return body
+
+    def fail(self, error: GatewayError) -> None:
+        """Answer with an error; nothing must have been written yet."""
+        self.answer(error.status, error.body(), error.headers())
+
+    def cut(self) -> None:
+        """
+        Close the connection without ending the answer.
+
+        What was written is still sent, so that the client sees an answer that is not whole.
+        """
+        self.channel.loseConnection()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        _log.failure("{method} {path} failed", reason, method=self.method, path=self.path)
+        if self.startedWriting:
+            self.cut()
+        else:
+            self.fail(GatewayError("The gateway failed; its log says why."))
+        return reason
+
+    def _preflight(self) -> None:
+        asked = self.requestHeaders.getRawHeaders(b"Access-Control-Request-Headers", [b"*"])
+        headers = [
+            (b"Allow", b"GET, HEAD, POST, OPTIONS"),
+            (b"Access-Control-Allow-Methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            # A wildcard would not cover Authorization.
+            (b"Access-Control-Allow-Headers", b", ".join(asked)),
+            (b"Access-Control-Max-Age", b"86400"),
+            (b"Vary", b"Access-Control-Request-Headers"),
+        ]
+        self.answer(204, b"", headers)
+
+    def _too_large(self) -> None:
+        limit = self.channel.site.max_body / 2**20
+        self._parts.clear()
+        self.channel.refuse(BodyTooLarge(f"The body is over {limit:g} MB (max_body_mb)."))
+
+    def _log_access(self, outcome: object) -> None:
+        _access.info(
+            "{client} {method} {path} {outcome} {size} B {sec:.3f} s",
+            client=getattr(self.client, "host", "-"),
+            method=self.method.decode(errors="replace"),
+            path=self.path.decode(errors="replace"),
+            outcome=outcome,
+            size=self.sentLength,
+            sec=self._clock.seconds() - self._started,
+        )
+
+
+class Channel(http.HTTPChannel):
+    """
+    One connection of a client.
+
+    The names with an underscore that are overridden are HTTPChannel's own hooks for answers that
+    it would otherwise give itself, without a body.
+    """
+
+    requestFactory = Request
+    site: Site
+    _refused = False
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self.site.channels.add(self)
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        self.site.channels.discard(self)
+        self.site.channel_gone()
+
+    def dataReceived(self, data: bytes) -> None:
+        if not self._refused:
+            super().dataReceived(data)
+
+    def refuse(self, error: GatewayError) -> None:
+        """Answer a request that is not read to its end, and take nothing more from this client."""
+        if self._refused:
+            return
+        self._refused = True
+        self.clearLineBuffer()
+        body = error.body()
+        head = b"HTTP/1.1 %d %b\r\n" % (error.status, http.RESPONSES[error.status])
+        head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (_JSON, len(body))
+        self.transport.write(head + _CORS_LINES + b"Connection: close\r\n\r\n" + body)
+        self._networkProducer.unregisterProducer()
+        if hasattr(self.transport, "loseWriteConnection"):
+            self.setTimeout(LINGER_SEC)
+            self.transport.loseWriteConnection()
+        else:
+            self.transport.loseConnection()
+
+    def close_when_idle(self) -> None:
+        """Close now, or after the answer that is under way."""
+        self.persistent = 0
+        if not self.requests:
+            self.loseConnection()
+
+    def lineLengthExceeded(self, line: bytes) -> None:
+        self.refuse(BadRequest("A line of the request's head is too long."))
+
+    def timeoutConnection(self) -> None:
+        self.transport.abortConnection()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.refuse(BadRequest("This is not a valid HTTP request."))
+
+    def _send100Continue(self) -> None:
+        if not self._refused:
+            super()._send100Continue()
+
+
+class Site(server.Site):
+    """
+    What listens: makes a `Channel` for each connection.
+
+    :param tree: the resource tree
+    :param table: handlers of POST, by path; looked at before the tree
+    :param max_body: bytes that a request's body may have
+    :param access_log: whether each request is logged
+    """
+
+    protocol = Channel
+    noisy = False
+
+    def __init__(
+        self,
+        tree: IResource,
+        table: Mapping[bytes, Callable[[Request], object]],
+        clock: IReactorTime,
+        max_body: int,
+        access_log: bool = False,
+    ) -> None:
+        super().__init__(tree, Request, timeout=IDLE_SEC, reactor=clock)
+        self.table = table
+        self.clock = clock
+        self.max_body = max_body
+        self.access_log = access_log
+        self.channels: set[Channel] = set()
+        self._empty: Deferred[None] | None = None
+
+    def startFactory(self) -> None:
+        """Twisted would keep a clock for its log lines here, once a second."""
+
+    def stopFactory(self) -> None:
+        """See startFactory."""
+
+    def log(self, request: Request) -> None:
+        """Called by Twisted at the end of each answer."""
+        if self.access_log:
+            request._log_access(request.code)
+
+    def drain(self) -> Deferred[None]:
+        """
+        Close each connection when its answer is out.
+
+        :return: fires when the last one is closed
+        """
+        self._empty = Deferred()
+        empty = self._empty
+        for channel in list(self.channels):
+            channel.close_when_idle()
+        self.channel_gone()
+        return empty
+
+    def abort(self) -> None:
+        """Close the connections that are left, at once."""
+        for channel in list(self.channels):
+            channel.forceAbortClient()
+
+    def channel_gone(self) -> None:
+        """Told by a channel: it is closed."""
+        if self._empty is not None and not self.channels:
+            empty, self._empty = self._empty, None
+            empty.callback(None)

@@ -1,0 +1,256 @@
+"""
+The client's side of a relayed request: HTTP/1.1 to a backend.
+
+`Upstream` is one connection, on httptools' parser; `Pool` keeps the idle ones for a short while.
+An answer is handed to a `Receiver` as it arrives, one call for each read. What is in it, and whether
+to try again, is the relay's affair.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from httptools import HttpParserError, HttpResponseParser
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.python.failure import Failure
+
+from llamagw.fleet.backend import Address
+from llamagw.proxy.endpoints import client_endpoint
+
+#: Bytes of a head, at most; a backend that sends more is not talking HTTP to us.
+MAX_HEAD = 256 * 1024
+
+#: Seconds that an idle connection is kept. llama-server (cpp-httplib) closes it after 5.
+IDLE_SEC = 3.0
+
+Headers = list[tuple[bytes, bytes]]
+
+
+#: How far an answer has come.
+_HEAD, _BODY, _COMPLETE = range(3)
+
+
+class UpstreamLost(Exception):
+    """
+    The answer did not come, or not whole.
+
+    :ivar nothing_received: not a byte of it had come
+    """
+
+    def __init__(self, why: str, nothing_received: bool) -> None:
+        super().__init__(why)
+        self.nothing_received = nothing_received
+
+
+class Receiver(Protocol):
+    """Who gets an answer: a head, any number of bodies, then one of `ended` and `lost`."""
+
+    def head(self, status: int, reason: bytes, headers: Headers) -> None:
+        """The final head (never a 1xx)."""
+
+    def body(self, data: bytes) -> None:
+        """The part of the body that came in one read, with its framing taken off."""
+
+    def ended(self) -> None:
+        """The answer is whole."""
+
+    def lost(self, error: UpstreamLost) -> None:
+        """There will be no more of it."""
+
+
+class Upstream(TwistedProtocol):
+    """
+    One connection to a backend, for one request after another.
+
+    :ivar reused: an earlier request went over it; it may have gone stale since
+    :ivar idle_since: when its last answer ended
+    """
+
+    def __init__(self, pool: Pool, address: Address) -> None:
+        self._pool = pool
+        self.address = address
+        self.reused = False
+        self.idle_since = 0.0
+        self._receiver: Receiver | None = None
+        self._parser = HttpResponseParser(self)
+        self._pieces: list[bytes] = []
+
+    def send(self, head: bytes, body: bytes, receiver: Receiver) -> None:
+        """Send a request; its answer goes to the receiver. Only when no other is under way."""
+        self._receiver = receiver
+        self._headers: Headers = []
+        self._reason = b""
+        self._head_size = 0
+        self._state = _HEAD
+        self._framed = False
+        self._surplus = False
+        self.transport.writeSequence((head, body))
+
+    def abort(self) -> None:
+        """Close at once, whatever is under way; the receiver is told nothing more."""
+        self._receiver = None
+        self.transport.abortConnection()
+
+    # Twisted calls
+
+    def dataReceived(self, data: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            # Nobody asked: whatever it is, the connection cannot be trusted with a request.
+            self.transport.abortConnection()
+            return
+        before = self._state
+        if before is _HEAD:
+            self._head_size += len(data)
+        try:
+            self._parser.feed_data(data)
+        except HttpParserError as error:
+            # Also HttpParserUpgrade: nobody asked for one. What follows a whole answer is not
+            # worth an error, only the connection.
+            if self._state is not _COMPLETE:
+                self._fail(f"it answered what is not HTTP ({' '.join(str(error).split())})")
+                return
+            self._surplus = True
+        if before is _HEAD:
+            if self._state is _HEAD:
+                if self._head_size > MAX_HEAD:
+                    self._fail(f"its head is over {MAX_HEAD} bytes")
+                return
+            receiver.head(self._parser.get_status_code(), self._reason, self._headers)
+        if self._pieces:
+            pieces, self._pieces = self._pieces, []
+            receiver.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        if self._state is _COMPLETE and self._receiver is not None:
+            self._finish(self._parser.should_keep_alive() and not self._surplus)
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._pool.forget(self)
+        if self._receiver is None:
+            return
+        if self._state is _BODY and not self._framed:
+            # Its length was not told: the end of the connection is the end of the answer.
+            self._finish(False)
+        else:
+            self._fail(f"the connection was lost ({reason.getErrorMessage()})")
+
+    # httptools calls
+
+    def on_message_begin(self) -> None:
+        if self._state is _COMPLETE:
+            self._surplus = True
+
+    def on_status(self, status: bytes) -> None:
+        self._reason += status
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        if self._surplus:
+            return
+        status = self._parser.get_status_code()
+        if status < 200:
+            return
+        self._state = _BODY
+        self._framed = status in (204, 304) or any(
+            name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
+        )
+
+    def on_body(self, data: bytes) -> None:
+        if not self._surplus:
+            self._pieces.append(data)
+
+    def on_message_complete(self) -> None:
+        if self._state is _BODY:
+            self._state = _COMPLETE
+        elif self._state is _HEAD:
+            # That was a 1xx; the answer itself is still to come.
+            self._headers = []
+            self._reason = b""
+
+    # Ends
+
+    def _finish(self, reusable: bool) -> None:
+        receiver, self._receiver = self._receiver, None
+        assert receiver is not None
+        if reusable and self._framed:
+            self.reused = True
+            self._pool.put(self)
+        else:
+            self.transport.loseConnection()
+        receiver.ended()
+
+    def _fail(self, why: str) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.transport.abortConnection()
+        if receiver is not None:
+            receiver.lost(UpstreamLost(why, nothing_received=self._head_size == 0))
+
+
+class Pool:
+    """
+    Connections to backends: takes an idle one where there is one, makes one where there is not.
+
+    :param reactor: keeps time and connects
+    """
+
+    def __init__(self, reactor: IReactorTime) -> None:
+        self._reactor = reactor
+        self._idle: dict[Address, list[Upstream]] = {}
+        self._sweep: IDelayedCall | None = None
+
+    def take(self, address: Address) -> Upstream | None:
+        """The idle connection that was used last, if there is one."""
+        idle = self._idle.get(address)
+        while idle:
+            upstream = idle.pop()
+            if self._reactor.seconds() - upstream.idle_since <= IDLE_SEC:
+                return upstream
+            upstream.abort()
+        return None
+
+    def connect(self, address: Address) -> Deferred[Upstream]:
+        """A new connection. Cancelling gives it up; it fails as the endpoint does."""
+        factory = Factory.forProtocol(lambda: Upstream(self, address))
+        factory.noisy = False
+        return client_endpoint(self._reactor, address.host, address.port).connect(factory)
+
+    def put(self, upstream: Upstream) -> None:
+        """Keep a connection whose answer has ended."""
+        upstream.idle_since = self._reactor.seconds()
+        self._idle.setdefault(upstream.address, []).append(upstream)
+        if self._sweep is None:
+            self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)
+
+    def forget(self, upstream: Upstream) -> None:
+        """A connection is gone."""
+        idle = self._idle.get(upstream.address)
+        if idle is not None and upstream in idle:
+            idle.remove(upstream)
+
+    def close(self) -> None:
+        """Close all that is idle."""
+        if self._sweep is not None:
+            self._sweep.cancel()
+            self._sweep = None
+        for idle in self._idle.values():
+            for upstream in idle[:]:
+                upstream.abort()
+        self._idle.clear()
+
+    def _close_stale(self) -> None:
+        self._sweep = None
+        oldest = self._reactor.seconds() - IDLE_SEC
+        for address, idle in list(self._idle.items()):
+            fresh = [upstream for upstream in idle if upstream.idle_since > oldest]
+            for upstream in idle[: len(idle) - len(fresh)]:
+                upstream.abort()
+            if fresh:
+                self._idle[address] = fresh
+            else:
+                del self._idle[address]
+        if self._idle:
+            self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)

@@ -1,0 +1,186 @@
+"""
+What starts and stops with the gateway, and in which order.
+
+Start: the engine is asked for its flags; the port is bound, and a taken one ends the start with one
+clear line; the start-up lines are logged. Stop: no new connections, running
+answers finish or run out of ``drain_sec``, the backends end, and only then the process.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from llamagw import __version__
+from llamagw.api import INFERENCE, OWN
+from llamagw.config import Config
+from llamagw.fleet.manager import Manager
+from llamagw.proxy.server import Site
+from llamagw.proxy.upstream import Pool
+
+_log = Logger(namespace="llamagw")
+
+
+class CannotStart(SystemExit, Exception):
+    """
+    The gateway cannot serve; the message is for the person who starts it.
+
+    Both a SystemExit, so that it ends the process with status 1 and without a traceback, and an
+    Exception, so that twistd removes its pidfile and a daemon's parent learns of it.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.code = 1
+
+
+class Gateway(Service):
+    """
+    The whole gateway as a service.
+
+    :param endpoint: where to listen
+    :param prepare: called before anything is served
+    :param clock: keeps time for the drain
+    :param transports: what moves the bytes, in words, for the start-up lines
+    """
+
+    name = "llamagw"
+
+    def __init__(
+        self,
+        config: Config,
+        endpoint: IStreamServerEndpoint,
+        site: Site,
+        manager: Manager,
+        pool: Pool,
+        prepare: Callable[[], None],
+        clock: IReactorTime,
+        transports: str,
+    ) -> None:
+        self._config = config
+        self._endpoint = endpoint
+        self._site = site
+        self._manager = manager
+        self._pool = pool
+        self._prepare = prepare
+        self._clock = clock
+        self._transports = transports
+        self._port: IListeningPort | None = None
+        self._hurry: Deferred[None] | None = None
+
+    def privilegedStartService(self) -> None:
+        """
+        Bind the port, while the process may still have the right to.
+
+        :raises CannotStart: when it cannot be had
+        """
+        super().privilegedStartService()
+        self._prepare()
+        failures: list[Failure] = []
+        self._endpoint.listen(self._site).addCallbacks(self._listening, failures.append)
+        for failure in failures:
+            if failure.check(CannotListenError):
+                reason = failure.value.socketError
+                why = getattr(reason, "strerror", None) or reason
+                message = (
+                    f"cannot listen on {self._config.listen_addr}: {why}; "
+                    "end what listens there, or change listen_addr"
+                )
+                _log.critical("{message}", message=message)
+                raise CannotStart(message)
+            failure.raiseException()
+
+    def startService(self) -> None:
+        """Say what is served."""
+        super().startService()
+        config = self._config
+        assert self._port is not None
+        _log.info("llamagw {version} ({transports})", version=__version__, transports=self._transports)
+        _log.info(
+            "{count} models, at most {limit} in memory at once",
+            count=len(config.models),
+            limit=config.max_loaded_models,
+        )
+        for model in config.models:
+            _log.info("model {name}: {path}", name=model.name, path=model.model_path)
+        for model in config.missing_files():
+            _log.warn(
+                "model {name} cannot be served: there is no file {path}",
+                name=model.name,
+                path=model.model_path,
+            )
+        address = self._port.getHost()
+        _log.info("listening on {address}", address=shown_address(address))
+        base = base_url(address, config.listen_addr)
+        for path in (*INFERENCE, *OWN):
+            method = "POST" if path in INFERENCE else "GET "
+            _log.info("{method} {base}{path}", method=method, base=base, path=path)
+
+    def stopService(self) -> Deferred[None]:
+        """Drain and stop; fires when no backend is left."""
+        super().stopService()
+        return Deferred.fromCoroutine(self._drain())
+
+    def hurry(self) -> None:
+        """While stopping: wait for running answers no longer."""
+        if self._hurry is not None:
+            hurry, self._hurry = self._hurry, None
+            hurry.callback(None)
+
+    def _listening(self, port: IListeningPort) -> None:
+        self._port = port
+
+    async def _drain(self) -> None:
+        if self._port is not None:
+            await self._port.stopListening()
+        busy = sum(report.in_flight for report in self._manager.report())
+        if busy:
+            _log.info(
+                "stopping; {busy} running answers have {sec:g} s to finish",
+                busy=busy,
+                sec=self._config.drain_sec,
+            )
+        backends_gone = self._manager.drain()
+        clients_gone = self._site.drain()
+        self._hurry = Deferred()
+        timer = self._clock.callLater(self._config.drain_sec, self.hurry)
+        await DeferredList([clients_gone, self._hurry], fireOnOneCallback=True)
+        if timer.active():
+            timer.cancel()
+        self._hurry = None
+        self._manager.abandon()
+        await backends_gone
+        self._pool.close()
+        # Answers that broke off with their backends have been told so by now.
+        self._site.abort()
+        _log.info("stopped; no backend is left")
+
+
+def shown_address(address: IAddress) -> str:
+    """An address as a person writes it."""
+    host = getattr(address, "host", None)
+    if host is None:
+        return os.fsdecode(getattr(address, "name", str(address)))
+    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+
+
+def base_url(address: IAddress, listen_addr: str) -> str:
+    """The URL under which a client on this machine reaches the gateway."""
+    scheme = "https" if listen_addr.startswith("ssl:") else "http"
+    shown = shown_address(address)
+    for everywhere in ("0.0.0.0:", "[::]:"):
+        if shown.startswith(everywhere):
+            shown = "localhost:" + shown[len(everywhere) :]
+    return f"{scheme}://{shown}" if getattr(address, "host", None) else f"{scheme}+unix://{shown}"

@@ -1,0 +1,177 @@
+"""
+`twistd llamagw`: its options, and the wiring of the parts.
+
+The only file that touches the global reactor, and the only one that knows all parts. At import it
+must load nothing that imports a reactor: twistd loads it before one is chosen, and here is where
+uvloop's is chosen.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from twisted.python import usage
+
+from llamagw import __version__
+from llamagw.config import Config, ConfigError, Fault, load
+
+if TYPE_CHECKING:
+    from twisted.application.service import IService
+
+    from llamagw.service import Gateway
+
+
+class Options(usage.Options):
+    """The command line. After parsing, ``options.loaded`` is the checked configuration."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "An OpenAI-compatible gateway in front of many llama-server models: starts them on demand, "
+        "keeps as many in memory as fit, streams every answer through."
+    )
+    optParameters = [["config", "c", "config.yaml", "The configuration file (YAML)."]]
+    optFlags = [["check", None, "Check the configuration, print what would be served, and exit."]]
+    loaded: Config
+
+    def opt_version(self) -> None:
+        """Print the version of llamagw, and exit."""
+        print(f"llamagw {__version__}")
+        raise SystemExit(0)
+
+    def postOptions(self) -> None:
+        """
+        Read the configuration and choose the reactor.
+
+        :raises SystemExit: with 1 and one line per fault, or after ``--check``
+        """
+        # Resolved now: a daemon changes its directory.
+        path = self["config"] = os.path.abspath(self["config"])
+        try:
+            self.loaded = load(path)
+            if self["check"]:
+                # Only Twisted itself can say whether an endpoint string is one.
+                from twisted.internet import reactor
+
+                _endpoint(reactor, self.loaded)
+        except ConfigError as error:
+            raise SystemExit(str(error)) from None
+        if self["check"]:
+            print(_summary(path, self.loaded))
+            raise SystemExit(0)
+        daemon = not (self.parent or {}).get("nodaemon", True)
+        install_reactor(daemon)
+
+
+def install_reactor(daemon: bool) -> None:
+    """
+    Have Twisted run on uvloop, unless it runs on something already or uvloop is missing.
+
+    :param daemon: the process will fork; a kqueue, unlike an epoll, does not survive that
+    """
+    if "twisted.internet.reactor" in sys.modules or (daemon and sys.platform == "darwin"):
+        return
+    try:
+        import uvloop
+    except ImportError:
+        return
+    from twisted.internet import asyncioreactor
+
+    asyncioreactor.install(uvloop.new_event_loop())
+
+
+def makeService(options: Options) -> IService:
+    """The gateway, wired to the global reactor."""
+    from twisted.internet import reactor
+
+    gateway = make_gateway(options.loaded, reactor)
+    reactor.callWhenRunning(_handle_signals, reactor, gateway)
+    return gateway
+
+
+def make_gateway(config: Config, reactor: Any) -> Gateway:
+    """Put the parts together."""
+    from llamagw.api import Api
+    from llamagw.fleet.health import http_probe
+    from llamagw.fleet.manager import Manager
+    from llamagw.fleet.process import Launcher
+    from llamagw.proxy.endpoints import uses_uvloop
+    from llamagw.proxy.relay import Relay
+    from llamagw.proxy.server import Site
+    from llamagw.proxy.upstream import Pool
+    from llamagw.service import Gateway
+
+    try:
+        endpoint = _endpoint(reactor, config)
+    except ConfigError as error:
+        raise SystemExit(str(error)) from None
+    launcher = Launcher(reactor, config)
+    manager = Manager(config, launcher, http_probe(reactor), reactor)
+    pool = Pool(reactor)
+    api = Api(manager, Relay(manager, pool), reactor)
+    site = Site(
+        api.tree,
+        api.table,
+        clock=reactor,
+        max_body=int(config.max_body_mb * 2**20),
+        access_log=config.access_log,
+    )
+    return Gateway(
+        config,
+        endpoint,
+        site,
+        manager,
+        pool,
+        prepare=launcher.prepare,
+        clock=reactor,
+        transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,
+    )
+
+
+def _endpoint(reactor: Any, config: Config) -> Any:
+    """
+    :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
+    """
+    from llamagw.proxy.endpoints import server_endpoint
+
+    try:
+        return server_endpoint(reactor, config.listen_addr)
+    except ValueError as error:
+        raise ConfigError([Fault("listen_addr", None, "", str(error))]) from None
+
+
+def _handle_signals(reactor: Any, gateway: Gateway) -> None:
+    """
+    SIGTERM and SIGINT stop the gateway in order, a second one hurries.
+
+    Twisted's own handlers would end the process by the same signal in the end; a stop that was
+    asked for and went well is a success, and exits with 0.
+    """
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        if asked:
+            gateway.hurry()
+        else:
+            asked = True
+            reactor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: reactor.callFromThread(stop))
+
+
+def _summary(path: str, config: Config) -> str:
+    """What would be served, for ``--check``."""
+    lines = [
+        f"{path} is fine.",
+        f"llamagw {__version__} would listen on {config.listen_addr}, run {config.llama_server_path}",
+        f"and keep at most {config.max_loaded_models} of these in memory:",
+    ]
+    missing = config.missing_files()
+    for model in config.models:
+        note = "   (warning: there is no such file)" if model in missing else ""
+        lines.append(f"  {model.name}: {model.model_path}{note}")
+    return "\n".join(lines)
