@@ -87,21 +87,23 @@ class Api:
                 return _json(request, _model(report))
         raise ModelNotFound(name, self._manager.names)
 
-    @app.handle_errors(WerkzeugMethodNotAllowed)
+    @app.handle_errors(WerkzeugMethodNotAllowed)  # type: ignore[arg-type]
     def method_not_allowed(self, request: Request, failure: Failure) -> bytes:
+        assert isinstance(failure.value, WerkzeugMethodNotAllowed)
         allowed = sorted({*(failure.value.valid_methods or ()), "OPTIONS"})
         method = request.method.decode(errors="replace")
         message = f"{method} is not possible here; {', '.join(allowed)} is."
         return _error(request, MethodNotAllowed(message, allow=allowed))
 
-    @app.handle_errors(WerkzeugNotFound, RequestRedirect)
+    @app.handle_errors(WerkzeugNotFound, RequestRedirect)  # type: ignore[arg-type]
     def not_found(self, request: Request, failure: Failure) -> bytes:
         paths = ", ".join((*INFERENCE, *OWN))
         path = request.path.decode(errors="replace")
         return _error(request, PathNotFound(f"There is nothing at {path}. Known paths: {paths}."))
 
-    @app.handle_errors(GatewayError)
+    @app.handle_errors(GatewayError)  # type: ignore[arg-type]
     def gateway_error(self, request: Request, failure: Failure) -> bytes:
+        assert isinstance(failure.value, GatewayError)
         return _error(request, failure.value)
 
 

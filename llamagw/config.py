@@ -89,7 +89,9 @@ class Fault(Struct, frozen=True):
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
-        return f"{where}: {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
+        return (
+            f"{where}: {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
+        )
 
 
 class ConfigError(Exception):
@@ -186,7 +188,9 @@ class _Reader:
             self.fault("", f"is not YAML: {' '.join(str(error).split())}")
             return None
         if not isinstance(raw, dict):
-            self.fault("", f'expected keys and values such as "listen_addr: :8000", got {_show(raw)}')
+            self.fault(
+                "", f'expected keys and values such as "listen_addr: :8000", got {_show(raw)}'
+            )
             return None
         return raw
 
@@ -221,7 +225,9 @@ class _Reader:
                     self.fault(name, "is missing; a list with at least one model is needed")
             elif name not in raw:
                 if field.required:
-                    self.fault(f"{prefix}{name}", f"is missing; {_description(hints[name])} is needed")
+                    self.fault(
+                        f"{prefix}{name}", f"is missing; {_description(hints[name])} is needed"
+                    )
             else:
                 try:
                     values[name] = msgspec.convert(raw[name], hints[name])
@@ -272,10 +278,8 @@ class _Reader:
         if path is None:
             return
         # A bare command name that is no file here is looked for on PATH, as a shell would.
-        if not os.path.exists(path) and (found := shutil.which(os.path.basename(path))):
-            if os.path.dirname(path) == self.folder:
-                values["llama_server_path"] = found
-                return
+        if not os.path.exists(path) and os.path.dirname(path) == self.folder:
+            path = values["llama_server_path"] = shutil.which(os.path.basename(path)) or path
         remedy = "give the path of the llama-server executable of llama.cpp"
         if not os.path.exists(path):
             self.fault("llama_server_path", f"there is no file {path}; {remedy}")

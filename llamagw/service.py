@@ -12,7 +12,8 @@ import os
 from collections.abc import Callable
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IAddress,
@@ -91,7 +92,7 @@ class Gateway(Service):
         failures: list[Failure] = []
         self._endpoint.listen(self._site).addCallbacks(self._listening, failures.append)
         for failure in failures:
-            if failure.check(CannotListenError):
+            if isinstance(failure.value, CannotListenError):
                 reason = failure.value.socketError
                 why = getattr(reason, "strerror", None) or reason
                 message = (
@@ -107,7 +108,9 @@ class Gateway(Service):
         super().startService()
         config = self._config
         assert self._port is not None
-        _log.info("llamagw {version} ({transports})", version=__version__, transports=self._transports)
+        _log.info(
+            "llamagw {version} ({transports})", version=__version__, transports=self._transports
+        )
         _log.info(
             "{count} models, at most {limit} in memory at once",
             count=len(config.models),
@@ -144,7 +147,7 @@ class Gateway(Service):
 
     async def _drain(self) -> None:
         if self._port is not None:
-            await self._port.stopListening()
+            await maybeDeferred(self._port.stopListening)
         busy = sum(report.in_flight for report in self._manager.report())
         if busy:
             _log.info(
@@ -170,10 +173,11 @@ class Gateway(Service):
 
 def shown_address(address: IAddress) -> str:
     """An address as a person writes it."""
-    host = getattr(address, "host", None)
-    if host is None:
-        return os.fsdecode(getattr(address, "name", str(address)))
-    return f"[{host}]:{address.port}" if ":" in host else f"{host}:{address.port}"
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    return os.fsdecode(getattr(address, "name", str(address)))
 
 
 def base_url(address: IAddress, listen_addr: str) -> str:
@@ -183,4 +187,4 @@ def base_url(address: IAddress, listen_addr: str) -> str:
     for everywhere in ("0.0.0.0:", "[::]:"):
         if shown.startswith(everywhere):
             shown = "localhost:" + shown[len(everywhere) :]
-    return f"{scheme}://{shown}" if getattr(address, "host", None) else f"{scheme}+unix://{shown}"
+    return f"{scheme}+unix://{shown}" if isinstance(address, UNIXAddress) else f"{scheme}://{shown}"

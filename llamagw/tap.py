@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.python import usage
 
@@ -32,8 +32,10 @@ class Options(usage.Options):
         "An OpenAI-compatible gateway in front of many llama-server models: starts them on demand, "
         "keeps as many in memory as fit, streams every answer through."
     )
-    optParameters = [["config", "c", "config.yaml", "The configuration file (YAML)."]]
-    optFlags = [["check", None, "Check the configuration, print what would be served, and exit."]]
+    optParameters: ClassVar = [["config", "c", "config.yaml", "The configuration file (YAML)."]]
+    optFlags: ClassVar = [
+        ["check", None, "Check the configuration, print what would be served, and exit."]
+    ]
     loaded: Config
 
     def opt_version(self) -> None:
@@ -61,8 +63,7 @@ class Options(usage.Options):
         if self["check"]:
             print(_summary(path, self.loaded))
             raise SystemExit(0)
-        daemon = not (self.parent or {}).get("nodaemon", True)
-        install_reactor(daemon)
+        install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
 
 
 def install_reactor(daemon: bool) -> None:
@@ -167,7 +168,8 @@ def _summary(path: str, config: Config) -> str:
     """What would be served, for ``--check``."""
     lines = [
         f"{path} is fine.",
-        f"llamagw {__version__} would listen on {config.listen_addr}, run {config.llama_server_path}",
+        f"llamagw {__version__} would listen on {config.listen_addr},",
+        f"run {config.llama_server_path}",
         f"and keep at most {config.max_loaded_models} of these in memory:",
     ]
     missing = config.missing_files()

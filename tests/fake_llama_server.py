@@ -467,7 +467,7 @@ class Server:
         self.record("ready")
         if "crash_after_sec" in self.script:
             threading.Event().wait(self.script["crash_after_sec"])
-            os.kill(os.getpid(), signal.SIGKILL)
+            self.end("kill")
 
     def fail(self, fault: str) -> NoReturn:
         code = 1
@@ -495,7 +495,8 @@ class Server:
     def end(self, how: str) -> None:
         """By a signal to itself; from SIGSTOP it returns when somebody sends SIGCONT."""
         number = {"segv": signal.SIGSEGV, "hang": signal.SIGSTOP}.get(how, signal.SIGKILL)
-        os.kill(os.getpid(), number)
+        # To this thread: one sent to the process may leave this thread running for a moment.
+        signal.pthread_kill(threading.get_ident(), number)
 
     def leave_grandchild(self, seconds: float) -> None:
         pid = os.fork()

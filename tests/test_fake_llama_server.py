@@ -1,7 +1,7 @@
 """The fake llama-server does what its table says: loads, answers, records and misbehaves.
 
-Plain blocking tests (stdlib only, no reactor), so that both `trial` and `pytest` run them; what they
-leave to the fault tests is what the gateway makes of it all.
+Plain blocking tests (stdlib only, no reactor), so that both `trial` and `pytest` run them. What
+the gateway makes of such a backend is left to the fault tests.
 """
 
 from __future__ import annotations
@@ -46,9 +46,7 @@ class Fake:
         self.record_path = self.folder / "record"
         self.port = free_port()
         self.argv = [str(FAKE), "-m", str(self.model), "--port", str(self.port), *flags]
-        self.env = os.environ | {
-            "FAKE_LLAMA": json.dumps({"record": str(self.record_path), **env})
-        }
+        self.env = os.environ | {"FAKE_LLAMA": json.dumps({"record": str(self.record_path), **env})}
         self.process = self.start()
         test.addCleanup(self.kill)
 
@@ -158,7 +156,7 @@ class LoadTests(unittest.TestCase):
             self.assertEqual((code, "loading tensors, 3 done" in said), (0, grows))
 
     def test_fails_in_the_words_of_the_real_one(self) -> None:
-        for script, code, words in (
+        cases: list[tuple[object, int, str]] = [
             (None, 1, "failed to open GGUF file"),
             ("no gguf", 1, "invalid magic characters"),
             ({"fail": "truncated_model"}, 1, "model is corrupted or incomplete"),
@@ -169,7 +167,8 @@ class LoadTests(unittest.TestCase):
             ({"fail": "exit", "exit_code": 3, "stderr": ["so it is"]}, 3, "so it is\n"),
             ({"fail": "oom"}, -signal.SIGKILL, ""),
             ({"fail": "exit", "fail_after_sec": 0.1}, 1, "loading tensors, 2 done"),
-        ):
+        ]
+        for script, code, words in cases:
             with self.subTest(script):
                 got, said = Fake(self, script).ended()
                 self.assertEqual(got, code)

@@ -8,12 +8,18 @@ find; they decide nothing else. The question itself is a `Probe`, so that tests 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import treq
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
-from twisted.internet.interfaces import IProtocol, IReactorTCP, IReactorTime, IStreamClientEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import (
+    IProtocol,
+    IProtocolFactory,
+    IReactorTCP,
+    IReactorTime,
+    IStreamClientEndpoint,
+)
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.client import URI, Agent
 from twisted.web.iweb import IAgentEndpointFactory
@@ -35,8 +41,8 @@ PROBE_TIMEOUT = 5.0
 Probe = Callable[[Address], "Deferred[bool]"]
 
 
-def http_probe(reactor: IReactorTime) -> Probe:
-    """A `Probe` that sends ``GET /health`` over HTTP."""
+def http_probe(reactor: Any) -> Probe:
+    """A `Probe` that sends ``GET /health`` over HTTP. The reactor connects and keeps time."""
     agent = Agent.usingEndpointFactory(reactor, _Quietly(reactor))
     client = treq.client.HTTPClient(agent)
 
@@ -65,8 +71,8 @@ class _Quietly:
 
 
 class _QuietEndpoint(TCP4ClientEndpoint):
-    def connect(self, protocolFactory: Factory) -> Deferred[IProtocol]:
-        protocolFactory.noisy = False
+    def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        protocolFactory.noisy = False  # type: ignore[attr-defined]  # a Factory's
         return super().connect(protocolFactory)
 
 

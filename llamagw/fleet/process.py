@@ -18,8 +18,12 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import psutil
-from twisted.internet.error import ProcessDone, ProcessTerminated
-from twisted.internet.interfaces import IDelayedCall, IProcessTransport, IReactorProcess
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IProcessTransport,
+    IReactorProcess,
+    IReactorTime,
+)
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -226,7 +230,7 @@ class Output:
 
 
 class _EngineProtocol(ProcessProtocol):
-    """One process, from spawn to end; tells `ended` once, without waiting for its pipes for ever."""
+    """One process, from spawn to end; tells `ended` once, and does not wait for its pipes long."""
 
     def __init__(
         self, output: Output, call_later: Callable[..., IDelayedCall], ended: Callable[[str], None]
@@ -236,6 +240,8 @@ class _EngineProtocol(ProcessProtocol):
         self._ended = ended
         self._how = ""
         self._grace: IDelayedCall | None = None
+
+    transport: IProcessTransport
 
     def connectionMade(self) -> None:
         self.transport.closeStdin()
@@ -264,13 +270,14 @@ class _EngineProtocol(ProcessProtocol):
 
 
 def _how_it_ended(reason: Failure) -> str:
-    if reason.check(ProcessTerminated) and reason.value.signal is not None:
-        try:
-            return f"was killed by {signal.Signals(reason.value.signal).name}"
-        except ValueError:
-            return f"was killed by signal {reason.value.signal}"
-    status = 0 if reason.check(ProcessDone) else getattr(reason.value, "exitCode", None)
-    return f"exited with status {status}"
+    """Twisted's `ProcessDone` or `ProcessTerminated`, in words."""
+    number = getattr(reason.value, "signal", None)
+    if number is None:
+        return f"exited with status {getattr(reason.value, 'exitCode', None) or 0}"
+    try:
+        return f"was killed by {signal.Signals(number).name}"
+    except ValueError:
+        return f"was killed by signal {number}"
 
 
 class EngineProcess:
@@ -363,6 +370,10 @@ class EngineProcess:
         self._kill_later = None
 
 
+class Reactor(IReactorProcess, IReactorTime):
+    """What is needed of a reactor here."""
+
+
 class Launcher:
     """
     Starts llama-servers.
@@ -373,7 +384,7 @@ class Launcher:
 
     kill_group = staticmethod(os.killpg)
 
-    def __init__(self, reactor: IReactorProcess, config: Config) -> None:
+    def __init__(self, reactor: Reactor, config: Config) -> None:
         self.reactor = reactor
         self.config = config
         self.ports = Ports(config.port_range_start)

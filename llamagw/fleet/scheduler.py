@@ -2,9 +2,9 @@
 Who runs, who waits, who is evicted.
 
 Pure decisions: no I/O, no clock of its own. The scheduler is told what happened (`arrived`,
-`left`, `finished`, `loaded`, `load_failed`, `exited`, `recovered`, `drain`, `abandon`, `tick`) and answers
-with the actions that follow, in order; the manager carries them out. ``now`` is seconds on any
-clock that does not go back.
+`left`, `finished`, `loaded`, `load_failed`, `exited`, `recovered`, `drain`, `abandon`, `tick`)
+and answers with the actions that follow, in order; the manager carries them out. ``now`` is
+seconds on any clock that does not go back.
 
 The contract
 ------------

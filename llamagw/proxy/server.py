@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import parse_qs
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IConsumer, IReactorTime, ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import http, server
@@ -226,6 +227,10 @@ class Request(server.Request):
         )
 
 
+class IClientTransport(ITCPTransport, IConsumer):
+    """What a channel writes to."""
+
+
 class Channel(http.HTTPChannel):
     """
     One connection of a client.
@@ -236,13 +241,14 @@ class Channel(http.HTTPChannel):
 
     requestFactory = Request
     site: Site
+    transport: IClientTransport
     _refused = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.channels.add(self)
 
-    def connectionLost(self, reason: Failure) -> None:
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self.site.channels.discard(self)
         self.site.channel_gone()
@@ -261,7 +267,7 @@ class Channel(http.HTTPChannel):
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, http.RESPONSES[error.status])
         head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (_JSON, len(body))
         self.transport.write(head + _CORS_LINES + b"Connection: close\r\n\r\n" + body)
-        self._networkProducer.unregisterProducer()
+        self.transport.unregisterProducer()
         if hasattr(self.transport, "loseWriteConnection"):
             self.setTimeout(LINGER_SEC)
             self.transport.loseWriteConnection()
@@ -298,7 +304,8 @@ class Site(server.Site):
     :param access_log: whether each request is logged
     """
 
-    protocol = Channel
+    # Not Twisted's default, which would stand between each read and the channel to offer HTTP/2.
+    protocol = Channel  # type: ignore[assignment]
     noisy = False
 
     def __init__(
@@ -323,9 +330,9 @@ class Site(server.Site):
     def stopFactory(self) -> None:
         """See startFactory."""
 
-    def log(self, request: Request) -> None:
+    def log(self, request: http.Request) -> None:
         """Called by Twisted at the end of each answer."""
-        if self.access_log:
+        if self.access_log and isinstance(request, Request):
             request._log_access(request.code)
 
     def drain(self) -> Deferred[None]:

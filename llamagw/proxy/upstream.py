@@ -2,17 +2,17 @@
 The client's side of a relayed request: HTTP/1.1 to a backend.
 
 `Upstream` is one connection, on httptools' parser; `Pool` keeps the idle ones for a short while.
-An answer is handed to a `Receiver` as it arrives, one call for each read. What is in it, and whether
-to try again, is the relay's affair.
+An answer is handed to a `Receiver` as it arrives, one call for each read. What is in it, and
+whether to try again, is the relay's affair.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpResponseParser
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
@@ -68,6 +68,8 @@ class Upstream(TwistedProtocol):
     :ivar reused: an earlier request went over it; it may have gone stale since
     :ivar idle_since: when its last answer ended
     """
+
+    transport: ITCPTransport
 
     def __init__(self, pool: Pool, address: Address) -> None:
         self._pool = pool
@@ -216,7 +218,8 @@ class Pool:
         """A new connection. Cancelling gives it up; it fails as the endpoint does."""
         factory = Factory.forProtocol(lambda: Upstream(self, address))
         factory.noisy = False
-        return client_endpoint(self._reactor, address.host, address.port).connect(factory)
+        endpoint = client_endpoint(self._reactor, address.host, address.port)
+        return cast("Deferred[Upstream]", endpoint.connect(factory))
 
     def put(self, upstream: Upstream) -> None:
         """Keep a connection whose answer has ended."""

