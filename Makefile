@@ -28,6 +28,11 @@ help:
 	@echo "make clean         remove what these made"
 
 run: $(RUN)/config.yaml
+	@echo "Ask it something from another terminal (Ctrl-C here ends it):"
+	@echo
+	@echo "  curl -N http://localhost:$(PORT)/v1/chat/completions -d \\"
+	@echo "    '{\"model\": \"smollm2\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Tell me a joke.\"}]}'"
+	@echo
 	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(RUN)/config.yaml
 
 test: $(VENV)/.test $(VENV)/.engine
@@ -62,7 +67,9 @@ $(VENV)/.package: setup.cfg pyproject.toml
 		{ echo "llamagw needs Python 3.10 or later; $(PYTHON) is older. Try: make PYTHON=python3.12"; exit 1; }
 	@test -x $(BIN)/python || { echo "making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing llamagw and what it needs"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@# "compat" puts the checkout itself on sys.path, where twistd finds twisted/plugins.
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--config-settings editable_mode=compat --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.package tests/requirements.txt

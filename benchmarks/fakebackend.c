@@ -349,8 +349,7 @@ static void answer(struct conn *c)
     c->phase = ANSWERING;
     c->requests++;
     c->closing = c->requests >= REQUESTS_MAX || header_is(head, c->head_len, "connection:", "close");
-    int is_get = strncmp(head, "GET ", 4) == 0;
-    int is_health = is_get && strncmp(head + 4, "/health ", 8) == 0;
+    int is_health = strncmp(head, "GET /health ", 12) == 0;
     int is_post = strncmp(head, "POST ", 5) == 0;
     c->in_len -= c->head_len;
     memmove(c->in, c->in + c->head_len, c->in_len);

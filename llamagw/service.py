@@ -112,8 +112,8 @@ class Gateway(Service):
             "llamagw {version} ({transports})", version=__version__, transports=self._transports
         )
         _log.info(
-            "{count} models, at most {limit} in memory at once",
-            count=len(config.models),
+            "{count} configured, at most {limit} in memory at once",
+            count="1 model" if len(config.models) == 1 else f"{len(config.models)} models",
             limit=config.max_loaded_models,
         )
         for model in config.models:

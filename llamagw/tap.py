@@ -63,7 +63,19 @@ class Options(usage.Options):
         if self["check"]:
             print(_summary(path, self.loaded))
             raise SystemExit(0)
+        if not self.loaded.listen_addr.startswith("ssl:"):
+            leave_out_tls()
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
+
+
+def leave_out_tls() -> None:
+    """
+    Have Twisted do without OpenSSL, as it does where it is not installed.
+
+    Twisted loads it on the chance that it is wanted: a fifth of the gateway's memory, for nothing
+    when neither end speaks TLS. Once loaded by somebody else it is left alone.
+    """
+    sys.modules.setdefault("OpenSSL", None)  # type: ignore[call-overload]
 
 
 def install_reactor(daemon: bool) -> None:

@@ -232,9 +232,10 @@ class Over:
     def client(self, port: IListeningPort) -> IStreamClientEndpoint:
         raise NotImplementedError
 
-    def getSkip(self) -> str | None:
-        # Where pytest-twisted runs the reactor already, trial cannot.
-        return "a child runs these instead" if reactor.running else super().getSkip()
+    def run(self, result: Any) -> Any:
+        if reactor.running:  # by pytest-twisted, so that trial cannot
+            self.skip = "a child runs these instead"
+        return super().run(result)
 
     def setUp(self) -> None:
         self.assertEqual(endpoints.uses_uvloop(reactor), ON_UVLOOP)
