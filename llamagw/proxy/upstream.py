@@ -88,7 +88,7 @@ class Upstream(TwistedProtocol):
         self._head_size = 0
         self._state = _HEAD
         self._framed = False
-        self._surplus = False
+        self._surplus = self._keep_alive = False
         self.transport.writeSequence((head, body))
 
     def abort(self) -> None:
@@ -126,7 +126,7 @@ class Upstream(TwistedProtocol):
             pieces, self._pieces = self._pieces, []
             receiver.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
         if self._state is _COMPLETE and self._receiver is not None:
-            self._finish(self._parser.should_keep_alive() and not self._surplus)
+            self._finish(self._keep_alive and not self._surplus)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._pool.forget(self)
@@ -168,6 +168,8 @@ class Upstream(TwistedProtocol):
     def on_message_complete(self) -> None:
         if self._state is _BODY:
             self._state = _COMPLETE
+            # To be asked now: the parser forgets it with the message.
+            self._keep_alive = self._parser.should_keep_alive()
         elif self._state is _HEAD:
             # That was a 1xx; the answer itself is still to come.
             self._headers = []

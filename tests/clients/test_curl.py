@@ -24,7 +24,9 @@ def curl(url: str, body: object, *flags: str) -> str:
 
 
 def chat(**more: object) -> dict[str, object]:
-    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    messages = [
+        {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
+    ]
     return {"model": "smollm2", "messages": messages, "max_tokens": 24, "temperature": 0, **more}
 
 
