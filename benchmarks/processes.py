@@ -179,7 +179,7 @@ class Processes(contextlib.AbstractContextManager["Processes"]):
                 env=env,
                 cwd=self.folder,
                 start_new_session=True,
-                preexec_fn=_end_with_parent,  # noqa: PLW1509 (there is one thread)
+                preexec_fn=_end_with_parent,  # safe: there is one thread
             )
         self._running.append(process)
         if cores is not None:

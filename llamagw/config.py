@@ -19,22 +19,38 @@ import msgspec
 import yaml
 from msgspec import Meta, Struct
 
-_Name = Annotated[str, Meta(min_length=1, description='a name, such as "qwen2.5-7b"')]
-_Path = Annotated[str, Meta(min_length=1, description="the path of a file")]
+#: YAML can write characters that no file name, command line or JSON can carry.
+_TEXT = r"\A[^\0\ud800-\udfff]*\Z"
+
+#: The longest time that a timer is given; infinity would break it.
+_YEAR = 365 * 24 * 3600.0
+
+_Name = Annotated[
+    str, Meta(min_length=1, pattern=_TEXT, description='a name, such as "qwen2.5-7b"')
+]
+_Path = Annotated[str, Meta(min_length=1, pattern=_TEXT, description="the path of a file")]
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 _Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
 _Layers = Annotated[int, Meta(ge=-1, description="a whole number: -1 (all), 0 (CPU only) or more")]
-_Seconds = Annotated[float, Meta(gt=0, description="a number of seconds, more than 0")]
-_Patience = Annotated[float, Meta(ge=0, description="a number of seconds, 0 or more")]
-_Megabytes = Annotated[float, Meta(gt=0, description="a number of megabytes, more than 0")]
+_Seconds = Annotated[
+    float, Meta(gt=0, le=_YEAR, description="a number of seconds, more than 0, a year at most")
+]
+_Patience = Annotated[
+    float, Meta(ge=0, le=_YEAR, description="a number of seconds, 0 or more, a year at most")
+]
+_Megabytes = Annotated[
+    float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
+]
 _Switch = Annotated[bool, Meta(description="true or false")]
 _Arguments = Annotated[
-    list[str], Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]')
+    list[Annotated[str, Meta(pattern=_TEXT)]],
+    Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
 ]
 _Address = Annotated[
     str,
     Meta(
         min_length=1,
+        pattern=_TEXT,
         description='an address such as ":8000", "127.0.0.1:8000", "[::1]:8000" '
         "or a Twisted server endpoint string",
     ),
@@ -89,9 +105,9 @@ class Fault(Struct, frozen=True):
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
-        return (
-            f"{where}: {self.place}: {self.message}" if self.place else f"{where}: {self.message}"
-        )
+        text = ": ".join(filter(None, (where, self.place, self.message)))
+        # One line, whatever the file has in it, and one that any terminal can take.
+        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConfigError(Exception):
@@ -150,7 +166,7 @@ class _Reader:
         # A key that is missing has no line; its parent's is the next best.
         at = place
         while at and at not in self.lines:
-            at = re.sub(r"(\.[^.\[]+|\[\d+\]|^[^.\[]+)$", "", at)
+            at = at[: max(at.rfind("."), at.rfind("["), 0)]
         self.faults.append(Fault(self.path, self.lines.get(at), place, message))
 
     def read(self) -> Config:
@@ -158,7 +174,7 @@ class _Reader:
         if raw is not None:
             values = self._fields(Config, raw, "")
             models = self._models(raw["models"]) if "models" in raw else []
-            self._executable(values)
+            self._executable(values, raw)
             self._listen_addr(values)
         if self.faults:
             raise ConfigError(sorted(self.faults, key=lambda f: f.line or 0))
@@ -184,8 +200,13 @@ class _Reader:
             what = " ".join(str(error.problem or error.context).split())
             self.faults.append(Fault(self.path, line, "", f"is not YAML: {what}"))
             return None
-        except (yaml.YAMLError, ValueError) as error:
-            self.fault("", f"is not YAML: {' '.join(str(error).split())}")
+        except RecursionError:
+            self.faults.append(Fault(self.path, None, "", "is not YAML: it is nested too deeply"))
+            return None
+        except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
+            # PyYAML lets the last three out for a value that does not fit its tag (!!int "").
+            what = " ".join(str(error).split())
+            self.faults.append(Fault(self.path, None, "", f"is not YAML: {what}"))
             return None
         if not isinstance(raw, dict):
             self.fault(
@@ -231,7 +252,7 @@ class _Reader:
             else:
                 try:
                     values[name] = msgspec.convert(raw[name], hints[name])
-                except msgspec.ValidationError:
+                except (msgspec.ValidationError, UnicodeEncodeError):
                     wanted = _description(hints[name])
                     self.fault(f"{prefix}{name}", f"expected {wanted}, got {_show(raw[name])}")
         for name in ("llama_server_path", "model_path"):
@@ -273,13 +294,17 @@ class _Reader:
     def _absolute(self, path: str) -> str:
         return os.path.normpath(os.path.join(self.folder, os.path.expanduser(path)))
 
-    def _executable(self, values: dict[str, Any]) -> None:
+    def _executable(self, values: dict[str, Any], raw: dict[Any, Any]) -> None:
         path = values.get("llama_server_path")
         if path is None:
             return
         # A bare command name that is no file here is looked for on PATH, as a shell would.
-        if not os.path.exists(path) and os.path.dirname(path) == self.folder:
-            path = values["llama_server_path"] = shutil.which(os.path.basename(path)) or path
+        given = raw["llama_server_path"]
+        if os.path.basename(given) == given and not os.path.exists(path):
+            found = shutil.which(given)
+            if found is not None:
+                values["llama_server_path"] = found
+                return
         remedy = "give the path of the llama-server executable of llama.cpp"
         if not os.path.exists(path):
             self.fault("llama_server_path", f"there is no file {path}; {remedy}")
@@ -310,5 +335,11 @@ def _show(value: Any) -> str:
     """A value of the file as its writer would know it again, shortened."""
     if value is None:
         return "nothing"
-    text = msgspec.json.encode(value, enc_hook=str).decode()
+    try:
+        text = msgspec.json.encode(value, enc_hook=str).decode()
+    except (TypeError, ValueError, OverflowError):
+        text = str(value)
+    if isinstance(value, float):
+        # JSON has no infinity.
+        text = str(value)
     return text if len(text) <= 60 else text[:57] + "…"

@@ -75,7 +75,7 @@ def leave_out_tls() -> None:
     Twisted loads it on the chance that it is wanted: a fifth of the gateway's memory, for nothing
     when neither end speaks TLS. Once loaded by somebody else it is left alone.
     """
-    sys.modules.setdefault("OpenSSL", None)  # type: ignore[call-overload]
+    sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
 
 
 def install_reactor(daemon: bool) -> None:

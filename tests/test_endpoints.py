@@ -41,6 +41,7 @@ from twisted.internet.interfaces import (
     ITransport,
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
@@ -463,7 +464,9 @@ class Over:
         self.assertTrue(bytes(far.received) == BIG)
         self.assertEqual((near.losses, far.losses), (0, 0))
         if ON_UVLOOP:  # stock Twisted would tell of it once more
+            await self.turns()
             far.transport.resumeProducing()
+            await self.turns()
         far.transport.write(b"heard you")
         self.assertEqual(await near.until(9), b"heard you")
         far.transport.loseConnection()
@@ -582,6 +585,29 @@ class Over:
         await self.turns()
         self.assertEqual(clients.built, [])
         self.assertEqual((clients.started, clients.stopped), (1, 1))
+
+    async def test_cancelled_at_any_moment(self) -> None:
+        """An attempt either connects or is cancelled, never both."""
+        port = await self.listen(Talks())
+        cancelled = 0
+        for moments in range(12):
+            clients = Talks()
+            attempt = self.client(port).connect(clients)
+            for _ in range(moments):
+                await deferLater(reactor, 0)
+            if attempt.called:
+                near = await attempt
+                near.transport.abortConnection()
+                await near.lost
+                await self.turns()
+            else:
+                cancelled += 1
+                attempt.cancel()
+                await self.assertFailure(attempt, error.ConnectingCancelledError)
+                await self.turns()
+                self.assertEqual(clients.built, [])
+            self.assertEqual((clients.started, clients.stopped), (1, 1))
+        self.assertTrue(0 < cancelled < 12, cancelled)
 
     async def test_interfaces(self) -> None:
         """The transport and the endpoints are what Twisted's users ask for."""

@@ -115,8 +115,9 @@ class _Exchange:
         self._upstream.send(head, self._request.body, self)
         return self._done
 
-    def head(self, status: int, reason: bytes, headers: Headers) -> None:
-        self._request.begin(status, reason, headers)
+    def head(self, status: int, reason: bytes, headers: Headers, data: bytes) -> None:
+        self._lease.moved()
+        self._request.begin(status, reason, headers, data)
         # From here on each side is slowed down by the other.
         self._request.registerProducer(self._upstream.transport, True)
 

@@ -124,11 +124,14 @@ class Request(server.Request):
         """Whether there is still somebody to whom something can be said."""
         return not self._disconnected and not self.finished
 
-    def begin(self, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]]) -> None:
+    def begin(
+        self, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]], data: bytes
+    ) -> None:
         """
-        Write the head of an answer that comes from elsewhere; `pass_on` and `finish` follow.
+        Write the head of an answer that comes from elsewhere, and what there is of its body.
 
         Headers of one hop are dropped, CORS ones replaced, the rest is passed as it is.
+        `pass_on` and `finish` follow.
         """
         self.startedWriting = 1
         self.code = status
@@ -146,14 +149,17 @@ class Request(server.Request):
             self.chunked = 1
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(b"\r\n" if self.channel.persistent else b"Connection: close\r\n\r\n")
+        if data:
+            lines.append(self._framed(data))
         self.channel.transport.write(b"".join(lines))
 
     def pass_on(self, data: bytes) -> None:
-        """Write a part of the body, after `begin`."""
+        """Write more of the body, after `begin`. Never empty: that would end a chunked one."""
+        self.channel.transport.write(self._framed(data))
+
+    def _framed(self, data: bytes) -> bytes:
         self.sentLength += len(data)
-        if self.chunked:
-            data = b"%x\r\n%b\r\n" % (len(data), data)
-        self.channel.transport.write(data)
+        return b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data
 
     def write(self, data: bytes) -> None:
         if not self.startedWriting:

@@ -46,10 +46,10 @@ class UpstreamLost(Exception):
 
 
 class Receiver(Protocol):
-    """Who gets an answer: a head, any number of bodies, then one of `ended` and `lost`."""
+    """Who gets an answer: a head, more of its body, read by read, then `ended` or `lost`."""
 
-    def head(self, status: int, reason: bytes, headers: Headers) -> None:
-        """The final head (never a 1xx)."""
+    def head(self, status: int, reason: bytes, headers: Headers, data: bytes) -> None:
+        """The final head (never a 1xx), and the part of the body that came in the same read."""
 
     def body(self, data: bytes) -> None:
         """The part of the body that came in one read, with its framing taken off."""
@@ -121,10 +121,12 @@ class Upstream(TwistedProtocol):
                 if self._head_size > MAX_HEAD:
                     self._fail(f"its head is over {MAX_HEAD} bytes")
                 return
-            receiver.head(self._parser.get_status_code(), self._reason, self._headers)
-        if self._pieces:
-            pieces, self._pieces = self._pieces, []
-            receiver.body(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+        pieces, self._pieces = self._pieces, []
+        data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if before is _HEAD:
+            receiver.head(self._parser.get_status_code(), self._reason, self._headers, data)
+        elif data:
+            receiver.body(data)
         if self._state is _COMPLETE and self._receiver is not None:
             self._finish(self._keep_alive and not self._surplus)
 
