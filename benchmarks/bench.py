@@ -26,7 +26,7 @@ import coldstart
 import report
 import targets
 from loads import LOADS, Figures, Load, measure, medians, warm_up, with_ratios
-from processes import HERE, BenchError, Processes, build, find_nginx, pin
+from processes import HERE, BenchError, Processes, alone, build, find_nginx, pin
 from targets import Cores, Target
 
 SVG = HERE.parent / "docs" / "performance.svg"
@@ -233,7 +233,8 @@ def main() -> int:
         if chosen.show:
             results: dict[str, Any] = json.loads(chosen.json.read_text())
         else:
-            results = run(chosen)
+            with alone():
+                results = run(chosen)
             chosen.json.write_text(json.dumps(results, indent=2) + "\n")
     except (BenchError, OSError, subprocess.SubprocessError) as error:
         say(f"error: {error}")

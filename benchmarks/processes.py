@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import shutil
 import signal
@@ -14,7 +15,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -42,6 +43,18 @@ def build() -> tuple[Path, Path]:
             subprocess.run([cc, *flags, "-o", str(binary), str(source)], check=True, timeout=120)
         made.append(binary)
     return made[0], made[1]
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Two benchmarks at once would measure each other: the second one is refused."""
+    BUILD.mkdir(exist_ok=True)
+    with (BUILD / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise BenchError("another benchmark is running from this checkout") from None
+        yield
 
 
 def free_port() -> int:

@@ -159,8 +159,8 @@ class Health(_Probing):
     Watches a ready backend.
 
     :param interval: seconds between probes while all is well
-    :param progress: something that changes as long as it works for its clients: a busy engine
-        may have no thread left to answer /health with
+    :param progress: something that changes as long as it works. A busy engine may have no thread
+        left to answer /health with: llama-server has one for each open request, up to a limit
     :param hung: called once, when it neither answers nor gets on
     """
 

@@ -14,15 +14,20 @@ from typing import Protocol
 from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from llamagw.config import Config, ModelConfig
 from llamagw.errors import GatewayError, ModelNotFound
-from llamagw.fleet.backend import Address, Backend, Running, Watch, make_backend
+from llamagw.fleet.backend import Backend, Running, Watch, make_backend
 from llamagw.fleet.health import Health, Probe, Readiness
 from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Status
 
 _log = Logger(namespace="llamagw.manager")
+
+
+#: Seconds within which a backend that broke off is seen to have ended, if it has.
+AFTERMATH_SEC = 0.5
 
 
 class Engine(Running, Protocol):
@@ -63,11 +68,13 @@ class Lease:
     :ivar address: where the backend answers
     """
 
-    __slots__ = ("_keeper", "address")
+    __slots__ = ("_keeper", "address", "engine")
 
     def __init__(self, keeper: _Keeper) -> None:
+        assert keeper.engine is not None, "a model that admits has a process"
         self._keeper: _Keeper | None = keeper
-        self.address = keeper.address
+        self.engine = keeper.engine
+        self.address = keeper.engine.address
 
     def moved(self) -> None:
         """
@@ -142,6 +149,19 @@ class Manager:
         self.do(self.scheduler.arrived(name, ticket, self.clock.seconds()))
         return deferred
 
+    async def aftermath(self, lease: Lease) -> None:
+        """
+        After a backend broke off: wait until its process is known to be gone.
+
+        A connection can be lost before the process's end is noticed. When it does not end, it
+        was not a crash, and nothing more is to be waited for.
+        """
+        waited = self.clock.seconds() + AFTERMATH_SEC
+        while self.clock.seconds() < waited and any(
+            keeper.engine is lease.engine for keeper in self._keepers.values()
+        ):
+            await deferLater(self.clock, 0.01)
+
     def report(self) -> list[ModelReport]:
         """All models, in the order of the configuration."""
         since_epoch = time.time() - self.clock.seconds()
@@ -152,7 +172,7 @@ class Manager:
                 ModelReport(
                     id=name,
                     status="loaded" if model.status is Status.READY else model.status.value,
-                    port=keeper.address.port if keeper.engine is not None else None,
+                    port=keeper.engine.address.port if keeper.engine is not None else None,
                     in_flight=model.in_flight,
                     waiting=len(model.waiting),
                     last_used=None if model.last_used is None else since_epoch + model.last_used,
@@ -236,11 +256,6 @@ class _Keeper:
             model.name, self, manager.clock, manager.config.load_timeout_sec
         )
 
-    @property
-    def address(self) -> Address:
-        assert self.engine is not None, "a model with a lease, or a port, has a process"
-        return self.engine.address
-
     # What the backend needs done
 
     def launch(self, backend: Backend) -> Running:
@@ -261,12 +276,14 @@ class _Keeper:
         )
 
     def watch_health(self, running: Running, backend: Backend) -> Watch:
+        engine = self.engine
+        assert engine is not None
         return Health(
             self.manager.clock,
             self.manager.probe,
             address=running.address,
             interval=self.manager.config.health_check_sec,
-            progress=lambda: self.moved,
+            progress=lambda: (self.moved, engine.progress()),
             hung=backend.hung,
         )
 

@@ -408,7 +408,7 @@ class Launcher:
         return self.reactor.spawnProcess(protocol, sys.executable, become, env=None)
 
     def effort(self, pid: int | None) -> object:
-        """What a process has done so far: its CPU seconds and the bytes that it has read."""
+        """What a process has done so far: its CPU time and the bytes that it has read."""
         try:
             process = psutil.Process(pid)
             times = process.cpu_times()
@@ -416,4 +416,5 @@ class Launcher:
             counters = process.io_counters() if hasattr(process, "io_counters") else ()
         except psutil.Error:
             return None
-        return times.user + times.system, counters
+        # In tenths: what a thread that merely polls uses up is no progress.
+        return int((times.user + times.system) * 10), counters

@@ -228,7 +228,8 @@ class Scheduler:
 
     def abandon(self) -> list[Action]:
         """While draining: stop the busy models too; their answers break off."""
-        return [self._stop(m) for m in self.models.values() if m.status is Status.READY]
+        there = (Status.LOADING, Status.READY)
+        return [self._stop(m) for m in self.models.values() if m.status in there]
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed (see ``wake_at``)."""
@@ -275,7 +276,7 @@ class Scheduler:
         short = short[len(idle) :]
 
         # Busy models hold the rest. As many close as there are waiters out of patience (5).
-        overdue = [m for m in short if now - m._first_arrival() >= self.swap_after]
+        overdue = [m for m in short if m._first_arrival() + self.swap_after <= now]
         if len(overdue) < len(short):
             self.wake_at = short[len(overdue)]._first_arrival() + self.swap_after
         busy = [m for m in models if m.status is Status.READY]

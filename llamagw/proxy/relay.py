@@ -60,12 +60,7 @@ class Relay:
 
     async def _tell(self, request: Request) -> None:
         try:
-            name = model_of(request.body)
-            lease = await self._manager.acquire(name)
-            try:
-                await self._exchange(request, lease)
-            finally:
-                lease.release()
+            await self._answer(request, model_of(request.body))
         except CancelledError:
             # The client is gone: there is nobody to tell.
             return
@@ -75,11 +70,37 @@ class Relay:
         if request.unanswered:
             request.finish()
 
+    async def _answer(self, request: Request, name: str) -> None:
+        """
+        Have the request answered by its model, by a second backend if the first one dies on it.
+
+        :raises GatewayError: when there was no answer, not even the beginning of one
+        """
+        lease = await self._manager.acquire(name)
+        try:
+            await self._exchange(request, lease)
+            return
+        except UpstreamLost as error:
+            if request.startedWriting or not error.gone:
+                return _broken_off(request, error)
+            _log.warn("{name} broke off before its answer began; asking once more", name=name)
+        finally:
+            lease.release()
+        # Nothing has reached the client: to it, this is one request that takes a little longer.
+        await self._manager.aftermath(lease)
+        lease = await self._manager.acquire(name)
+        try:
+            await self._exchange(request, lease)
+        except UpstreamLost as error:
+            _broken_off(request, error)
+        finally:
+            lease.release()
+
     async def _exchange(self, request: Request, lease: Lease) -> None:
         """
         Send the request and pass the answer on.
 
-        :raises BackendLost: when the backend breaks off before its answer began
+        :raises UpstreamLost: when the answer did not come, or not whole
         """
         head = _request_head(request, lease)
         upstream = self._pool.take(lease.address)
@@ -89,14 +110,12 @@ class Relay:
             except UpstreamLost as error:
                 # It may have been closed while it was idle; then nobody has seen the request.
                 if not error.nothing_received:
-                    return _broken_off(request, error)
+                    raise
         try:
             upstream = await self._pool.connect(lease.address)
-            await _Exchange(request, lease, upstream).run(head)
         except ConnectError as error:
-            raise BackendLost(f"The backend cannot be reached: {error}") from error
-        except UpstreamLost as error:
-            _broken_off(request, error)
+            raise UpstreamLost(f"it cannot be reached ({error})", gone=True) from error
+        await _Exchange(request, lease, upstream).run(head)
 
 
 class _Exchange:

@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import Protocol, cast
 
-from httptools import HttpParserError, HttpResponseParser
+from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
@@ -37,11 +38,13 @@ class UpstreamLost(Exception):
     """
     The answer did not come, or not whole.
 
+    :ivar gone: the connection ended, rather than carried what is not HTTP
     :ivar nothing_received: not a byte of it had come
     """
 
-    def __init__(self, why: str, nothing_received: bool) -> None:
+    def __init__(self, why: str, *, gone: bool, nothing_received: bool = True) -> None:
         super().__init__(why)
+        self.gone = gone
         self.nothing_received = nothing_received
 
 
@@ -102,6 +105,7 @@ class Upstream(TwistedProtocol):
         receiver = self._receiver
         if receiver is None:
             # Nobody asked: whatever it is, the connection cannot be trusted with a request.
+            self._pool.forget(self)
             self.transport.abortConnection()
             return
         before = self._state
@@ -109,8 +113,8 @@ class Upstream(TwistedProtocol):
             self._head_size += len(data)
         try:
             self._parser.feed_data(data)
-        except HttpParserError as error:
-            # Also HttpParserUpgrade: nobody asked for one. What follows a whole answer is not
+        except (HttpParserError, HttpParserUpgrade) as error:
+            # Nobody asked for an upgrade. What follows a whole answer is not
             # worth an error, only the connection.
             if self._state is not _COMPLETE:
                 self._fail(f"it answered what is not HTTP ({' '.join(str(error).split())})")
@@ -134,11 +138,11 @@ class Upstream(TwistedProtocol):
         self._pool.forget(self)
         if self._receiver is None:
             return
-        if self._state is _BODY and not self._framed:
+        if self._state is _BODY and not self._framed and reason.check(ConnectionDone):
             # Its length was not told: the end of the connection is the end of the answer.
             self._finish(False)
         else:
-            self._fail(f"the connection was lost ({reason.getErrorMessage()})")
+            self._fail(f"the connection was lost ({reason.getErrorMessage()})", gone=True)
 
     # httptools calls
 
@@ -184,16 +188,18 @@ class Upstream(TwistedProtocol):
         assert receiver is not None
         if reusable and self._framed:
             self.reused = True
+            # The last part may have been one too many for a slow client, and have paused it.
+            self.transport.resumeProducing()
             self._pool.put(self)
         else:
             self.transport.loseConnection()
         receiver.ended()
 
-    def _fail(self, why: str) -> None:
+    def _fail(self, why: str, gone: bool = False) -> None:
         receiver, self._receiver = self._receiver, None
         self.transport.abortConnection()
         if receiver is not None:
-            receiver.lost(UpstreamLost(why, nothing_received=self._head_size == 0))
+            receiver.lost(UpstreamLost(why, gone=gone, nothing_received=self._head_size == 0))
 
 
 class Pool:

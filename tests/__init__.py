@@ -1,0 +1,1 @@
+"""The tests of llamagw: `trial tests` runs the trial cases, `pytest` all."""
