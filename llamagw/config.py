@@ -9,6 +9,7 @@ starts, opens or serves anything; files are looked at only to say that they are 
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import os
 import re
 import shutil
@@ -132,25 +133,61 @@ def endpoint_string(address: str) -> str:
     """
     A ``listen_addr`` as a Twisted server endpoint string.
 
-    ``:8000``, ``host:8000`` and ``[::1]:8000`` are translated; anything else is taken for an
-    endpoint string already (``unix:/run/llamagw.sock``) and returned as it is.
+    ``:8000``, ``127.0.0.1:8000``, ``[::1]:8000`` and ``localhost:8000`` are translated; an endpoint
+    string (``tcp:…``, ``unix:/path``, ``ssl:…``, or a plugin's) comes back as it is.
 
-    :raises ValueError: saying what is wrong, when it is plainly neither
+    :raises ValueError: saying what is wrong and what would be right
     """
-    match = re.fullmatch(r"(\[[0-9a-fA-F:.%]+\]|[^:\[\]]*):(\d+)", address)
-    if match is None:
-        if ":" not in address:
-            raise ValueError('no port in it; write for instance ":8000" or "127.0.0.1:8000"')
-        return address
-    host, port = match[1].strip("[]"), int(match[2])
-    if host in ("tcp", "tcp4", "tcp6"):
-        return address
-    if not 1 <= port <= 65535:
-        raise ValueError(f"port {port} is out of range; a port is 1 to 65535")
-    if not host:
-        return f"tcp:{port}"
-    escaped = host.replace(":", "\\:")
-    return f"tcp:{port}:interface={escaped}"
+    text = address.strip()
+    kind, colon, rest = text.partition(":")
+    if "://" in text:
+        raise cannot_listen(address, "that is a URL")
+    if kind in ("tcp", "tcp6", "ssl"):
+        first = rest.partition(":")[0].removeprefix("port=")
+        if "=" not in first:
+            _port(address, first)
+    elif kind == "unix":
+        if not rest.partition(":")[0].removeprefix("address="):
+            raise cannot_listen(address, "the path of the socket is missing")
+    elif text.startswith("[") or not kind or kind == "localhost" or "." in kind or rest.isdigit():
+        short = re.fullmatch(r"\[(?P<six>.*)\]:(?P<sixport>.*)|(?P<host>[^:\[\]]*):(?P<port>.*)", text)
+        if short is None:
+            raise cannot_listen(address, "there is no port" if colon else "no host and no port")
+        if short["six"] is not None:
+            if not _is_ip(short["six"].partition("%")[0], 6):
+                raise cannot_listen(address, f"{short['six']!r} is not an IPv6 address")
+            interface = short["six"].replace(":", "\\:")
+            return f"tcp6:{_port(address, short['sixport'])}:interface={interface}"
+        host = short["host"] or "0.0.0.0"
+        if not (_is_ip(host, 4) or re.fullmatch(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+", host)):
+            raise cannot_listen(address, f"{host!r} is neither an IPv4 address nor a host name")
+        return f"tcp:{_port(address, short['port'])}:interface={host}"
+    elif not rest:
+        raise cannot_listen(address, "there is no port")
+    return text
+
+
+def cannot_listen(address: str, why: str) -> ValueError:
+    """What is said of a ``listen_addr`` that cannot be used."""
+    return ValueError(
+        f"cannot listen on {address!r}: {why}; write ':8000', '127.0.0.1:8000', '[::1]:8000', "
+        "'unix:/path/to/socket' or another Twisted server endpoint string"
+    )
+
+
+def _port(address: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise cannot_listen(address, f"the port is {text!r}, not a number")
+    if int(text) > 65535:
+        raise cannot_listen(address, f"port {text} is above 65535")
+    return int(text)
+
+
+def _is_ip(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
 
 
 class _Reader:
@@ -317,7 +354,7 @@ class _Reader:
         try:
             endpoint_string(values.get("listen_addr", ":8000"))
         except ValueError as error:
-            self.fault("listen_addr", f"{_show(values['listen_addr'])}: {error}")
+            self.fault("listen_addr", str(error))
 
 
 def _metas(annotation: Any) -> Iterator[Meta]:

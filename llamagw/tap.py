@@ -157,11 +157,13 @@ def _endpoint(reactor: Any, config: Config) -> Any:
 
 def _handle_signals(reactor: Any, gateway: Gateway) -> None:
     """
-    SIGTERM and SIGINT stop the gateway in order, a second one hurries.
+    SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGCHLD is heard.
 
     Twisted's own handlers would end the process by the same signal in the end; a stop that was
     asked for and went well is a success, and exits with 0.
     """
+    from twisted.internet.process import reapAllProcesses
+
     asked = False
 
     def stop() -> None:
@@ -174,6 +176,8 @@ def _handle_signals(reactor: Any, gateway: Gateway) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: reactor.callFromThread(stop))
+    # uvloop takes the wakeup descriptor from Twisted by which it learns of its children's ends.
+    signal.signal(signal.SIGCHLD, lambda *_: reactor.callFromThread(reapAllProcesses))
 
 
 def _summary(path: str, config: Config) -> str:

@@ -304,6 +304,7 @@ class FakeManager:
     :ivar asked: the names that leases were asked for
     :ivar leases: those given
     :ivar left: how many gave up waiting
+    :ivar mourned: leases whose backend broke off; whoever tells waits for `gone`, if that is set
     """
 
     def __init__(self, names: Iterable[str]) -> None:
@@ -317,6 +318,8 @@ class FakeManager:
         self.leases: list[FakeLease] = []
         self.waiting: list[Deferred[Any]] = []
         self.left = 0
+        self.mourned: list[FakeLease] = []
+        self.gone: Deferred[None] | None = None
         self.holding = False
 
     def hold(self) -> None:
@@ -349,6 +352,10 @@ class FakeManager:
     def _left(self, waiter: Deferred[Any]) -> None:
         self.waiting.remove(waiter)
         self.left += 1
+
+    def aftermath(self, lease: FakeLease) -> Deferred[None]:
+        self.mourned.append(lease)
+        return succeed(None) if self.gone is None else self.gone
 
     def report(self) -> list[ModelReport]:
         return self.reports

@@ -49,6 +49,7 @@ from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
+from llamagw.config import endpoint_string
 from llamagw.proxy import endpoints
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -1006,13 +1007,13 @@ class NormaliseTests(SynchronousTestCase):
     def test_good(self) -> None:
         """Short forms become endpoint strings, endpoint strings stay."""
         for written, meant in self.GOOD.items():
-            self.assertEqual(endpoints.normalise(written), meant)
+            self.assertEqual(endpoint_string(written), meant)
 
     def test_bad(self) -> None:
         """Nonsense is a ValueError that says what is wrong and what would be right."""
         for written, why in self.BAD.items():
             with self.subTest(written):
-                exc = self.assertRaises(ValueError, endpoints.normalise, written)
+                exc = self.assertRaises(ValueError, endpoint_string, written)
                 self.assertIn(why, str(exc))
                 self.assertIn(repr(written), str(exc))
                 self.assertIn("':8000'", str(exc))
@@ -1034,7 +1035,7 @@ class NormaliseTests(SynchronousTestCase):
         code = (
             "import sys\n"
             "from llamagw.proxy import endpoints\n"
-            "endpoints.normalise(':8000'), endpoints.uses_uvloop(object())\n"
+            "endpoints.uses_uvloop(object())\n"
             "sys.exit('twisted.internet.reactor' in sys.modules)\n"
         )
         done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, timeout=60)

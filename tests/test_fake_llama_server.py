@@ -265,9 +265,12 @@ class AnswerTests(unittest.TestCase):
 
     def test_records_that_a_client_left(self) -> None:
         fake = Fake(self, {})
-        for number, script in enumerate(
-            ({"rate": 50, "events": 100_000}, {"delay": 600}, {"raw": "flood"}), 1
-        ):
+        scripts: list[dict[str, Any]] = [
+            {"rate": 50, "events": 100_000},
+            {"delay": 600},
+            {"raw": "flood"},
+        ]
+        for number, script in enumerate(scripts, 1):
             client = fake.connect()
             body = json.dumps({"stream": True, "fake": script})
             client.request("POST", CHAT, body)

@@ -1,16 +1,11 @@
-"""Stream endpoints over uvloop's own transports, and the house's way to write an address.
+"""Stream endpoints over uvloop's own transports.
 
-A Twisted reactor on a uvloop loop still does its socket work in Python.  Here uvloop keeps the
-socket and the Twisted protocol gets a thin ITransport over uvloop's transport, which makes an
-event of a stream nearly a third cheaper.  Where the reactor does not run on uvloop, Twisted's own
-endpoints are given out and nothing else changes.
+Where the reactor runs on uvloop, what is listened on and connected to is uvloop's (see
+transport.py); where it does not, Twisted's own endpoints are given out and nothing else changes.
 
 What is said over a connection is the protocols' affair, which address to listen on the config's,
 and installing a reactor tap.py's: nothing here touches the global one.
 """
-
-# mypy: disable-error-code="no-untyped-call"
-# (much of Twisted that is called here has no annotations)
 
 from __future__ import annotations
 
@@ -18,105 +13,41 @@ import asyncio
 import contextlib
 import errno
 import os
-import re
 import socket
 import stat
-import struct
-from collections.abc import Callable, Iterable
 from typing import Any, cast
 
 from twisted.internet import endpoints, error
-from twisted.internet._producer_helpers import _PullToPush
 from twisted.internet.abstract import isIPAddress, isIPv6Address
-from twisted.internet.address import HostnameAddress, IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.address import HostnameAddress, UNIXAddress
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import (
     IAddress,
-    IConsumer,
-    IHalfCloseableProtocol,
     IListeningPort,
-    IProducer,
     IProtocol,
     IProtocolFactory,
-    IPushProducer,
     IStreamClientEndpoint,
     IStreamServerEndpoint,
-    ITCPTransport,
-    ITransport,
 )
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from llamagw.config import cannot_listen, endpoint_string
+from llamagw.proxy.transport import UvloopTCPTransport, UvloopTransport, address_of
+
 __all__ = [
     "UvloopClientEndpoint",
     "UvloopServerEndpoint",
     "client_endpoint",
-    "normalise",
     "server_endpoint",
     "unix_client_endpoint",
     "uses_uvloop",
 ]
 
-HIGH_WATER = 64 * 1024  # bytes waiting to be sent above which a producer is paused
 BACKLOG = 4096  # connections that may wait to be accepted; the kernel's somaxconn caps it
 
 _log = Logger()
-
-
-# How an address is written.
-
-
-def normalise(description: str) -> str:
-    """Turn a listen address into a Twisted server endpoint string.
-
-    `:8000`, `127.0.0.1:8000`, `[::1]:8000` and `localhost:8000` are understood; an endpoint string
-    (`tcp:...`, `unix:/path`, `ssl:...`, or a plugin's) comes back as it is.  Needs no reactor.
-
-    Raises ValueError, saying what is wrong and what would be right.
-    """
-    text = description.strip()
-    kind, colon, rest = text.partition(":")
-    if "://" in text:
-        raise _nonsense(description, "that is a URL")
-    if kind in ("tcp", "tcp6", "ssl"):
-        first = rest.partition(":")[0].removeprefix("port=")
-        if "=" not in first:
-            _port(description, first)
-    elif kind == "unix":
-        if not rest.partition(":")[0].removeprefix("address="):
-            raise _nonsense(description, "the path of the socket is missing")
-    elif text.startswith("[") or not kind or kind == "localhost" or "." in kind or rest.isdigit():
-        short = re.fullmatch(r"\[(?P<six>.*)\]:(?P<sixport>.*)|(?P<host>[^:[]*):(?P<port>.*)", text)
-        if short is None:
-            raise _nonsense(description, "there is no port" if colon else "no host and no port")
-        if short["six"] is not None:
-            if not isIPv6Address(short["six"]):
-                raise _nonsense(description, f"{short['six']!r} is not an IPv6 address")
-            interface = endpoints.quoteStringArgument(short["six"])
-            return f"tcp6:{_port(description, short['sixport'])}:interface={interface}"
-        host = short["host"] or "0.0.0.0"
-        if not (isIPAddress(host) or re.fullmatch(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+", host)):
-            raise _nonsense(description, f"{host!r} is neither an IPv4 address nor a host name")
-        return f"tcp:{_port(description, short['port'])}:interface={host}"
-    elif not rest:
-        raise _nonsense(description, "there is no port")
-    return text
-
-
-def _port(description: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise _nonsense(description, f"the port is {text!r}, not a number")
-    if int(text) > 65535:
-        raise _nonsense(description, f"port {text} is above 65535")
-    return int(text)
-
-
-def _nonsense(description: str, why: str) -> ValueError:
-    return ValueError(
-        f"cannot listen on {description!r}: {why}; write ':8000', '127.0.0.1:8000', '[::1]:8000', "
-        "'unix:/path/to/socket' or another Twisted server endpoint string"
-    )
 
 
 # Which endpoints a reactor gets.
@@ -141,10 +72,11 @@ def uses_uvloop(reactor: Any) -> bool:
 def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     """Make the endpoint to listen on.
 
-    `description` is anything `normalise` takes.  Raises ValueError when it makes no sense.  A
-    taken port shows later: the Deferred of `listen` has then failed with CannotListenError.
+    `description` is anything `llamagw.config.endpoint_string` takes.  Raises ValueError when it
+    makes no sense.  A taken port shows later: the Deferred of `listen` has then failed with
+    CannotListenError.
     """
-    text = normalise(description)
+    text = endpoint_string(description)
     if text != description.strip():  # ours to complete: Twisted's own default is a backlog of 50
         text += f":backlog={BACKLOG}"
     loop = _uvloop_of(reactor)
@@ -153,7 +85,7 @@ def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
             return cast(IStreamServerEndpoint, endpoints.serverFromString(reactor, text))
         return UvloopServerEndpoint(reactor, loop, text)
     except Exception as exc:  # ValueError, TypeError for an unknown option, OSError for a lost key
-        raise _nonsense(description, str(exc) or type(exc).__name__) from exc
+        raise cannot_listen(description, str(exc) or type(exc).__name__) from exc
 
 
 def client_endpoint(
@@ -176,308 +108,6 @@ def unix_client_endpoint(reactor: Any, path: str, timeout: float = 10) -> IStrea
     if loop is not None:
         return UvloopClientEndpoint(loop, path, timeout)
     return endpoints.UNIXClientEndpoint(reactor, path, timeout)
-
-
-# The transport.
-
-
-def _discard(data: bytes) -> None:
-    """Stand in for uvloop's write once nothing may be written any more."""
-
-
-def _address(name: Any) -> IAddress:
-    if not isinstance(name, tuple):
-        return UNIXAddress(name or None)
-    return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
-
-
-@implementer(ITransport, IConsumer, IPushProducer)
-class UvloopTransport(asyncio.Protocol):
-    """What a Twisted protocol takes for its transport, and uvloop for its protocol.
-
-    `opened` is told of the connection and answers with `attach` or `drop`; `lost` is called after
-    the protocol's connectionLost.  uvloop never calls connection_lost from within one of our
-    calls, so neither do we.
-    """
-
-    __slots__ = (
-        "_full", "_held", "_host", "_loop", "_lost", "_opened", "_paused", "_peer", "_producer",
-        "_read_ended", "_reason", "_send", "_uv", "_write_ended", "connected", "disconnected",
-        "disconnecting", "protocol",
-    )  # fmt: skip
-
-    protocol: IProtocol
-    _uv: asyncio.Transport
-    _host: IAddress
-    _peer: IAddress
-
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        opened: Callable[[UvloopTransport], None],
-        lost: Callable[[], None] | None = None,
-    ) -> None:
-        self._loop = loop
-        self._opened = opened
-        self._lost = lost
-        self._send: Callable[[bytes], None] = _discard
-        self._producer: IPushProducer | None = None
-        self._reason: Failure | None = None  # why we ended it, where it was not a clean close
-        self._held = b""
-        self._full = self._paused = self._read_ended = self._write_ended = False
-        self.connected = self.disconnecting = self.disconnected = False
-
-    # What uvloop calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        uv = self._uv = cast(asyncio.Transport, transport)
-        peer = uv.get_extra_info("peername")
-        if peer is None:  # gone again before we came to it
-            uv.abort()
-            return
-        uv.set_write_buffer_limits(high=HIGH_WATER)
-        self._send = uv.write
-        self._peer = _address(peer)
-        self._host = _address(uv.get_extra_info("sockname"))
-        self._opened(self)
-
-    def data_received(self, data: bytes) -> None:
-        if self._paused:
-            # Only after a pause in connectionMade: uvloop begins to read when that returns,
-            # whatever was asked for in it.
-            self._held += data
-            self._uv.pause_reading()
-            return
-        try:
-            self.protocol.dataReceived(data)
-        except Exception:
-            self._failed()
-
-    def eof_received(self) -> bool:
-        self._read_ended = True
-        half = IHalfCloseableProtocol(self.protocol, None)
-        if half is None:
-            self.drop()
-        else:
-            self._tell(half.readConnectionLost)
-        return True  # uvloop is not to close it: what is due has been done here
-
-    def pause_writing(self) -> None:
-        self._full = True
-        if self._producer is not None:
-            self._tell(self._producer.pauseProducing)
-
-    def resume_writing(self) -> None:
-        self._full = False
-        if self._write_ended:
-            self._loop.call_soon(self._write_lost)
-        elif self._producer is not None:
-            self._tell(self._producer.resumeProducing)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        was_connected = self.connected
-        self.connected, self.disconnected, self._send = False, True, _discard
-        if not was_connected:  # dropped before it had a protocol
-            return
-        reason = self._reason
-        if reason is None:
-            reason = Failure(error.ConnectionLost(str(exc)) if exc else error.ConnectionDone())
-        protocol, producer, self._producer = self.protocol, self._producer, None
-        del self.protocol  # or the two would wait for the garbage collector
-        try:
-            if producer is not None:
-                producer.stopProducing()
-        except Exception:
-            _log.failure("Unhandled error in {producer}", producer=producer)
-        try:
-            protocol.connectionLost(reason)
-        except Exception:
-            _log.failure("Unhandled error in {protocol}", protocol=protocol)
-        if self._lost is not None:
-            self._lost()
-
-    # What the endpoints call.
-
-    def attach(self, protocol: IProtocol) -> Failure | None:
-        """Begin: hand the connection to its protocol.  Returns what the protocol raised, if so."""
-        self.protocol = protocol
-        self.connected = True
-        try:
-            protocol.makeConnection(self)
-        except Exception:
-            return self._failed()
-        return None
-
-    def drop(self) -> None:
-        """Close at once, whatever still waits to be sent."""
-        self._send = _discard
-        self._uv.abort()
-
-    def _tell(self, call: Callable[[], None]) -> None:
-        try:
-            call()
-        except Exception:
-            self._failed()
-
-    def _failed(self) -> Failure:
-        """End it because the protocol (or producer) has just raised: within `except` only."""
-        failure = Failure()
-        _log.failure("Unhandled error in {protocol}", failure, protocol=self.protocol)
-        self._reason = self._reason or failure
-        self.drop()
-        return failure
-
-    def _close(self) -> None:
-        self._send = _discard
-        self._uv.close()
-
-    def _write_lost(self) -> None:
-        half = IHalfCloseableProtocol(self.protocol, None) if self.connected else None
-        if half is not None:
-            self._tell(half.writeConnectionLost)
-
-    def _release(self) -> None:
-        data = self._held
-        if data and self.connected and not (self._paused or self.disconnecting):
-            self._held = b""
-            self._uv.resume_reading()  # first, so that a pause in dataReceived holds
-            self.data_received(data)
-
-    # What protocols call: ITransport.
-
-    def write(self, data: bytes) -> None:
-        """Send `data` (bytes, else TypeError).  Ignored once closed, as in Twisted."""
-        if not isinstance(data, bytes):
-            raise TypeError("Data must be bytes")
-        self._send(data)
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        """Send some pieces as one."""
-        self._send(b"".join(data))
-
-    def loseConnection(self) -> None:
-        """Close when all is sent; with a producer registered, when it has been unregistered."""
-        if self.connected and not self.disconnecting:
-            self.disconnecting = True
-            if self._producer is None:
-                self._close()
-            else:
-                self.pauseProducing()
-
-    def loseWriteConnection(self) -> None:
-        """Say that no more will be sent, when all is sent; reading goes on."""
-        if not self.connected or self.disconnecting or self._write_ended:
-            return
-        self._write_ended = True
-        self._send = _discard
-        self._uv.write_eof()
-        if self._uv.get_write_buffer_size():
-            # resume_writing is the only word uvloop has for "all is sent".
-            self._uv.set_write_buffer_limits(high=0)
-        else:
-            self._loop.call_soon(self._write_lost)
-
-    def abortConnection(self) -> None:
-        """Reset the connection.  connectionLost(ConnectionAborted) follows."""
-        if self.connected and self._reason is None:
-            self._reason = Failure(error.ConnectionAborted())
-            with contextlib.suppress(OSError):
-                # With no time to linger the kernel sends a reset: the peer must not take what it
-                # has got for the whole.
-                self._uv.get_extra_info("socket").setsockopt(
-                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
-                )
-            self.drop()
-
-    def getPeer(self) -> Any:
-        """The other side's IPv4Address, IPv6Address or UNIXAddress."""
-        return self._peer
-
-    def getHost(self) -> Any:
-        """Our side's."""
-        return self._host
-
-    # IConsumer.
-
-    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Pause and resume `producer` with the room there is for what it writes.
-
-        Raises RuntimeError when there is one already.  When nothing can be written any more,
-        the producer is told to stop.
-        """
-        if self._producer is not None:
-            raise RuntimeError(
-                f"Cannot register producer {producer}, because producer {self._producer} was "
-                "never unregistered."
-            )
-        if self.disconnected or self.disconnecting:
-            producer.stopProducing()
-            return
-        push = producer if streaming else _PullToPush(producer, self)
-        self._producer = cast(IPushProducer, push)
-        if isinstance(push, _PullToPush):
-            push.startStreaming()
-        if self._full:
-            self._producer.pauseProducing()
-
-    def unregisterProducer(self) -> None:
-        """Forget the producer; a loseConnection that waited for it goes ahead."""
-        producer, self._producer = self._producer, None
-        if isinstance(producer, _PullToPush):
-            producer.stopStreaming()
-        if self.connected and self.disconnecting:
-            self._close()
-
-    # IPushProducer.
-
-    def pauseProducing(self) -> None:
-        """Stop reading."""
-        self._paused = True
-        if self.connected:
-            self._uv.pause_reading()
-
-    def resumeProducing(self) -> None:
-        """Read again."""
-        if self.connected and not self.disconnecting and not self._read_ended:
-            self._paused = False
-            if self._held:
-                self._loop.call_soon(self._release)
-            else:
-                self._uv.resume_reading()
-
-    def stopProducing(self) -> None:
-        """The same as loseConnection."""
-        self.loseConnection()
-
-
-@implementer(ITCPTransport)
-class UvloopTCPTransport(UvloopTransport):
-    """A UvloopTransport with TCP's options.  uvloop has set TCP_NODELAY from the start."""
-
-    __slots__ = ()
-
-    def getTcpNoDelay(self) -> bool:
-        """Whether small segments are sent at once."""
-        return self._option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        """Send small segments at once, or gather them."""
-        self._set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
-
-    def getTcpKeepAlive(self) -> bool:
-        """Whether an idle connection is probed."""
-        return self._option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Probe an idle connection, or do not."""
-        self._set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
-
-    def _option(self, level: int, option: int) -> bool:
-        return self.connected and bool(self._uv.get_extra_info("socket").getsockopt(level, option))
-
-    def _set_option(self, level: int, option: int, enabled: bool) -> None:
-        if self.connected:
-            self._uv.get_extra_info("socket").setsockopt(level, option, int(enabled))
 
 
 # Listening.
@@ -578,7 +208,7 @@ class UvloopPort:
             where = self._address if isinstance(self._address, tuple) else ("", self._address)
             raise error.CannotListenError(where[0], where[1], exc) from exc
         self._socket = sock
-        self._host = _address(sock.getsockname())
+        self._host = address_of(sock.getsockname())
         self._factory.doStart()
         # The loop may not run yet: services start before the reactor does.
         self._serving = self._loop.create_task(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import msgspec
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError
+from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -61,7 +61,7 @@ class Relay:
     async def _tell(self, request: Request) -> None:
         try:
             await self._answer(request, model_of(request.body))
-        except CancelledError:
+        except (CancelledError, ConnectingCancelledError):
             # The client is gone: there is nobody to tell.
             return
         except GatewayError as error:
@@ -168,7 +168,9 @@ def model_of(body: bytes) -> str:
         if "missing" in str(error):
             raise BadRequest("The body names no `model`.", param="model") from None
         raise BadRequest('The body must be a JSON object such as {"model": "…", …}.') from None
-    except msgspec.DecodeError as error:
+    except RecursionError:
+        raise BadRequest("The body is nested too deeply.") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         what = str(error) if body else "it is empty"
         raise BadRequest(f"The body is not JSON: {what}.") from None
 

@@ -194,6 +194,8 @@ class Request(server.Request):
 
         What was written is still sent, so that the client sees an answer that is not whole.
         """
+        # Or `finish` would write a last chunk, which makes it whole.
+        self.finished = 1
         self.channel.loseConnection()
 
     def processingFailed(self, reason: Failure) -> Failure:
@@ -262,6 +264,12 @@ class Channel(http.HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         if not self._refused:
             super().dataReceived(data)
+
+    def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
+        super().registerProducer(producer, streaming)
+        if self._waitingForTransport:
+            # The transport paused us before it was there, and will not say so again.
+            producer.pauseProducing()
 
     def refuse(self, error: GatewayError) -> None:
         """Answer a request that is not read to its end, and take nothing more from this client."""

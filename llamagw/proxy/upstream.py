@@ -120,11 +120,10 @@ class Upstream(TwistedProtocol):
                 self._fail(f"it answered what is not HTTP ({' '.join(str(error).split())})")
                 return
             self._surplus = True
-        if before is _HEAD:
-            if self._state is _HEAD:
-                if self._head_size > MAX_HEAD:
-                    self._fail(f"its head is over {MAX_HEAD} bytes")
-                return
+        if before is _HEAD and self._state is _HEAD:
+            if self._head_size > MAX_HEAD:
+                self._fail(f"its head is over {MAX_HEAD} bytes")
+            return
         pieces, self._pieces = self._pieces, []
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if before is _HEAD:

@@ -1,0 +1,335 @@
+"""A Twisted transport over uvloop's own.
+
+A Twisted reactor on a uvloop loop still does its socket work in Python. Here uvloop keeps the
+socket and the Twisted protocol gets a thin ITransport over uvloop's transport. Making connections
+is the affair of endpoints.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import struct
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+from twisted.internet import error
+from twisted.internet._producer_helpers import _PullToPush
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.interfaces import (
+    IAddress,
+    IConsumer,
+    IHalfCloseableProtocol,
+    IProducer,
+    IProtocol,
+    IPushProducer,
+    ITCPTransport,
+    ITransport,
+)
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+HIGH_WATER = 64 * 1024  # bytes waiting to be sent above which a producer is paused
+
+_log = Logger()
+
+
+def _discard(data: bytes) -> None:
+    """Stand in for uvloop's write once nothing may be written any more."""
+
+
+def address_of(name: Any) -> IAddress:
+    if not isinstance(name, tuple):
+        return UNIXAddress(name or None)
+    return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
+
+
+@implementer(ITransport, IConsumer, IPushProducer)
+class UvloopTransport(asyncio.Protocol):
+    """What a Twisted protocol takes for its transport, and uvloop for its protocol.
+
+    `opened` is told of the connection and answers with `attach` or `drop`; `lost` is called after
+    the protocol's connectionLost.  uvloop never calls connection_lost from within one of our
+    calls, so neither do we.
+    """
+
+    __slots__ = (
+        "_full", "_held", "_host", "_loop", "_lost", "_opened", "_paused", "_peer", "_producer",
+        "_read_ended", "_reason", "_send", "_uv", "_write_ended", "connected", "disconnected",
+        "disconnecting", "protocol",
+    )  # fmt: skip
+
+    protocol: IProtocol
+    _uv: asyncio.Transport
+    _host: IAddress
+    _peer: IAddress
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        opened: Callable[[UvloopTransport], None],
+        lost: Callable[[], None] | None = None,
+    ) -> None:
+        self._loop = loop
+        self._opened = opened
+        self._lost = lost
+        self._send: Callable[[bytes], None] = _discard
+        self._producer: IPushProducer | None = None
+        self._reason: Failure | None = None  # why we ended it, where it was not a clean close
+        self._held = b""
+        self._full = self._paused = self._read_ended = self._write_ended = False
+        self.connected = self.disconnecting = self.disconnected = False
+
+    # What uvloop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        uv = self._uv = cast(asyncio.Transport, transport)
+        peer = uv.get_extra_info("peername")
+        if peer is None:  # gone again before we came to it
+            uv.abort()
+            return
+        uv.set_write_buffer_limits(high=HIGH_WATER)
+        self._send = uv.write
+        self._peer = address_of(peer)
+        self._host = address_of(uv.get_extra_info("sockname"))
+        self._opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._paused:
+            # Only after a pause in connectionMade: uvloop begins to read when that returns,
+            # whatever was asked for in it.
+            self._held += data
+            self._uv.pause_reading()
+            return
+        try:
+            self.protocol.dataReceived(data)
+        except Exception:
+            self._failed()
+
+    def eof_received(self) -> bool:
+        self._read_ended = True
+        half = IHalfCloseableProtocol(self.protocol, None)
+        if half is None:
+            self.drop()
+        else:
+            self._tell(half.readConnectionLost)
+        return True  # uvloop is not to close it: what is due has been done here
+
+    def pause_writing(self) -> None:
+        self._full = True
+        if self._producer is not None:
+            self._tell(self._producer.pauseProducing)
+
+    def resume_writing(self) -> None:
+        self._full = False
+        if self._write_ended:
+            self._loop.call_soon(self._write_lost)
+        elif self._producer is not None:
+            self._tell(self._producer.resumeProducing)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        was_connected = self.connected
+        self.connected, self.disconnected, self._send = False, True, _discard
+        if not was_connected:  # dropped before it had a protocol
+            return
+        reason = self._reason
+        if reason is None:
+            reason = Failure(error.ConnectionLost(str(exc)) if exc else error.ConnectionDone())
+        protocol, producer, self._producer = self.protocol, self._producer, None
+        del self.protocol  # or the two would wait for the garbage collector
+        try:
+            if producer is not None:
+                producer.stopProducing()
+        except Exception:
+            _log.failure("Unhandled error in {producer}", producer=producer)
+        try:
+            protocol.connectionLost(reason)
+        except Exception:
+            _log.failure("Unhandled error in {protocol}", protocol=protocol)
+        if self._lost is not None:
+            self._lost()
+
+    # What the endpoints call.
+
+    def attach(self, protocol: IProtocol) -> Failure | None:
+        """Begin: hand the connection to its protocol.  Returns what the protocol raised, if so."""
+        self.protocol = protocol
+        self.connected = True
+        try:
+            protocol.makeConnection(self)
+        except Exception:
+            return self._failed()
+        return None
+
+    def drop(self) -> None:
+        """Close at once, whatever still waits to be sent."""
+        self._send = _discard
+        self._uv.abort()
+
+    def _tell(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except Exception:
+            self._failed()
+
+    def _failed(self) -> Failure:
+        """End it because the protocol (or producer) has just raised: within `except` only."""
+        failure = Failure()
+        _log.failure("Unhandled error in {protocol}", failure, protocol=self.protocol)
+        self._reason = self._reason or failure
+        self.drop()
+        return failure
+
+    def _close(self) -> None:
+        self._send = _discard
+        self._uv.close()
+
+    def _write_lost(self) -> None:
+        half = IHalfCloseableProtocol(self.protocol, None) if self.connected else None
+        if half is not None:
+            self._tell(half.writeConnectionLost)
+
+    def _release(self) -> None:
+        data = self._held
+        if data and self.connected and not (self._paused or self.disconnecting):
+            self._held = b""
+            self._uv.resume_reading()  # first, so that a pause in dataReceived holds
+            self.data_received(data)
+
+    # What protocols call: ITransport.
+
+    def write(self, data: bytes) -> None:
+        """Send `data` (bytes, else TypeError).  Ignored once closed, as in Twisted."""
+        if not isinstance(data, bytes):
+            raise TypeError("Data must be bytes")
+        self._send(data)
+
+    def writeSequence(self, data: Iterable[bytes]) -> None:
+        """Send some pieces as one."""
+        self._send(b"".join(data))
+
+    def loseConnection(self) -> None:
+        """Close when all is sent; with a producer registered, when it has been unregistered."""
+        if self.connected and not self.disconnecting:
+            self.disconnecting = True
+            if self._producer is None:
+                self._close()
+            else:
+                self.pauseProducing()
+
+    def loseWriteConnection(self) -> None:
+        """Say that no more will be sent, when all is sent; reading goes on."""
+        if not self.connected or self.disconnecting or self._write_ended:
+            return
+        self._write_ended = True
+        self._send = _discard
+        self._uv.write_eof()
+        if self._uv.get_write_buffer_size():
+            # resume_writing is the only word uvloop has for "all is sent".
+            self._uv.set_write_buffer_limits(high=0)
+        else:
+            self._loop.call_soon(self._write_lost)
+
+    def abortConnection(self) -> None:
+        """Reset the connection.  connectionLost(ConnectionAborted) follows."""
+        if self.connected and self._reason is None:
+            self._reason = Failure(error.ConnectionAborted())
+            with contextlib.suppress(OSError):
+                # With no time to linger the kernel sends a reset: the peer must not take what it
+                # has got for the whole.
+                self._uv.get_extra_info("socket").setsockopt(
+                    socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+                )
+            self.drop()
+
+    def getPeer(self) -> Any:
+        """The other side's IPv4Address, IPv6Address or UNIXAddress."""
+        return self._peer
+
+    def getHost(self) -> Any:
+        """Our side's."""
+        return self._host
+
+    # IConsumer.
+
+    def registerProducer(self, producer: IProducer, streaming: bool) -> None:
+        """Pause and resume `producer` with the room there is for what it writes.
+
+        Raises RuntimeError when there is one already.  When nothing can be written any more,
+        the producer is told to stop.
+        """
+        if self._producer is not None:
+            raise RuntimeError(
+                f"Cannot register producer {producer}, because producer {self._producer} was "
+                "never unregistered."
+            )
+        if self.disconnected or self.disconnecting:
+            producer.stopProducing()
+            return
+        push = producer if streaming else _PullToPush(producer, self)
+        self._producer = cast(IPushProducer, push)
+        if isinstance(push, _PullToPush):
+            push.startStreaming()
+        if self._full:
+            self._producer.pauseProducing()
+
+    def unregisterProducer(self) -> None:
+        """Forget the producer; a loseConnection that waited for it goes ahead."""
+        producer, self._producer = self._producer, None
+        if isinstance(producer, _PullToPush):
+            producer.stopStreaming()
+        if self.connected and self.disconnecting:
+            self._close()
+
+    # IPushProducer.
+
+    def pauseProducing(self) -> None:
+        """Stop reading."""
+        self._paused = True
+        if self.connected:
+            self._uv.pause_reading()
+
+    def resumeProducing(self) -> None:
+        """Read again."""
+        if self.connected and not self.disconnecting and not self._read_ended:
+            self._paused = False
+            if self._held:
+                self._loop.call_soon(self._release)
+            else:
+                self._uv.resume_reading()
+
+    def stopProducing(self) -> None:
+        """The same as loseConnection."""
+        self.loseConnection()
+
+
+@implementer(ITCPTransport)
+class UvloopTCPTransport(UvloopTransport):
+    """A UvloopTransport with TCP's options.  uvloop has set TCP_NODELAY from the start."""
+
+    __slots__ = ()
+
+    def getTcpNoDelay(self) -> bool:
+        """Whether small segments are sent at once."""
+        return self._option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Send small segments at once, or gather them."""
+        self._set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
+
+    def getTcpKeepAlive(self) -> bool:
+        """Whether an idle connection is probed."""
+        return self._option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        """Probe an idle connection, or do not."""
+        self._set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
+
+    def _option(self, level: int, option: int) -> bool:
+        return self.connected and bool(self._uv.get_extra_info("socket").getsockopt(level, option))
+
+    def _set_option(self, level: int, option: int, enabled: bool) -> None:
+        if self.connected:
+            self._uv.get_extra_info("socket").setsockopt(level, option, int(enabled))
