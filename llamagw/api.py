@@ -42,6 +42,9 @@ class Api:
 
     app = Klein()
 
+    # A doubled slash is a mistake to be told, not to be redirected.
+    app.url_map.merge_slashes = False
+
     def __init__(self, manager: Manager, relay: Relay, clock: IReactorTime) -> None:
         self._manager = manager
         self._relay = relay

@@ -85,10 +85,14 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     health_check_sec: _Seconds = 30
     swap_after_sec: _Patience = 10
     max_queue: _Count = 512
+    queue_timeout_sec: _Seconds = 600
+    stream_keepalive_sec: _Patience = 0
     load_timeout_sec: _Seconds = 600
     stop_timeout_sec: _Seconds = 10
     drain_sec: _Patience = 30
     max_body_mb: _Megabytes = 64
+    request_timeout_sec: _Seconds = 60
+    client_stall_sec: _Seconds = 600
     access_log: _Switch = False
 
     def missing_files(self) -> list[ModelConfig]:
@@ -150,7 +154,9 @@ def endpoint_string(address: str) -> str:
         if not rest.partition(":")[0].removeprefix("address="):
             raise cannot_listen(address, "the path of the socket is missing")
     elif text.startswith("[") or not kind or kind == "localhost" or "." in kind or rest.isdigit():
-        short = re.fullmatch(r"\[(?P<six>.*)\]:(?P<sixport>.*)|(?P<host>[^:\[\]]*):(?P<port>.*)", text)
+        short = re.fullmatch(
+            r"\[(?P<six>.*)\]:(?P<sixport>.*)|(?P<host>[^:\[\]]*):(?P<port>.*)", text
+        )
         if short is None:
             raise cannot_listen(address, "there is no port" if colon else "no host and no port")
         if short["six"] is not None:

@@ -95,6 +95,14 @@ class ModelNotFound(GatewayError):
         )
 
 
+class RequestTimeout(GatewayError):
+    """The client took too long to send its request."""
+
+    status = 408
+    type = "invalid_request_error"
+    code = "request_timeout"
+
+
 class PathNotFound(GatewayError):
     """There is nothing at this path."""
 
@@ -145,6 +153,13 @@ class ShuttingDown(GatewayError):
 
     status = 503
     code = "shutting_down"
+
+
+class QueueTimeout(GatewayError):
+    """Somebody waited for the model for longer than ``queue_timeout_sec``."""
+
+    status = 504
+    code = "queue_timeout"
 
 
 class LoadTimeout(GatewayError):

@@ -8,7 +8,9 @@ uvloop's is chosen.
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import signal
 import sys
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -21,6 +23,7 @@ from llamagw.config import Config, ConfigError, Fault, load
 if TYPE_CHECKING:
     from twisted.application.service import IService
 
+    from llamagw.proxy.server import Limits
     from llamagw.service import Gateway
 
 
@@ -123,12 +126,13 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
     launcher = Launcher(reactor, config)
     manager = Manager(config, launcher, http_probe(reactor), reactor)
     pool = Pool(reactor)
-    api = Api(manager, Relay(manager, pool), reactor)
+    relay = Relay(manager, pool, reactor, keepalive=config.stream_keepalive_sec)
+    api = Api(manager, relay, reactor)
     site = Site(
         api.tree,
         api.table,
         clock=reactor,
-        max_body=int(config.max_body_mb * 2**20),
+        limits=limits(config),
         access_log=config.access_log,
     )
     return Gateway(
@@ -141,6 +145,30 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
         clock=reactor,
         transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,
     )
+
+
+def limits(config: Config) -> Limits:
+    """What clients may do, by the configuration and by the system's limit of open files."""
+    from llamagw.proxy.server import Limits
+
+    # Each connection may need a second one, to a backend; a few files are for everything else.
+    return Limits(
+        max_body=int(config.max_body_mb * 2**20),
+        request_timeout=config.request_timeout_sec,
+        client_stall=config.client_stall_sec,
+        max_connections=max((raise_open_files() - 128) // 2, 8),
+    )
+
+
+def raise_open_files() -> int:
+    """Allow as many open files as the system lets us; how many that is."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS says "infinity" and takes no more than this.
+    wanted = 10240 if sys.platform == "darwin" else hard
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
 def _endpoint(reactor: Any, config: Config) -> Any:

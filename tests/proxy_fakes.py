@@ -33,7 +33,7 @@ from llamagw.errors import ModelNotFound
 from llamagw.fleet.backend import Address
 from llamagw.fleet.manager import ModelReport
 from llamagw.proxy.relay import Relay
-from llamagw.proxy.server import Site
+from llamagw.proxy.server import Limits, Site
 from llamagw.proxy.upstream import Pool
 
 HIGH_WATER = 64 * 1024
@@ -368,18 +368,20 @@ class Bench:
         self,
         names: Iterable[str] = ("small", "org/big"),
         max_body: int = 1024 * 1024,
+        max_connections: int = 100,
+        keepalive: float = 0,
         access_log: bool = False,
     ) -> None:
         self.reactor = MemoryReactorClock()
         self.manager = FakeManager(names)
         self.pool = Pool(self.reactor)
         manager: Any = self.manager
-        self.api = Api(manager, Relay(manager, self.pool), self.reactor)
+        self.api = Api(manager, Relay(manager, self.pool, self.reactor, keepalive), self.reactor)
         self.site = Site(
             self.api.tree,
             self.api.table,
             clock=self.reactor,
-            max_body=max_body,
+            limits=Limits(max_body, 60, 600, max_connections),
             access_log=access_log,
         )
         self.accepted = 0

@@ -15,7 +15,7 @@ from twisted.internet.error import ConnectionRefusedError, TimeoutError
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import BadRequest, LoadTimeout, ModelUnavailable
-from llamagw.proxy.relay import model_of
+from llamagw.proxy.relay import peek
 from tests.proxy_fakes import (
     HIGH_WATER,
     STREAM_HEAD,
@@ -769,7 +769,7 @@ class PeekTests(SynchronousTestCase):
             b'{"model":"\\u006d"}',
             b'{"model":"no","model":"m"}',  # as json.loads and the engine read it
         ):
-            self.assertEqual(model_of(body), "m", body)
+            self.assertEqual(peek(body).model, "m", body)
 
     def test_what_is_wrong_is_said(self) -> None:
         for body, said, param in (
@@ -788,7 +788,7 @@ class PeekTests(SynchronousTestCase):
             (b'{"model": ["m"]}', "string", "model"),
         ):
             with self.assertRaises(BadRequest) as caught:
-                model_of(body)
+                peek(body).model
             self.assertIn(said, caught.exception.message, body)
             self.assertEqual(caught.exception.param, param, body)
 
@@ -796,11 +796,11 @@ class PeekTests(SynchronousTestCase):
     @given(body=st.binary(max_size=60) | st.text(alphabet='{}[]":,\\model01 \n', max_size=40))
     def test_whatever_comes_it_is_a_name_or_a_bad_request(self, body: bytes | str) -> None:
         try:
-            name = model_of(body.encode() if isinstance(body, str) else body)
+            name = peek(body.encode() if isinstance(body, str) else body).model
         except BadRequest:
             return
         self.assertIsInstance(name, str)
 
     def test_a_body_nested_without_end_is_a_bad_request(self) -> None:
         with self.assertRaises(BadRequest):
-            model_of(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"model":"m"}')
+            peek(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"model":"m"}').model

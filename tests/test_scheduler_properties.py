@@ -726,7 +726,7 @@ class MutantTests(SynchronousTestCase):
             )
             try:
                 run_state_machine_as_test(
-                    machine, settings=_settings(400, phases=[Phase.generate], print_blob=False)
+                    machine, settings=_settings(1500, phases=[Phase.generate], print_blob=False)
                 )
             except Broken:
                 continue

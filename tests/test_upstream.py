@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet.backend import Address
-from llamagw.proxy.upstream import IDLE_SEC, MAX_HEAD, Pool, Upstream, UpstreamLost
+from llamagw.proxy.upstream import IDLE_SEC, MAX_HEAD, Pool, Received, Upstream, UpstreamLost
 from tests.proxy_fakes import BACKEND, HIGH_WATER, Wire, chunked, cut_at, response
 
 HERE = BACKEND
@@ -76,7 +76,7 @@ class UpstreamTestCase(SynchronousTestCase):
         self.assertEqual(len(self.receiver.ends), 1)
         error = self.receiver.ends[0]
         assert error is not None
-        self.assertEqual(error.nothing_received, nothing_received)
+        self.assertEqual(error.received is Received.NOTHING, nothing_received)
         self.assertFalse(self.wire.connected)
         self.assertIsNone(self.pool.take(HERE))
         return str(error)

@@ -152,7 +152,8 @@ class _Core:
             if self.failures == 0:
                 self.failures = 1
                 return 0.0
-        delay = min(BACKOFF_FIRST * 2.0**self.failures, BACKOFF_LAST)
+        # Bounded before it is a power: after days of failures that would overflow.
+        delay = min(BACKOFF_FIRST * 2.0 ** min(self.failures, 30), BACKOFF_LAST)
         self.failures += 1
         return delay
 

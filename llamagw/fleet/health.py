@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import treq
-from twisted.internet.defer import Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import (
     IProtocol,
@@ -21,6 +21,7 @@ from twisted.internet.interfaces import (
     IStreamClientEndpoint,
 )
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
@@ -92,7 +93,6 @@ class _Probing:
         if self._loop.running:
             self._loop.stop()
         if self._under_way is not None:
-            self._under_way.addErrback(lambda _: None)
             self._under_way.cancel()
 
     def _turn(self) -> Deferred[None]:
@@ -100,6 +100,8 @@ class _Probing:
 
         def over(result: object) -> object:
             self._under_way = None
+            if isinstance(result, Failure) and result.check(CancelledError):
+                return None
             return result
 
         return turn.addBoth(over)

@@ -18,7 +18,7 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from llamagw.config import Config, ModelConfig
-from llamagw.errors import GatewayError, ModelNotFound
+from llamagw.errors import GatewayError, ModelNotFound, QueueTimeout
 from llamagw.fleet.backend import Backend, Running, Watch, make_backend
 from llamagw.fleet.health import Health, Probe, Readiness
 from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Status
@@ -95,11 +95,19 @@ class Lease:
 class _Ticket:
     """Somebody who waits."""
 
-    __slots__ = ("deferred", "name")
+    __slots__ = ("deferred", "name", "timer")
 
     def __init__(self, name: str, deferred: Deferred[Lease]) -> None:
         self.name = name
         self.deferred = deferred
+        self.timer: IDelayedCall | None = None
+
+    def answered(self) -> Deferred[Lease]:
+        """It waits no more."""
+        if self.timer is not None:
+            self.timer.cancel()
+            self.timer = None
+        return self.deferred
 
 
 class Manager:
@@ -147,6 +155,9 @@ class Manager:
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(ticket))
         ticket = _Ticket(name, deferred)
         self.do(self.scheduler.arrived(name, ticket, self.clock.seconds()))
+        if not deferred.called:
+            patience = self.config.queue_timeout_sec
+            ticket.timer = self.clock.callLater(patience, self._timed_out, ticket)
         return deferred
 
     async def aftermath(self, lease: Lease) -> None:
@@ -201,12 +212,12 @@ class Manager:
             if isinstance(action, Admit):
                 ticket = action.ticket
                 assert isinstance(ticket, _Ticket)
-                ticket.deferred.callback(Lease(self._keepers[ticket.name]))
+                ticket.answered().callback(Lease(self._keepers[ticket.name]))
             elif isinstance(action, Reject):
                 ticket = action.ticket
                 assert isinstance(ticket, _Ticket)
                 # One error may be told to many; each needs a traceback of its own.
-                ticket.deferred.errback(copy.copy(action.error))
+                ticket.answered().errback(copy.copy(action.error))
             elif isinstance(action, Start):
                 self._keepers[action.model].backend.start()
             else:
@@ -217,7 +228,16 @@ class Manager:
             drained, self._drained = self._drained, None
             drained.callback(None)
 
+    def _timed_out(self, ticket: _Ticket) -> None:
+        ticket.timer = None
+        patience = self.config.queue_timeout_sec
+        ticket.deferred.errback(
+            QueueTimeout(f"The request waited for the model `{ticket.name}` for {patience:g} s.")
+        )
+        self._left(ticket)
+
     def _left(self, ticket: _Ticket) -> None:
+        ticket.answered()
         self.do(self.scheduler.left(ticket.name, ticket, self.clock.seconds()))
 
     def _finished(self, name: str) -> None:
@@ -232,7 +252,8 @@ class Manager:
             self._wake.cancel()
             self._wake = None
         if due is not None:
-            self._wake = self.clock.callLater(due - self.clock.seconds(), self._tick)
+            # Carrying actions out takes time: it may be due already.
+            self._wake = self.clock.callLater(max(0.0, due - self.clock.seconds()), self._tick)
 
     def _tick(self) -> None:
         self._wake = None

@@ -8,6 +8,7 @@ a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 
 import psutil
+from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProcessTransport,
@@ -296,8 +298,11 @@ class EngineProcess:
         self._model = model
         self._backend = backend
         self._kill_later: IDelayedCall | None = None
-        self._attempts = 0
         self._stopping = False
+        #: One for each attempt; all are kept to the end, so that each is made on another.
+        self._ports: list[int] = []
+        #: How many lines there were before this attempt.
+        self._lines_before = 0
         self._spawn()
 
     def stop(self) -> None:
@@ -314,7 +319,8 @@ class EngineProcess:
             try:
                 # It leads a session of its own: the group takes its children along.
                 self._launcher.kill_group(self.pid, signal.SIGKILL)
-            except ProcessLookupError:
+            except (ProcessLookupError, PermissionError):
+                # No group of its own yet, or (macOS) only the dead are left in it.
                 self._signal(signal.SIGKILL)
 
     def progress(self) -> object:
@@ -324,15 +330,14 @@ class EngineProcess:
     def _spawn(self) -> None:
         launcher, model = self._launcher, self._model
         if not os.path.isfile(model.model_path):
-            return self._backend.ended(
-                Exit("was not started", f"there is no file {model.model_path}")
-            )
+            return self._over("was not started", f"there is no file {model.model_path}")
         try:
             port = launcher.ports.take()
         except OSError as error:
-            return self._backend.ended(Exit("was not started", str(error)))
+            return self._over("was not started", str(error))
         self.address = Address(LOOPBACK, port)
-        self._attempts += 1
+        self._ports.append(port)
+        self._lines_before = self.output.count
         binary = launcher.config.llama_server_path
         engine = command_line(binary, model, port, launcher.flags)
         _log.info(
@@ -345,24 +350,30 @@ class EngineProcess:
         try:
             transport = launcher.spawn(protocol, engine)
         except OSError as error:
-            launcher.ports.give_back(port)
-            return self._backend.ended(Exit("was not started", str(error)))
+            return self._over("was not started", str(error))
         self._transport = transport
         self.pid = transport.pid
 
     def _ended(self, how: str) -> None:
         self._cancel_kill()
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
-        self._launcher.ports.give_back(self.address.port)
         self.pid = None
-        taken = any(_CANNOT_BIND in line for line in list(self.output.lines)[-5:])
-        if taken and not self._stopping and self._attempts < _BIND_ATTEMPTS:
+        said = list(self.output.lines)[-min(5, self.output.count - self._lines_before) or None :]
+        taken = any(_CANNOT_BIND in line for line in said)
+        if taken and not self._stopping and len(self._ports) < _BIND_ATTEMPTS:
             return self._spawn()
-        self._backend.ended(Exit(how, self.output.last_words()))
+        self._over(how, self.output.last_words())
+
+    def _over(self, how: str, last_words: str) -> None:
+        for port in self._ports:
+            self._launcher.ports.give_back(port)
+        self._backend.ended(Exit(how, last_words))
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
-            self._transport.signalProcess(number)
+            # It may be gone and only its pipes still open.
+            with contextlib.suppress(ProcessExitedAlready):
+                self._transport.signalProcess(number)
 
     def _cancel_kill(self) -> None:
         if self._kill_later is not None and self._kill_later.active():
@@ -409,6 +420,8 @@ class Launcher:
 
     def effort(self, pid: int | None) -> object:
         """What a process has done so far: its CPU time and the bytes that it has read."""
+        if pid is None:
+            return None
         try:
             process = psutil.Process(pid)
             times = process.cpu_times()

@@ -12,6 +12,8 @@ import msgspec
 from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -19,7 +21,7 @@ from llamagw.errors import BackendLost, BadRequest, GatewayError
 from llamagw.fleet.manager import Lease, Manager
 from llamagw.proxy.headers import end_to_end
 from llamagw.proxy.server import Request
-from llamagw.proxy.upstream import Headers, Pool, Upstream, UpstreamLost
+from llamagw.proxy.upstream import Headers, Pool, Received, Upstream, UpstreamLost
 
 _log = Logger(namespace="llamagw.relay")
 
@@ -31,9 +33,13 @@ class _Peek(Struct):
     """What the relay wants to know of a body."""
 
     model: str
+    stream: bool | None = False
 
 
 _decode = msgspec.json.Decoder(_Peek).decode
+
+#: The head of an answer that is begun before there is one.
+_STREAM = [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache")]
 
 
 class Relay:
@@ -42,11 +48,18 @@ class Relay:
 
     :param manager: gives leases
     :param pool: gives connections
+    :param clock: keeps time
+    :param keepalive: seconds between the comments that a stream gets while it waits for its model;
+        0 for none
     """
 
-    def __init__(self, manager: Manager, pool: Pool) -> None:
+    def __init__(
+        self, manager: Manager, pool: Pool, clock: IReactorTime, keepalive: float = 0
+    ) -> None:
         self._manager = manager
         self._pool = pool
+        self._clock = clock
+        self.keepalive = keepalive
 
     def render(self, request: Request) -> Deferred[None]:
         """
@@ -60,41 +73,54 @@ class Relay:
 
     async def _tell(self, request: Request) -> None:
         try:
-            await self._answer(request, model_of(request.body))
+            await self._answer(request, peek(request.body))
         except (CancelledError, ConnectingCancelledError):
             # The client is gone: there is nobody to tell.
             return
         except GatewayError as error:
-            request.fail(error)
-            return
+            if not request.startedWriting:
+                request.fail(error)
+                return
+            request.pass_on(_event(error.body()))
         if request.unanswered:
             request.finish()
 
-    async def _answer(self, request: Request, name: str) -> None:
+    async def _answer(self, request: Request, asked: _Peek) -> None:
         """
         Have the request answered by its model, by a second backend if the first one dies on it.
 
         :raises GatewayError: when there was no answer, not even the beginning of one
         """
-        lease = await self._manager.acquire(name)
+        lease = await self._lease(request, asked)
         try:
-            await self._exchange(request, lease)
-            return
+            return await self._exchange(request, lease)
         except UpstreamLost as error:
-            if request.startedWriting or not error.gone:
+            if error.received is Received.HEAD or not error.gone:
                 return _broken_off(request, error)
-            _log.warn("{name} broke off before its answer began; asking once more", name=name)
         finally:
             lease.release()
         # Nothing has reached the client: to it, this is one request that takes a little longer.
+        _log.warn("{name} broke off before it answered; asking once more", name=asked.model)
         await self._manager.aftermath(lease)
-        lease = await self._manager.acquire(name)
+        lease = await self._lease(request, asked)
         try:
             await self._exchange(request, lease)
         except UpstreamLost as error:
             _broken_off(request, error)
         finally:
             lease.release()
+
+    async def _lease(self, request: Request, asked: _Peek) -> Lease:
+        waiting = self._manager.acquire(asked.model)
+        if waiting.called or not self.keepalive or not asked.stream:
+            return await waiting
+        comments = LoopingCall(_keep_alive, request)
+        comments.clock = self._clock
+        comments.start(self.keepalive, now=False)
+        try:
+            return await waiting
+        finally:
+            comments.stop()
 
     async def _exchange(self, request: Request, lease: Lease) -> None:
         """
@@ -109,25 +135,30 @@ class Relay:
                 return await _Exchange(request, lease, upstream).run(head)
             except UpstreamLost as error:
                 # It may have been closed while it was idle; then nobody has seen the request.
-                if not error.nothing_received:
+                if error.received is not Received.NOTHING:
                     raise
         try:
             upstream = await self._pool.connect(lease.address)
         except ConnectError as error:
-            raise UpstreamLost(f"it cannot be reached ({error})", gone=True) from error
+            why = f"it cannot be reached ({error})"
+            raise UpstreamLost(why, gone=True, received=Received.NOTHING) from error
         await _Exchange(request, lease, upstream).run(head)
 
 
 class _Exchange:
     """One sending of a request over one connection; the `Receiver` of its answer."""
 
-    __slots__ = ("_done", "_lease", "_request", "_upstream")
+    __slots__ = ("_done", "_early", "_lease", "_refusal", "_request", "_upstream")
 
     def __init__(self, request: Request, lease: Lease, upstream: Upstream) -> None:
         self._request = request
         self._lease = lease
         self._upstream = upstream
         self._done: Deferred[None] = Deferred(lambda _: upstream.abort())
+        #: Whether the client has been given a head already, to keep it waiting.
+        self._early = bool(request.startedWriting)
+        #: An error's body, collected to be told as an event of the stream begun early.
+        self._refusal: list[bytes] | None = None
 
     def run(self, head: bytes) -> Deferred[None]:
         """Send; fires when the whole answer was passed on, fails with `UpstreamLost`."""
@@ -135,16 +166,27 @@ class _Exchange:
         return self._done
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes) -> None:
-        self._lease.moved()
-        self._request.begin(status, reason, headers, data)
+        if not self._early:
+            self._lease.moved()
+            self._request.begin(status, reason, headers, data)
+        else:
+            if status != 200:
+                self._refusal = []
+            if data:
+                self.body(data)
         # From here on each side is slowed down by the other.
         self._request.registerProducer(self._upstream.transport, True)
 
     def body(self, data: bytes) -> None:
         self._lease.moved()
-        self._request.pass_on(data)
+        if self._refusal is None:
+            self._request.pass_on(data)
+        else:
+            self._refusal.append(data)
 
     def ended(self) -> None:
+        if self._refusal is not None:
+            self._request.pass_on(_event(b"".join(self._refusal)))
         self._request.unregisterProducer()
         self._done.callback(None)
 
@@ -154,17 +196,19 @@ class _Exchange:
         self._done.errback(error)
 
 
-def model_of(body: bytes) -> str:
+def peek(body: bytes) -> _Peek:
     """
-    The name of the model that a JSON body asks for.
+    What a JSON body asks for.
 
     :raises BadRequest: saying what the body lacks
     """
     try:
-        return _decode(body).model
+        return _decode(body)
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise BadRequest("`model` must be a string.", param="model") from None
+        if "$.stream" in str(error):
+            raise BadRequest("`stream` must be true or false.", param="stream") from None
         if "missing" in str(error):
             raise BadRequest("The body names no `model`.", param="model") from None
         raise BadRequest('The body must be a JSON object such as {"model": "…", …}.') from None
@@ -173,6 +217,19 @@ def model_of(body: bytes) -> str:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         what = str(error) if body else "it is empty"
         raise BadRequest(f"The body is not JSON: {what}.") from None
+
+
+def _event(data: bytes) -> bytes:
+    """A server-sent event; the blank line before it ends one that may have been cut in two."""
+    lines = b"\ndata: ".join(data.splitlines())
+    return b"\n\ndata: %b\n\n" % lines
+
+
+def _keep_alive(request: Request) -> None:
+    """Show the client of a stream, and whatever stands between, that something is going on."""
+    if not request.startedWriting:
+        request.begin(200, b"OK", _STREAM, b"")
+    request.pass_on(b": waiting for the model\n\n")
 
 
 def _request_head(request: Request, lease: Lease) -> bytes:
@@ -201,9 +258,8 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error
     _log.warn("an answer broke off: {error}", error=str(error))
     if request.streams_events:
-        # The blank line ends an event that may have been cut in two.
         told = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
-        request.pass_on(b"\n\ndata: %b\n\n" % told.body())
+        request.pass_on(_event(told.body()))
     else:
         request.cut()
 

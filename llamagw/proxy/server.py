@@ -11,17 +11,33 @@ What is done with a request is decided by the tree and the table that `Site` is 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from urllib.parse import parse_qs
+from typing import NamedTuple
+from urllib.parse import parse_qs, unquote_to_bytes
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IConsumer, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IConsumer,
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web import http, server
+from twisted.web import server
+from twisted.web.http import NO_BODY_CODES, RESPONSES, HTTPChannel
+from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
 
-from llamagw.errors import BadRequest, BodyTooLarge, GatewayError
+from llamagw.errors import (
+    BadRequest,
+    BodyTooLarge,
+    GatewayError,
+    PathNotFound,
+    RequestTimeout,
+    ServerBusy,
+)
 from llamagw.proxy.headers import CORS, end_to_end
 
 _log = Logger(namespace="llamagw.server")
@@ -30,9 +46,6 @@ _access = Logger(namespace="llamagw.access")
 #: Seconds that a client gets to read why it was refused while what it still sends is thrown away.
 #: Closing at once would reset the connection, and the reason might be lost with it.
 LINGER_SEC = 5
-
-#: Seconds that a connection may be idle, or a request may pause while it is being sent.
-IDLE_SEC = 60
 
 _JSON = b"application/json"
 _CORS_LINES = b"".join(b"%b: %b\r\n" % pair for pair in CORS)
@@ -104,11 +117,18 @@ class Request(server.Request):
             self._preflight()
             return
         try:
-            self.path.decode()
+            unquote_to_bytes(self.path).decode()
         except UnicodeDecodeError:
             self.fail(BadRequest("The path is not UTF-8."))
             return
+        if self.path == b"*":
+            self.fail(PathNotFound("* is no path for anything but OPTIONS."))
+            return
         super().process()
+
+    def getRequestHostname(self) -> bytes:
+        """Nothing depends on it, and Klein would stumble over one that is not UTF-8."""
+        return b"gateway"
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
@@ -142,7 +162,7 @@ class Request(server.Request):
         self.streams_events = told.get(b"content-type", b"").startswith(b"text/event-stream")
         if (
             self.clientproto == b"HTTP/1.1"
-            and status not in http.NO_BODY_CODES
+            and status not in NO_BODY_CODES
             and self.method != b"HEAD"
             and b"content-length" not in told
         ):
@@ -239,7 +259,7 @@ class IClientTransport(ITCPTransport, IConsumer):
     """What a channel writes to."""
 
 
-class Channel(http.HTTPChannel):
+class Channel(HTTPChannel):
     """
     One connection of a client.
 
@@ -251,19 +271,71 @@ class Channel(http.HTTPChannel):
     site: Site
     transport: IClientTransport
     _refused = False
+    _last = False
+    _sending = False
+    _stalled: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.channels.add(self)
+        if len(self.site.channels) > self.site.max_connections:
+            self.site.is_full()
+            self.refuse(ServerBusy("Too many connections are open.", retry_after=1))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
+        self._reads_on()
         self.site.channels.discard(self)
         self.site.channel_gone()
 
     def dataReceived(self, data: bytes) -> None:
-        if not self._refused:
-            super().dataReceived(data)
+        if self._refused:
+            return
+        if not self._sending and not self._handlingRequest:
+            self._sending = True
+            self.setTimeout(self.site.request_timeout)
+        super().dataReceived(data)
+        if self._buffer and self.line_mode and b"\n" in self._buffer:
+            self._refuse_shape("a line ends without a carriage return")
+
+    def resetTimeout(self) -> None:
+        """Twisted calls it for each read; but a byte now and then must not keep a request open."""
+
+    def allContentReceived(self) -> None:
+        self._sending = False
+        if not self._refused:  # the end may come in the same read as what was too much
+            super().allContentReceived()
+
+    def lineReceived(self, line: bytes) -> None:
+        # What some servers read as one header and others as two is how requests are smuggled.
+        if b"\n" in line:
+            self._refuse_shape("a line ends without a carriage return")
+        elif line[:1] in (b" ", b"\t"):
+            self._refuse_shape("a header is continued on a second line")
+        else:
+            super().lineReceived(line)
+
+    def pauseProducing(self) -> None:
+        super().pauseProducing()
+        if self._stalled is None:
+            self._stalled = self.callLater(self.site.client_stall, self._cut_stalled)
+
+    def resumeProducing(self) -> None:
+        self._reads_on()
+        super().resumeProducing()
+
+    def _reads_on(self) -> None:
+        if self._stalled is not None:
+            self._stalled.cancel()
+            self._stalled = None
+
+    def _cut_stalled(self) -> None:
+        self._stalled = None
+        _log.debug("cutting off a client that has stopped reading")
+        self.transport.abortConnection()
+
+    def _refuse_shape(self, what: str) -> None:
+        self.refuse(BadRequest(f"This is not a valid HTTP request: {what}."))
 
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
         super().registerProducer(producer, streaming)
@@ -278,7 +350,7 @@ class Channel(http.HTTPChannel):
         self._refused = True
         self.clearLineBuffer()
         body = error.body()
-        head = b"HTTP/1.1 %d %b\r\n" % (error.status, http.RESPONSES[error.status])
+        head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
         head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (_JSON, len(body))
         self.transport.write(head + _CORS_LINES + b"Connection: close\r\n\r\n" + body)
         self.transport.unregisterProducer()
@@ -290,15 +362,24 @@ class Channel(http.HTTPChannel):
 
     def close_when_idle(self) -> None:
         """Close now, or after the answer that is under way."""
+        self._last = True
         self.persistent = 0
         if not self.requests:
             self.loseConnection()
+
+    def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
+        # Asked when a request's head is whole, which may be after `close_when_idle`.
+        return not self._last and bool(super().checkPersistence(request, version))
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(BadRequest("A line of the request's head is too long."))
 
     def timeoutConnection(self) -> None:
-        self.transport.abortConnection()
+        if self._sending and not self._refused:
+            limit = self.site.request_timeout
+            self.refuse(RequestTimeout(f"The request took over {limit:g} s to arrive."))
+        else:
+            self.transport.abortConnection()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.refuse(BadRequest("This is not a valid HTTP request."))
@@ -308,13 +389,30 @@ class Channel(http.HTTPChannel):
             super()._send100Continue()
 
 
+class Limits(NamedTuple):
+    """
+    What a client may do.
+
+    :ivar max_body: bytes that a request's body may have
+    :ivar request_timeout: seconds that a request may take to arrive, and a connection be idle
+    :ivar client_stall: seconds that a client may stop reading an answer
+    :ivar max_connections: how many may be open at once
+    """
+
+    max_body: int
+    request_timeout: float
+    client_stall: float
+    max_connections: int
+
+
 class Site(server.Site):
     """
     What listens: makes a `Channel` for each connection.
 
     :param tree: the resource tree
     :param table: handlers of POST, by path; looked at before the tree
-    :param max_body: bytes that a request's body may have
+    :param clock: keeps time
+    :param limits: what a client may do
     :param access_log: whether each request is logged
     """
 
@@ -327,14 +425,18 @@ class Site(server.Site):
         tree: IResource,
         table: Mapping[bytes, Callable[[Request], object]],
         clock: IReactorTime,
-        max_body: int,
+        limits: Limits,
         access_log: bool = False,
     ) -> None:
-        super().__init__(tree, Request, timeout=IDLE_SEC, reactor=clock)
+        super().__init__(tree, Request, timeout=limits.request_timeout, reactor=clock)
         self.table = table
         self.clock = clock
-        self.max_body = max_body
+        self.max_body = limits.max_body
+        self.request_timeout = limits.request_timeout
+        self.client_stall = limits.client_stall
+        self.max_connections = limits.max_connections
         self.access_log = access_log
+        self._said_full = float("-inf")
         self.channels: set[Channel] = set()
         self._empty: Deferred[None] | None = None
 
@@ -344,10 +446,20 @@ class Site(server.Site):
     def stopFactory(self) -> None:
         """See startFactory."""
 
-    def log(self, request: http.Request) -> None:
+    def log(self, request: HTTPRequest) -> None:
         """Called by Twisted at the end of each answer."""
         if self.access_log and isinstance(request, Request):
             request._log_access(request.code)
+
+    def is_full(self) -> None:
+        """Told by a channel: it is one too many. Says so in the log, once a minute at most."""
+        if self.clock.seconds() - self._said_full >= 60:
+            self._said_full = self.clock.seconds()
+            _log.error(
+                "{count} connections are open, as many as the limit of open files allows "
+                "(ulimit -n, LimitNOFILE); more are refused",
+                count=self.max_connections,
+            )
 
     def drain(self) -> Deferred[None]:
         """

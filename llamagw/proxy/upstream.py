@@ -8,12 +8,18 @@ whether to try again, is the relay's affair.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Protocol, cast
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IReactorTime, ITCPTransport
+from twisted.internet.interfaces import (
+    IDelayedCall,
+    IPushProducer,
+    IReactorTime,
+    ITCPTransport,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
@@ -34,18 +40,26 @@ Headers = list[tuple[bytes, bytes]]
 _HEAD, _BODY, _COMPLETE = range(3)
 
 
+class Received(Enum):
+    """What there was of an answer that broke off."""
+
+    NOTHING = 0
+    PART_OF_HEAD = 1
+    HEAD = 2
+
+
 class UpstreamLost(Exception):
     """
     The answer did not come, or not whole.
 
     :ivar gone: the connection ended, rather than carried what is not HTTP
-    :ivar nothing_received: not a byte of it had come
+    :ivar received: how far it had come: not a byte, a part of its head, or more
     """
 
-    def __init__(self, why: str, *, gone: bool, nothing_received: bool = True) -> None:
+    def __init__(self, why: str, *, gone: bool, received: Received) -> None:
         super().__init__(why)
         self.gone = gone
-        self.nothing_received = nothing_received
+        self.received = received
 
 
 class Receiver(Protocol):
@@ -64,6 +78,10 @@ class Receiver(Protocol):
         """There will be no more of it."""
 
 
+class IUpstreamTransport(ITCPTransport, IPushProducer):
+    """What a connection to a backend reads from and writes to."""
+
+
 class Upstream(TwistedProtocol):
     """
     One connection to a backend, for one request after another.
@@ -72,7 +90,7 @@ class Upstream(TwistedProtocol):
     :ivar idle_since: when its last answer ended
     """
 
-    transport: ITCPTransport
+    transport: IUpstreamTransport
 
     def __init__(self, pool: Pool, address: Address) -> None:
         self._pool = pool
@@ -198,7 +216,10 @@ class Upstream(TwistedProtocol):
         receiver, self._receiver = self._receiver, None
         self.transport.abortConnection()
         if receiver is not None:
-            receiver.lost(UpstreamLost(why, gone=gone, nothing_received=self._head_size == 0))
+            received = Received.HEAD
+            if self._state is _HEAD:
+                received = Received.PART_OF_HEAD if self._head_size else Received.NOTHING
+            receiver.lost(UpstreamLost(why, gone=gone, received=received))
 
 
 class Pool:

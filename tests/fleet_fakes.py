@@ -1,0 +1,99 @@
+"""Stand-ins for what the fleet needs of the world: engines, a launcher, a probe."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from twisted.internet.defer import Deferred, succeed
+
+from llamagw.config import Config, ModelConfig
+from llamagw.fleet.backend import Address, Backend, Exit
+
+
+def make_config(*names: str, **more: object) -> Config:
+    """A configuration that names files which need not be there."""
+    models = [ModelConfig(name=name, model_path=f"/models/{name}.gguf") for name in names]
+    return Config(llama_server_path="/opt/llama-server", models=models, **more)  # type: ignore[arg-type]
+
+
+class FakeEngine:
+    """
+    A backend that runs in the mind only.
+
+    :ivar asked: what was asked of it: "stop", "kill"
+    """
+
+    def __init__(self, model: ModelConfig, backend: Backend, port: int) -> None:
+        self.model = model
+        self.backend = backend
+        self.address = Address("127.0.0.1", port)
+        self.asked: list[str] = []
+        self.work = 0
+
+    def stop(self) -> None:
+        self.asked.append("stop")
+
+    def kill(self) -> None:
+        self.asked.append("kill")
+
+    def progress(self) -> object:
+        return self.work
+
+    def end(self, how: str = "exited with status 1", last_words: str = "") -> None:
+        self.backend.ended(Exit(how, last_words))
+
+
+class FakeLauncher:
+    """
+    Launches `FakeEngine`\\ s.
+
+    :ivar engines: all that were launched, the latest last
+    :ivar refuses: the models whose launch fails at once
+    """
+
+    def __init__(self) -> None:
+        self.engines: list[FakeEngine] = []
+        self.refuses: set[str] = set()
+
+    def launch(self, model: ModelConfig, backend: Backend) -> FakeEngine:
+        engine = FakeEngine(model, backend, 8081 + len(self.engines))
+        self.engines.append(engine)
+        if model.name in self.refuses:
+            engine.end("was not started", "there is no file")
+        return engine
+
+    def last(self, name: str) -> FakeEngine:
+        """The latest engine of a model."""
+        return next(e for e in reversed(self.engines) if e.model.name == name)
+
+    def launched(self) -> list[str]:
+        return [engine.model.name for engine in self.engines]
+
+
+class FakeProbe:
+    """
+    Answers probes.
+
+    :ivar asked: the addresses asked
+    :ivar well: the answer, when ``later`` is not set
+    :ivar later: whether answers wait in ``waiting`` until somebody fires them
+    """
+
+    def __init__(self, well: bool = False) -> None:
+        self.asked: list[Address] = []
+        self.well = well
+        self.later = False
+        self.waiting: deque[Deferred[bool]] = deque()
+        self.cancelled = 0
+
+    def __call__(self, address: Address) -> Deferred[bool]:
+        self.asked.append(address)
+        if not self.later:
+            return succeed(self.well)
+        answer: Deferred[bool] = Deferred(self._cancel)
+        self.waiting.append(answer)
+        return answer
+
+    def _cancel(self, answer: Deferred[bool]) -> None:
+        self.cancelled += 1
+        self.waiting.remove(answer)

@@ -1,0 +1,218 @@
+"""Promises of llamagw.api: what is at which path, and what is said where nothing is.
+
+The real tree in memory (proxy_fakes.Bench), with a manager that reports what a test wants.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llamagw import __version__
+from llamagw.api import INFERENCE, OWN
+from llamagw.fleet.manager import ModelReport
+from tests.proxy_fakes import CHAT, Answer, Bench, BenchTestCase, request
+
+
+def report(name: str, status: str, **more: Any) -> ModelReport:
+    values: dict[str, Any] = {"port": None, "in_flight": 0, "waiting": 0, "last_used": None}
+    return ModelReport(id=name, status=status, **{**values, **more})
+
+
+class ApiTestCase(BenchTestCase):
+    def get(self, path: str, method: str = "GET") -> Answer:
+        [answer] = self.bench.asks(request(path=path, method=method))
+        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
+        return answer
+
+    def post(self, body: bytes, path: str = CHAT) -> Answer:
+        [answer] = self.bench.asks(request(body, path=path))
+        return answer
+
+
+class HealthTests(ApiTestCase):
+    def test_it_tells_how_the_gateway_is(self) -> None:
+        self.bench.reactor.advance(12.5)
+        answer = self.get("/health")
+        self.assertEqual(answer.status, 200)
+        self.assertEqual(answer.headers["Content-Type"], "application/json")
+        self.assertEqual(
+            answer.json(),
+            {
+                "status": "ok",
+                "version": __version__,
+                "uptime_sec": 12.5,
+                "max_loaded_models": 2,
+                "models": [],
+            },
+        )
+
+    def test_it_tells_of_the_models_in_memory_or_on_their_way_and_of_no_others(self) -> None:
+        self.bench.manager.reports = [
+            report("idle", "unloaded", last_used=5.0),
+            report("busy", "loaded", port=8081, in_flight=3, waiting=1, last_used=1700000000.5),
+            report("coming", "loading", port=8082, waiting=2),
+            report("wanted", "unloaded", waiting=1),
+            report("going", "stopping", port=8083),
+            report("broken", "failed"),
+        ]
+        found = self.get("/health").json()["models"]
+        self.assertEqual([m["id"] for m in found], ["busy", "coming", "wanted", "going"])
+        self.assertEqual(
+            found[0],
+            {
+                "id": "busy",
+                "status": "loaded",
+                "port": 8081,
+                "in_flight": 3,
+                "waiting": 1,
+                "last_used": 1700000000.5,
+            },
+        )
+
+    def test_it_asks_for_no_model(self) -> None:
+        for path in ("/health", "/v1/models", "/v1/models/small"):
+            self.assertEqual(self.get(path).status, 200)
+        self.assertEqual((self.bench.manager.asked, self.bench.connects), ([], 0))
+
+
+class ModelsTests(ApiTestCase):
+    def test_all_that_are_configured_are_listed_each_with_its_status(self) -> None:
+        statuses = ["unloaded", "loading", "loaded", "failed", "stopping"]
+        self.bench.manager.reports = [report(f"m-{s}", s) for s in statuses]
+        found = self.get("/v1/models").json()
+        self.assertEqual(found["object"], "list")
+        self.assertEqual(
+            [(m["id"], m["status"]) for m in found["data"]],
+            [
+                ("m-unloaded", "unloaded"),
+                ("m-loading", "loading"),
+                ("m-loaded", "loaded"),
+                ("m-failed", "failed"),
+                ("m-stopping", "unloaded"),
+            ],
+        )
+        for model in found["data"]:
+            self.assertEqual(model["object"], "model")
+            self.assertIsInstance(model["created"], int)
+            self.assertIsInstance(model["owned_by"], str)
+
+    def test_one_is_what_the_list_says_of_it(self) -> None:
+        listed = self.get("/v1/models").json()["data"]
+        self.assertEqual(self.get("/v1/models/small").json(), listed[0])
+
+    def test_a_name_with_a_slash_is_found_written_either_way(self) -> None:
+        for path in ("/v1/models/org/big", "/v1/models/org%2Fbig", "/v1/models/org%2fbig"):
+            self.assertEqual(self.get(path).json()["id"], "org/big", path)
+
+    def test_names_that_need_quoting_are_found(self) -> None:
+        names = ["a b", "q4:k_m", "ß-1", "50%", "x?y", "a+b"]
+        quoted = ["a%20b", "q4:k_m", "%C3%9F-1", "50%25", "x%3Fy", "a+b"]
+        self.bench = Bench(names)
+        for name, path in zip(names, quoted, strict=True):
+            self.assertEqual(self.get(f"/v1/models/{path}").json()["id"], name, path)
+
+    def test_one_that_is_not_there_is_told_with_those_that_are(self) -> None:
+        error = self.assert_envelope(self.get("/v1/models/smal"), 404)
+        self.assertEqual((error["code"], error["param"]), ("model_not_found", "model"))
+        for word in ("`smal`", "Did you mean `small`?", "`org/big`"):
+            self.assertIn(word, error["message"])
+
+
+class WrongTurnTests(ApiTestCase):
+    """Whatever is asked, the answer is an envelope that says what would be right."""
+
+    def test_an_unknown_path_names_the_known_ones(self) -> None:
+        for path in ("/", "/v1", "/v1/nothing", "/v2/models", "/healthy", "/v1/chat", "/index.html"):
+            error = self.assert_envelope(self.get(path), 404)
+            self.assertEqual(error["code"], "path_not_found")
+            for known in (*INFERENCE, *OWN):
+                self.assertIn(known, error["message"])
+            self.assertEqual(self.assert_envelope(self.post(b"{}", path), 404), error)
+
+    def test_a_doubled_slash_is_not_redirected(self) -> None:
+        for path in ("/v1//models", "/v1/chat//completions"):
+            answer = self.get(path)
+            self.assertIn(answer.status, (404, 405))
+            self.assert_envelope(answer, answer.status)
+
+    def test_a_wrong_method_names_the_right_ones(self) -> None:
+        for path in INFERENCE:
+            for method in ("GET", "PUT", "DELETE", "PATCH", "BREW"):
+                answer = self.get(path, method)
+                self.assertEqual(self.assert_envelope(answer, 405)["code"], "method_not_allowed")
+                self.assertEqual(answer.headers["Allow"], "OPTIONS, POST")
+        for path in (*OWN, "/v1/models/small"):
+            answer = self.get(path, "DELETE")
+            self.assert_envelope(answer, 405)
+            self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
+            answer = self.post(b'{"model":"small"}', path)
+            self.assert_envelope(answer, 405)
+        self.assertEqual(self.bench.manager.asked, [])
+
+    def test_a_path_that_is_not_utf_8_is_a_bad_request(self) -> None:
+        for path in ("/v1/models/%FF", "/%ff%fe", "/v1/models/%C3", "/%80/health"):
+            self.assert_envelope(self.get(path), 400)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_host_that_is_not_utf_8_does_no_harm(self) -> None:
+        for path in ("/health", "/nothing"):
+            says = request(path=path).replace(b"Host: gateway", b"Host: \xff\xfe")
+            [answer] = self.bench.asks(says)
+            self.assertIn("application/json", answer.headers["Content-Type"])
+            self.assertIsInstance(answer.json(), dict)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_star_is_no_path_for_anything_but_options(self) -> None:
+        answer = self.get("*")
+        self.assertIn(answer.status, (400, 404, 405))
+        self.assert_envelope(answer, answer.status)
+
+
+class BodyTests(ApiTestCase):
+    def test_a_body_that_names_no_model_is_a_bad_request_at_each_path(self) -> None:
+        for path in INFERENCE:
+            for body, said in (
+                (b"", "empty"),
+                (b"{", "not JSON"),
+                (b"[1]", "object"),
+                (b"{}", "no `model`"),
+                (b'{"model": 7}', "string"),
+            ):
+                error = self.assert_envelope(self.post(body, path), 400)
+                self.assertEqual(error["type"], "invalid_request_error")
+                self.assertIn(said, error["message"])
+        self.assertEqual(self.bench.manager.asked, [])
+
+    def test_bytes_that_are_no_text_are_a_bad_request(self) -> None:
+        for body in (b'{"model": "\xff"}', b'\xff{"model": "small"}', b"\0" * 10):
+            error = self.assert_envelope(self.post(body), 400)
+            self.assertEqual(error["type"], "invalid_request_error")
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_body_nested_without_end_is_a_bad_request(self) -> None:
+        deep = b'{"x":' + b"[" * 50_000 + b"]" * 50_000 + b',"model":"small"}'
+        self.assert_envelope(self.post(deep), 400)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_an_unknown_model_is_told_with_those_that_exist(self) -> None:
+        for path in INFERENCE:
+            error = self.assert_envelope(self.post(b'{"model": "gpt-4"}', path), 404)
+            self.assertEqual((error["code"], error["param"]), ("model_not_found", "model"))
+            for name in ("`gpt-4`", "`small`", "`org/big`"):
+                self.assertIn(name, error["message"])
+        self.assertEqual(self.bench.connects, 0)
+
+    def test_the_connection_goes_on_after_each_error(self) -> None:
+        says = [request(b"{"), request(path="/nothing"), request(b'{"model":"x"}')]
+        found = self.bench.asks(*says, request(path="/health"))
+        self.assertEqual([a.status for a in found], [400, 404, 404, 200])
+
+    def test_a_trailing_slash_or_an_odd_spelling_of_a_path_is_relayed_or_refused(self) -> None:
+        for path in (CHAT + "/", "/v1/chat%2Fcompletions", "/v1/%63hat/completions"):
+            before = self.bench.connects
+            client = self.bench.client(request(b'{"model":"small"}', path=path))
+            self.bench.settle()
+            if self.bench.connects == before:
+                self.assertRegex(bytes(client.heard), rb"^HTTP/1.1 404 ")
+            client.hangs_up()
+            self.bench.settle()

@@ -1,0 +1,339 @@
+"""The life of a backend: what each event does in each state, and how long it keeps quiet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
+from llamagw.fleet.backend import STABLE_SEC, Address, Backend, Exit, Running, make_backend
+
+CRASH = Exit("was killed by SIGKILL", "")
+
+
+class Process:
+    """A `Running` that writes down what is asked of it."""
+
+    address = Address("127.0.0.1", 8081)
+
+    def __init__(self, events: list[str]) -> None:
+        self.events = events
+
+    def stop(self) -> None:
+        self.events.append("stop process")
+
+    def kill(self) -> None:
+        self.events.append("kill process")
+
+
+class Probes:
+    """A `Watch` that writes down when it is stopped."""
+
+    def __init__(self, what: str, events: list[str]) -> None:
+        self.what = what
+        self.events = events
+
+    def stop(self) -> None:
+        self.events.append(f"stop {self.what}")
+
+
+class World:
+    """Writes down what is done and told."""
+
+    def __init__(self) -> None:
+        self.events: list[str] = []
+        self.errors: list[GatewayError] = []
+        #: Done from within a launch, or when the end of the process is told.
+        self.on_launch: Callable[[Backend], None] = lambda backend: None
+        self.on_exit: Callable[[], None] = lambda: None
+
+    def launch(self, backend: Backend) -> Running:
+        self.events.append("launch")
+        self.on_launch(backend)
+        return Process(self.events)
+
+    def await_ready(self, running: Running, backend: Backend) -> Probes:
+        self.events.append("await ready")
+        return Probes("awaiting", self.events)
+
+    def watch_health(self, running: Running, backend: Backend) -> Probes:
+        self.events.append("watch health")
+        return Probes("watching", self.events)
+
+    def loaded(self) -> None:
+        self.events.append("loaded")
+
+    def load_failed(self, error: GatewayError) -> None:
+        self.events.append("load failed")
+        self.errors.append(error)
+
+    def exited(self, failure: GatewayError | None) -> None:
+        self.events.append("exited" if failure is None else "failed")
+        if failure is not None:
+            self.errors.append(failure)
+        self.on_exit()
+
+    def recovered(self) -> None:
+        self.events.append("recovered")
+
+
+class BackendCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.world = World()
+        self.backend = make_backend("tiny", self.world, self.clock, 600)
+
+    def did(self) -> list[str]:
+        """What was done and told since the last call."""
+        events = self.world.events[:]
+        self.world.events.clear()
+        return events
+
+    def be_starting(self) -> None:
+        self.backend.start()
+        self.did()
+
+    def be_ready(self) -> None:
+        self.be_starting()
+        self.backend.healthy()
+        self.did()
+
+
+class TransitionTests(BackendCase):
+    def test_start_launches_and_probes(self) -> None:
+        self.backend.start()
+        self.assertEqual(self.did(), ["launch", "await ready"])
+
+    def test_healthy_makes_it_ready(self) -> None:
+        self.be_starting()
+        self.backend.healthy()
+        self.assertEqual(sorted(self.did()), ["loaded", "stop awaiting", "watch health"])
+
+    def test_a_ready_backend_is_watched_before_it_is_told_to_be_loaded(self) -> None:
+        self.be_starting()
+        self.backend.healthy()
+        self.assertEqual(self.did()[-1], "loaded")
+
+    def test_stop_while_starting(self) -> None:
+        self.be_starting()
+        self.backend.stop()
+        self.assertEqual(self.did(), ["stop awaiting", "stop process"])
+        self.backend.ended(CRASH)
+        self.assertEqual(self.did(), ["exited"])
+
+    def test_stop_while_ready(self) -> None:
+        self.be_ready()
+        self.backend.stop()
+        self.assertEqual(self.did(), ["stop watching", "stop process"])
+        self.backend.ended(CRASH)
+        self.assertEqual(self.did(), ["exited"])
+
+    def test_it_can_be_started_again_when_it_has_stopped(self) -> None:
+        self.be_ready()
+        self.backend.stop()
+        self.backend.ended(CRASH)
+        self.did()
+        self.backend.start()
+        self.assertEqual(self.did(), ["launch", "await ready"])
+
+    def test_a_process_that_ends_while_starting_is_a_failure(self) -> None:
+        self.be_starting()
+        self.backend.ended(Exit("exited with status 1", "out of memory"))
+        self.assertEqual(sorted(self.did()), ["failed", "stop awaiting"])
+        [error] = self.world.errors
+        self.assertIsInstance(error, ModelUnavailable)
+        self.assertEqual(
+            error.message,
+            "The model `tiny` cannot be loaded: llama-server exited with status 1: out of memory",
+        )
+        self.assertEqual(error.retry_after, 1)
+
+    def test_without_last_words_only_the_end_is_told(self) -> None:
+        self.be_starting()
+        self.backend.ended(CRASH)
+        [error] = self.world.errors
+        self.assertTrue(error.message.endswith("llama-server was killed by SIGKILL"))
+
+    def test_giving_up_kills_and_tells_at_once(self) -> None:
+        self.be_starting()
+        self.backend.give_up()
+        self.assertEqual(self.did(), ["stop awaiting", "load failed", "kill process"])
+        [error] = self.world.errors
+        self.assertIsInstance(error, LoadTimeout)
+        self.assertIn("`tiny` was loading for 600 s", error.message)
+        self.backend.ended(CRASH)
+        self.assertEqual(self.did(), ["failed"])
+
+    def test_a_hung_backend_is_killed(self) -> None:
+        self.be_ready()
+        self.backend.hung()
+        self.assertEqual(self.did(), ["stop watching", "kill process"])
+        self.backend.ended(CRASH)
+        self.assertEqual(self.did(), ["exited"])
+
+    def test_stop_changes_nothing_while_it_is_being_killed(self) -> None:
+        for fail in (self.backend.give_up, self.backend.hung):
+            if fail == self.backend.hung:
+                self.clock.advance(60)
+                self.be_ready()
+            else:
+                self.be_starting()
+            fail()
+            self.did()
+            self.backend.stop()
+            self.assertEqual(self.did(), [])
+            self.backend.ended(CRASH)
+
+    def test_every_state_can_be_left(self) -> None:
+        """A backend can be brought back to Ready from wherever it was."""
+        for way in (
+            [],
+            [self.backend.stop],
+            [self.backend.give_up],
+            [self.backend.give_up, self.backend.stop],
+            [self.backend.healthy, self.backend.stop],
+            [self.backend.healthy, self.backend.hung],
+            [self.backend.healthy, self.backend.hung, self.backend.stop],
+            [self.backend.healthy],
+        ):
+            self.backend.start()
+            for event in way:
+                event()
+            self.backend.ended(CRASH)
+            self.clock.advance(100)
+            self.be_ready()
+            self.backend.stop()
+            self.backend.ended(CRASH)
+
+
+class BackoffTests(BackendCase):
+    def fail_start(self) -> float | None:
+        """Have one start fail; for how long it must not be started again."""
+        self.backend.start()
+        self.backend.ended(CRASH)
+        return self.world.errors[-1].retry_after
+
+    def waits(self) -> float:
+        """For how many seconds it keeps quiet."""
+        before = self.clock.seconds()
+        self.assertNotIn("recovered", self.did())
+        [timer] = self.clock.getDelayedCalls()
+        seconds = timer.getTime() - before
+        if seconds:
+            self.clock.advance(seconds * 0.99)
+            self.assertEqual(self.did(), [])
+        self.clock.advance(timer.getTime() - self.clock.seconds())
+        self.assertEqual(self.did(), ["recovered"])
+        return seconds
+
+    def test_each_failed_start_doubles_the_wait_up_to_a_minute(self) -> None:
+        waits = []
+        for _ in range(9):
+            told = self.fail_start()
+            waits.append(self.waits())
+            self.assertEqual(told, waits[-1])
+        self.assertEqual(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60])
+
+    def test_a_backend_that_fails_for_days_keeps_on_failing_quietly(self) -> None:
+        for _ in range(1200):
+            self.fail_start()
+            self.clock.advance(60)
+        self.assertEqual(self.fail_start(), 60)
+
+    def test_the_first_crash_costs_nobody_a_wait(self) -> None:
+        self.be_ready()
+        self.backend.ended(CRASH)
+        self.assertEqual(sorted(self.did()), ["exited", "stop watching"])
+        self.assertEqual(self.waits(), 0)
+
+    def test_it_can_be_started_at_once_after_the_first_crash(self) -> None:
+        self.be_ready()
+        self.backend.ended(CRASH)
+        self.did()
+        self.backend.start()
+        self.assertEqual(self.did(), ["launch", "await ready"])
+        self.clock.advance(100)
+        self.assertEqual(self.did(), [], "the wait that was cut short is not told to be over")
+
+    def test_a_second_crash_soon_after_does(self) -> None:
+        for expected in (0, 2, 4):
+            self.be_ready()
+            self.clock.advance(STABLE_SEC - 0.1)
+            self.backend.ended(CRASH)
+            self.assertEqual(self.waits(), expected)
+
+    def test_a_stable_time_makes_failures_forgotten(self) -> None:
+        for _ in range(4):
+            self.fail_start()
+            self.waits()
+        for _ in range(2):
+            self.be_ready()
+            self.clock.advance(STABLE_SEC)
+            self.backend.ended(CRASH)
+            self.assertEqual(self.waits(), 0)
+
+    def test_a_crash_after_failed_starts_is_one_failure_more(self) -> None:
+        self.fail_start()
+        self.waits()
+        self.be_ready()
+        self.backend.ended(CRASH)
+        self.assertEqual(self.waits(), 2)
+
+    def test_a_failed_start_after_a_stable_time_is_not_free(self) -> None:
+        self.be_ready()
+        self.clock.advance(STABLE_SEC)
+        self.backend.stop()
+        self.backend.ended(CRASH)
+        self.assertEqual(self.fail_start(), 1)
+
+    def test_an_orderly_stop_is_no_failure(self) -> None:
+        for _ in range(3):
+            self.be_ready()
+            self.backend.stop()
+            self.backend.ended(CRASH)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.assertEqual(self.fail_start(), 1)
+
+    def test_a_hang_counts_as_a_crash(self) -> None:
+        waits = []
+        for _ in range(2):
+            self.be_ready()
+            self.backend.hung()
+            self.backend.ended(CRASH)
+            waits.append(self.waits())
+        self.assertEqual(waits, [0, 2])
+
+
+class ReentrancyTests(BackendCase):
+    """What happens from within what it does."""
+
+    def test_a_launch_that_fails_at_once(self) -> None:
+        self.world.on_launch = lambda backend: backend.ended(Exit("was not started", "no file"))
+        self.backend.start()
+        self.assertEqual(self.did(), ["launch", "await ready", "failed", "stop awaiting"])
+        self.clock.advance(1)
+        self.assertEqual(self.did(), ["recovered"])
+
+    def test_a_start_as_soon_as_a_crash_is_told(self) -> None:
+        self.be_ready()
+        self.world.on_exit = self.backend.start
+        self.backend.ended(CRASH)
+        self.assertEqual(self.did(), ["exited", "stop watching", "launch", "await ready"])
+        self.clock.advance(100)
+        self.assertEqual(self.did(), [])
+
+    def test_a_stop_and_a_start_as_soon_as_it_is_loaded(self) -> None:
+        def loaded() -> None:
+            self.world.events.append("loaded")
+            self.backend.stop()
+
+        self.patch(self.world, "loaded", loaded)
+        self.be_starting()
+        self.backend.healthy()
+        did = self.did()
+        self.assertEqual(did[-3:], ["loaded", "stop watching", "stop process"])
+        self.world.on_exit = self.backend.start
+        self.backend.ended(CRASH)
+        self.assertEqual(self.did(), ["exited", "launch", "await ready"])

@@ -1,0 +1,109 @@
+"""
+What a relayed request and a relayed chunk cost, in Python function calls.
+
+Time is a poor judge on a machine that does other things as well; the number of calls is the same
+on every run. The benchmarks (docs/performance.md) say what they cost in microseconds. When a budget
+here is exceeded for a good reason, raise it in the same commit and say why.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.config import Config, ModelConfig
+from llamagw.fleet.backend import Address, Backend
+from llamagw.fleet.manager import Manager
+from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
+
+#: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
+#: event of a stream: what they took when this was written, with Python 3.11 and the versions of
+#: tests/requirements.txt. Other versions of Python take up to a few calls less.
+REQUEST, CHUNK = 0, 0
+
+EVENT = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
+
+
+class _Engine:
+    """A backend's process that is just there."""
+
+    address = Address("127.0.0.1", 9001)
+
+    def progress(self) -> object:
+        return None
+
+    def stop(self) -> None:
+        """Not in these tests."""
+
+    kill = stop
+
+
+class _Launcher:
+    def launch(self, model: ModelConfig, backend: Backend) -> _Engine:
+        self.backend = backend
+        return _Engine()
+
+
+class CostTests(SynchronousTestCase):
+    """The hot path stays as short as it is."""
+
+    def setUp(self) -> None:
+        self.bench = Bench(names=["small"])
+        config = Config(
+            llama_server_path="/bin/true",
+            models=[ModelConfig(name="small", model_path="/dev/null")],
+        )
+        launcher: Any = _Launcher()
+        manager = Manager(config, launcher, lambda _: None, self.bench.reactor)  # type: ignore
+        self.bench.api._relay._manager = manager
+        # One request by hand makes the backend ready and both connections warm.
+        self.client = self.bench.client(request({"model": "small"}))
+        launcher.backend.healthy()
+        self.backend = self.bench.backend()
+        self.bench.settle()
+        self.backend.says(response(b"{}"))
+        self.bench.settle()
+
+    def calls(self, work: Callable[[], object]) -> int:
+        """How many Python functions outside of the tests are called by some work."""
+        seen: Counter[str] = Counter()
+
+        def profile(frame: FrameType, event: str, _: object) -> None:
+            code = frame.f_code
+            if event == "call" and "/tests/" not in code.co_filename:
+                seen[f"{code.co_filename}:{code.co_name}"] += 1
+
+        sys.setprofile(profile)
+        try:
+            work()
+        finally:
+            sys.setprofile(None)
+        self.seen = seen
+        return sum(seen.values())
+
+    def one_request(self) -> None:
+        self.client.says(request({"model": "small", "messages": []}))
+        self.backend.says(response(b'{"answer": 42}'))
+
+    def test_a_request_stays_within_its_budget(self) -> None:
+        heard = len(self.client.heard)
+        calls = self.calls(self.one_request)
+        self.assertIn(b'{"answer": 42}', bytes(self.client.heard[heard:]))
+        self.assertEqual(self.bench.connects, 1, "the connection was warm")
+        self.assertLessEqual(calls, REQUEST * 1.1, self.seen.most_common(20))
+        self.assertGreater(calls, REQUEST * 0.7, "cheaper by far: lower the budget")
+
+    def test_a_chunk_stays_within_its_budget(self) -> None:
+        self.client.says(request({"model": "small", "stream": True}))
+        chunk = b"%x\r\n%b\r\n" % (len(EVENT), EVENT)
+        self.backend.says(STREAM_HEAD + chunk)
+        heard = len(self.client.heard)
+        calls = self.calls(lambda: self.backend.says(chunk))
+        self.assertEqual(bytes(self.client.heard[heard:]), chunk)
+        self.assertLessEqual(calls, CHUNK * 1.1, self.seen.most_common(20))
+        self.assertGreater(calls, CHUNK * 0.7, "cheaper by far: lower the budget")

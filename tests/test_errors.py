@@ -1,0 +1,76 @@
+"""The gateway's own errors: their envelope, their status and their headers."""
+
+from __future__ import annotations
+
+import json
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw import errors
+from llamagw.errors import GatewayError, ModelNotFound
+
+
+class ErrorTests(SynchronousTestCase):
+    def test_the_envelope_is_openais(self) -> None:
+        error = errors.BadRequest("No `model` in it.", param="model")
+        self.assertEqual(
+            json.loads(error.body()),
+            {
+                "error": {
+                    "message": "No `model` in it.",
+                    "type": "invalid_request_error",
+                    "param": "model",
+                    "code": "bad_request",
+                }
+            },
+        )
+
+    def test_what_is_not_known_is_null(self) -> None:
+        self.assertIsNone(json.loads(GatewayError("Oh.").body())["error"]["param"])
+
+    def test_each_way_to_fail_has_its_status(self) -> None:
+        self.assertEqual(
+            {error.__name__: (error.status, error.type) for error in GatewayError.__subclasses__()},
+            {
+                "BadRequest": (400, "invalid_request_error"),
+                "ModelNotFound": (404, "invalid_request_error"),
+                "PathNotFound": (404, "invalid_request_error"),
+                "MethodNotAllowed": (405, "invalid_request_error"),
+                "BodyTooLarge": (413, "invalid_request_error"),
+                "BackendLost": (502, "server_error"),
+                "ModelUnavailable": (503, "server_error"),
+                "ServerBusy": (503, "server_error"),
+                "ShuttingDown": (503, "server_error"),
+                "LoadTimeout": (504, "server_error"),
+            },
+        )
+
+    def test_no_two_ways_to_fail_have_one_code(self) -> None:
+        codes = [error.code for error in GatewayError.__subclasses__()]
+        self.assertEqual(len(codes), len(set(codes)))
+
+    def test_retry_after_is_whole_seconds_and_never_0(self) -> None:
+        for seconds, header in [(0.0, b"1"), (0.2, b"1"), (1.0, b"1"), (1.01, b"2"), (60, b"60")]:
+            error = errors.ModelUnavailable("Later.", retry_after=seconds)
+            self.assertEqual(error.headers(), [(b"Retry-After", header)])
+
+    def test_allow_names_the_methods(self) -> None:
+        error = errors.MethodNotAllowed("Not so.", allow=["GET", "OPTIONS"])
+        self.assertEqual(error.headers(), [(b"Allow", b"GET, OPTIONS")])
+
+    def test_no_headers_without_a_reason(self) -> None:
+        self.assertEqual(errors.BadRequest("No.").headers(), [])
+
+    def test_an_unknown_model_names_those_that_exist(self) -> None:
+        error = ModelNotFound("zzz", ["tiny", "large"])
+        self.assertEqual(
+            error.message, "The model `zzz` does not exist. Configured here: `tiny`, `large`."
+        )
+        self.assertEqual(error.param, "model")
+
+    def test_an_unknown_model_names_the_nearest(self) -> None:
+        error = ModelNotFound("qwen2.5", ["tiny", "qwen2.5-7b"])
+        self.assertIn("Did you mean `qwen2.5-7b`?", error.message)
+
+    def test_the_message_is_the_exceptions_text(self) -> None:
+        self.assertEqual(str(GatewayError("Oh.")), "Oh.")

@@ -1,0 +1,297 @@
+"""The probes: when a loading backend is ready, when a ready one hangs."""
+
+from __future__ import annotations
+
+from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.task import Clock
+from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.fleet.backend import Address
+from llamagw.fleet.health import PROBE_TIMEOUT, Health, Readiness, http_probe
+from tests.fleet_fakes import FakeProbe
+
+HERE = Address("127.0.0.1", 8081)
+ELSEWHERE = Address("127.0.0.1", 8082)
+
+
+class ReadinessTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.probe = FakeProbe()
+        self.address = HERE
+        self.work = 0
+        self.told: list[str] = []
+
+    def readiness(self, timeout: float = 60) -> Readiness:
+        return Readiness(
+            self.clock,
+            self.probe,
+            address=lambda: self.address,
+            progress=lambda: self.work,
+            timeout=timeout,
+            healthy=lambda: self.told.append("healthy"),
+            give_up=lambda: self.told.append("give up"),
+        )
+
+    def test_it_asks_every_50_ms(self) -> None:
+        self.readiness()
+        self.assertEqual(len(self.probe.asked), 0)
+        self.clock.pump([0.05] * 20)
+        self.assertEqual(len(self.probe.asked), 20)
+
+    def test_ok_is_told_once_and_ends_the_asking(self) -> None:
+        self.readiness()
+        self.clock.pump([0.05] * 3)
+        self.probe.well = True
+        self.clock.pump([0.05] * 100)
+        self.assertEqual(self.told, ["healthy"])
+        self.assertEqual(len(self.probe.asked), 4)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_address_may_move(self) -> None:
+        self.readiness()
+        self.clock.advance(0.05)
+        self.address = ELSEWHERE
+        self.clock.advance(0.05)
+        self.assertEqual(self.probe.asked, [HERE, ELSEWHERE])
+
+    def test_it_gives_up_after_the_timeout_without_progress(self) -> None:
+        self.readiness(timeout=60)
+        self.clock.pump([0.05] * 1190)
+        self.assertEqual(self.told, [])
+        self.clock.pump([0.05] * 50)
+        self.assertEqual(self.told, ["give up"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_slow_load_that_gets_on_is_never_given_up(self) -> None:
+        self.readiness(timeout=5)
+        for _ in range(100):
+            self.work += 1
+            self.clock.pump([0.05] * 80)
+        self.assertEqual(self.told, [])
+
+    def test_progress_begins_the_timeout_anew(self) -> None:
+        self.readiness(timeout=5)
+        self.clock.pump([0.05] * 80)
+        self.work += 1
+        self.clock.pump([0.05] * 100)
+        self.assertEqual(self.told, [])
+        self.clock.pump([0.05] * 50)
+        self.assertEqual(self.told, ["give up"])
+
+    def test_progress_is_not_looked_at_twenty_times_a_second(self) -> None:
+        looks = []
+        Readiness(
+            self.clock,
+            self.probe,
+            address=lambda: HERE,
+            progress=lambda: looks.append(1),
+            timeout=60,
+            healthy=self.fail,
+            give_up=self.fail,
+        )
+        self.clock.pump([0.05] * 210)
+        self.assertLessEqual(len(looks), 11)
+
+    def test_one_probe_at_a_time(self) -> None:
+        self.probe.later = True
+        self.readiness()
+        self.clock.pump([0.05] * 30)
+        self.assertEqual(len(self.probe.asked), 1)
+        self.probe.waiting.popleft().callback(False)
+        self.clock.advance(0.05)
+        self.assertEqual(len(self.probe.asked), 2)
+
+    def test_stop_silences_it(self) -> None:
+        readiness = self.readiness()
+        readiness.stop()
+        self.probe.well = True
+        self.clock.pump([0.05] * 100)
+        self.assertEqual((self.told, self.probe.asked), ([], []))
+        readiness.stop()
+
+    def test_stop_forgets_a_probe_under_way(self) -> None:
+        self.probe.later = True
+        readiness = self.readiness()
+        self.clock.advance(0.05)
+        readiness.stop()
+        self.assertEqual(self.probe.cancelled, 1)
+        self.clock.pump([0.05] * 100)
+        self.assertEqual(self.told, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_it_may_be_stopped_from_within_what_it_tells(self) -> None:
+        for later in (False, True):
+            for well in (False, True):
+                self.probe = FakeProbe(well)
+                self.probe.later = later
+                self.told = []
+                readiness = Readiness(
+                    self.clock,
+                    self.probe,
+                    address=lambda: HERE,
+                    progress=lambda: 0,
+                    timeout=1,
+                    healthy=lambda: self.told.append("healthy") or readiness.stop(),  # noqa: B023
+                    give_up=lambda: self.told.append("give up") or readiness.stop(),  # noqa: B023
+                )
+                for _ in range(50):
+                    self.clock.advance(0.05)
+                    if self.probe.waiting:
+                        self.probe.waiting.popleft().callback(well)
+                self.assertEqual(self.told, ["healthy" if well else "give up"])
+                self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class HealthTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.probe = FakeProbe(well=True)
+        self.moved = 0
+        self.told: list[str] = []
+        self.health = Health(
+            self.clock,
+            self.probe,
+            HERE,
+            interval=30,
+            progress=lambda: self.moved,
+            hung=lambda: self.told.append("hung"),
+        )
+
+    def test_it_asks_at_the_interval(self) -> None:
+        self.clock.advance(29.9)
+        self.assertEqual(self.probe.asked, [])
+        self.clock.advance(0.1)
+        self.assertEqual(self.probe.asked, [HERE])
+        self.clock.pump([30] * 5)
+        self.assertEqual(len(self.probe.asked), 6)
+        self.assertEqual(self.told, [])
+
+    def test_three_failures_a_second_apart_are_a_hang(self) -> None:
+        self.probe.well = False
+        self.clock.advance(30)
+        self.assertEqual(len(self.probe.asked), 1)
+        self.clock.advance(1)
+        self.assertEqual(len(self.probe.asked), 2)
+        self.assertEqual(self.told, [])
+        self.clock.advance(1)
+        self.assertEqual(len(self.probe.asked), 3)
+        self.assertEqual(self.told, ["hung"])
+
+    def test_a_hang_is_told_once(self) -> None:
+        self.probe.well = False
+        self.clock.pump([1] * 200)
+        self.assertEqual(self.told, ["hung"])
+        self.assertEqual(len(self.probe.asked), 3)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_answer_in_between_makes_failures_forgotten(self) -> None:
+        for _ in range(5):
+            self.probe.well = False
+            self.clock.advance(30 - self.clock.seconds() % 30)
+            self.clock.advance(1)
+            self.probe.well = True
+            self.clock.advance(1)
+        self.assertEqual(len(self.probe.asked), 15)
+        self.assertEqual(self.told, [])
+
+    def test_a_backend_that_works_for_its_clients_is_not_hung(self) -> None:
+        self.probe.well = False
+        for _ in range(10):
+            self.clock.advance(29)
+            # The probe fails, and bytes come before the next one does.
+            self.clock.advance(1)
+            self.moved += 1
+            self.clock.advance(1)
+        self.assertEqual(self.told, [])
+
+    def test_what_moved_before_the_first_failure_does_not_count(self) -> None:
+        self.moved += 1
+        self.probe.well = False
+        self.clock.pump([30, 1, 1])
+        self.assertEqual(self.told, ["hung"])
+
+    def test_stop_silences_it(self) -> None:
+        self.probe.well = False
+        self.clock.pump([30, 1])
+        self.health.stop()
+        self.clock.pump([1] * 100)
+        self.assertEqual(self.told, [])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_stop_forgets_a_probe_under_way(self) -> None:
+        self.probe.later = True
+        self.clock.advance(30)
+        self.health.stop()
+        self.health.stop()
+        self.assertEqual(self.probe.cancelled, 1)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_it_may_be_stopped_from_within_what_it_tells(self) -> None:
+        self.health.stop()
+        self.probe.later = True
+
+        def hung() -> None:
+            self.told.append("hung")
+            health.stop()
+
+        health = Health(
+            self.clock, self.probe, HERE, interval=30, progress=lambda: 0, hung=hung
+        )
+        self.clock.advance(30)
+        for _ in range(3):
+            self.probe.waiting.popleft().callback(False)
+            self.clock.advance(1)
+        self.assertEqual(self.told, ["hung"])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class HTTPProbeTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        self.answer = http_probe(self.reactor)(HERE)
+
+    def connect(self) -> StringTransport:
+        [(host, port, factory, _, _)] = self.reactor.tcpClients
+        self.assertEqual((host, port), HERE)
+        self.protocol = factory.buildProtocol(None)
+        transport = StringTransport()
+        self.protocol.makeConnection(transport)
+        return transport
+
+    def test_it_asks_for_health(self) -> None:
+        sent = self.connect().value()
+        self.assertTrue(sent.startswith(b"GET /health HTTP/1.1\r\n"), sent)
+        self.assertNoResult(self.answer)
+        self.answer.cancel()
+        self.assertFalse(self.successResultOf(self.answer))
+
+    def test_200_is_well(self) -> None:
+        self.connect()
+        self.protocol.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        self.assertTrue(self.successResultOf(self.answer))
+
+    def test_503_is_not(self) -> None:
+        self.connect()
+        self.protocol.dataReceived(b"HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n")
+        self.assertFalse(self.successResultOf(self.answer))
+
+    def test_a_refused_connection_is_not(self) -> None:
+        [(_, _, factory, _, _)] = self.reactor.tcpClients
+        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        self.assertFalse(self.successResultOf(self.answer))
+
+    def test_what_is_not_http_is_not(self) -> None:
+        self.connect()
+        self.protocol.dataReceived(b"220 mail.example.com\r\n")
+        self.assertFalse(self.successResultOf(self.answer))
+
+    def test_silence_is_not(self) -> None:
+        self.connect()
+        self.reactor.advance(PROBE_TIMEOUT - 0.1)
+        self.assertNoResult(self.answer)
+        self.reactor.advance(0.2)
+        self.assertFalse(self.successResultOf(self.answer))
+        self.assertEqual(self.reactor.getDelayedCalls(), [])

@@ -1,0 +1,349 @@
+"""The scheduler's contract in examples, rule by rule; the whole of it is in the properties."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.errors import ModelUnavailable, ServerBusy, ShuttingDown
+from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Status, Stop
+
+BROKEN = ModelUnavailable("It broke.", retry_after=1)
+
+
+def scheduler(models: str = "abc", limit: int = 1, max_queue: int = 10) -> Scheduler:
+    return Scheduler(models, limit=limit, swap_after=10, max_queue=max_queue)
+
+
+def have_ready(made: Scheduler, name: str, now: float = 0, leases: int = 0) -> None:
+    """Have a model in memory, idle or with leases."""
+    made.arrived(name, object(), now)
+    made.loaded(name, now)
+    for _ in range(leases - 1):
+        made.arrived(name, object(), now)
+    if not leases:
+        made.finished(name, now)
+
+
+def rejected(actions: list[Action]) -> dict[Hashable, type[Exception]]:
+    return {action.ticket: type(action.error) for action in actions if isinstance(action, Reject)}
+
+
+class AdmissionTests(SynchronousTestCase):
+    """Rules 1, 2 and 6."""
+
+    def test_a_ready_model_admits_at_once(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        self.assertEqual(made.arrived("a", 1, 1), [Admit(1)])
+        self.assertEqual(made.arrived("a", 2, 1), [Admit(2)])
+        self.assertEqual(made.models["a"].in_flight, 2)
+
+    def test_an_unloaded_model_is_started(self) -> None:
+        made = scheduler()
+        self.assertEqual(made.arrived("a", 1, 0), [Start("a")])
+        self.assertIs(made.models["a"].status, Status.LOADING)
+
+    def test_two_waiters_share_one_load(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        self.assertEqual(made.arrived("a", 2, 1), [])
+        self.assertEqual(made.loaded("a", 2), [Admit(1), Admit(2)])
+
+    def test_who_waits_is_admitted_in_order_of_arrival(self) -> None:
+        made = scheduler()
+        for ticket in (3, 1, 2):
+            made.arrived("a", ticket, 0)
+        self.assertEqual(made.loaded("a", 1), [Admit(3), Admit(1), Admit(2)])
+
+    def test_the_model_waited_for_longest_gets_the_room(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.arrived("c", 1, 1)
+        made.arrived("b", 2, 2)
+        self.assertEqual(made.finished("a", 3), [Stop("a")])
+        self.assertEqual(made.exited("a", None, 4), [Start("c")])
+
+    def test_who_has_left_is_not_admitted(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.arrived("a", 2, 0)
+        made.left("a", 1, 1)
+        self.assertEqual(made.loaded("a", 2), [Admit(2)])
+
+
+class EvictionTests(SynchronousTestCase):
+    """Rules 3 and 4."""
+
+    def test_an_idle_model_is_stopped_for_room(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        self.assertEqual(made.arrived("b", 1, 1), [Stop("a")])
+
+    def test_the_least_recently_used_goes_first(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", 0)
+        have_ready(made, "b", 1)
+        made.arrived("a", 1, 2)
+        made.finished("a", 3)
+        self.assertEqual(made.arrived("c", 2, 4), [Stop("b")])
+
+    def test_a_stopping_model_counts_until_its_process_is_gone(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        self.assertEqual(made.arrived("b", 1, 1), [Stop("a")])
+        self.assertEqual(made.exited("a", None, 2), [Start("b")])
+
+    def test_a_busy_model_is_never_stopped_for_room(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        self.assertEqual(made.arrived("b", 1, 1), [])
+        self.assertEqual(made.tick(100), [])
+
+    def test_it_is_stopped_when_its_last_lease_ends(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=2)
+        made.arrived("b", 1, 1)
+        self.assertEqual(made.finished("a", 2), [])
+        self.assertEqual(made.finished("a", 3), [Stop("a")])
+
+    def test_one_is_stopped_for_one(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a")
+        have_ready(made, "b")
+        self.assertEqual(made.arrived("c", 1, 1), [Stop("a")])
+        self.assertEqual(made.arrived("c", 2, 1), [])
+
+    def test_an_idle_model_stays_when_nobody_needs_its_room(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a")
+        self.assertEqual(made.arrived("b", 1, 1), [Start("b")])
+        self.assertEqual(made.tick(1000), [])
+
+    def test_a_load_that_nobody_waits_for_any_more_makes_room(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.arrived("b", 2, 1)
+        self.assertEqual(made.left("a", 1, 2), [Stop("a")])
+
+    def test_a_load_that_somebody_waits_for_goes_on(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        self.assertEqual(made.arrived("b", 2, 1), [])
+        self.assertEqual(made.tick(100), [])
+
+
+class StarvationTests(SynchronousTestCase):
+    """Rule 5."""
+
+    def closing(self, limit: int = 1) -> Scheduler:
+        """A busy model a that closes for b, which waits since 1."""
+        made = scheduler(limit=limit)
+        have_ready(made, "a", leases=1)
+        made.arrived("b", "b1", 1)
+        self.assertEqual(made.wake_at, 11)
+        self.assertEqual(made.tick(11), [])
+        return made
+
+    def test_until_patience_is_over_a_busy_model_stays_open(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.arrived("b", 1, 1)
+        self.assertEqual(made.tick(10.9), [])
+        self.assertEqual(made.arrived("a", 2, 10.9), [Admit(2)])
+
+    def test_a_closing_model_keeps_its_newcomers_waiting(self) -> None:
+        self.assertEqual(self.closing().arrived("a", 2, 11), [])
+
+    def test_a_closing_model_is_swapped_when_it_has_finished(self) -> None:
+        made = self.closing()
+        made.arrived("a", 2, 12)
+        self.assertEqual(made.finished("a", 13), [Stop("a")])
+        self.assertEqual(made.exited("a", None, 14), [Start("b")])
+        self.assertEqual(made.loaded("b", 15), [Admit("b1")])
+
+    def test_the_swapped_out_come_back_in_their_turn(self) -> None:
+        made = self.closing()
+        made.arrived("a", "a2", 12)
+        made.finished("a", 13)
+        made.exited("a", None, 14)
+        made.loaded("b", 15)
+        self.assertEqual(made.finished("b", 16), [Stop("b")])
+        self.assertEqual(made.exited("b", None, 17), [Start("a")])
+        self.assertEqual(made.loaded("a", 18), [Admit("a2")])
+
+    def test_the_least_recently_used_busy_model_closes(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", 0, leases=1)
+        have_ready(made, "b", 1, leases=1)
+        made.arrived("a", 1, 2)
+        made.arrived("c", 2, 3)
+        made.tick(13)
+        self.assertEqual(made.arrived("a", 3, 13), [Admit(3)])
+        self.assertEqual(made.arrived("b", 4, 13), [])
+
+    def test_it_opens_again_when_the_waiter_leaves(self) -> None:
+        made = self.closing()
+        made.arrived("a", "a2", 12)
+        self.assertEqual(made.left("b", "b1", 13), [Admit("a2")])
+        self.assertEqual(made.arrived("a", "a3", 13), [Admit("a3")])
+
+    def test_it_opens_again_when_another_falls_idle(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", 0, leases=1)
+        have_ready(made, "b", 1, leases=1)
+        made.arrived("c", 1, 2)
+        made.tick(12)
+        self.assertEqual(made.arrived("a", 2, 13), [])
+        self.assertEqual(made.finished("b", 14), [Stop("b"), Admit(2)])
+
+    def test_as_many_close_as_are_out_of_patience(self) -> None:
+        made = scheduler("abcd", limit=2)
+        have_ready(made, "a", 0, leases=1)
+        have_ready(made, "b", 1, leases=1)
+        made.arrived("c", 1, 2)
+        made.arrived("d", 2, 3)
+        made.tick(12)
+        self.assertEqual([made.models[n].closing for n in "ab"], [True, False])
+        self.assertEqual(made.wake_at, 13)
+        made.tick(13)
+        self.assertEqual([made.models[n].closing for n in "ab"], [True, True])
+        self.assertIsNone(made.wake_at)
+
+    def test_a_model_just_loaded_serves_all_who_waited_before_it_closes(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.arrived("a", 2, 1)
+        made.arrived("b", 3, 2)
+        self.assertEqual(made.loaded("a", 50), [Admit(1), Admit(2)])
+        self.assertEqual(made.arrived("a", 4, 51), [])
+
+    def test_patience_ends_at_the_moment_of_waking_whatever_the_rounding(self) -> None:
+        for tenths in range(300):
+            made = Scheduler("ab", limit=1, swap_after=0.7, max_queue=9)
+            have_ready(made, "a", leases=1)
+            made.arrived("b", 1, tenths / 10)
+            assert made.wake_at is not None
+            made.tick(made.wake_at)
+            self.assertTrue(made.models["a"].closing)
+            self.assertIsNone(made.wake_at)
+
+    def test_nobody_is_to_be_woken_when_nobody_waits_for_room(self) -> None:
+        made = self.closing()
+        made.left("b", "b1", 12)
+        self.assertIsNone(made.wake_at)
+
+
+class FailureTests(SynchronousTestCase):
+    """Rules 7 and 8."""
+
+    def test_a_failed_load_is_told_to_all_who_wait(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.arrived("a", 2, 0)
+        self.assertEqual(made.exited("a", BROKEN, 1), [Reject(1, BROKEN), Reject(2, BROKEN)])
+
+    def test_a_failed_model_rejects_until_it_recovers(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.exited("a", BROKEN, 1)
+        self.assertEqual(made.arrived("a", 2, 2), [Reject(2, BROKEN)])
+        self.assertEqual(made.recovered("a", 3), [])
+        self.assertEqual(made.arrived("a", 3, 3), [Start("a")])
+
+    def test_a_failed_model_takes_no_room(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.arrived("b", 2, 0)
+        self.assertEqual(made.exited("a", BROKEN, 1), [Reject(1, BROKEN), Start("b")])
+
+    def test_a_load_that_is_given_up_takes_room_until_its_process_is_gone(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.arrived("b", 2, 0)
+        self.assertEqual(made.load_failed("a", BROKEN, 1), [Reject(1, BROKEN)])
+        self.assertEqual(made.exited("a", BROKEN, 2), [Start("b")])
+
+    def test_a_crash_costs_those_who_wait_nothing_but_a_load(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        self.assertEqual(made.exited("a", None, 1), [])
+        self.assertEqual(made.arrived("a", 1, 2), [Start("a")])
+
+    def test_leases_of_a_crashed_backend_end_once(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=2)
+        made.exited("a", None, 1)
+        made.finished("a", 2)
+        made.finished("a", 2)
+        self.assertEqual(made.models["a"].in_flight, 0)
+
+    def test_a_crash_of_the_closing_model_lets_the_waiter_in(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.arrived("b", 1, 1)
+        made.tick(11)
+        made.arrived("a", 2, 12)
+        self.assertEqual(made.exited("a", None, 13), [Start("b")])
+
+    def test_a_full_queue_rejects(self) -> None:
+        made = scheduler(max_queue=1)
+        made.arrived("a", 1, 0)
+        [action] = made.arrived("a", 2, 0)
+        assert isinstance(action, Reject)
+        self.assertEqual((action.ticket, type(action.error)), (2, ServerBusy))
+        self.assertEqual(action.error.retry_after, 5)
+        self.assertIn("`a`", action.error.message)
+
+    def test_the_queue_is_counted_for_each_model(self) -> None:
+        made = scheduler(max_queue=1)
+        made.arrived("a", 1, 0)
+        self.assertEqual(made.arrived("b", 2, 0), [])
+
+
+class DrainTests(SynchronousTestCase):
+    def test_who_waits_is_turned_away(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.arrived("b", 2, 0)
+        actions = made.drain(1)
+        self.assertEqual(rejected(actions), {1: ShuttingDown, 2: ShuttingDown})
+        self.assertEqual(actions[-1], Stop("a"))
+
+    def test_newcomers_are_turned_away(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", leases=1)
+        made.drain(1)
+        for name in "ab":
+            self.assertEqual(rejected(made.arrived(name, 1, 2)), {1: ShuttingDown})
+
+    def test_each_model_stops_when_it_falls_idle(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a")
+        have_ready(made, "b", leases=1)
+        self.assertEqual(made.drain(1), [Stop("a")])
+        self.assertEqual(made.finished("b", 2), [Stop("b")])
+        self.assertEqual(made.exited("a", None, 3), [])
+
+    def test_abandon_stops_the_busy_ones_too(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", leases=1)
+        made.drain(1)
+        self.assertEqual(made.abandon(), [Stop("a")])
+        self.assertEqual(made.abandon(), [])
+
+    def test_abandon_stops_a_load_whose_last_life_has_leases_still(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.exited("a", None, 1)
+        made.arrived("a", 2, 2)
+        made.drain(3)
+        self.assertEqual(made.abandon(), [Stop("a")])
+
+    def test_a_model_that_recovers_is_not_started(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.exited("a", BROKEN, 1)
+        made.drain(2)
+        self.assertEqual(made.recovered("a", 3), [])

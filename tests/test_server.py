@@ -1,0 +1,479 @@
+"""Promises of llamagw.proxy.server: what comes in is limited, what goes out is JSON with CORS.
+
+The real Site in memory (proxy_fakes.Bench); the relay's part is in test_relay, the tree's in
+test_api.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from klein import Klein
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.resource import Resource
+
+from llamagw.proxy.server import LINGER_SEC, Limits, Request, Site
+from tests.proxy_fakes import (
+    CHAT,
+    STREAM_HEAD,
+    Answer,
+    Bench,
+    BenchTestCase,
+    Wire,
+    answers,
+    chunked,
+    event,
+    request,
+    response,
+)
+
+LIMIT = 1000
+PATHS = ("/v1/chat/completions", "/v1/models", "/v1/models/x", "/health", "/nothing", "/")
+CHUNKED = b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+class BodyLimitTests(BenchTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.bench = Bench(max_body=LIMIT)
+
+    def assert_refused(self, client: Wire) -> None:
+        """Told 413 and nothing else, as JSON; nothing was forwarded; closed by us at last."""
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual(self.assert_envelope(answer, 413)["code"], "body_too_large")
+        self.assertEqual(answer.headers["Connection"], "close")
+        self.assertIn("max_body_mb", answer.json()["error"]["message"])
+        self.assertEqual((self.bench.manager.asked, self.bench.connects), ([], 0))
+        self.assertIn(client.ended, ("lose", "half"))
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_length_over_the_limit_is_refused_before_the_body_comes(self) -> None:
+        head = request(b"", headers=[]).replace(b"Length: 0", b"Length: %d" % (LIMIT + 1))
+        self.assert_refused(self.bench.client(head))
+
+    def test_chunks_over_the_limit_are_refused_as_they_arrive(self) -> None:
+        client = self.bench.client(CHUNKED)
+        for _ in range(LIMIT // 100):
+            client.says(event(b"x" * 100))
+            self.assertEqual(bytes(client.heard), b"")
+        client.says(event(b"x"))
+        self.assert_refused(client)
+
+    def test_chunks_over_the_limit_are_refused_in_one_read_too(self) -> None:
+        self.assert_refused(self.bench.client(CHUNKED + chunked([b"x" * 100] * (LIMIT // 50))))
+
+    def test_a_body_that_would_be_whole_json_after_the_limit_is_not_forwarded(self) -> None:
+        body = [b" " * (LIMIT + 1), b'{"model":"small"}']
+        self.assert_refused(self.bench.client(CHUNKED + chunked(body)))
+
+    def test_what_was_refused_reaches_no_handler(self) -> None:
+        handled: list[object] = []
+        self.bench.site.table = {CHAT.encode(): handled.append}
+        for body in ([b"x" * (LIMIT + 1)], [b"x" * LIMIT, b"x"]):
+            self.assert_refused(self.bench.client(CHUNKED + chunked(body)))
+        self.assertEqual(handled, [])
+
+    def test_what_the_client_still_sends_is_thrown_away(self) -> None:
+        client = self.bench.client(CHUNKED + event(b"x" * (LIMIT + 1)))
+        client.says(event(b"y" * LIMIT) * 100)
+        client.says(b"0\r\n\r\n" + request(path="/health"))
+        self.assert_refused(client)
+
+    def test_a_client_that_never_stops_sending_is_dropped(self) -> None:
+        client = self.bench.client(CHUNKED + event(b"x" * (LIMIT + 1)))
+        for _ in range(LINGER_SEC * 2 + 1):
+            client.says(event(b"y" * LIMIT))
+            self.bench.reactor.advance(0.5)
+        self.bench.settle()
+        self.assertFalse(client.connected)
+        self.assertEqual(self.bench.site.channels, set())
+
+    def test_a_body_of_just_the_limit_is_forwarded(self) -> None:
+        body = b'{"model":"small"}'.ljust(LIMIT)
+        self.bench.client(request(body))
+        self.assertTrue(self.bench.backend().heard.endswith(b"\r\n\r\n" + body))
+        self.bench.client(CHUNKED + chunked([body[:500], body[500:]]))
+        self.assertTrue(self.bench.backend().heard.endswith(b"\r\n\r\n" + body))
+
+    def test_the_limit_holds_for_each_request_of_a_connection_anew(self) -> None:
+        body = b'{"model":"small"}'.ljust(LIMIT - 1)
+        client = self.bench.client(request(body))
+        backend = self.bench.backend()
+        backend.says(response(b"one"))
+        client.says(request(body))
+        backend.says(response(b"two"))
+        self.assertEqual([a.body for a in answers(bytes(client.heard))], [b"one", b"two"])
+
+    def test_it_holds_at_paths_of_the_tree_too(self) -> None:
+        for path in ("/health", "/nothing"):
+            client = self.bench.client(request(b"x" * (LIMIT + 1), path=path))
+            self.assert_refused(client)
+
+    def test_who_waits_for_a_go_ahead_is_refused_in_its_place(self) -> None:
+        head = request(b"", headers=[("Expect", "100-continue")])
+        client = self.bench.client(head.replace(b"Length: 0", b"Length: %d" % (LIMIT + 1)))
+        self.assertNotIn(b" 100 ", client.heard)
+        self.assert_refused(client)
+
+
+class BadHttpTests(BenchTestCase):
+    """Twisted's own 400s, which have no body, become envelopes."""
+
+    def refused(self, *says: bytes) -> Answer:
+        client = self.bench.client(*says)
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard))
+        self.assertEqual(self.assert_envelope(answer, 400)["type"], "invalid_request_error")
+        self.assertEqual(answer.headers["Connection"], "close")
+        self.assertIn(client.ended, ("lose", "half"))
+        self.assertEqual((self.bench.manager.asked, self.bench.connects), ([], 0))
+        self.assertEqual(self.flushLoggedErrors(), [])
+        self.bench.reactor.pump([1.0] * (LINGER_SEC + 1))
+        self.assertFalse(client.connected)
+        return answer
+
+    def test_a_line_that_is_no_request(self) -> None:
+        for line in (b"hello\r\n", b"GET /\r\n", b"GET / HTTP/9.9\r\n", b"G\xe9T / HTTP/1.1\r\n"):
+            self.refused(line + b"\r\n")
+
+    def test_a_tls_client(self) -> None:
+        self.refused(b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n")
+
+    def test_a_path_that_is_not_ascii(self) -> None:
+        self.refused(b"GET /v1/\xff HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    def test_a_line_that_is_no_header(self) -> None:
+        for line in (b"nonsense", b"Na me: x", b": x", b"X: a\0b"):
+            self.refused(b"GET /health HTTP/1.1\r\n" + line + b"\r\n\r\n")
+
+    def test_lengths_that_contradict_or_are_none(self) -> None:
+        for lines in (
+            b"Content-Length: 1\r\nContent-Length: 2",
+            b"Content-Length: x",
+            b"Content-Length: -1",
+            b"Content-Length: 1\r\nTransfer-Encoding: chunked",
+            b"Transfer-Encoding: gzip",
+        ):
+            self.refused(b"POST %b HTTP/1.1\r\n%b\r\n\r\n" % (CHAT.encode(), lines))
+
+    def test_a_request_line_that_is_too_long(self) -> None:
+        self.refused(b"GET /" + b"x" * 20_000 + b" HTTP/1.1\r\n\r\n")
+
+    def test_a_request_line_that_does_not_end(self) -> None:
+        self.refused(b"GET /", *[b"x" * 1000] * 20)
+
+    def test_headers_that_are_too_many(self) -> None:
+        lines = b"".join(b"X-%d: y\r\n" % number for number in range(1000))
+        self.refused(b"GET /health HTTP/1.1\r\n" + lines + b"\r\n")
+
+    def test_headers_that_are_too_long_together(self) -> None:
+        lines = b"".join(b"X-%d: %b\r\n" % (number, b"y" * 4000) for number in range(10))
+        self.refused(b"GET /health HTTP/1.1\r\n" + lines + b"\r\n")
+
+    def test_a_chunk_that_is_none(self) -> None:
+        self.refused(CHUNKED, b"zz\r\n")
+        self.refused(CHUNKED, b'5\r\n{"mod', b"Xel\r\n")
+
+    @settings(deadline=None, max_examples=100)
+    @given(reads=st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=6))
+    def test_whatever_comes_is_answered_with_json_or_waited_for(self, reads: list[bytes]) -> None:
+        bench = Bench()
+        client = bench.client(*reads, b"\r\n\r\n")
+        bench.settle()
+        for answer in answers(bytes(client.heard)):
+            self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
+            self.assertEqual(list(answer.json()), ["error"])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class PreflightTests(BenchTestCase):
+    def test_it_is_answered_everywhere(self) -> None:
+        for path in PATHS:
+            asked = [
+                ("Origin", "http://localhost:3000"),
+                ("Access-Control-Request-Method", "POST"),
+                ("Access-Control-Request-Headers", "authorization, content-type, x-stainless-os"),
+            ]
+            [answer] = self.bench.asks(request(path=path, method="OPTIONS", headers=asked))
+            self.assertEqual((answer.status, answer.body), (204, b""), path)
+            self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
+            self.assertIn("POST", answer.headers["Access-Control-Allow-Methods"])
+            self.assertEqual(
+                answer.headers["Access-Control-Allow-Headers"],
+                "authorization, content-type, x-stainless-os",
+            )
+        self.assertEqual(self.bench.manager.asked, [])
+
+    def test_it_is_answered_without_anything_asked(self) -> None:
+        for path in (*PATHS, "*"):
+            [answer] = self.bench.asks(request(path=path, method="OPTIONS"))
+            self.assertEqual(answer.status, 204)
+            self.assertIn("POST", answer.headers["Allow"])
+            self.assertEqual(answer.headers["Access-Control-Allow-Headers"], "*")
+
+    def test_the_connection_goes_on(self) -> None:
+        found = self.bench.asks(request(method="OPTIONS"), request(path="/health"))
+        self.assertEqual([a.status for a in found], [204, 200])
+
+
+class ConnectionTests(BenchTestCase):
+    def test_a_client_that_waits_for_the_go_ahead_gets_it(self) -> None:
+        whole = request({"model": "small"}, headers=[("Expect", "100-continue")])
+        head, _, body = whole.partition(b"\r\n\r\n")
+        client = self.bench.client(head + b"\r\n\r\n")
+        self.assertEqual(bytes(client.heard), b"HTTP/1.1 100 Continue\r\n\r\n")
+        client.says(body)
+        self.bench.backend().says(response(b"yes"))
+        self.assertEqual(answers(bytes(client.heard), "POST")[0].body, b"yes")
+
+    def test_an_http_1_0_client_is_answered_in_its_own_terms(self) -> None:
+        client = self.bench.client(request(path="/health", version="HTTP/1.0"))
+        self.bench.settle()
+        self.assertTrue(client.heard.startswith(b"HTTP/1.0 200 OK\r\n"))
+        self.assertNotIn(b"Transfer-Encoding", client.heard)
+        self.assertEqual(answers(bytes(client.heard))[0].json()["status"], "ok")
+        self.assertFalse(client.connected)
+
+    def test_a_head_is_answered_without_a_body(self) -> None:
+        client = self.bench.client(request(path="/health", method="HEAD"))
+        self.bench.settle()
+        head, _, rest = bytes(client.heard).partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 200 OK\r\n"))
+        self.assertRegex(head, rb"Content-Length: [1-9]")
+        self.assertEqual(rest, b"")
+        self.assertTrue(client.connected)
+
+    def test_a_head_of_what_is_not_there_has_no_body_either(self) -> None:
+        for path in (CHAT, "/nothing", "/v1/models/nobody"):
+            client = self.bench.client(request(path=path, method="HEAD"))
+            self.bench.settle()
+            head, _, rest = bytes(client.heard).partition(b"\r\n\r\n")
+            self.assertRegex(head, rb"^HTTP/1.1 40[45] ")
+            self.assertEqual(rest, b"")
+
+    def test_requests_one_after_another_and_at_once_are_all_answered(self) -> None:
+        one = request(path="/v1/models")
+        for says in ([one, one, one], [one * 3]):
+            found = self.bench.asks(*says)
+            self.assertEqual([a.status for a in found], [200, 200, 200])
+
+    def test_a_request_that_comes_byte_by_byte_is_answered(self) -> None:
+        says = request(path="/v1/models")
+        [answer] = self.bench.asks(*[says[i : i + 1] for i in range(len(says))])
+        self.assertEqual(answer.status, 200)
+
+    def test_an_idle_connection_is_closed_after_its_time(self) -> None:
+        client = self.bench.client(request(path="/health"))
+        self.bench.reactor.advance(60 - 1)
+        self.assertTrue(client.connected)
+        self.bench.reactor.advance(1.5)
+        self.bench.settle()
+        self.assertFalse(client.connected)
+
+    def test_a_request_that_is_never_finished_is_refused_after_its_time(self) -> None:
+        client = self.bench.client(b"POST / HTTP/1.1\r\nContent-Length: 99\r\n\r\n")
+        for _ in range(60):  # a byte now and then does not help
+            client.says(b"x")
+            self.bench.reactor.advance(1)
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual(self.assert_envelope(answer, 408)["code"], "request_timeout")
+        self.bench.reactor.pump([1.0] * (LINGER_SEC + 1))
+        self.bench.settle()
+        self.assertFalse(client.connected)
+        self.assertEqual(self.bench.site.channels, set())
+
+    def test_a_client_that_stops_reading_is_cut_off_after_its_time(self) -> None:
+        client, backend = self.bench.streaming()
+        client.stalls()
+        backend.says(event(b"x" * 100_000))
+        self.assertTrue(backend.paused)
+        self.bench.reactor.advance(self.bench.site.client_stall - 1)
+        self.assertTrue(client.connected)
+        self.bench.reactor.advance(1)
+        self.bench.settle()
+        self.assertFalse(client.connected)
+        self.assert_over(backend)
+
+    def test_a_client_that_reads_on_in_time_is_not_cut_off(self) -> None:
+        client, backend = self.bench.streaming()
+        for _ in range(3):
+            client.stalls()
+            backend.says(event(b"x" * 100_000))
+            self.bench.reactor.advance(self.bench.site.client_stall - 1)
+            client.reads_on()
+            self.bench.settle()
+        self.assertTrue(client.connected)
+
+    def test_connections_over_the_limit_are_told_so_and_closed(self) -> None:
+        self.bench.site.max_connections = 2
+        clients = [self.bench.client() for _ in range(3)]
+        [answer] = answers(bytes(clients[2].heard))
+        self.assert_envelope(answer, 503)
+        clients[0].hangs_up()
+        clients[2].hangs_up()
+        later = self.bench.client(request(path="/health"))
+        self.assertEqual([a.status for a in answers(bytes(later.heard))], [200])
+
+    def test_an_answer_may_take_longer_than_that(self) -> None:
+        client = self.bench.client(request({"model": "small"}))
+        backend = self.bench.backend()
+        for _ in range(10):
+            self.bench.reactor.advance(60)
+        backend.says(response(b"late"))
+        self.assertEqual(answers(bytes(client.heard), "POST")[0].body, b"late")
+
+    def test_no_timer_is_left_when_a_client_has_gone(self) -> None:
+        client = self.bench.client(request(path="/health"))
+        client.hangs_up()
+        self.bench.settle()
+        self.assertEqual(self.bench.reactor.getDelayedCalls(), [])
+        self.assertEqual(self.bench.site.channels, set())
+
+
+class DrainTests(BenchTestCase):
+    def test_it_is_over_at_once_when_nobody_is_there(self) -> None:
+        self.successResultOf(self.bench.site.drain())
+
+    def test_idle_connections_are_closed(self) -> None:
+        client = self.bench.client(request(path="/health"))
+        drained = self.bench.site.drain()
+        self.bench.settle()
+        self.assertFalse(client.connected)
+        self.successResultOf(drained)
+
+    def test_a_running_answer_ends_whole_and_its_connection_after_it(self) -> None:
+        client, backend = self.bench.streaming()
+        drained = self.bench.site.drain()
+        self.bench.settle()
+        self.assertNoResult(drained)
+        backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertTrue(answer.whole)
+        self.assertTrue(answer.body.endswith(b"data: [DONE]\n\n"))
+        self.assertFalse(client.connected)
+        self.successResultOf(drained)
+
+    def test_an_answer_that_begins_later_says_that_it_is_the_last(self) -> None:
+        client = self.bench.client(request({"model": "small"}))
+        drained = self.bench.site.drain()
+        self.bench.backend().says(response(b"yes"))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual((answer.body, answer.headers["Connection"]), (b"yes", "close"))
+        self.successResultOf(drained)
+
+    def test_pipelined_requests_behind_it_are_not_begun(self) -> None:
+        ask = request({"model": "small"})
+        client = self.bench.client(ask + ask)
+        drained = self.bench.site.drain()
+        self.bench.backend().says(response(b"yes"))
+        self.bench.settle()
+        self.assertEqual(len(answers(bytes(client.heard))), 1)
+        self.assertEqual(len(self.bench.manager.asked), 1)
+        self.successResultOf(drained)
+
+    def test_a_request_that_is_still_arriving_is_answered_and_then_closed_on(self) -> None:
+        says = request(path="/health")
+        for cut in (10, len(says) - 4):
+            client = self.bench.client(says[:cut])
+            drained = self.bench.site.drain()
+            client.says(says[cut:])
+            self.bench.settle()
+            self.assertLessEqual(len(answers(bytes(client.heard))), 1)
+            self.assertFalse(client.connected, cut)
+            self.successResultOf(drained)
+
+    def test_who_is_left_is_closed_on_when_told_to(self) -> None:
+        client = self.bench.client(request({"model": "small"}))
+        drained = self.bench.site.drain()
+        self.bench.site.abort()
+        self.bench.settle()
+        self.assertFalse(client.connected)
+        self.successResultOf(drained)
+
+
+class AccessLogTests(BenchTestCase):
+    def logged(self) -> list[str]:
+        found = [e for e in self.events if e.get("log_namespace") == "llamagw.access"]
+        return [e["log_format"].format(**e) for e in found]
+
+    def test_it_is_silent_unless_asked_for(self) -> None:
+        self.bench.asks(request(path="/health"))
+        client, backend = self.bench.streaming()
+        backend.says(b"0\r\n\r\n")
+        client.hangs_up()
+        self.assertEqual(self.events, [])
+
+    def test_one_line_tells_of_each_answer(self) -> None:
+        self.bench = Bench(access_log=True)
+        self.bench.asks(request(path="/nothing?key=secret"))
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.reactor.advance(1.25)
+        self.bench.backend().says(response(b"12345"))
+        self.assertTrue(client.connected)
+        first, second = self.logged()
+        self.assertIn("192.0.2.7 GET /nothing 404 ", first)
+        self.assertNotIn("secret", first)
+        self.assertEqual(second, f"192.0.2.7 POST {CHAT} 200 5 B 1.250 s")
+
+    def test_a_client_that_left_is_told_of_once(self) -> None:
+        self.bench = Bench(access_log=True)
+        client = self.bench.client(request({"model": "small"}))
+        backend = self.bench.backend()
+        backend.says(STREAM_HEAD + event(b"abc"))
+        client.hangs_up()
+        self.bench.settle()
+        self.assertEqual(self.logged(), [f"192.0.2.7 POST {CHAT} gone 3 B 0.000 s"])
+
+    def test_a_client_that_left_in_the_middle_of_its_request_makes_no_error(self) -> None:
+        self.bench = Bench(access_log=True)
+        for says in (b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nab"):
+            self.bench.client(says).hangs_up()
+            self.bench.settle()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class BrokenHandlerTests(SynchronousTestCase):
+    """A fault of the gateway's own is a 500 envelope, never a page or a traceback."""
+
+    def answer(self, tree: Any, path: str) -> Answer:
+        bench = Bench()
+
+        def broken(request: Request) -> None:
+            raise ZeroDivisionError("secret detail")
+
+        bench.site = Site(tree, {b"/table": broken}, clock=bench.reactor, limits=Limits(100, 60, 600, 100))
+        client = bench.client(request(b"{}", path=path))
+        bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertNotIn(b"secret", answer.body)
+        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
+        return answer
+
+    def test_in_a_handler_of_the_tree(self) -> None:
+        app: Any = Klein()
+
+        @app.route("/tree", methods=["POST"])  # type: ignore[untyped-decorator]
+        def broken(request: Request) -> bytes:
+            raise ZeroDivisionError("secret detail")
+
+        answer = self.answer(app.resource(), "/tree")
+        self.assertEqual(answer.status, 500)
+        self.assertEqual(answer.json()["error"]["code"], "internal_error")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_in_a_resource_of_the_tree(self) -> None:
+        class Broken(Resource):
+            isLeaf = True
+
+            def render(self, request: Any) -> bytes:
+                raise ZeroDivisionError("secret detail")
+
+        answer = self.answer(Broken(), "/tree")
+        self.assertEqual(answer.status, 500)
+        self.assertEqual(answer.json()["error"]["code"], "internal_error")
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
