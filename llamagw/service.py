@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 
 from llamagw import __version__
 from llamagw.api import INFERENCE, OWN
-from llamagw.config import Config
+from llamagw.config import Config, ConfigError, load
 from llamagw.fleet.manager import Manager
 from llamagw.proxy.server import Site
 from llamagw.proxy.upstream import Pool
@@ -51,8 +51,9 @@ class Gateway(Service):
     """
     The whole gateway as a service.
 
-    :param endpoint: where to listen
     :param prepare: called before anything is served
+    :param adopt: called with a configuration that everything but the address is to go by
+    :param make_endpoint: where to listen, for a configuration; may raise `ConfigError`
     :param clock: keeps time for the drain
     :param transports: what moves the bytes, in words, for the start-up lines
     """
@@ -62,20 +63,22 @@ class Gateway(Service):
     def __init__(
         self,
         config: Config,
-        endpoint: IStreamServerEndpoint,
         site: Site,
         manager: Manager,
         pool: Pool,
         prepare: Callable[[], None],
+        adopt: Callable[[Config], None],
+        make_endpoint: Callable[[Config], IStreamServerEndpoint],
         clock: IReactorTime,
         transports: str,
     ) -> None:
         self._config = config
-        self._endpoint = endpoint
         self._site = site
         self._manager = manager
         self._pool = pool
         self._prepare = prepare
+        self._adopt = adopt
+        self._make_endpoint = make_endpoint
         self._clock = clock
         self._transports = transports
         self._port: IListeningPort | None = None
@@ -89,28 +92,66 @@ class Gateway(Service):
         """
         super().privilegedStartService()
         self._prepare()
+        try:
+            self._port = self._listen(self._config)
+        except CannotStart as error:
+            _log.critical("{error}", error=str(error))
+            raise
+
+    def reload(self, path: str) -> None:
+        """
+        Read the configuration again and go by it; one that is wrong is logged and changes nothing.
+
+        Connections, streams and the backends of models that did not change are left as they are.
+        """
+        try:
+            config = load(path)
+            port = None
+            if config.listen_addr != self._config.listen_addr:
+                port = self._listen(config)
+        except (ConfigError, CannotStart) as error:
+            for line in str(error).splitlines():
+                _log.error("{line}", line=line)
+            _log.error("the configuration was not reloaded; all goes on as before")
+            return
+        self._config = config
+        self._adopt(config)
+        if port is not None and self._port is not None:
+            self._port.stopListening()
+            self._port = port
+        _log.info("the configuration was reloaded from {path}", path=path)
+        self._say_what_is_served()
+
+    def _listen(self, config: Config) -> IListeningPort:
+        """
+        :raises CannotStart: when the address cannot be had
+        """
+        ports: list[IListeningPort] = []
         failures: list[Failure] = []
-        self._endpoint.listen(self._site).addCallbacks(self._listening, failures.append)
+        endpoint = self._make_endpoint(config)
+        endpoint.listen(self._site).addCallbacks(ports.append, failures.append)
         for failure in failures:
             if isinstance(failure.value, CannotListenError):
                 reason = failure.value.socketError
                 why = getattr(reason, "strerror", None) or reason
-                message = (
-                    f"cannot listen on {self._config.listen_addr}: {why}; "
+                raise CannotStart(
+                    f"cannot listen on {config.listen_addr}: {why}; "
                     "end what listens there, or change listen_addr"
                 )
-                _log.critical("{message}", message=message)
-                raise CannotStart(message)
             failure.raiseException()
+        return ports[0]
 
     def startService(self) -> None:
         """Say what is served."""
         super().startService()
-        config = self._config
-        assert self._port is not None
         _log.info(
             "llamagw {version} ({transports})", version=__version__, transports=self._transports
         )
+        self._say_what_is_served()
+
+    def _say_what_is_served(self) -> None:
+        config = self._config
+        assert self._port is not None
         _log.info(
             "{count} configured, at most {limit} in memory at once",
             count="1 model" if len(config.models) == 1 else f"{len(config.models)} models",
@@ -141,9 +182,6 @@ class Gateway(Service):
         if self._hurry is not None:
             hurry, self._hurry = self._hurry, None
             hurry.callback(None)
-
-    def _listening(self, port: IListeningPort) -> None:
-        self._port = port
 
     async def _drain(self) -> None:
         if self._port is not None:

@@ -103,7 +103,7 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     gateway = make_gateway(options.loaded, reactor)
-    reactor.callWhenRunning(_handle_signals, reactor, gateway)
+    reactor.callWhenRunning(_handle_signals, reactor, gateway, options["config"])
     return gateway
 
 
@@ -120,7 +120,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
     from llamagw.service import Gateway
 
     try:
-        endpoint = _endpoint(reactor, config)
+        _endpoint(reactor, config)
     except ConfigError as error:
         raise SystemExit(str(error)) from None
     launcher = Launcher(reactor, config)
@@ -135,13 +135,21 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
         limits=limits(config),
         access_log=config.access_log,
     )
+
+    def adopt(config: Config) -> None:
+        launcher.reconfigure(config)
+        manager.reconfigure(config)
+        site.allow(limits(config), config.access_log)
+        relay.keepalive = config.stream_keepalive_sec
+
     return Gateway(
         config,
-        endpoint,
         site,
         manager,
         pool,
         prepare=launcher.prepare,
+        adopt=adopt,
+        make_endpoint=lambda config: _endpoint(reactor, config),
         clock=reactor,
         transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,
     )
@@ -183,9 +191,10 @@ def _endpoint(reactor: Any, config: Config) -> Any:
         raise ConfigError([Fault("listen_addr", None, "", str(error))]) from None
 
 
-def _handle_signals(reactor: Any, gateway: Gateway) -> None:
+def _handle_signals(reactor: Any, gateway: Gateway, path: str) -> None:
     """
-    SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGCHLD is heard.
+    SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGHUP reads the
+    configuration again; SIGCHLD is heard.
 
     Twisted's own handlers would end the process by the same signal in the end; a stop that was
     asked for and went well is a success, and exits with 0.
@@ -204,6 +213,7 @@ def _handle_signals(reactor: Any, gateway: Gateway) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: reactor.callFromThread(stop))
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(gateway.reload, path))
     # uvloop takes the wakeup descriptor from Twisted by which it learns of its children's ends.
     signal.signal(signal.SIGCHLD, lambda *_: reactor.callFromThread(reapAllProcesses))
 

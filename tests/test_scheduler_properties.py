@@ -451,7 +451,7 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
         1,
         "models close before patience is over",
         {
-            "[m for m in short if m._first_arrival() + self.swap_after <= now]": "short[:]",
+            "[m for m in patient if m._first_arrival() + self.swap_after <= now]": "patient[:]",
         },
     ),
     (
@@ -535,7 +535,7 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
     (
         3,
         "room that is on its way is not counted on",
-        {"wanting[max(stopping + min(free, 0), 0) :]": "wanting"},
+        {"len(wanting) + over - stopping": "len(wanting) + over"},
     ),
     (
         4,
@@ -556,8 +556,8 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
         },
     ),
     (4, "one more than allowed", {"free = self.limit - sum": "free = self.limit + 1 - sum"}),
-    (5, "no model ever closes", {"busy[: len(overdue)]": "()"}),
-    (5, "nobody is woken when patience ends", {"self.wake_at = short[": "_ = short["}),
+    (5, "no model ever closes", {"busy[:closing]": "()"}),
+    (5, "nobody is woken when patience ends", {"self.wake_at = patient[": "_ = patient["}),
     (
         5,
         "the most recently used closes",
@@ -593,7 +593,7 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
             )
         },
     ),
-    (5, "only one model closes at a time", {"busy[: len(overdue)]": "busy[: len(overdue[:1])]"}),
+    (5, "only one model closes at a time", {"busy[:closing]": "busy[: min(closing, 1)]"}),
     (
         6,
         "the last to come is the first to be served",
@@ -660,8 +660,8 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
         8,
         "nobody is served when a process is gone",
         {
-            "model.status = Status.UNLOADED\n            return self._settle(now)": (
-                "model.status = Status.UNLOADED\n            return []"
+            "self._forget(model)\n            return self._settle(now)": (
+                "self._forget(model)\n            return []"
             )
         },
     ),

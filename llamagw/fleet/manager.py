@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Hashable
 from typing import Protocol
 
 from msgspec import Struct
@@ -89,16 +90,16 @@ class Lease:
         """The request is over. More than once is the same as once."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            keeper.manager._finished(keeper.model.name)
+            keeper.manager._finished(keeper)
 
 
 class _Ticket:
     """Somebody who waits."""
 
-    __slots__ = ("deferred", "name", "timer")
+    __slots__ = ("deferred", "keeper", "timer")
 
-    def __init__(self, name: str, deferred: Deferred[Lease]) -> None:
-        self.name = name
+    def __init__(self, keeper: _Keeper, deferred: Deferred[Lease]) -> None:
+        self.keeper = keeper
         self.deferred = deferred
         self.timer: IDelayedCall | None = None
 
@@ -127,14 +128,19 @@ class Manager:
         self.probe = probe
         self.clock = clock
         self.scheduler = Scheduler(
-            [model.name for model in config.models],
+            (),
             limit=config.max_loaded_models,
             swap_after=config.swap_after_sec,
             max_queue=config.max_queue,
         )
-        self._keepers = {model.name: _Keeper(self, model) for model in config.models}
+        #: The models that are configured, by name, and all that have not ended yet, by key.
+        self._keepers: dict[str, _Keeper] = {}
+        self._by_key: dict[str, _Keeper] = {}
+        self._generation = 0
         self._wake: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
+        for model in config.models:
+            self._add(model)
 
     @property
     def names(self) -> list[str]:
@@ -150,15 +156,64 @@ class Manager:
 
         :raises ModelNotFound: at once
         """
-        if name not in self._keepers:
+        keeper = self._keepers.get(name)
+        if keeper is None:
             raise ModelNotFound(name, self._keepers)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(ticket))
-        ticket = _Ticket(name, deferred)
-        self.do(self.scheduler.arrived(name, ticket, self.clock.seconds()))
+        ticket = _Ticket(keeper, deferred)
+        self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds()))
         if not deferred.called:
             patience = self.config.queue_timeout_sec
             ticket.timer = self.clock.callLater(patience, self._timed_out, ticket)
         return deferred
+
+    def reconfigure(self, config: Config) -> None:
+        """
+        Go by another configuration from now on.
+
+        A model that is the same in both goes on untouched. One that is gone or changed finishes
+        the answers that it is giving, then its backend stops; who waits for a changed one waits
+        for its successor.
+        """
+        old, self.config = self.config, config
+        wanted = {model.name: model for model in config.models}
+        homeless: list[Hashable] = []
+        for name, keeper in list(self._keepers.items()):
+            same = old.llama_server_path == config.llama_server_path
+            if same and wanted.get(name) == keeper.model:
+                continue
+            del self._keepers[name]
+            waited, actions = self.scheduler.retire(keeper.key, self.clock.seconds())
+            homeless += waited
+            self.do(actions)
+        for name, model in wanted.items():
+            if name not in self._keepers:
+                self._add(model)
+        self._keepers = {name: self._keepers[name] for name in wanted}
+        now = self.clock.seconds()
+        for ticket in homeless:
+            assert isinstance(ticket, _Ticket)
+            name = ticket.keeper.model.name
+            if name in self._keepers:
+                ticket.keeper = self._keepers[name]
+                self.do(self.scheduler.arrived(ticket.keeper.key, ticket, now))
+            else:
+                ticket.answered().errback(ModelNotFound(name, self._keepers))
+        self.do(
+            self.scheduler.limits(
+                limit=config.max_loaded_models,
+                swap_after=config.swap_after_sec,
+                max_queue=config.max_queue,
+                now=now,
+            )
+        )
+
+    def _add(self, model: ModelConfig) -> None:
+        # A key is never used twice: a changed model and its successor may be there side by side.
+        self._generation += 1
+        keeper = _Keeper(self, model, key=f"{model.name}#{self._generation}")
+        self._keepers[model.name] = self._by_key[keeper.key] = keeper
+        self.scheduler.add(keeper.key)
 
     async def aftermath(self, lease: Lease) -> None:
         """
@@ -169,7 +224,7 @@ class Manager:
         """
         waited = self.clock.seconds() + AFTERMATH_SEC
         while self.clock.seconds() < waited and any(
-            keeper.engine is lease.engine for keeper in self._keepers.values()
+            keeper.engine is lease.engine for keeper in self._by_key.values()
         ):
             await deferLater(self.clock, 0.01)
 
@@ -178,7 +233,7 @@ class Manager:
         since_epoch = time.time() - self.clock.seconds()
         reports = []
         for name, keeper in self._keepers.items():
-            model = self.scheduler.models[name]
+            model = self.scheduler.models[keeper.key]
             reports.append(
                 ModelReport(
                     id=name,
@@ -212,36 +267,50 @@ class Manager:
             if isinstance(action, Admit):
                 ticket = action.ticket
                 assert isinstance(ticket, _Ticket)
-                ticket.answered().callback(Lease(self._keepers[ticket.name]))
+                if ticket.deferred.called:
+                    # It went away while those before it in the list were answered.
+                    self._finished(ticket.keeper)
+                else:
+                    ticket.answered().callback(Lease(ticket.keeper))
             elif isinstance(action, Reject):
                 ticket = action.ticket
                 assert isinstance(ticket, _Ticket)
                 # One error may be told to many; each needs a traceback of its own.
-                ticket.answered().errback(copy.copy(action.error))
+                if not ticket.deferred.called:
+                    ticket.answered().errback(copy.copy(action.error))
             elif isinstance(action, Start):
-                self._keepers[action.model].backend.start()
+                self._by_key[action.model].backend.start()
             else:
-                _log.info("stopping {name}", name=action.model)
-                self._keepers[action.model].backend.stop()
+                keeper = self._by_key[action.model]
+                _log.info("stopping {name}", name=keeper.model.name)
+                keeper.backend.stop()
         self._set_alarm()
-        if self._drained is not None and not any(k.engine for k in self._keepers.values()):
+        if self._drained is not None and not any(k.engine for k in self._by_key.values()):
             drained, self._drained = self._drained, None
             drained.callback(None)
 
     def _timed_out(self, ticket: _Ticket) -> None:
         ticket.timer = None
         patience = self.config.queue_timeout_sec
-        ticket.deferred.errback(
-            QueueTimeout(f"The request waited for the model `{ticket.name}` for {patience:g} s.")
-        )
         self._left(ticket)
+        ticket.deferred.errback(
+            QueueTimeout(f"The request waited for `{ticket.keeper.model.name}` for {patience:g} s.")
+        )
 
     def _left(self, ticket: _Ticket) -> None:
         ticket.answered()
-        self.do(self.scheduler.left(ticket.name, ticket, self.clock.seconds()))
+        # The scheduler may have answered already, and the answer be on its way (see `do`).
+        if ticket in self.scheduler.models[ticket.keeper.key].waiting:
+            self.do(self.scheduler.left(ticket.keeper.key, ticket, self.clock.seconds()))
 
-    def _finished(self, name: str) -> None:
-        self.do(self.scheduler.finished(name, self.clock.seconds()))
+    def _finished(self, keeper: _Keeper) -> None:
+        self.do(self.scheduler.finished(keeper.key, self.clock.seconds()))
+        self._forget(keeper)
+
+    def _forget(self, keeper: _Keeper) -> None:
+        """Nothing is left of a model that is no longer configured."""
+        if keeper.key not in self.scheduler.models:
+            self._by_key.pop(keeper.key, None)
 
     def _set_alarm(self) -> None:
         """Have the scheduler look again when the next waiter runs out of patience."""
@@ -264,12 +333,14 @@ class _Keeper:
     """
     What the manager holds for one model; the `llamagw.fleet.backend.World` of its backend.
 
+    :ivar key: its name in the scheduler
     :ivar engine: the process, from launch to exit
     :ivar moved: how often bytes were seen to come from it
     """
 
-    def __init__(self, manager: Manager, model: ModelConfig) -> None:
+    def __init__(self, manager: Manager, model: ModelConfig, key: str) -> None:
         self.manager = manager
+        self.key = key
         self.model = model
         self.engine: Engine | None = None
         self.moved = 0
@@ -313,20 +384,21 @@ class _Keeper:
     def loaded(self) -> None:
         now = self.manager.clock.seconds()
         _log.info("{name} is loaded ({sec:.1f} s)", name=self.model.name, sec=now - self._since)
-        self.manager.do(self.manager.scheduler.loaded(self.model.name, now))
+        self.manager.do(self.manager.scheduler.loaded(self.key, now))
 
     def load_failed(self, error: GatewayError) -> None:
         _log.error("{error}", error=error.message)
         now = self.manager.clock.seconds()
-        self.manager.do(self.manager.scheduler.load_failed(self.model.name, error, now))
+        self.manager.do(self.manager.scheduler.load_failed(self.key, error, now))
 
     def exited(self, failure: GatewayError | None) -> None:
         if failure is not None:
             _log.error("{error}", error=failure.message)
         self.engine = None
         now = self.manager.clock.seconds()
-        self.manager.do(self.manager.scheduler.exited(self.model.name, failure, now))
+        self.manager.do(self.manager.scheduler.exited(self.key, failure, now))
+        self.manager._forget(self)
 
     def recovered(self) -> None:
         now = self.manager.clock.seconds()
-        self.manager.do(self.manager.scheduler.recovered(self.model.name, now))
+        self.manager.do(self.manager.scheduler.recovered(self.key, now))

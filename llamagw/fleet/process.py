@@ -358,7 +358,8 @@ class EngineProcess:
         self._cancel_kill()
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
         self.pid = None
-        said = list(self.output.lines)[-min(5, self.output.count - self._lines_before) or None :]
+        fresh = min(5, self.output.count - self._lines_before)
+        said = list(self.output.lines)[-fresh:] if fresh else []
         taken = any(_CANNOT_BIND in line for line in said)
         if taken and not self._stopping and len(self._ports) < _BIND_ATTEMPTS:
             return self._spawn()
@@ -401,6 +402,15 @@ class Launcher:
         self.ports = Ports(config.port_range_start)
         self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
         self.flags: frozenset[str] = frozenset()
+
+    def reconfigure(self, config: Config) -> None:
+        """Start what is started from now on by another configuration."""
+        if config.llama_server_path != self.config.llama_server_path:
+            self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
+            self.config = config
+            self.prepare()
+        self.config = config
+        self.ports.first = config.port_range_start
 
     def prepare(self) -> None:
         """Ask the binary for its flags; to be done before the first launch."""

@@ -86,13 +86,24 @@ IN_MEMORY = frozenset({Status.LOADING, Status.READY, Status.STOPPING})
 class Model:
     """What the scheduler knows of one model. To be read by others, changed by nobody else."""
 
-    __slots__ = ("closing", "failure", "in_flight", "last_used", "name", "status", "waiting")
+    __slots__ = (
+        "closing",
+        "failure",
+        "in_flight",
+        "last_used",
+        "name",
+        "retired",
+        "status",
+        "waiting",
+    )
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.status = Status.UNLOADED
         #: Finishes what it has and admits nobody, because somebody else needs its room.
         self.closing = False
+        #: Is no longer configured: finishes what it has, and is forgotten when it is gone.
+        self.retired = False
         #: Leases out.
         self.in_flight = 0
         #: Who waits, and since when; in the order of arrival.
@@ -118,7 +129,7 @@ class Model:
 
 class Scheduler:
     """
-    Decides for a fixed set of models.
+    Decides for a set of models.
 
     :param models: their names
     :param limit: how many may be in memory at once
@@ -169,7 +180,8 @@ class Scheduler:
         model = self.models[name]
         model.in_flight -= 1
         model.last_used = now
-        if self.wake_at is None and not self.draining:
+        self._forget(model)
+        if self.wake_at is None and not self.draining and not model.closing:
             for other in self.models.values():
                 if other.waiting:
                     break
@@ -203,18 +215,47 @@ class Scheduler:
         model.failure = failure
         if failure is None:
             model.status = Status.UNLOADED
+            self._forget(model)
             return self._settle(now)
         model.status = Status.FAILED
+        self._forget(model)
         return self._reject_waiting(model, failure) + self._settle(now)
 
     def recovered(self, name: str, now: float) -> list[Action]:
         """A failed model may be tried again."""
-        model = self.models[name]
+        model = self.models.get(name)
+        if model is None:
+            return []
         model.status = Status.UNLOADED
         model.failure = None
         return self._settle(now)
 
     # What happens to the gateway
+
+    def limits(self, *, limit: int, swap_after: float, max_queue: int, now: float) -> list[Action]:
+        """The limits are others now; what is over a lower one goes as it falls idle."""
+        self.limit = limit
+        self.swap_after = swap_after
+        self.max_queue = max_queue
+        return self._settle(now)
+
+    def add(self, name: str) -> None:
+        """A model is new."""
+        self.models[name] = Model(name)
+
+    def retire(self, name: str, now: float) -> tuple[list[Hashable], list[Action]]:
+        """
+        A model is no longer configured: who has a lease keeps it, then the model is stopped. Its
+        name must not be used again.
+
+        :return: the tickets of those who waited for it, whom the caller has to answer; the actions
+        """
+        model = self.models[name]
+        model.retired = model.closing = True
+        waited = list(model.waiting)
+        model.waiting.clear()
+        self._forget(model)
+        return waited, self._settle(now)
 
     def drain(self, now: float) -> list[Action]:
         """From now on nobody is admitted, who waits is rejected, each model stops when idle."""
@@ -237,6 +278,11 @@ class Scheduler:
 
     # The decisions
 
+    def _forget(self, model: Model) -> None:
+        """Nothing is left of a retired model."""
+        if model.retired and not model.in_flight and model.status not in IN_MEMORY:
+            self.models.pop(model.name, None)
+
     def _reject_waiting(self, model: Model, error: GatewayError) -> list[Action]:
         actions: list[Action] = [Reject(ticket, error) for ticket in model.waiting]
         model.waiting.clear()
@@ -255,6 +301,8 @@ class Scheduler:
         for model in models:
             if model.status is Status.READY and not model.closing:
                 self._admit_waiting(model, now, actions)
+            elif model.retired and model.status in (Status.LOADING, Status.READY) and model.idle:
+                actions.append(self._stop(model))
 
         # Who needs room, longest wait first (6); who gets what is free (2, 4).
         wanting = [m for m in models if m.waiting and m.status is Status.UNLOADED]
@@ -267,23 +315,29 @@ class Scheduler:
 
         # Room that is on its way goes to the first of them; for the others idle ones go (3).
         # A model that closes and is idle now goes before the rest: its newcomers wait.
+        over = max(-free, 0)
         stopping = sum(m.status is Status.STOPPING for m in models)
-        short = wanting[max(stopping + min(free, 0), 0) :]
+        short = max(len(wanting) + over - stopping, 0)
         idle = [m for m in models if m.status in (Status.LOADING, Status.READY) and m.idle]
         idle.sort(key=lambda m: (not m.closing, m._age()))
-        for model in idle[: len(short)]:
+        for model in idle[:short]:
             actions.append(self._stop(model))
-        short = short[len(idle) :]
+        short -= len(idle[:short])
 
-        # Busy models hold the rest. As many close as there are waiters out of patience (5).
-        overdue = [m for m in short if m._first_arrival() + self.swap_after <= now]
-        if len(overdue) < len(short):
-            self.wake_at = short[len(overdue)]._first_arrival() + self.swap_after
-        busy = [m for m in models if m.status is Status.READY]
+        # Busy models hold the rest. As many close as there are waiters out of patience (5), and
+        # as are over the limit.
+        patient = wanting[len(wanting) - short :] if short < len(wanting) else wanting
+        overdue = [m for m in patient if m._first_arrival() + self.swap_after <= now]
+        if len(overdue) < len(patient):
+            self.wake_at = patient[len(overdue)]._first_arrival() + self.swap_after
+        closing = len(overdue) + max(short - len(wanting), 0)
+        closing -= sum(m.retired and m.status is Status.READY for m in models)
+        closing = max(closing, 0)
+        busy = [m for m in models if m.status is Status.READY and not m.retired]
         busy.sort(key=lambda m: (not m.closing, m._age()))
-        for model in busy[: len(overdue)]:
+        for model in busy[:closing]:
             model.closing = True
-        for model in busy[len(overdue) :]:
+        for model in busy[closing:]:
             if model.closing:
                 model.closing = False
                 self._admit_waiting(model, now, actions)

@@ -431,14 +431,18 @@ class Site(server.Site):
         super().__init__(tree, Request, timeout=limits.request_timeout, reactor=clock)
         self.table = table
         self.clock = clock
-        self.max_body = limits.max_body
-        self.request_timeout = limits.request_timeout
-        self.client_stall = limits.client_stall
-        self.max_connections = limits.max_connections
-        self.access_log = access_log
+        self.allow(limits, access_log)
         self._said_full = float("-inf")
         self.channels: set[Channel] = set()
         self._empty: Deferred[None] | None = None
+
+    def allow(self, limits: Limits, access_log: bool) -> None:
+        """Go by other limits from now on."""
+        self.max_body = limits.max_body
+        self.request_timeout = self.timeOut = limits.request_timeout
+        self.client_stall = limits.client_stall
+        self.max_connections = limits.max_connections
+        self.access_log = access_log
 
     def startFactory(self) -> None:
         """Twisted would keep a clock for its log lines here, once a second."""

@@ -1,0 +1,412 @@
+"""The fleet from its door: leases, swaps, crashes and the end, with engines of the mind."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.errors import (
+    GatewayError,
+    LoadTimeout,
+    ModelNotFound,
+    ModelUnavailable,
+    QueueTimeout,
+    ServerBusy,
+    ShuttingDown,
+)
+from llamagw.fleet.manager import Lease, Manager
+from tests.fleet_fakes import FakeEngine, FakeLauncher, FakeProbe, make_config
+
+
+class SlowClock(Clock):
+    """A Clock that goes on while things are done, and a reactor's dislike of the past."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.each_look = 0.0
+
+    def seconds(self) -> float:
+        self.rightNow += self.each_look
+        return self.rightNow
+
+    def callLater(self, when: float, *args: object, **more: object) -> object:
+        assert when >= 0, f"{when} s from now is in the past"
+        return super().callLater(when, *args, **more)  # type: ignore[arg-type]
+
+
+class ManagerCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = SlowClock()
+        self.make(limit=1)
+
+    def make(self, limit: int, **more: object) -> None:
+        config = make_config("a", "b", "c", max_loaded_models=limit, **more)
+        self.launcher = FakeLauncher()
+        self.probe = FakeProbe()
+        self.manager = Manager(config, self.launcher, self.probe, self.clock)
+
+    def become_ready(self) -> None:
+        """Have the loading engines answer their next probe."""
+        self.probe.well = True
+        self.clock.advance(0.05)
+        self.probe.well = False
+
+    def have_lease(self, name: str) -> Lease:
+        lease = self.manager.acquire(name)
+        if not lease.called:
+            self.become_ready()
+        return self.successResultOf(lease)
+
+    def error_of(self, lease: Deferred[Lease]) -> GatewayError:
+        error = self.failureResultOf(lease, GatewayError).value
+        assert isinstance(error, GatewayError)
+        return error
+
+    def engine(self, name: str) -> FakeEngine:
+        return self.launcher.last(name)
+
+    def status(self) -> dict[str, str]:
+        return {report.id: report.status for report in self.manager.report()}
+
+
+class LeaseTests(ManagerCase):
+    def test_nothing_is_started_before_somebody_asks(self) -> None:
+        self.clock.advance(1000)
+        self.assertEqual(self.launcher.launched(), [])
+        self.assertEqual(self.manager.names, ["a", "b", "c"])
+
+    def test_the_first_who_asks_waits_for_the_load(self) -> None:
+        lease = self.manager.acquire("a")
+        self.assertEqual(self.launcher.launched(), ["a"])
+        self.clock.pump([0.05] * 10)
+        self.assertNoResult(lease)
+        self.become_ready()
+        self.assertEqual(self.successResultOf(lease).address, self.engine("a").address)
+
+    def test_two_waiters_share_one_start(self) -> None:
+        leases = [self.manager.acquire("a") for _ in range(3)]
+        self.become_ready()
+        for lease in leases:
+            self.successResultOf(lease)
+        self.assertEqual(self.launcher.launched(), ["a"])
+
+    def test_a_loaded_model_gives_its_lease_at_once(self) -> None:
+        self.have_lease("a")
+        self.successResultOf(self.manager.acquire("a"))
+        self.assertEqual(self.launcher.launched(), ["a"])
+
+    def test_an_unknown_model_is_told_at_once(self) -> None:
+        error = self.assertRaises(ModelNotFound, self.manager.acquire, "zzz")
+        self.assertIn("`a`, `b`, `c`", error.message)
+
+    def test_released_twice_is_released_once(self) -> None:
+        first, second = self.have_lease("a"), self.have_lease("a")
+        first.release()
+        first.release()
+        self.manager.acquire("b").addErrback(lambda _: None)
+        self.assertEqual(self.engine("a").asked, [])
+        second.release()
+        self.assertEqual(self.engine("a").asked, ["stop"])
+
+    def test_moved_after_release_is_harmless(self) -> None:
+        lease = self.have_lease("a")
+        lease.release()
+        lease.moved()
+
+    def test_a_waiter_who_cancels_is_forgotten(self) -> None:
+        gone, stays = self.manager.acquire("a"), self.manager.acquire("a")
+        gone.cancel()
+        self.failureResultOf(gone, CancelledError)
+        self.become_ready()
+        self.successResultOf(stays)
+        self.assertEqual(self.manager.report()[0].in_flight, 1)
+
+    def test_a_waiter_who_waits_too_long_is_told(self) -> None:
+        self.make(limit=1, queue_timeout_sec=60)
+        lease = self.manager.acquire("a")
+        self.clock.advance(59)
+        self.assertNoResult(lease)
+        self.clock.advance(1)
+        self.assertIsInstance(self.error_of(lease), QueueTimeout)
+        self.assertEqual(self.manager.report()[0].waiting, 0)
+
+    def test_cancelling_what_was_given_does_nothing(self) -> None:
+        lease = self.manager.acquire("a")
+        self.become_ready()
+        lease.cancel()
+        self.successResultOf(lease)
+        self.assertEqual(self.manager.report()[0].in_flight, 1)
+
+    def test_a_waiter_may_cancel_another_when_it_is_answered(self) -> None:
+        for ends_well in (True, False):
+            self.setUp()
+            first, second = self.manager.acquire("a"), self.manager.acquire("a")
+            first.addBoth(lambda result, other=second: (other.cancel(), result)[1])
+            if ends_well:
+                self.become_ready()
+                self.successResultOf(first)
+            else:
+                self.engine("a").end()
+                self.failureResultOf(first, ModelUnavailable)
+            self.failureResultOf(second, CancelledError)
+            self.assertEqual(self.manager.report()[0].in_flight, 1 if ends_well else 0)
+
+    def test_a_waiter_may_release_and_ask_again_when_it_is_answered(self) -> None:
+        again = []
+
+        def answered(lease: Lease) -> None:
+            lease.release()
+            again.append(self.manager.acquire("a"))
+
+        self.manager.acquire("a").addCallback(answered)
+        self.become_ready()
+        self.successResultOf(again[0])
+        self.assertEqual(self.manager.report()[0].in_flight, 1)
+
+
+class SwapTests(ManagerCase):
+    def test_the_least_recently_used_is_stopped_for_room(self) -> None:
+        self.make(limit=2)
+        leases = [self.have_lease(name) for name in "ab"]
+        for lease in reversed(leases):
+            self.clock.advance(1)
+            lease.release()
+        self.manager.acquire("c")
+        self.assertEqual(self.engine("a").asked, [])
+        self.assertEqual(self.engine("b").asked, ["stop"])
+
+    def test_the_next_starts_when_the_process_is_gone(self) -> None:
+        self.have_lease("a").release()
+        lease = self.manager.acquire("b")
+        self.assertEqual(self.launcher.launched(), ["a"])
+        self.engine("a").end()
+        self.assertEqual(self.launcher.launched(), ["a", "b"])
+        self.become_ready()
+        self.assertEqual(self.successResultOf(lease).address, self.engine("b").address)
+
+    def test_a_busy_model_closes_when_somebody_has_waited_for_swap_after(self) -> None:
+        lease = self.have_lease("a")
+        waiter = self.manager.acquire("b")
+        self.clock.advance(9.9)
+        self.successResultOf(self.manager.acquire("a")).release()
+        self.clock.advance(0.2)
+        newcomer = self.manager.acquire("a")
+        self.assertNoResult(newcomer)
+        self.assertEqual(self.engine("a").asked, [])
+        lease.release()
+        self.assertEqual(self.engine("a").asked, ["stop"])
+        self.engine("a").end()
+        self.become_ready()
+        self.successResultOf(waiter).release()
+        self.engine("b").end()
+        self.become_ready()
+        self.successResultOf(newcomer)
+        self.assertEqual(self.launcher.launched(), ["a", "b", "a"])
+
+    def test_it_opens_again_when_the_waiter_goes(self) -> None:
+        self.have_lease("a")
+        waiter = self.manager.acquire("b")
+        self.clock.advance(10)
+        newcomer = self.manager.acquire("a")
+        self.assertNoResult(newcomer)
+        waiter.cancel()
+        self.failureResultOf(waiter, CancelledError)
+        self.successResultOf(newcomer)
+
+    def test_a_timer_that_is_due_while_actions_are_carried_out(self) -> None:
+        self.have_lease("a")
+        self.manager.acquire("b")
+        self.clock.advance(9.99)
+        self.clock.each_look = 0.1
+        self.manager.acquire("c")
+        self.clock.each_look = 0.0
+        self.clock.advance(0)
+        self.assertNoResult(self.manager.acquire("a"))
+
+    def test_no_timer_stays_when_nobody_waits(self) -> None:
+        self.make(limit=1, health_check_sec=1000)
+        self.have_lease("a")
+        before = len(self.clock.getDelayedCalls())
+        self.manager.acquire("b").addErrback(lambda _: None).cancel()
+        self.assertEqual(len(self.clock.getDelayedCalls()), before)
+
+
+class FailureTests(ManagerCase):
+    def test_all_who_wait_are_told_each_by_an_error_of_its_own(self) -> None:
+        leases = [self.manager.acquire("a") for _ in range(2)]
+        self.engine("a").end(last_words="out of memory")
+        errors = [self.error_of(lease) for lease in leases]
+        self.assertIsNot(errors[0], errors[1])
+        for error in errors:
+            self.assertIsInstance(error, ModelUnavailable)
+            self.assertIn("exited with status 1: out of memory", error.message)
+            self.assertEqual(error.retry_after, 1)
+
+    def test_until_the_backoff_is_over_newcomers_are_told_too(self) -> None:
+        self.manager.acquire("a").addErrback(lambda _: None)
+        self.engine("a").end(last_words="out of memory")
+        self.assertIn("out of memory", self.error_of(self.manager.acquire("a")).message)
+        self.assertEqual(self.status()["a"], "failed")
+        self.clock.advance(1)
+        self.assertEqual(self.status()["a"], "unloaded")
+        self.assertNoResult(self.manager.acquire("a"))
+        self.assertEqual(self.launcher.launched(), ["a", "a"])
+
+    def test_a_launch_that_fails_at_once(self) -> None:
+        self.launcher.refuses.add("a")
+        waiter = self.manager.acquire("b")
+        self.launcher.last("b").end()
+        self.error_of(waiter)
+        self.assertIn("there is no file", self.error_of(self.manager.acquire("a")).message)
+        self.assertEqual(self.status()["a"], "failed")
+        self.assertIsNone(self.manager.report()[0].port)
+        self.assertFalse(self.manager.report()[0].waiting)
+        self.successResultOf(self.manager.drain())
+
+    def test_a_load_without_progress_is_given_up(self) -> None:
+        self.make(limit=1, load_timeout_sec=5)
+        lease = self.manager.acquire("a")
+        self.clock.pump([0.05] * 150)
+        self.assertIsInstance(self.error_of(lease), LoadTimeout)
+        self.assertEqual(self.engine("a").asked, ["kill"])
+
+    def test_a_slow_load_that_gets_on_is_waited_for(self) -> None:
+        self.make(limit=1, load_timeout_sec=5)
+        lease = self.manager.acquire("a")
+        for _ in range(50):
+            self.engine("a").work += 1
+            self.clock.pump([0.05] * 50)
+        self.assertNoResult(lease)
+
+    def test_a_crashed_model_is_started_again_at_once_for_the_next_who_asks(self) -> None:
+        lease = self.have_lease("a")
+        self.engine("a").end("was killed by SIGKILL")
+        lease.release()
+        self.assertEqual(self.status()["a"], "unloaded")
+        again = self.manager.acquire("a")
+        self.become_ready()
+        self.assertEqual(self.successResultOf(again).address, self.engine("a").address)
+        self.assertEqual(self.launcher.launched(), ["a", "a"])
+
+    def test_a_hung_backend_is_killed_and_started_again(self) -> None:
+        self.have_lease("a").release()
+        self.clock.pump([30, 1, 1])
+        self.assertEqual(self.engine("a").asked, ["kill"])
+        self.engine("a").end("was killed by SIGKILL")
+        self.assertNoResult(self.manager.acquire("a"))
+        self.assertEqual(self.launcher.launched(), ["a", "a"])
+
+    def test_a_backend_that_moves_bytes_is_not_hung(self) -> None:
+        lease = self.have_lease("a")
+        for _ in range(20):
+            self.clock.advance(30)
+            lease.moved()
+            self.clock.pump([1, 1])
+        self.assertEqual(self.engine("a").asked, [])
+
+    def test_too_many_waiters_are_told(self) -> None:
+        self.make(limit=1, max_queue=2)
+        leases = [self.manager.acquire("a") for _ in range(3)]
+        self.assertIsInstance(self.error_of(leases[2]), ServerBusy)
+        self.assertNoResult(leases[1])
+
+
+class ReportTests(ManagerCase):
+    def test_each_model_in_the_order_of_the_configuration(self) -> None:
+        self.assertEqual(
+            self.status(), {"a": "unloaded", "b": "unloaded", "c": "unloaded"}
+        )
+        self.assertEqual([r.port for r in self.manager.report()], [None, None, None])
+        self.assertEqual([r.last_used for r in self.manager.report()], [None, None, None])
+
+    def test_what_is_told_of_a_model_through_its_life(self) -> None:
+        told = []
+
+        def tell() -> None:
+            report = self.manager.report()[0]
+            told.append((report.status, report.port, report.in_flight, report.waiting))
+
+        lease = self.manager.acquire("a")
+        tell()
+        self.become_ready()
+        tell()
+        self.successResultOf(lease).release()
+        tell()
+        self.manager.acquire("b")
+        tell()
+        self.engine("a").end()
+        tell()
+        self.assertEqual(
+            told,
+            [
+                ("loading", 8081, 0, 1),
+                ("loaded", 8081, 1, 0),
+                ("loaded", 8081, 0, 0),
+                ("stopping", 8081, 0, 0),
+                ("unloaded", None, 0, 0),
+            ],
+        )
+
+    def test_last_used_is_the_time_of_day(self) -> None:
+        self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)
+        self.clock.advance(100)
+        lease = self.have_lease("a")
+        self.clock.advance(7)
+        lease.release()
+        released = self.clock.seconds()
+        self.clock.advance(50)
+        [report, *_] = self.manager.report()
+        assert report.last_used is not None
+        self.assertAlmostEqual(report.last_used, 1_000_000 + released)
+
+
+class EndTests(ManagerCase):
+    def test_without_backends_it_is_over_at_once(self) -> None:
+        self.successResultOf(self.manager.drain())
+
+    def test_who_waits_and_who_comes_is_turned_away(self) -> None:
+        lease = self.manager.acquire("a")
+        self.manager.drain()
+        self.assertIsInstance(self.error_of(lease), ShuttingDown)
+        self.assertIsInstance(self.error_of(self.manager.acquire("a")), ShuttingDown)
+        self.assertIsInstance(self.error_of(self.manager.acquire("b")), ShuttingDown)
+
+    def test_running_answers_may_finish(self) -> None:
+        self.make(limit=3)
+        busy = self.have_lease("a")
+        self.have_lease("b").release()
+        self.manager.acquire("c").addErrback(lambda _: None)
+        over = self.manager.drain()
+        self.assertEqual([self.engine(n).asked for n in "abc"], [[], ["stop"], ["stop"]])
+        self.engine("b").end()
+        self.engine("c").end()
+        self.assertNoResult(over)
+        busy.release()
+        self.assertEqual(self.engine("a").asked, ["stop"])
+        self.assertNoResult(over)
+        self.engine("a").end()
+        self.successResultOf(over)
+
+    def test_abandon_stops_the_busy_ones_too(self) -> None:
+        self.have_lease("a")
+        over = self.manager.drain()
+        self.manager.abandon()
+        self.assertEqual(self.engine("a").asked, ["stop"])
+        self.engine("a").end()
+        self.successResultOf(over)
+
+    def test_a_backend_that_crashes_meanwhile_is_gone_too(self) -> None:
+        lease = self.have_lease("a")
+        over = self.manager.drain()
+        self.engine("a").end("was killed by SIGSEGV")
+        self.successResultOf(over)
+        lease.release()
+        self.assertEqual(self.launcher.launched(), ["a"])
+
+    def test_nothing_is_probed_any_more_when_it_is_over(self) -> None:
+        self.have_lease("a").release()
+        over = self.manager.drain()
+        self.engine("a").end()
+        self.successResultOf(over)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -1,0 +1,622 @@
+"""Processes: how an engine is called, found a port for, listened to and ended."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
+from twisted.internet.protocol import ProcessProtocol
+from twisted.internet.task import Clock
+from twisted.internet.testing import EventLoggingObserver
+from twisted.logger import globalLogPublisher
+from twisted.python.failure import Failure
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.config import Config, ModelConfig
+from llamagw.fleet import process
+from llamagw.fleet.backend import Exit
+from llamagw.fleet.process import (
+    KEPT_LINES,
+    LINE_BYTES,
+    LOOPBACK,
+    PIPE_GRACE_SEC,
+    EngineProcess,
+    Launcher,
+    Output,
+    Ports,
+    command_line,
+    known_flags,
+    library_path,
+)
+
+ALL = frozenset(
+    "--model --host --port --alias --ctx-size --threads --batch-size --parallel --kv-unified "
+    "--gpu-layers".split()
+)
+CANNOT_BIND = b"0.00.021 E srv  start: couldn't bind HTTP server socket, hostname: 127.0.0.1\n"
+
+
+def model(**more: Any) -> ModelConfig:
+    return ModelConfig(name="tiny", model_path="/models/tiny.gguf", **more)
+
+
+def value(command: list[str], flag: str) -> str:
+    return command[command.index(flag) + 1]
+
+
+class CommandLineTests(SynchronousTestCase):
+    def test_every_key_becomes_a_flag(self) -> None:
+        command = command_line(
+            "/opt/llama-server",
+            model(gpu_layers=20, context_size=8192, threads=6, batch_size=256, parallel=3),
+            8081,
+            ALL,
+        )
+        self.assertEqual(
+            command,
+            [
+                *("/opt/llama-server", "--model", "/models/tiny.gguf", "--host", "127.0.0.1"),
+                *("--port", "8081", "--alias", "tiny", "--ctx-size", "8192", "--threads", "6"),
+                *("--batch-size", "256", "--parallel", "3", "--kv-unified", "--gpu-layers", "20"),
+            ],
+        )
+
+    def test_all_layers_are_999(self) -> None:
+        for layers, said in [(-1, "999"), (0, "0"), (7, "7")]:
+            command = command_line("x", model(gpu_layers=layers), 1, ALL)
+            self.assertEqual(value(command, "--gpu-layers"), said)
+
+    def test_a_flag_that_the_binary_does_not_know_is_left_out_with_its_value(self) -> None:
+        command = command_line("x", model(), 8081, ALL - {"--alias", "--threads"})
+        for absent in ("--alias", "tiny", "--threads", "4"):
+            self.assertNotIn(absent, command)
+
+    def test_when_nobody_knows_all_flags_are_given(self) -> None:
+        self.assertEqual(
+            command_line("x", model(), 8081, frozenset()), command_line("x", model(), 8081, ALL)
+        )
+
+    def test_one_request_may_fill_the_context_with_and_without_a_unified_buffer(self) -> None:
+        made = model(context_size=1000, parallel=3)
+        self.assertEqual(value(command_line("x", made, 1, ALL), "--ctx-size"), "1000")
+        older = command_line("x", made, 1, ALL - {"--kv-unified"})
+        self.assertEqual(value(older, "--ctx-size"), "3000")
+        self.assertNotIn("--kv-unified", older)
+
+    def test_extra_args_come_last(self) -> None:
+        extra = ["--ctx-size", "1", "--no-such-flag"]
+        command = command_line("x", model(extra_args=extra), 8081, ALL)
+        self.assertEqual(command[-3:], extra)
+
+
+class LibraryPathTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(os.path.realpath(folder.name))
+        self.binary = self.folder / "release" / "llama-server"
+        self.binary.parent.mkdir()
+        self.binary.touch()
+        self.link = self.folder / "llama-server"
+        self.link.symlink_to(self.binary)
+
+    def test_each_platform_has_its_variable(self) -> None:
+        folder = str(self.binary.parent)
+        self.assertEqual(
+            library_path(str(self.binary), {}, "linux"), ("LD_LIBRARY_PATH", folder)
+        )
+        self.assertEqual(
+            library_path(str(self.binary), {}, "darwin"), ("DYLD_LIBRARY_PATH", folder)
+        )
+
+    def test_symbolic_links_are_resolved(self) -> None:
+        self.assertEqual(library_path(str(self.link), {}, "linux")[1], str(self.binary.parent))
+
+    def test_what_is_set_already_stays_behind(self) -> None:
+        for platform, variable in [("linux", "LD_LIBRARY_PATH"), ("darwin", "DYLD_LIBRARY_PATH")]:
+            inherited = {variable: "/cuda/lib:/other"}
+            said = library_path(str(self.binary), inherited, platform)
+            self.assertEqual(said, (variable, f"{self.binary.parent}:/cuda/lib:/other"))
+
+    def test_an_empty_value_adds_no_empty_folder(self) -> None:
+        # An empty entry would be the current folder.
+        said = library_path(str(self.binary), {"LD_LIBRARY_PATH": ""}, "linux")
+        self.assertEqual(said[1], str(self.binary.parent))
+
+
+class KnownFlagsTests(SynchronousTestCase):
+    def binary(self, script: str) -> str:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name) / "llama-server"
+        path.write_text(f"#!/bin/sh\n{script}\n")
+        path.chmod(0o755)
+        return str(path)
+
+    def test_the_flags_of_the_help(self) -> None:
+        script = (
+            "cat <<'E'\n"
+            "-m,    --model FNAME           model path, such as a/--b (env: LLAMA_ARG_MODEL)\n"
+            "-ngl,  --gpu-layers, --n-gpu-layers N\n"
+            "-kvu,  --kv-unified            use single unified KV buffer\n"
+            "E"
+        )
+        self.assertEqual(
+            known_flags(self.binary(script), os.environ),
+            {"-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers", "-kvu", "--kv-unified"},
+        )
+
+    def test_help_on_stderr_is_help(self) -> None:
+        flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ)
+        self.assertEqual(flags, {"--model"})
+
+    def test_the_environment_is_handed_on(self) -> None:
+        flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"})
+        self.assertEqual(flags, {"--model", "--other"})
+
+    def test_a_binary_that_fails_is_believed_to_know_all_and_a_warning_says_so(self) -> None:
+        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        for script in ("echo --model; exit 1", "echo usage unknown", "exit 127"):
+            self.assertEqual(known_flags(self.binary(script), os.environ), frozenset())
+        self.assertEqual(known_flags("/no/such/binary", os.environ), frozenset())
+        said = [event["said"] for event in observer if "said" in event]
+        self.assertEqual(said[:3], ["--model", "usage unknown", "status 127"])
+        self.assertIn("No such file", said[3])
+
+    def test_a_binary_that_never_answers(self) -> None:
+        expired = subprocess.TimeoutExpired("llama-server", 30)
+        with mock.patch.object(subprocess, "run", side_effect=expired):
+            self.assertEqual(known_flags("llama-server", {}), frozenset())
+
+
+class PortsTests(SynchronousTestCase):
+    def bound(self, listening: bool) -> int:
+        taken = socket.socket()
+        self.addCleanup(taken.close)
+        taken.bind((LOOPBACK, 0))
+        if listening:
+            taken.listen()
+        port: int = taken.getsockname()[1]
+        return port
+
+    def test_ports_go_upward(self) -> None:
+        with mock.patch.object(process, "_can_bind", lambda port: True):
+            ports = Ports(8081)
+            self.assertEqual([ports.take(), ports.take(), ports.take()], [8081, 8082, 8083])
+
+    def test_a_port_in_use_by_somebody_else_is_skipped(self) -> None:
+        for listening in (True, False):
+            port = self.bound(listening)
+            self.assertGreater(Ports(port).take(), port)
+
+    def test_a_port_is_given_once_until_it_is_given_back(self) -> None:
+        with mock.patch.object(process, "_can_bind", lambda port: True):
+            ports = Ports(8081)
+            ports.take()
+            ports.take()
+            ports.give_back(8081)
+            self.assertEqual([ports.take(), ports.take()], [8081, 8083])
+
+    def test_no_port_left(self) -> None:
+        with mock.patch.object(process, "_can_bind", lambda port: port < 65535):
+            ports = Ports(65534)
+            self.assertEqual(ports.take(), 65534)
+            error = self.assertRaises(OSError, ports.take)
+        self.assertEqual(str(error), "no free port from 65534 to 65535")
+
+
+class OutputTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.output = Output("tiny")
+
+    def test_the_last_200_lines_are_kept(self) -> None:
+        self.output.received(1, b"".join(b"line %d\n" % n for n in range(1000)))
+        self.assertEqual(len(self.output.lines), KEPT_LINES)
+        self.assertEqual((self.output.lines[0], self.output.lines[-1]), ("line 800", "line 999"))
+        self.assertEqual(self.output.count, 1000)
+
+    def test_a_line_may_come_in_pieces(self) -> None:
+        for piece in (b"load", b"ing ", b"model\nnext"):
+            self.output.received(2, piece)
+        self.assertEqual(list(self.output.lines), ["loading model"])
+
+    def test_the_pieces_of_stdout_and_stderr_are_kept_apart(self) -> None:
+        self.output.received(1, b"out")
+        self.output.received(2, b"err\n")
+        self.output.received(1, b"put\n")
+        self.assertEqual(list(self.output.lines), ["err", "output"])
+
+    def test_what_has_no_end_of_line_counts_when_the_pipes_close(self) -> None:
+        self.output.received(2, b"its last gasp")
+        self.output.closed()
+        self.output.closed()
+        self.assertEqual(list(self.output.lines), ["its last gasp"])
+
+    def test_long_lines_are_cut(self) -> None:
+        self.output.received(1, b"x" * 3 * LINE_BYTES + b"\nshort\n")
+        self.assertEqual([len(line) for line in self.output.lines], [LINE_BYTES, 5])
+
+    def test_a_line_without_end_does_not_grow_for_ever(self) -> None:
+        for _ in range(1000):
+            self.output.received(1, b"x" * 1000)
+        held = sum(map(len, self.output.lines)) + len(self.output._partial[1])
+        self.assertLessEqual(held, (KEPT_LINES + 1) * LINE_BYTES)
+
+    def test_binary_and_windows_line_ends(self) -> None:
+        self.output.received(1, b"\xff\x00\xfe\r\nwords\r\n")
+        self.assertEqual(list(self.output.lines), ["\ufffd\x00\ufffd", "words"])
+
+    def test_each_line_is_logged_under_the_models_name(self) -> None:
+        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        self.output.received(1, b"a {brace} and 100%\n")
+        [event] = observer
+        self.assertEqual(event["log_namespace"], "backend.tiny")
+        self.assertEqual(event["line"], "a {brace} and 100%")
+        self.assertEqual(event["log_format"], "{line}")
+
+
+class LastWordsTests(SynchronousTestCase):
+    def words(self, text: str) -> str:
+        output = Output("tiny")
+        output.received(2, text.encode())
+        output.closed()
+        return output.last_words()
+
+    def test_cause_and_consequence_of_a_broken_file(self) -> None:
+        self.assertEqual(
+            self.words(
+                "0.00.012.345 I srv    load_model: loading model '/models/tiny.gguf'\n"
+                "0.00.012.431 E gguf_init_from_reader:   invalid magic characters: 'oops'\n"
+                "0.00.012.440 E llama_model_load: error loading model: failed to load\n"
+                "0.00.012.450 E srv    load_model: failed to load model\n"
+                "0.00.013.000 I srv    operator(): cleaning up before exit...\n"
+                "0.00.013.100 E srv  llama_server: exiting due to model loading error\n"
+            ),
+            "gguf_init_from_reader: invalid magic characters: 'oops'; "
+            "srv llama_server: exiting due to model loading error",
+        )
+
+    def test_a_single_error(self) -> None:
+        self.assertEqual(
+            self.words(
+                "0.00.020.900 I srv  llama_server: starting\n" + CANNOT_BIND.decode().rstrip()
+            ),
+            "srv start: couldn't bind HTTP server socket, hostname: 127.0.0.1",
+        )
+
+    def test_without_a_marked_error_the_last_line(self) -> None:
+        self.assertEqual(
+            self.words("loading\nerror while loading shared libraries: libllama.so\n\n  \n"),
+            "error while loading shared libraries: libllama.so",
+        )
+
+    def test_an_error_from_long_ago_is_not_the_cause(self) -> None:
+        text = "0.00.001 E common: harmless\n" + "0.00.002 I tick\n" * 30 + "Killed\n"
+        self.assertEqual(self.words(text), "Killed")
+
+    def test_silence(self) -> None:
+        self.assertEqual(self.words(""), "")
+        self.assertEqual(self.words("\n\n"), "")
+
+
+class FakeTransport:
+    """A process's transport: writes down what is sent to it."""
+
+    def __init__(self, pid: int, protocol: ProcessProtocol, args: Sequence[str]) -> None:
+        self.pid = pid
+        self.protocol = protocol
+        self.args = list(args)
+        self.signals: list[object] = []
+        self.gone = self.closed = False
+
+    def closeStdin(self) -> None:
+        self.signals.append("stdin")
+
+    def loseConnection(self) -> None:
+        self.closed = True
+
+    def signalProcess(self, number: object) -> None:
+        if self.gone:
+            raise ProcessExitedAlready()
+        self.signals.append(number)
+
+    def say(self, data: bytes) -> None:
+        self.protocol.childDataReceived(2, data)
+
+    def exit(self, status: int | None = 1, by: int | None = None) -> Failure:
+        """It is gone; its pipes may still be open."""
+        self.gone = True
+        done = ProcessDone(0) if status == 0 else ProcessTerminated(status, by)
+        self.protocol.processExited(Failure(done))
+        return Failure(done)
+
+    def end(self, status: int | None = 1, by: int | None = None) -> None:
+        """It is gone, and all is read."""
+        self.protocol.processEnded(self.exit(status, by))
+
+
+class FakeReactor(Clock):
+    """A Clock that spawns `FakeTransport`\\ s."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.spawned: list[FakeTransport] = []
+        self.error: OSError | None = None
+
+    def spawnProcess(
+        self, protocol: ProcessProtocol, executable: str, args: Sequence[str], env: object
+    ) -> FakeTransport:
+        if self.error is not None:
+            raise self.error
+        assert env is None, "the gateway's own environment is handed on"
+        transport = FakeTransport(1000 + len(self.spawned), protocol, args)
+        self.spawned.append(transport)
+        protocol.makeConnection(transport)
+        return transport
+
+
+class FakeBackend:
+    """Hears of the end."""
+
+    def __init__(self) -> None:
+        self.exits: list[Exit] = []
+
+    def ended(self, exit: Exit) -> None:
+        self.exits.append(exit)
+
+
+class EngineCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        path = Path(folder.name) / "tiny.gguf"
+        path.touch()
+        self.model = ModelConfig(name="tiny", model_path=str(path))
+        self.reactor = FakeReactor()
+        config = Config(
+            llama_server_path="/opt/llama-server", models=[self.model], stop_timeout_sec=10
+        )
+        self.launcher = Launcher(self.reactor, config)  # type: ignore[arg-type]
+        self.groups: list[tuple[int, int]] = []
+        self.no_group: OSError | None = None
+        self.launcher.kill_group = self.kill_group  # type: ignore[method-assign]
+        self.patch(process, "_can_bind", lambda port: True)
+        self.backend = FakeBackend()
+
+    def kill_group(self, pid: int, number: int) -> None:
+        if self.no_group is not None:
+            raise self.no_group
+        self.groups.append((pid, number))
+
+    def launch(self) -> EngineProcess:
+        return self.launcher.launch(self.model, self.backend)  # type: ignore[arg-type]
+
+    @property
+    def child(self) -> FakeTransport:
+        return self.reactor.spawned[-1]
+
+
+class SpawnTests(EngineCase):
+    def test_the_engine_runs_with_its_flags_on_a_port_of_its_own(self) -> None:
+        engines = [self.launch(), self.launch()]
+        self.assertEqual([engine.address.port for engine in engines], [8081, 8082])
+        for engine, child in zip(engines, self.reactor.spawned, strict=True):
+            flags = command_line("/opt/llama-server", self.model, engine.address.port, frozenset())
+            self.assertEqual(child.args[-len(flags) :], flags)
+            self.assertEqual(child.args[0], sys.executable)
+            self.assertEqual(engine.pid, child.pid)
+
+    def test_the_engines_libraries_are_the_engines_affair(self) -> None:
+        self.launch()
+        self.assertIn("=".join(self.launcher.library_path), self.child.args)
+
+    def test_stdin_is_closed(self) -> None:
+        self.launch()
+        self.assertEqual(self.child.signals, ["stdin"])
+
+    def test_a_missing_model_file_is_a_start_that_failed(self) -> None:
+        os.unlink(self.model.model_path)
+        engine = self.launch()
+        there_is = f"there is no file {self.model.model_path}"
+        self.assertEqual(self.backend.exits, [Exit("was not started", there_is)])
+        self.assertEqual(self.reactor.spawned, [])
+        engine.stop()
+        engine.kill()
+        self.assertEqual(self.groups, [])
+
+    def test_a_spawn_that_fails_gives_its_port_back(self) -> None:
+        self.reactor.error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+        self.launch()
+        [exit] = self.backend.exits
+        self.assertEqual(exit.how, "was not started")
+        self.assertIn("Resource temporarily unavailable", exit.last_words)
+        self.assertEqual(self.launcher.ports.take(), 8081)
+
+    def test_no_port_left(self) -> None:
+        self.patch(process, "_can_bind", lambda port: False)
+        self.launch()
+        self.assertEqual(
+            self.backend.exits, [Exit("was not started", "no free port from 8081 to 65535")]
+        )
+
+    def test_the_binary_is_asked_for_its_flags_before(self) -> None:
+        asked = []
+
+        def known_flags(binary: str, env: dict[str, str]) -> frozenset[str]:
+            asked.append((binary, env[self.launcher.library_path[0]]))
+            return frozenset({"--model"})
+
+        self.patch(process, "known_flags", known_flags)
+        self.launcher.prepare()
+        self.assertEqual(asked, [("/opt/llama-server", self.launcher.library_path[1])])
+        self.launch()
+        self.assertNotIn("--port", self.child.args)
+
+
+class EndTests(EngineCase):
+    def test_an_end_is_told_once_with_how_and_why(self) -> None:
+        self.launch()
+        self.child.say(b"0.00.1 E srv: out of memory\n")
+        self.child.end(1)
+        self.assertEqual(
+            self.backend.exits, [Exit("exited with status 1", "srv: out of memory")]
+        )
+        self.reactor.advance(60)
+        self.assertEqual(len(self.backend.exits), 1)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_how_it_ended(self) -> None:
+        for status, by, how in [
+            (0, None, "exited with status 0"),
+            (127, None, "exited with status 127"),
+            (None, 9, "was killed by SIGKILL"),
+            (None, 11, "was killed by SIGSEGV"),
+            (None, 250, "was killed by signal 250"),
+        ]:
+            self.launch()
+            self.child.end(status, by)
+            self.assertEqual(self.backend.exits[-1].how, how)
+
+    def test_an_end_is_noticed_although_the_pipes_stay_open(self) -> None:
+        self.launch()
+        self.child.say(b"half a line")
+        reason = self.child.exit(None, 9)
+        self.assertEqual(self.backend.exits, [])
+        self.reactor.advance(PIPE_GRACE_SEC)
+        self.assertEqual(self.backend.exits, [Exit("was killed by SIGKILL", "half a line")])
+        self.assertTrue(self.child.closed)
+        self.child.protocol.processEnded(reason)
+        self.assertEqual(len(self.backend.exits), 1)
+
+    def test_what_is_still_in_the_pipes_is_heard(self) -> None:
+        self.launch()
+        reason = self.child.exit(1)
+        self.child.say(b"why it ended\n")
+        self.child.protocol.processEnded(reason)
+        self.assertEqual(self.backend.exits[0].last_words, "why it ended")
+
+    def test_the_port_is_given_back(self) -> None:
+        self.launch()
+        self.child.end()
+        self.assertEqual(self.launch().address.port, 8081)
+
+
+class BindTests(EngineCase):
+    def test_an_engine_that_cannot_bind_is_started_on_the_next_port(self) -> None:
+        engine = self.launch()
+        for port in (8082, 8083):
+            self.child.say(CANNOT_BIND)
+            self.child.end(1)
+            self.assertEqual(engine.address.port, port)
+            self.assertEqual(value(self.child.args, "--port"), str(port))
+            self.assertEqual(engine.pid, self.child.pid)
+        self.assertEqual(self.backend.exits, [])
+
+    def test_all_its_ports_are_given_back_in_the_end(self) -> None:
+        self.launch()
+        self.child.say(CANNOT_BIND)
+        self.child.end(1)
+        self.child.end(1)
+        self.assertEqual(len(self.backend.exits), 1)
+        self.assertEqual([self.launcher.ports.take() for _ in range(2)], [8081, 8082])
+
+    def test_words_of_an_earlier_attempt_are_not_taken_for_its_own(self) -> None:
+        self.launch()
+        self.child.say(CANNOT_BIND)
+        self.child.end(1)
+        self.child.end(None, 9)
+        self.assertEqual(len(self.reactor.spawned), 2)
+        self.assertEqual([exit.how for exit in self.backend.exits], ["was killed by SIGKILL"])
+
+    def test_it_is_not_tried_for_ever(self) -> None:
+        self.launch()
+        while not self.backend.exits:
+            self.child.say(CANNOT_BIND)
+            self.child.end(1)
+        self.assertEqual(len(self.reactor.spawned), 20)
+        self.assertIn("couldn't bind", self.backend.exits[0].last_words)
+
+    def test_an_engine_that_is_being_stopped_is_not_started_again(self) -> None:
+        engine = self.launch()
+        engine.stop()
+        self.child.say(CANNOT_BIND)
+        self.child.end(1)
+        self.assertEqual(len(self.reactor.spawned), 1)
+        self.assertEqual(len(self.backend.exits), 1)
+
+
+class StopTests(EngineCase):
+    def test_term_then_kill_after_the_timeout(self) -> None:
+        engine = self.launch()
+        engine.stop()
+        self.assertEqual(self.child.signals[1:], [signal.SIGTERM])
+        self.reactor.advance(9.9)
+        self.assertEqual(self.groups, [])
+        self.reactor.advance(0.1)
+        self.assertEqual(self.groups, [(1000, signal.SIGKILL)])
+        self.child.end(None, 9)
+        self.assertEqual(len(self.backend.exits), 1)
+
+    def test_no_kill_when_it_ends_in_time(self) -> None:
+        self.launch().stop()
+        self.child.end(0)
+        self.reactor.advance(60)
+        self.assertEqual(self.groups, [])
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_kill_is_at_once_and_once(self) -> None:
+        engine = self.launch()
+        engine.stop()
+        engine.kill()
+        self.reactor.advance(60)
+        self.assertEqual(self.groups, [(1000, signal.SIGKILL)])
+
+    def test_a_child_that_leads_no_group_yet_is_killed_itself(self) -> None:
+        for number in (errno.ESRCH, errno.EPERM):
+            self.no_group = OSError(number, "")
+            self.launch().kill()
+            self.assertEqual(self.child.signals[1:], [signal.SIGKILL])
+
+    def test_stop_and_kill_of_what_has_just_ended_do_nothing(self) -> None:
+        engine = self.launch()
+        reason = self.child.exit(1)
+        engine.stop()
+        self.no_group = ProcessLookupError()
+        engine.kill()
+        self.child.protocol.processEnded(reason)
+        engine.kill()
+        self.assertEqual(len(self.backend.exits), 1)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class ProgressTests(EngineCase):
+    def test_output_is_progress(self) -> None:
+        self.patch(self.launcher, "effort", lambda pid: 0)
+        engine = self.launch()
+        before = engine.progress()
+        self.assertEqual(engine.progress(), before)
+        self.child.say(b"loading\n")
+        self.assertNotEqual(engine.progress(), before)
+
+    def test_work_is_progress(self) -> None:
+        done = iter(range(10))
+        self.patch(self.launcher, "effort", lambda pid: next(done))
+        engine = self.launch()
+        self.assertNotEqual(engine.progress(), engine.progress())
+
+    def test_the_effort_of_a_process_is_seen(self) -> None:
+        self.assertIsNotNone(self.launcher.effort(os.getpid()))
+
+    def test_no_process_makes_no_effort(self) -> None:
+        self.assertIsNone(self.launcher.effort(None))
+        self.assertIsNone(self.launcher.effort(2**22 + 1))
