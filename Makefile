@@ -7,6 +7,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RUN := .run
 PORT ?= 8000
+CONFIG := $(RUN)/config-$(PORT).yaml
 
 # The engine and the model of `make run` and of the tests. Both come with --no-deps: what they name
 # as dependencies is not needed here and would be compiled for a quarter of an hour.
@@ -27,13 +28,13 @@ help:
 	@echo "make bench         the benchmarks (docs/performance.md)"
 	@echo "make clean         remove what these made"
 
-run: $(RUN)/config.yaml
+run: $(CONFIG)
 	@echo "Ask it something from another terminal (Ctrl-C here ends it):"
 	@echo
 	@echo "  curl -N http://localhost:$(PORT)/v1/chat/completions -d \\"
 	@echo "    '{\"model\": \"smollm2\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Tell me a joke.\"}]}'"
 	@echo
-	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(RUN)/config.yaml
+	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(CONFIG)
 
 test: $(VENV)/.test $(VENV)/.engine
 	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
@@ -89,6 +90,6 @@ $(VENV)/.clients: $(VENV)/.test tests/clients/requirements.txt tests/clients/pac
 	@cd tests/clients && npm ci --silent --no-audit --no-fund
 	@touch $@
 
-$(RUN)/config.yaml: $(VENV)/.engine deploy/embedded.py
+$(CONFIG): $(VENV)/.engine deploy/embedded.py
 	@mkdir -p $(RUN)
 	@$(BIN)/python deploy/embedded.py config $(PORT) > $@.new && mv $@.new $@

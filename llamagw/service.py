@@ -27,6 +27,7 @@ from twisted.python.failure import Failure
 from llamagw import __version__
 from llamagw.api import INFERENCE, OWN
 from llamagw.config import Config, ConfigError, load
+from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.manager import Manager
 from llamagw.proxy.server import Site
 from llamagw.proxy.upstream import Pool
@@ -52,6 +53,7 @@ class Gateway(Service):
     The whole gateway as a service.
 
     :param prepare: called before anything is served
+    :param leftovers: what an earlier gateway may have left is ended before anything is started
     :param adopt: called with a configuration that everything but the address is to go by
     :param make_endpoint: where to listen, for a configuration; may raise `ConfigError`
     :param clock: keeps time for the drain
@@ -67,6 +69,7 @@ class Gateway(Service):
         manager: Manager,
         pool: Pool,
         prepare: Callable[[], None],
+        leftovers: Leftovers,
         adopt: Callable[[Config], None],
         make_endpoint: Callable[[Config], IStreamServerEndpoint],
         clock: IReactorTime,
@@ -77,6 +80,7 @@ class Gateway(Service):
         self._manager = manager
         self._pool = pool
         self._prepare = prepare
+        self._leftovers = leftovers
         self._adopt = adopt
         self._make_endpoint = make_endpoint
         self._clock = clock
@@ -97,6 +101,8 @@ class Gateway(Service):
         except CannotStart as error:
             _log.critical("{error}", error=str(error))
             raise
+        # Not before the address is ours: a second gateway that was started by mistake ends above.
+        self._leftovers.clean_up()
 
     def reload(self, path: str) -> None:
         """
@@ -206,6 +212,7 @@ class Gateway(Service):
         self._pool.close()
         # Answers that broke off with their backends have been told so by now.
         self._site.abort()
+        self._leftovers.close()
         _log.info("stopped; no backend is left")
 
 

@@ -111,6 +111,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
     """Put the parts together."""
     from llamagw.api import Api
     from llamagw.fleet.health import http_probe
+    from llamagw.fleet.leftovers import Leftovers, default_folder
     from llamagw.fleet.manager import Manager
     from llamagw.fleet.process import Launcher
     from llamagw.proxy.endpoints import uses_uvloop
@@ -123,7 +124,8 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
         _endpoint(reactor, config)
     except ConfigError as error:
         raise SystemExit(str(error)) from None
-    launcher = Launcher(reactor, config)
+    leftovers = Leftovers(default_folder())
+    launcher = Launcher(reactor, config, leftovers)
     manager = Manager(config, launcher, http_probe(reactor), reactor)
     pool = Pool(reactor)
     relay = Relay(manager, pool, reactor, keepalive=config.stream_keepalive_sec)
@@ -148,6 +150,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
         manager,
         pool,
         prepare=launcher.prepare,
+        leftovers=leftovers,
         adopt=adopt,
         make_endpoint=lambda config: _endpoint(reactor, config),
         clock=reactor,

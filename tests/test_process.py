@@ -386,7 +386,7 @@ class EngineCase(SynchronousTestCase):
         config = Config(
             llama_server_path="/opt/llama-server", models=[self.model], stop_timeout_sec=10
         )
-        self.launcher = Launcher(self.reactor, config)  # type: ignore[arg-type]
+        self.launcher = Launcher(self.reactor, config, Leftovers(self.mktemp()))  # type: ignore[arg-type]
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None
         self.launcher.kill_group = self.kill_group  # type: ignore[method-assign]

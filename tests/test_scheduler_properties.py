@@ -80,6 +80,10 @@ class Fleet(RuleBasedStateMachine):
         self.used = dict.fromkeys(self.names, float("-inf"))
         self.owner: dict[int, str] = {}
         self.closed: set[str] = set()
+        self.retired: set[str] = set()
+        self.added = 0
+        #: How many may be in memory: more than the limit when it was lowered under them.
+        self.ceiling = limit
         self.draining = self.abandoned = False
         # Most of what is worth seeing begins with models in memory, busy or idle.
         for name, stays in zip(self.names[:limit], busy, strict=False):
@@ -112,10 +116,18 @@ class Fleet(RuleBasedStateMachine):
         ]
         return sorted(wanting, key=self.first)
 
+    def shortage(self) -> int:
+        """How many models are to go, beside those on their way, for those in want and the limit."""
+        over = len(self.process) - self.limit
+        return max(len(self.want_room()) + over - len(self.in_state("stopping")), 0)
+
     def short_of_room(self) -> list[str]:
-        """Those of them for whom no room is free or on its way."""
-        free = self.limit - len(self.process)
-        return self.want_room()[free + len(self.in_state("stopping")) :]
+        """Those in want of room for whom none is free or on its way."""
+        want = self.want_room()
+        return want[max(len(want) - self.shortage(), 0) :]
+
+    def alive(self) -> list[str]:
+        return [name for name in self.names if name not in self.retired]
 
     def is_idle(self, name: str) -> bool:
         if self.leases[name]:
@@ -179,9 +191,11 @@ class Fleet(RuleBasedStateMachine):
         self.hold((2,), there, "a stop of what does not run")
         if self.draining:
             self.hold((3,), abandon or not self.leases[name], "a busy model is stopped")
+        elif name in self.retired:
+            self.hold((3,), not self.leases[name], "a busy model is stopped")
         else:
             self.hold((3,), self.is_idle(name), "a model that is not idle is stopped for room")
-            self.hold((3,), self.short_of_room(), "a model is stopped though nobody needs its room")
+            self.hold((3,), self.shortage(), "a model is stopped though nobody needs its room")
             older = [n for n in self.names if self.is_idle(n) and self.used[n] < self.used[name]]
             self.hold((3,), name in self.closed or not older, "not the least recently used one")
         self.process[name] = "stopping"
@@ -191,7 +205,7 @@ class Fleet(RuleBasedStateMachine):
     @rule(which=some)
     def arrived(self, which: list[int]) -> None:
         for each in which:
-            self.arrive(self.names[each % len(self.names)])
+            self.arrive(self.alive()[each % len(self.alive())])
             self.time_passes(0.1)
 
     def arrive(self, name: str) -> int:
@@ -287,7 +301,7 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: self.in_state("loading", "stopping"))
     @rule()
     def all_goes_well(self) -> None:
-        for name in self.names:
+        for name in list(self.names):
             self.respond(name)
 
     # What can happen otherwise
@@ -303,6 +317,33 @@ class Fleet(RuleBasedStateMachine):
             assert moved, "it is to be woken again at the same moment, for ever"
             self.look()
         self.now = until
+
+    @precondition(lambda self: not self.draining and self.added < 3)
+    @rule(which=one)
+    def retire(self, which: int) -> None:
+        """The configuration changes: one model goes, another comes."""
+        name = self.alive()[which % len(self.alive())]
+        self.retired.add(name)
+        self.added += 1
+        new = f"{name}{self.added}"
+        self.names.append(new)
+        self.queue[new], self.leases[new], self.used[new] = {}, 0, float("-inf")
+        self.scheduler.add(new)
+        self.hear(self.scheduler.retire(name, FAILURE, self.now), failed=name)
+        self.hold((8,), not self.queue[name], "somebody waits for a model that has gone")
+        self.look()
+
+    @precondition(lambda self: not self.draining)
+    @rule(limit=st.integers(1, 3), swap_after=st.sampled_from([0.7, 10.0]))
+    def limits(self, limit: int, swap_after: float) -> None:
+        self.limit = limit
+        self.swap_after = swap_after
+        self.ceiling = max(limit, len(self.process))
+        actions = self.scheduler.limits(
+            limit=limit, swap_after=swap_after, max_queue=self.max_queue, now=self.now
+        )
+        self.hear(actions)
+        self.look()
 
     @precondition(lambda self: self.tickets > 12 and not self.draining)
     @rule()
@@ -321,7 +362,14 @@ class Fleet(RuleBasedStateMachine):
     # What must be so at any moment: looked at after each event
 
     def look(self) -> None:
-        self.hold((4,), len(self.process) <= self.limit, "more models in memory than allowed")
+        self.hold((4,), len(self.process) <= self.ceiling, "more models in memory than allowed")
+        self.ceiling = max(self.limit, min(self.ceiling, len(self.process)))
+        for name in [n for n in self.names if n in self.retired]:
+            if name not in self.process and not self.leases[name]:
+                self.names.remove(name)
+                self.failed.discard(name)
+                self.hold((8,), name not in self.scheduler.models, "a retired model stays")
+                assert self.scheduler.recovered(name, self.now) == []
         for name in self.names:
             told = self.scheduler.models[name]
             self.hold((7,), told.in_flight == self.leases[name], "the leases are miscounted")
@@ -343,15 +391,21 @@ class Fleet(RuleBasedStateMachine):
         short = self.short_of_room()
         if self.want_room():
             self.hold((8,), len(self.process) >= self.limit, "there is room and nobody gets it")
-        if short:
+        for name in self.retired & set(self.in_state("loading", "ready")):
+            self.hold((8,), self.leases[name], "a retired model stays in memory")
+        if self.shortage():
             idle = [name for name in self.names if self.is_idle(name)]
             self.hold((5, 7, 8), not idle, "an idle model keeps room that somebody waits for")
-        before, ready = self.closed, self.in_state("ready")
+        before = self.closed
+        ready = [name for name in self.in_state("ready") if name not in self.retired]
         self.closed = {name for name in ready if not self.takes_newcomers(name)}
         overdue = [name for name in short if self.first(name) + self.swap_after <= self.now]
-        self.hold((1,), len(self.closed) <= len(overdue), "a model closes without need")
-        wanted = min(len(overdue), len(ready))
-        self.hold((5,), len(self.closed) >= wanted, "patience is over and no model closes")
+        # What is over a limit that was lowered closes too; what has retired makes room anyway.
+        needed = len(overdue) + self.shortage() - len(short)
+        needed = max(needed - len(self.in_state("ready")) + len(ready), 0)
+        self.hold((1,), len(self.closed) <= needed, "a model closes without need")
+        enough = len(self.closed) >= min(needed, len(ready))
+        self.hold((5,), enough, "patience is over and no model closes")
         for name in ready:
             kept_back = self.queue[name] and name not in self.closed
             self.hold((1,), not kept_back, "somebody waits at a model that is open")
@@ -378,10 +432,10 @@ class Fleet(RuleBasedStateMachine):
         for _ in range(50):
             if not any(ticket in self.queue[self.owner[ticket]] for ticket in waiting):
                 return
-            for name in self.names:
+            for name in list(self.names):
                 self.respond(name)
                 leases = self.leases[name]
-                if self.process.get(name) == "ready":
+                if self.process.get(name) == "ready" and name not in self.retired:
                     self.arrive(name)
                 for _ in range(leases):
                     self.finish(name)
@@ -393,14 +447,14 @@ class Fleet(RuleBasedStateMachine):
         for _ in range(50):
             if not any(self.queue.values()) and not any(self.leases.values()):
                 break
-            for name in self.names:
+            for name in list(self.names):
                 self.respond(name)
                 while self.leases[name]:
                     self.finish(name)
             self.time_passes(1.1)
         self.hold((8,), not any(self.queue.values()), "somebody is never answered")
         if self.draining:
-            for name in self.names:
+            for name in list(self.names):
                 self.respond(name)
             self.hold((8,), not self.process, "a process is never stopped")
 

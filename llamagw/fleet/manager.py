@@ -300,7 +300,8 @@ class Manager:
     def _left(self, ticket: _Ticket) -> None:
         ticket.answered()
         # The scheduler may have answered already, and the answer be on its way (see `do`).
-        if ticket in self.scheduler.models[ticket.keeper.key].waiting:
+        model = self.scheduler.models.get(ticket.keeper.key)
+        if model is not None and ticket in model.waiting:
             self.do(self.scheduler.left(ticket.keeper.key, ticket, self.clock.seconds()))
 
     def _finished(self, keeper: _Keeper) -> None:

@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Address, Backend, Exit
+from llamagw.fleet.leftovers import Leftovers
 
 _log = Logger(namespace="llamagw.process")
 
@@ -57,7 +58,8 @@ _BIND_ATTEMPTS = 20
 # Run by Python in the child before it becomes the engine. A session of its own keeps the
 # terminal's Ctrl-C from the engine, which must live on while the gateway drains. On Linux the
 # kernel ends it when the gateway dies in whatever way (prctl(2), PR_SET_PDEATHSIG = 1); if that
-# happened before the call, the parent has changed already.
+# happened before the call, the parent has changed already. macOS has no such thing: there a
+# second process waits for the end of either.
 _BECOME_ENGINE = """
 import os, sys
 os.setsid()
@@ -66,6 +68,22 @@ if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9)
     if os.getppid() != int(sys.argv[1]):
         os._exit(1)
+if sys.platform == "darwin" and os.fork() == 0:
+    import select
+    os.closerange(0, 3)
+    gateway, engine = int(sys.argv[1]), os.getppid()
+    queue = select.kqueue()
+    ends = [
+        select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
+        for pid in (gateway, engine)
+    ]
+    try:
+        first = queue.control(ends, 1)[0].ident
+    except OSError:
+        first = gateway
+    if first == gateway:
+        os.kill(engine, 9)
+    os._exit(0)
 name, _, value = sys.argv[2].partition("=")
 os.environ[name] = value
 try:
@@ -353,10 +371,13 @@ class EngineProcess:
             return self._over("was not started", str(error))
         self._transport = transport
         self.pid = transport.pid
+        launcher.leftovers.started(transport.pid)
 
     def _ended(self, how: str) -> None:
         self._cancel_kill()
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
+        if self.pid is not None:
+            self._launcher.leftovers.ended(self.pid)
         self.pid = None
         fresh = min(5, self.output.count - self._lines_before)
         said = list(self.output.lines)[-fresh:] if fresh else []
@@ -392,12 +413,14 @@ class Launcher:
 
     :param reactor: spawns and keeps time
     :param config: for the binary, the ports and the stop timeout
+    :param leftovers: told of each process
     """
 
     kill_group = staticmethod(os.killpg)
 
-    def __init__(self, reactor: Reactor, config: Config) -> None:
+    def __init__(self, reactor: Reactor, config: Config, leftovers: Leftovers) -> None:
         self.reactor = reactor
+        self.leftovers = leftovers
         self.config = config
         self.ports = Ports(config.port_range_start)
         self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
