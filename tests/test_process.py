@@ -25,6 +25,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet import process
 from llamagw.fleet.backend import Exit
+from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.process import (
     KEPT_LINES,
     LINE_BYTES,

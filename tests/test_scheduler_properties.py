@@ -208,9 +208,10 @@ class Fleet(RuleBasedStateMachine):
             self.arrive(self.alive()[each % len(self.alive())])
             self.time_passes(0.1)
 
-    def arrive(self, name: str) -> int:
-        self.tickets += 1
-        ticket = self.tickets
+    def arrive(self, name: str, ticket: int = 0) -> None:
+        if not ticket:
+            self.tickets += 1
+            ticket = self.tickets
         self.owner[ticket] = name
         self.queue[name][ticket] = self.now
         is_open = self.process.get(name) == "ready" and name not in self.closed
@@ -219,7 +220,6 @@ class Fleet(RuleBasedStateMachine):
             self.hold((1,), actions == [Admit(ticket)], "a ready model does not admit at once")
         self.hear(actions)
         self.look()
-        return ticket
 
     @precondition(lambda self: any(self.queue.values()))
     @rule(which=one)
@@ -321,7 +321,7 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: not self.draining and self.added < 3)
     @rule(which=one)
     def retire(self, which: int) -> None:
-        """The configuration changes: one model goes, another comes."""
+        """The configuration changes: a model goes, its successor gets who waited."""
         name = self.alive()[which % len(self.alive())]
         self.retired.add(name)
         self.added += 1
@@ -329,9 +329,13 @@ class Fleet(RuleBasedStateMachine):
         self.names.append(new)
         self.queue[new], self.leases[new], self.used[new] = {}, 0, float("-inf")
         self.scheduler.add(new)
-        self.hear(self.scheduler.retire(name, FAILURE, self.now), failed=name)
-        self.hold((8,), not self.queue[name], "somebody waits for a model that has gone")
+        waited, actions = self.scheduler.retire(name, self.now)
+        self.hold((6, 8), waited == list(self.queue[name]), "those who waited are not handed back")
+        self.queue[name].clear()
+        self.hear(actions)
         self.look()
+        for ticket in waited:
+            self.arrive(new, ticket)
 
     @precondition(lambda self: not self.draining)
     @rule(limit=st.integers(1, 3), swap_after=st.sampled_from([0.7, 10.0]))
@@ -747,6 +751,9 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
             )
         },
     ),
+    (8, "a retired model stays in memory", {"elif model.retired and": "elif False and"}),
+    (8, "a retired model is never forgotten", {"if model.retired and not": "if False and not"}),
+    (8, "a lowered limit is not kept", {"over = max(-free, 0)": "over = 0"}),
     (
         8,
         "newcomers wait for the end of the drain",

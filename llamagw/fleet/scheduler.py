@@ -181,9 +181,9 @@ class Scheduler:
         model.in_flight -= 1
         model.last_used = now
         self._forget(model)
-        if self.wake_at is None and not self.draining and not model.closing:
+        if self.wake_at is None and not self.draining:
             for other in self.models.values():
-                if other.waiting:
+                if other.waiting or other.closing:
                     break
             else:
                 return []

@@ -33,7 +33,8 @@ class _Peek(Struct):
     """What the relay wants to know of a body."""
 
     model: str
-    stream: bool | None = False
+    #: Whatever it is, the engine is to judge it.
+    stream: object = False
 
 
 _decode = msgspec.json.Decoder(_Peek).decode
@@ -112,7 +113,7 @@ class Relay:
 
     async def _lease(self, request: Request, asked: _Peek) -> Lease:
         waiting = self._manager.acquire(asked.model)
-        if waiting.called or not self.keepalive or not asked.stream:
+        if waiting.called or not self.keepalive or asked.stream is not True:
             return await waiting
         comments = LoopingCall(_keep_alive, request)
         comments.clock = self._clock
@@ -207,8 +208,6 @@ def peek(body: bytes) -> _Peek:
     except msgspec.ValidationError as error:
         if "$.model" in str(error):
             raise BadRequest("`model` must be a string.", param="model") from None
-        if "$.stream" in str(error):
-            raise BadRequest("`stream` must be true or false.", param="stream") from None
         if "missing" in str(error):
             raise BadRequest("The body names no `model`.", param="model") from None
         raise BadRequest('The body must be a JSON object such as {"model": "…", …}.') from None

@@ -36,6 +36,9 @@ IDLE_SEC = 3.0
 Headers = list[tuple[bytes, bytes]]
 
 
+#: Bytes of a body below which it is cheaper to copy it behind its head than to send it apart.
+JOINED = 64 * 1024
+
 #: How far an answer has come.
 _HEAD, _BODY, _COMPLETE = range(3)
 
@@ -110,7 +113,11 @@ class Upstream(TwistedProtocol):
         self._state = _HEAD
         self._framed = False
         self._surplus = self._keep_alive = False
-        self.transport.writeSequence((head, body))
+        if len(body) < JOINED:
+            self.transport.write(head + body)
+        else:
+            self.transport.write(head)
+            self.transport.write(body)
 
     def abort(self) -> None:
         """Close at once, whatever is under way; the receiver is told nothing more."""

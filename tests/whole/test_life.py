@@ -169,7 +169,7 @@ def test_nobody_new_is_let_in_while_it_ends(make: Make) -> None:
 
 
 def test_a_stream_that_takes_longer_than_the_drain_is_broken_off_with_an_error(make: Make) -> None:
-    gateway = make(drain_sec=0.5).start()
+    gateway = make(drain_sec=0.5, stop_timeout_sec=1).start()
     stream = gateway.stream("smol", tokens=1900)
     stream.read_events(2)
     gateway.terminate()
@@ -182,7 +182,7 @@ def test_a_stream_that_takes_longer_than_the_drain_is_broken_off_with_an_error(m
 
 
 def test_a_second_signal_hurries(make: Make) -> None:
-    gateway = make(drain_sec=300).start()
+    gateway = make(drain_sec=300, stop_timeout_sec=1).start()
     stream = gateway.stream("smol", tokens=1900)
     stream.read_events(2)
     gateway.terminate()

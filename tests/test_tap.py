@@ -1,0 +1,483 @@
+"""Promises of llamagw.tap and llamagw.service: the command line, the wiring, start and stop.
+
+In memory and on a Clock, but for the two tests that must ask a fresh Python what an import loads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from twisted.application.service import IService
+from twisted.internet import asyncioreactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.error import CannotListenError
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+from zope.interface.verify import verifyObject
+
+from llamagw import __version__, tap
+from llamagw.config import load
+from llamagw.fleet import leftovers, process
+from llamagw.fleet.manager import ModelReport
+from llamagw.service import CannotStart, Gateway, base_url, shown_address
+from tests.proxy_fakes import Bench, answers, event, request
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigTestCase(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.folder = Path(self.mktemp())
+        self.folder.mkdir(parents=True)
+        self.folder = self.folder.resolve()
+        self.values: dict[str, Any] = {
+            "llama_server_path": sys.executable,
+            "listen_addr": "127.0.0.1:8000",
+            "models": [
+                {"name": "small", "model_path": "small.gguf"},
+                {"name": "org/big", "model_path": "big.gguf"},
+            ],
+        }
+        (self.folder / "small.gguf").write_bytes(b"")
+
+    def write(self, name: str = "config.yaml") -> str:
+        path = self.folder / name
+        path.write_text(json.dumps(self.values))  # JSON is YAML
+        return str(path)
+
+    def go_to(self, folder: Path) -> None:
+        self.addCleanup(os.chdir, os.getcwd())
+        os.chdir(folder)
+
+
+class OptionsTests(ConfigTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.installed: list[bool] = []
+        self.without_tls: list[bool] = []
+        self.patch(tap, "install_reactor", lambda daemon: self.installed.append(daemon))
+        self.patch(tap, "leave_out_tls", lambda: self.without_tls.append(True))
+
+    def parse(self, *arguments: str, nodaemon: bool | None = None) -> tap.Options:
+        options = tap.Options()
+        if nodaemon is not None:
+            options.parent = {"nodaemon": nodaemon}
+        options.parseOptions(list(arguments))
+        return options
+
+    def ends(self, *arguments: str) -> tuple[object, str]:
+        """What it exits with, and what it printed before that."""
+        printed = io.StringIO()
+        with contextlib.redirect_stdout(printed), self.assertRaises(SystemExit) as caught:
+            self.parse(*arguments)
+        return caught.exception.code, printed.getvalue()
+
+    def test_a_configuration_is_loaded(self) -> None:
+        options = self.parse("--config", self.write())
+        self.assertEqual([m.name for m in options.loaded.models], ["small", "org/big"])
+
+    def test_a_relative_path_is_resolved_before_a_daemon_changes_its_folder(self) -> None:
+        self.write("mine.yaml")
+        self.go_to(self.folder.parent)
+        options = self.parse("-c", f"{self.folder.name}/mine.yaml")
+        self.assertEqual(options["config"], str(self.folder / "mine.yaml"))
+        self.assertEqual(options.loaded.models[0].model_path, str(self.folder / "small.gguf"))
+
+    def test_config_yaml_of_the_folder_is_the_default(self) -> None:
+        self.write()
+        self.go_to(self.folder)
+        self.assertEqual(self.parse()["config"], str(self.folder / "config.yaml"))
+
+    def test_faults_are_told_a_line_each_and_the_status_is_1(self) -> None:
+        self.values.update(port_range_start=0, nonsense=1, max_loaded_models="many")
+        path = self.write()
+        code, _ = self.ends("--config", path)
+        self.assertIsInstance(code, str)  # which Python prints, and exits with 1
+        lines = str(code).splitlines()
+        self.assertEqual(len(lines), 3)
+        for line in lines:
+            self.assertTrue(line.startswith(path), line)
+        self.assertEqual(self.installed, [])
+
+    def test_a_file_that_is_not_there_is_a_fault(self) -> None:
+        code, _ = self.ends("--config", str(self.folder / "nowhere.yaml"))
+        [line] = str(code).splitlines()
+        self.assertIn("nowhere.yaml", line)
+
+    def test_check_tells_what_would_be_served_and_starts_nothing(self) -> None:
+        code, printed = self.ends("--config", self.write(), "--check")
+        self.assertEqual(code, 0)
+        for text in ("127.0.0.1:8000", sys.executable, "at most 2", __version__):
+            self.assertIn(text, printed)
+        small, big = printed.splitlines()[-2:]
+        self.assertIn(f"small: {self.folder / 'small.gguf'}", small)
+        self.assertNotIn("warning", small)
+        self.assertIn("org/big", big)
+        self.assertIn("warning: there is no such file", big)
+        self.assertEqual(self.installed, [])
+
+    def test_check_knows_an_address_that_twisted_does_not(self) -> None:
+        for address in ("frob:80", "unix:", "tcp:http", "127.0.0.1:99999"):
+            self.values["listen_addr"] = address
+            code, printed = self.ends("--config", self.write(), "--check")
+            self.assertIn("listen_addr", str(code), address)
+            self.assertEqual((len(str(code).splitlines()), printed), (1, ""))
+
+    def test_the_version_is_told(self) -> None:
+        self.assertEqual(self.ends("--version"), (0, f"llamagw {__version__}\n"))
+
+    def test_a_reactor_is_chosen_knowing_whether_there_will_be_a_fork(self) -> None:
+        path = self.write()
+        self.parse("-c", path, nodaemon=True)
+        self.parse("-c", path, nodaemon=False)
+        self.assertEqual(self.installed, [False, True])
+
+    def test_tls_is_left_out_unless_it_is_served(self) -> None:
+        self.parse("-c", self.write())
+        self.assertEqual(self.without_tls, [True])
+        self.values["listen_addr"] = "ssl:8443:privateKey=k.pem"
+        self.parse("-c", self.write())
+        self.assertEqual(self.without_tls, [True])
+
+
+class ReactorTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.installed: list[object] = []
+        self.patch(asyncioreactor, "install", self.installed.append)
+
+    def without_a_reactor(self) -> None:
+        saved = sys.modules.pop("twisted.internet.reactor", None)
+        if saved is not None:
+            self.addCleanup(sys.modules.__setitem__, "twisted.internet.reactor", saved)
+
+    def test_one_that_was_chosen_already_is_kept(self) -> None:
+        # Whoever runs the tests has one.
+        self.assertIn("twisted.internet.reactor", sys.modules)
+        tap.install_reactor(daemon=False)
+        self.assertEqual(self.installed, [])
+
+    def test_else_it_runs_on_uvloop(self) -> None:
+        self.without_a_reactor()
+        for daemon in (False, True) if sys.platform == "linux" else (False,):
+            tap.install_reactor(daemon=daemon)
+            loop: Any = self.installed.pop()
+            loop.close()
+            self.assertEqual(type(loop).__module__.partition(".")[0], "uvloop")
+
+    def test_a_daemon_on_macos_keeps_twisted_s_own(self) -> None:
+        self.without_a_reactor()
+        self.patch(sys, "platform", "darwin")
+        tap.install_reactor(daemon=True)
+        self.assertEqual(self.installed, [])
+
+    def test_without_uvloop_twisted_s_own_is_kept(self) -> None:
+        self.without_a_reactor()
+        saved = sys.modules.get("uvloop")
+        sys.modules["uvloop"] = None  # type: ignore[assignment]
+        self.addCleanup(
+            sys.modules.pop if saved is None else sys.modules.__setitem__,
+            "uvloop",
+            *([] if saved is None else [saved]),
+        )
+        tap.install_reactor(daemon=False)
+        self.assertEqual(self.installed, [])
+
+    def assert_in_a_fresh_python(self, code: str) -> None:
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        done = subprocess.run(
+            [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_the_plugin_and_the_options_can_be_imported_before_there_is_a_reactor(self) -> None:
+        self.assert_in_a_fresh_python(
+            "import sys, twisted.plugins.llamagw_plugin as plugin, llamagw.tap\n"
+            "assert plugin.llamagw.tapname == 'llamagw'\n"
+            "assert 'twisted.internet.reactor' not in sys.modules\n"
+            "assert 'uvloop' not in sys.modules\n"
+        )
+
+    def test_tls_that_is_left_out_is_not_loaded(self) -> None:
+        self.assert_in_a_fresh_python(
+            "import sys, llamagw.tap as tap\n"
+            "tap.leave_out_tls()\n"
+            "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.fleet.health\n"
+            "assert sys.modules['OpenSSL'] is None\n"
+        )
+
+
+class ServiceTestCase(ConfigTestCase):
+    """The gateway as it is wired, on a reactor in memory, and all that it logs."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.reactor = MemoryReactorClock()
+        self.patch(process, "known_flags", lambda *_: frozenset())
+        # No real processes here, so nothing of an earlier gateway either.
+        self.patch(leftovers, "default_folder", lambda: str(self.folder / "leftovers"))
+        self.logged: list[str] = []
+        self.warned: list[str] = []
+        globalLogPublisher.addObserver(self.observe)
+        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+
+    def observe(self, happened: dict[str, Any]) -> None:
+        self.logged.append(formatEvent(happened))
+        if happened.get("log_level", LogLevel.info) > LogLevel.info:
+            self.warned.append(self.logged[-1])
+
+    def make(self) -> Gateway:
+        return tap.make_gateway(load(self.write()), self.reactor)
+
+    def start(self) -> Gateway:
+        gateway = self.make()
+        gateway.privilegedStartService()
+        gateway.startService()
+        return gateway
+
+    def settle(self) -> None:
+        for _ in range(5):
+            self.reactor.advance(0)
+
+
+class StartTests(ServiceTestCase):
+    def test_it_is_a_service(self) -> None:
+        gateway = self.make()
+        verifyObject(IService, gateway)
+        self.assertEqual(self.reactor.tcpServers, [])
+
+    def test_it_listens_where_it_is_told_before_privileges_are_shed(self) -> None:
+        gateway = self.make()
+        gateway.privilegedStartService()
+        [(port, site, _, interface)] = self.reactor.tcpServers
+        self.assertEqual((port, interface), (8000, "127.0.0.1"))
+        self.assertIs(site, gateway._site)
+
+    def test_the_configuration_reaches_what_it_is_for(self) -> None:
+        self.values.update(
+            max_body_mb=0.5, access_log=True, client_stall_sec=7, request_timeout_sec=9
+        )
+        site = self.make()._site
+        self.assertEqual(site.max_body, 2**19)
+        self.assertTrue(site.access_log)
+        self.assertEqual((site.client_stall, site.request_timeout), (7, 9))
+        self.assertGreaterEqual(site.max_connections, 8)
+
+    def test_it_says_what_is_served_and_where(self) -> None:
+        self.start()
+        log = "\n".join(self.logged)
+        for text in (
+            f"llamagw {__version__}",
+            "2 models configured, at most 2 in memory",
+            f"model small: {self.folder / 'small.gguf'}",
+            "model org/big: ",
+            "listening on 127.0.0.1:8000",
+            "POST http://127.0.0.1:8000/v1/chat/completions",
+            "POST http://127.0.0.1:8000/v1/completions",
+            "POST http://127.0.0.1:8000/v1/embeddings",
+            "http://127.0.0.1:8000/v1/models",
+            "http://127.0.0.1:8000/health",
+        ):
+            self.assertIn(text, log)
+
+    def test_a_model_without_its_file_is_a_warning(self) -> None:
+        self.start()
+        [warning] = [line for line in self.warned if "big" in line]
+        self.assertIn(str(self.folder / "big.gguf"), warning)
+
+    def test_one_model_is_not_called_models(self) -> None:
+        del self.values["models"][1]
+        self.start()
+        self.assertIn("1 model configured", "\n".join(self.logged))
+
+    def taken(self) -> None:
+        def listen(port: int, factory: object, backlog: int = 50, interface: str = "") -> None:
+            raise CannotListenError(interface, port, OSError(98, "Address already in use"))
+
+        self.patch(self.reactor, "listenTCP", listen)
+
+    def test_a_taken_address_ends_the_start_with_one_line(self) -> None:
+        self.taken()
+        gateway = self.make()
+        with self.assertRaises(CannotStart) as caught:
+            gateway.privilegedStartService()
+        message = str(caught.exception)
+        self.assertIn("cannot listen on 127.0.0.1:8000: Address already in use", message)
+        self.assertIn("listen_addr", message)
+        self.assertEqual(len(message.splitlines()), 1)
+        self.assertEqual(caught.exception.code, 1)
+        self.assertEqual(sum(message in line for line in self.logged), 1)
+
+    def test_an_address_that_twisted_does_not_know_ends_the_start_with_one_line(self) -> None:
+        self.values["listen_addr"] = "frob:80"
+        with self.assertRaises(SystemExit) as caught:
+            self.make()
+        self.assertIn("listen_addr", str(caught.exception))
+
+
+class FleetThatStops:
+    """A manager as the service sees it while it stops."""
+
+    def __init__(self, in_flight: int) -> None:
+        self.calls: list[str] = []
+        self.gone: Deferred[None] = Deferred()
+        self.in_flight = in_flight
+
+    def report(self) -> list[ModelReport]:
+        return [
+            ModelReport(
+                id="small", status="loaded", port=1, in_flight=self.in_flight, waiting=0,
+                last_used=1.0,
+            )
+        ]  # fmt: skip
+
+    def drain(self) -> Deferred[None]:
+        self.calls.append("drain")
+        return self.gone
+
+    def abandon(self) -> None:
+        self.calls.append("abandon")
+
+
+class StopTests(ServiceTestCase):
+    """No new connections; running answers finish or run out of time; then the backends' end."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.values["drain_sec"] = 30
+        self.bench = Bench()
+        self.reactor = self.bench.reactor
+        self.gateway = self.start()
+        self.fleet = FleetThatStops(in_flight=1)
+        for name, part in (
+            ("_manager", self.fleet),
+            ("_site", self.bench.site),
+            ("_pool", self.bench.pool),
+        ):
+            setattr(self.gateway, name, part)
+
+    def stop(self) -> Deferred[Any]:
+        stopped = self.gateway.stopService()
+        self.settle()
+        return stopped
+
+    def test_an_idle_gateway_waits_for_its_backends_only(self) -> None:
+        stopped = self.stop()
+        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        self.assertNoResult(stopped)
+        self.fleet.gone.callback(None)
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_the_port_is_closed_first(self) -> None:
+        order: list[str] = []
+
+        class Port:
+            def stopListening(self) -> Deferred[None]:
+                order.append("port")
+                return succeed(None)
+
+        drain = self.fleet.drain
+
+        def noted() -> Deferred[None]:
+            order.append("fleet")
+            return drain()
+
+        self.gateway._port = Port()  # type: ignore[assignment]
+        self.patch(self.fleet, "drain", noted)
+        self.stop()
+        self.assertEqual(order, ["port", "fleet"])
+
+    def test_a_running_answer_is_waited_for(self) -> None:
+        client, backend = self.bench.streaming()
+        stopped = self.stop()
+        self.assertIn("1 running answers have 30 s", "\n".join(self.logged))
+        self.reactor.advance(29)
+        self.assertEqual(self.fleet.calls, ["drain"])
+        backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        self.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertTrue(answer.whole)
+        self.assertFalse(client.connected)
+        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        self.fleet.gone.callback(None)
+        self.successResultOf(stopped)
+
+    def test_what_takes_longer_than_the_drain_is_waited_for_no_longer(self) -> None:
+        client, backend = self.bench.streaming()
+        stopped = self.stop()
+        self.reactor.advance(30)
+        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        backend.hangs_up()  # as its process is ended
+        self.fleet.gone.callback(None)
+        self.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertIn(b'data: {"error":', answer.body)
+        self.assertFalse(client.connected)
+        self.successResultOf(stopped)
+
+    def test_who_asks_a_second_time_waits_no_longer(self) -> None:
+        self.bench.streaming()
+        self.stop()
+        self.assertEqual(self.fleet.calls, ["drain"])
+        self.gateway.hurry()
+        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        self.gateway.hurry()
+        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+
+    def test_to_hurry_a_gateway_that_runs_does_nothing(self) -> None:
+        self.gateway.hurry()
+        self.assertEqual(self.fleet.calls, [])
+
+    def test_idle_connections_of_clients_and_to_backends_are_closed(self) -> None:
+        client = self.bench.client(request(path="/health"))
+        _, backend = self.bench.streaming()
+        backend.says(b"0\r\n\r\n")
+        stopped = self.stop()
+        self.assertFalse(client.connected)
+        self.fleet.gone.callback(None)
+        self.settle()
+        self.assertFalse(backend.connected)
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_a_client_that_reads_nothing_more_does_not_keep_it(self) -> None:
+        client, backend = self.bench.streaming()
+        client.stalls()
+        backend.says(event(b"x" * 100_000) + b"0\r\n\r\n")
+        stopped = self.stop()
+        self.reactor.advance(30)
+        self.fleet.gone.callback(None)
+        self.settle()
+        self.assertFalse(client.connected)
+        self.successResultOf(stopped)
+
+
+class AddressTests(SynchronousTestCase):
+    def test_addresses_are_shown_as_a_person_writes_them(self) -> None:
+        for address, shown in (
+            (IPv4Address("TCP", "0.0.0.0", 8000), "0.0.0.0:8000"),
+            (IPv6Address("TCP", "::1", 8000), "[::1]:8000"),
+            (UNIXAddress("/run/llamagw.sock"), "/run/llamagw.sock"),
+        ):
+            self.assertEqual(shown_address(address), shown)
+
+    def test_the_url_is_one_that_a_client_here_can_use(self) -> None:
+        cases: list[tuple[Any, str, str]] = [
+            (IPv4Address("TCP", "127.0.0.1", 80), "127.0.0.1:80", "http://127.0.0.1:80"),
+            (IPv4Address("TCP", "0.0.0.0", 8000), ":8000", "http://localhost:8000"),
+            (IPv6Address("TCP", "::", 8000), "[::]:8000", "http://localhost:8000"),
+            (IPv6Address("TCP", "::1", 8000), "[::1]:8000", "http://[::1]:8000"),
+            (IPv4Address("TCP", "0.0.0.0", 8443), "ssl:8443", "https://localhost:8443"),
+            (UNIXAddress("/run/s"), "unix:/run/s", "http+unix:///run/s"),
+        ]
+        for address, listen_addr, url in cases:
+            self.assertEqual(base_url(address, listen_addr), url)
