@@ -184,7 +184,7 @@ def cannot_listen(address: str, why: str) -> ValueError:
 def _port(address: str, text: str) -> int:
     if not (text.isascii() and text.isdigit()):
         raise cannot_listen(address, f"the port is {text!r}, not a number")
-    if int(text) > 65535:
+    if len(text) > 5 or int(text) > 65535:
         raise cannot_listen(address, f"port {text} is above 65535")
     return int(text)
 

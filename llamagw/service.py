@@ -34,6 +34,9 @@ from llamagw.proxy.upstream import Pool
 
 _log = Logger(namespace="llamagw")
 
+#: Seconds that clients get, when the last backend is gone, to be told of it.
+GOODBYE_SEC = 1.0
+
 
 class CannotStart(SystemExit, Exception):
     """
@@ -210,7 +213,13 @@ class Gateway(Service):
         self._manager.abandon()
         await backends_gone
         self._pool.close()
-        # Answers that broke off with their backends have been told so by now.
+        # The end of a process may be known before the end of its connections: who hung on it is
+        # to hear that the answer broke off, not just to be cut off.
+        goodbye: Deferred[None] = Deferred()
+        timer = self._clock.callLater(GOODBYE_SEC, goodbye.callback, None)
+        await DeferredList([clients_gone, goodbye], fireOnOneCallback=True)
+        if timer.active():
+            timer.cancel()
         self._site.abort()
         self._leftovers.close()
         _log.info("stopped; no backend is left")

@@ -13,6 +13,7 @@ import http.client
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping
+from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -280,7 +281,7 @@ STREAM_HEAD = (
 def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
     """`data` in pieces, cut at those places that are inside of it."""
     edges = [0, *sorted({p for p in places if 0 < p < len(data)}), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False) if a < b]
+    return [data[a:b] for a, b in pairwise(edges) if a < b]
 
 
 class FakeLease:

@@ -122,7 +122,7 @@ class WrongTurnTests(ApiTestCase):
     """Whatever is asked, the answer is an envelope that says what would be right."""
 
     def test_an_unknown_path_names_the_known_ones(self) -> None:
-        for path in ("/", "/v1", "/v1/nothing", "/v2/models", "/healthy", "/v1/chat", "/index.html"):
+        for path in ("/", "/v1", "/v1/nothing", "/v2/models", "/healthy", "/v1/chat", "/index"):
             error = self.assert_envelope(self.get(path), 404)
             self.assertEqual(error["code"], "path_not_found")
             for known in (*INFERENCE, *OWN):

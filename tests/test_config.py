@@ -8,6 +8,7 @@ import textwrap
 from pathlib import Path
 from unittest import mock
 
+import msgspec
 import yaml
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -69,27 +70,27 @@ class ConfigCase(SynchronousTestCase):
 
 class DefaultsTests(ConfigCase):
     def test_every_default_of_the_gateway(self) -> None:
-        config = self.load(LEAST)
+        values = msgspec.structs.asdict(self.load(LEAST))
+        del values["llama_server_path"], values["models"]
         self.assertEqual(
-            (
-                config.listen_addr,
-                config.port_range_start,
-                config.max_loaded_models,
-                config.health_check_sec,
-            ),
-            (":8000", 8081, 2, 30),
-        )
-        self.assertEqual(
-            (
-                config.swap_after_sec,
-                config.max_queue,
-                config.load_timeout_sec,
-                config.stop_timeout_sec,
-                config.drain_sec,
-                config.max_body_mb,
-                config.access_log,
-            ),
-            (10, 512, 600, 10, 30, 64, False),
+            values,
+            {
+                "listen_addr": ":8000",
+                "port_range_start": 8081,
+                "max_loaded_models": 2,
+                "health_check_sec": 30,
+                "swap_after_sec": 10,
+                "max_queue": 512,
+                "queue_timeout_sec": 600,
+                "stream_keepalive_sec": 0,
+                "load_timeout_sec": 600,
+                "stop_timeout_sec": 10,
+                "drain_sec": 30,
+                "max_body_mb": 64,
+                "request_timeout_sec": 60,
+                "client_stall_sec": 600,
+                "access_log": False,
+            },
         )
 
     def test_every_default_of_a_model(self) -> None:
@@ -259,8 +260,9 @@ class FaultTests(ConfigCase):
             [
                 "config.yaml:1: llama_server_path: there is no file nothing-here; "
                 "give the path of the llama-server executable of llama.cpp",
-                'config.yaml:2: listen_addr: "nowhere": no port in it; '
-                'write for instance ":8000" or "127.0.0.1:8000"',
+                "config.yaml:2: listen_addr: cannot listen on 'nowhere': there is no port; "
+                "write ':8000', '127.0.0.1:8000', '[::1]:8000', 'unix:/path/to/socket' "
+                "or another Twisted server endpoint string",
                 "config.yaml:3: port_range_start: expected a port, 1 to 65535, got 70000",
                 "config.yaml:4: max_loaded_model: unknown key; did you mean max_loaded_models?",
                 "config.yaml:8: models[0].gpu_layers: "
@@ -526,10 +528,11 @@ class UnreadableTests(ConfigCase):
 class ListenAddrTests(ConfigCase):
     def test_addresses_become_endpoint_strings(self) -> None:
         for address, endpoint in [
-            (":8000", "tcp:8000"),
+            (":8000", "tcp:8000:interface=0.0.0.0"),
             ("0.0.0.0:8080", "tcp:8080:interface=0.0.0.0"),
             ("127.0.0.1:8000", "tcp:8000:interface=127.0.0.1"),
-            ("[::1]:8000", r"tcp:8000:interface=\:\:1"),
+            ("[::1]:8000", r"tcp6:8000:interface=\:\:1"),
+            ("localhost:8000", "tcp:8000:interface=localhost"),
             ("tcp:8000", "tcp:8000"),
             ("tcp6:8000", "tcp6:8000"),
             ("unix:/run/llamagw.sock", "unix:/run/llamagw.sock"),
@@ -542,7 +545,7 @@ class ListenAddrTests(ConfigCase):
 
     def test_twisted_understands_what_comes_out(self) -> None:
         for address, port, interface in [
-            (":8000", 8000, ""),
+            (":8000", 8000, "0.0.0.0"),
             ("127.0.0.1:8001", 8001, "127.0.0.1"),
             ("[::1]:8002", 8002, "::1"),
         ]:
@@ -551,14 +554,27 @@ class ListenAddrTests(ConfigCase):
 
     def test_bad_addresses(self) -> None:
         for address, wrong in [
-            ("localhost", "no port in it"),
-            (":0", "port 0 is out of range; a port is 1 to 65535"),
-            (":65536", "port 65536 is out of range; a port is 1 to 65535"),
-            ("127.0.0.1:99999", "port 99999 is out of range; a port is 1 to 65535"),
-            ("8000", "no port in it"),
+            ("localhost", "no host and no port"),
+            ("8000", "there is no port"),
+            ("[::1]", "there is no port"),
+            (":", "the port is '', not a number"),
+            (":http", "the port is 'http', not a number"),
+            (":65536", "port 65536 is above 65535"),
+            ("127.0.0.1:99999", "port 99999 is above 65535"),
+            ("tcp:70000", "port 70000 is above 65535"),
+            ("ssl:70000", "port 70000 is above 65535"),
+            ("[zz]:80", "'zz' is not an IPv6 address"),
+            ("1.2.3.4.5:80", "'1.2.3.4.5' is neither an IPv4 address nor a host name"),
+            ("http://127.0.0.1:8000", "that is a URL"),
+            ("unix:", "the path of the socket is missing"),
         ]:
             said = self.fault(GATEWAY.format(f"listen_addr: '{address}'"))
-            self.assertTrue(said.startswith(f'config.yaml:2: listen_addr: "{address}": {wrong}'))
+            start = f"config.yaml:2: listen_addr: cannot listen on '{address}': {wrong}; write "
+            self.assertTrue(said.startswith(start), said)
+
+    def test_a_port_of_thousands_of_digits(self) -> None:
+        said = self.fault(GATEWAY.format(f"listen_addr: ':{'9' * 5000}'"))
+        self.assertTrue(said.startswith("config.yaml:2: listen_addr: "))
 
 
 # Fuzzing: whatever a file holds, it is a Config or a ConfigError.

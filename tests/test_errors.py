@@ -36,12 +36,14 @@ class ErrorTests(SynchronousTestCase):
                 "ModelNotFound": (404, "invalid_request_error"),
                 "PathNotFound": (404, "invalid_request_error"),
                 "MethodNotAllowed": (405, "invalid_request_error"),
+                "RequestTimeout": (408, "invalid_request_error"),
                 "BodyTooLarge": (413, "invalid_request_error"),
                 "BackendLost": (502, "server_error"),
                 "ModelUnavailable": (503, "server_error"),
                 "ServerBusy": (503, "server_error"),
                 "ShuttingDown": (503, "server_error"),
                 "LoadTimeout": (504, "server_error"),
+                "QueueTimeout": (504, "server_error"),
             },
         )
 

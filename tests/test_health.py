@@ -237,9 +237,7 @@ class HealthTests(SynchronousTestCase):
             self.told.append("hung")
             health.stop()
 
-        health = Health(
-            self.clock, self.probe, HERE, interval=30, progress=lambda: 0, hung=hung
-        )
+        health = Health(self.clock, self.probe, HERE, interval=30, progress=lambda: 0, hung=hung)
         self.clock.advance(30)
         for _ in range(3):
             self.probe.waiting.popleft().callback(False)

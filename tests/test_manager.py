@@ -215,11 +215,10 @@ class SwapTests(ManagerCase):
         self.successResultOf(newcomer)
 
     def test_a_timer_that_is_due_while_actions_are_carried_out(self) -> None:
+        self.make(limit=1, swap_after_sec=0.05)
         self.have_lease("a")
-        self.manager.acquire("b")
-        self.clock.advance(9.99)
         self.clock.each_look = 0.1
-        self.manager.acquire("c")
+        self.manager.acquire("b")
         self.clock.each_look = 0.0
         self.clock.advance(0)
         self.assertNoResult(self.manager.acquire("a"))
@@ -314,9 +313,7 @@ class FailureTests(ManagerCase):
 
 class ReportTests(ManagerCase):
     def test_each_model_in_the_order_of_the_configuration(self) -> None:
-        self.assertEqual(
-            self.status(), {"a": "unloaded", "b": "unloaded", "c": "unloaded"}
-        )
+        self.assertEqual(self.status(), {"a": "unloaded", "b": "unloaded", "c": "unloaded"})
         self.assertEqual([r.port for r in self.manager.report()], [None, None, None])
         self.assertEqual([r.last_used for r in self.manager.report()], [None, None, None])
 

@@ -41,8 +41,10 @@ from llamagw.fleet.process import (
 )
 
 ALL = frozenset(
-    "--model --host --port --alias --ctx-size --threads --batch-size --parallel --kv-unified "
-    "--gpu-layers".split()
+    {
+        *("--model", "--host", "--port", "--alias", "--ctx-size", "--threads", "--batch-size"),
+        *("--parallel", "--kv-unified", "--gpu-layers"),
+    }
 )
 CANNOT_BIND = b"0.00.021 E srv  start: couldn't bind HTTP server socket, hostname: 127.0.0.1\n"
 
@@ -113,9 +115,7 @@ class LibraryPathTests(SynchronousTestCase):
 
     def test_each_platform_has_its_variable(self) -> None:
         folder = str(self.binary.parent)
-        self.assertEqual(
-            library_path(str(self.binary), {}, "linux"), ("LD_LIBRARY_PATH", folder)
-        )
+        self.assertEqual(library_path(str(self.binary), {}, "linux"), ("LD_LIBRARY_PATH", folder))
         self.assertEqual(
             library_path(str(self.binary), {}, "darwin"), ("DYLD_LIBRARY_PATH", folder)
         )
@@ -191,7 +191,7 @@ class PortsTests(SynchronousTestCase):
         return port
 
     def test_ports_go_upward(self) -> None:
-        with mock.patch.object(process, "_can_bind", lambda port: True):
+        with mock.patch.object(process, "_can_bind", return_value=True):
             ports = Ports(8081)
             self.assertEqual([ports.take(), ports.take(), ports.take()], [8081, 8082, 8083])
 
@@ -201,7 +201,7 @@ class PortsTests(SynchronousTestCase):
             self.assertGreater(Ports(port).take(), port)
 
     def test_a_port_is_given_once_until_it_is_given_back(self) -> None:
-        with mock.patch.object(process, "_can_bind", lambda port: True):
+        with mock.patch.object(process, "_can_bind", return_value=True):
             ports = Ports(8081)
             ports.take()
             ports.take()
@@ -469,9 +469,7 @@ class EndTests(EngineCase):
         self.launch()
         self.child.say(b"0.00.1 E srv: out of memory\n")
         self.child.end(1)
-        self.assertEqual(
-            self.backend.exits, [Exit("exited with status 1", "srv: out of memory")]
-        )
+        self.assertEqual(self.backend.exits, [Exit("exited with status 1", "srv: out of memory")])
         self.reactor.advance(60)
         self.assertEqual(len(self.backend.exits), 1)
         self.assertEqual(self.reactor.getDelayedCalls(), [])

@@ -446,7 +446,8 @@ class BrokenHandlerTests(SynchronousTestCase):
         def broken(request: Request) -> None:
             raise ZeroDivisionError("secret detail")
 
-        bench.site = Site(tree, {b"/table": broken}, clock=bench.reactor, limits=Limits(100, 60, 600, 100))
+        limits = Limits(100, 60, 600, 100)
+        bench.site = Site(tree, {b"/table": broken}, clock=bench.reactor, limits=limits)
         client = bench.client(request(b"{}", path=path))
         bench.settle()
         [answer] = answers(bytes(client.heard), "POST")

@@ -11,6 +11,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ from llamagw import __version__, tap
 from llamagw.config import load
 from llamagw.fleet import leftovers, process
 from llamagw.fleet.manager import ModelReport
-from llamagw.service import CannotStart, Gateway, base_url, shown_address
+from llamagw.service import GOODBYE_SEC, CannotStart, Gateway, base_url, shown_address
 from tests.proxy_fakes import Bench, answers, event, request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,9 +37,9 @@ ROOT = Path(__file__).resolve().parent.parent
 
 class ConfigTestCase(SynchronousTestCase):
     def setUp(self) -> None:
-        self.folder = Path(self.mktemp())
-        self.folder.mkdir(parents=True)
-        self.folder = self.folder.resolve()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.folder = Path(folder.name).resolve()
         self.values: dict[str, Any] = {
             "llama_server_path": sys.executable,
             "listen_addr": "127.0.0.1:8000",
@@ -126,7 +127,7 @@ class OptionsTests(ConfigTestCase):
         self.assertEqual(self.installed, [])
 
     def test_check_knows_an_address_that_twisted_does_not(self) -> None:
-        for address in ("frob:80", "unix:", "tcp:http", "127.0.0.1:99999"):
+        for address in ("frob:x=1", "unix:", "tcp:http", "127.0.0.1:99999"):
             self.values["listen_addr"] = address
             code, printed = self.ends("--config", self.write(), "--check")
             self.assertIn("listen_addr", str(code), address)
@@ -272,6 +273,7 @@ class StartTests(ServiceTestCase):
         self.assertGreaterEqual(site.max_connections, 8)
 
     def test_it_says_what_is_served_and_where(self) -> None:
+        self.values["listen_addr"] = ":8000"
         self.start()
         log = "\n".join(self.logged)
         for text in (
@@ -279,12 +281,12 @@ class StartTests(ServiceTestCase):
             "2 models configured, at most 2 in memory",
             f"model small: {self.folder / 'small.gguf'}",
             "model org/big: ",
-            "listening on 127.0.0.1:8000",
-            "POST http://127.0.0.1:8000/v1/chat/completions",
-            "POST http://127.0.0.1:8000/v1/completions",
-            "POST http://127.0.0.1:8000/v1/embeddings",
-            "http://127.0.0.1:8000/v1/models",
-            "http://127.0.0.1:8000/health",
+            "listening on 0.0.0.0:8000",
+            "POST http://localhost:8000/v1/chat/completions",
+            "POST http://localhost:8000/v1/completions",
+            "POST http://localhost:8000/v1/embeddings",
+            "http://localhost:8000/v1/models",
+            "http://localhost:8000/health",
         ):
             self.assertIn(text, log)
 
@@ -317,7 +319,7 @@ class StartTests(ServiceTestCase):
         self.assertEqual(sum(message in line for line in self.logged), 1)
 
     def test_an_address_that_twisted_does_not_know_ends_the_start_with_one_line(self) -> None:
-        self.values["listen_addr"] = "frob:80"
+        self.values["listen_addr"] = "frob:x=1"
         with self.assertRaises(SystemExit) as caught:
             self.make()
         self.assertIn("listen_addr", str(caught.exception))
@@ -424,6 +426,23 @@ class StopTests(ServiceTestCase):
         self.assertFalse(client.connected)
         self.successResultOf(stopped)
 
+    def test_who_hung_on_a_backend_hears_of_its_end_though_its_process_s_is_known_first(
+        self,
+    ) -> None:
+        client, backend = self.bench.streaming()
+        stopped = self.stop()
+        self.reactor.advance(30)
+        self.fleet.gone.callback(None)
+        self.settle()
+        backend.hangs_up()
+        self.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertTrue(answer.whole)
+        self.assertIn(b'data: {"error":', answer.body)
+        self.assertEqual(client.ended, "lose")
+        self.successResultOf(stopped)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
     def test_who_asks_a_second_time_waits_no_longer(self) -> None:
         self.bench.streaming()
         self.stop()
@@ -456,6 +475,7 @@ class StopTests(ServiceTestCase):
         stopped = self.stop()
         self.reactor.advance(30)
         self.fleet.gone.callback(None)
+        self.reactor.advance(GOODBYE_SEC)
         self.settle()
         self.assertFalse(client.connected)
         self.successResultOf(stopped)

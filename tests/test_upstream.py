@@ -138,9 +138,7 @@ class AnswerTests(UpstreamTestCase):
         self.wire.says(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Early Hints\r\nLink: </x>\r\n")
         self.assertEqual(self.receiver.heads, [])
         self.wire.says(b"\r\n" + response(b"yes", "201 Created"))
-        self.assertEqual(
-            self.receiver.heads, [(201, b"Created", [(b"Content-Length", b"3")])]
-        )
+        self.assertEqual(self.receiver.heads, [(201, b"Created", [(b"Content-Length", b"3")])])
         self.assertEqual(self.receiver.bodies, [b"yes"])
         self.assertEqual(self.receiver.ends, [None])
 

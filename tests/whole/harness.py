@@ -89,7 +89,7 @@ def _is_free(port: int) -> bool:
 
 def model(name: str, **more: Any) -> dict[str, Any]:
     """A model of the configuration: SmolLM2 under that name."""
-    common = {"context_size": 2048, "threads": 2, "batch_size": 128, "parallel": 8}
+    common = {"context_size": 2048, "threads": 1, "batch_size": 128, "parallel": 8}
     # A warm-up is for speed; what is asked here are promises.
     common["extra_args"] = ["--no-warmup", *more.pop("extra_args", [])]
     return {"name": name, "model_path": str(small_model()), **common, **more}

@@ -83,7 +83,8 @@ def test_check_says_what_would_be_served(make: Make) -> None:
 
 @pytest.mark.parametrize("option", [(), ("--check",)], ids=["run", "check"])
 def test_a_bad_configuration_is_told_line_by_line(make: Make, option: tuple[str, ...]) -> None:
-    gateway = make(model("smol", context_size=-1), model("smol"), port_range_start=70000, nonsense=1)
+    models = model("smol", context_size=-1), model("smol")
+    gateway = make(*models, port_range_start=70000, nonsense=1)
     done = run(gateway, *option)
     assert done.returncode == 1
     assert "Traceback" not in done.stdout
@@ -137,7 +138,7 @@ def test_a_running_stream_is_finished_and_a_queued_request_is_turned_away(
     gateway = make(
         model("smol"), model("other"), reactor=reactor, max_loaded_models=1, swap_after_sec=60
     ).start()
-    stream = gateway.stream("smol", tokens=150)
+    stream = gateway.stream("smol", tokens=80)
     stream.read_events(2)
     queued = gateway.stream("other")
     wait_until(lambda: gateway.report("other"), "the other request waits")
@@ -147,14 +148,14 @@ def test_a_running_stream_is_finished_and_a_queued_request_is_turned_away(
     assert b"[DONE]" not in stream.raw
     whole = stream.rest()
     assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    assert whole.count(b"data: {") >= 150
+    assert whole.count(b"data: {") >= 80
     assert gateway.wait() == 0, gateway.log
     gateway.stop()
 
 
 def test_nobody_new_is_let_in_while_it_ends(make: Make) -> None:
     gateway = make().start()
-    stream = gateway.stream("smol", tokens=150)
+    stream = gateway.stream("smol", tokens=80)
     stream.read_events(2)
     gateway.terminate()
 
@@ -275,4 +276,30 @@ def test_a_burst_at_a_gateway_that_is_cold_shares_one_load(make: Make) -> None:
         replies = in_threads(*[lambda: gateway.chat("smol", tokens=2)] * 12)
     assert [reply.status for reply in replies] == [200] * 12
     assert max(counts) == 1
+    gateway.stop()
+
+
+def test_a_changed_configuration_is_taken_up_without_dropping_a_stream(make: Make) -> None:
+    gateway = make(model("smol")).start()
+    stream = gateway.stream("smol", tokens=80)
+    stream.read_events(2)
+    gateway.config["models"].append(model("other"))
+    gateway.write_config()
+    os.kill(gateway.pid, signal.SIGHUP)
+    wait_until(lambda: len(gateway.get("/v1/models")["data"]) == 2, "the new model is listed")
+    assert gateway.chat("other", tokens=2).status == 200
+    whole = stream.rest()
+    assert whole.count(b"data: {") >= 80
+    assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+    gateway.stop()
+
+
+def test_a_changed_configuration_that_is_wrong_changes_nothing(make: Make) -> None:
+    gateway = make(model("smol")).start()
+    gateway.config["max_loaded_models"] = "many"
+    gateway.write_config()
+    os.kill(gateway.pid, signal.SIGHUP)
+    wait_until(lambda: "max_loaded_models: expected" in gateway.log, "the fault is logged")
+    assert gateway.health()["max_loaded_models"] == 2
+    assert gateway.chat("smol", tokens=2).status == 200
     gateway.stop()

@@ -112,7 +112,7 @@ def test_a_stream_arrives_bit_by_bit_and_ends_with_done(gateway: Gateway) -> Non
 
 def test_a_completion_is_answered(gateway: Gateway) -> None:
     reply = gateway.ask(
-        "POST", COMPLETIONS, {"model": "smol", "prompt": "The capital of France is", "max_tokens": 4}
+        "POST", COMPLETIONS, {"model": "smol", "prompt": "The capital is", "max_tokens": 4}
     )
     assert reply.status == 200
     assert reply.json()["choices"][0]["text"]
@@ -146,19 +146,19 @@ def test_a_swap_never_has_two_backends_at_once(gateway: Gateway) -> None:
 
 
 def test_a_request_for_another_model_waits_for_a_stream_and_cuts_nothing(gateway: Gateway) -> None:
-    stream = gateway.stream("smol", tokens=120)
+    stream = gateway.stream("smol", tokens=80)
     stream.read_events(2)
     with gateway.watched() as counts:
         [reply, whole] = in_threads(lambda: gateway.chat("other"), stream.rest)
     assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    assert whole.count(b"data: {") >= 120
+    assert whole.count(b"data: {") >= 80
     assert b'"error"' not in whole
     assert reply.status == 200
     assert max(counts) == 1
 
 
 def test_eight_at_once_are_decoded_at_once(gateway: Gateway) -> None:
-    streams = [gateway.stream("smol", tokens=70) for _ in range(8)]
+    streams = [gateway.stream("smol", tokens=40) for _ in range(8)]
     for stream in streams:
         stream.read_events(1)
     wait_until(lambda: gateway.busy_slots("smol") == 8, "eight slots are busy")

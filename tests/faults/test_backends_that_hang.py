@@ -1,0 +1,142 @@
+"""Fault 2: a backend is there and does nothing. It is found, killed and replaced; slow is not hung.
+
+A backend counts as hung after three probes of five seconds each, so all that can hang does so at
+once, and each test looks at one of them.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from tests.faults.support import (
+    Faulty,
+    Raw,
+    asking,
+    assert_broken_off,
+    assert_whole,
+    is_gone,
+    post,
+    running,
+)
+from tests.proxy_fakes import answers
+from tests.whole.harness import Gateway, Stream, model, wait_until
+
+HEALTH_SEC = 0.5
+#: Three probes, the pauses between them, and what a machine under load may add.
+FOUND_SEC = HEALTH_SEC + 3 * 5 + 2 * 1 + 12
+
+
+class Bench:
+    """All that hangs, and since when."""
+
+    def __init__(self, gateway: Faulty, real: Gateway) -> None:
+        self.gateway, self.real = gateway, real
+        names = ("idle", "deaf", "streaming", "waiting", "slow", "silent")
+        for name in names:
+            assert gateway.chat(name).status == 200
+        assert real.chat("smol").status == 200
+        self.first = {name: gateway.pid_of(name) for name in names}
+        self.real_first = real.backend().pid
+        self.streaming = gateway.stream("streaming", fake={"rate": 20, "events": 2000})
+        self.streaming.read_events(3)
+        hang = {"fault": "hang", "once": gateway.once()}
+        self.waiting = Raw(gateway.port, post(asking("waiting", fake=hang), "Connection: close"))
+        gateway.recorded("fault", "waiting")
+        # A long prompt: no byte, while /health answers.
+        stall = {"fault": "stall", "stall_sec": HEALTH_SEC + 3 * 5 + 2 * 1 + 3}
+        self.slow = gateway.stream("slow", fake=stall)
+        gateway.recorded("fault", "slow")
+        # An engine with no thread left for /health, but tokens flow.
+        self.silent = gateway.stream("silent", fake={"rate": 20, "events": 20 * 20})
+        self.silent.read_events(2)
+        gateway.fake("silent", {"health": "hang"})
+        os.kill(self.first["idle"], signal.SIGSTOP)
+        os.kill(self.first["streaming"], signal.SIGSTOP)
+        os.kill(self.real_first, signal.SIGSTOP)
+        self.since = time.monotonic()
+        gateway.fake("deaf", {"blocked": True})
+
+    def is_found(self, name: str) -> None:
+        left = self.since + FOUND_SEC - time.monotonic()
+        wait_until(lambda: is_gone(self.first[name]), f"{name} is killed", max(left, 0))
+
+
+@pytest.fixture(scope="module")
+def bench() -> Iterator[Bench]:
+    scripts = dict.fromkeys(("idle", "deaf", "sick", "streaming", "waiting", "slow", "silent"), {})
+    real = Gateway([model("smol")], health_check_sec=HEALTH_SEC)
+    try:
+        real.start()
+        with running(scripts, health_check_sec=HEALTH_SEC, max_loaded_models=7) as gateway:
+            yield Bench(gateway, real)
+        real.stop()
+    finally:
+        real.clean_up()
+
+
+def test_a_backend_that_says_it_is_sick_is_replaced(bench: Bench) -> None:
+    gateway = bench.gateway
+    assert gateway.chat("sick").status == 200
+    first = gateway.pid_of("sick")
+    gateway.fake("sick", {"health": 500})
+    wait_until(lambda: is_gone(first), "it is killed", 10)
+    assert gateway.chat("sick").status == 200
+
+
+def test_a_backend_stopped_while_idle_is_replaced(bench: Bench) -> None:
+    bench.is_found("idle")
+    assert bench.gateway.chat("idle").status == 200
+    assert bench.gateway.pid_of("idle") != bench.first["idle"]
+
+
+def test_a_backend_that_answers_nobody_any_more_is_replaced(bench: Bench) -> None:
+    bench.is_found("deaf")
+    assert bench.gateway.chat("deaf").status == 200
+
+
+def test_a_stream_whose_backend_hangs_ends_with_an_error(bench: Bench) -> None:
+    bench.is_found("streaming")
+    gone = time.monotonic()
+    assert_broken_off(bench.streaming)
+    assert time.monotonic() - gone < 1
+    assert bench.gateway.chat("streaming").status == 200
+
+
+def test_a_request_whose_backend_hangs_before_the_answer_is_repeated_unseen(bench: Bench) -> None:
+    bench.is_found("waiting")
+    [answer] = answers(bench.waiting.hears())
+    assert answer.status == 200
+    assert answer.whole
+    assert len(bench.gateway.asked("waiting")) == 1 + 2
+
+
+def test_a_real_engine_stopped_while_idle_is_replaced(bench: Bench) -> None:
+    left = bench.since + FOUND_SEC - time.monotonic()
+    wait_until(lambda: is_gone(bench.real_first), "it is killed", max(left, 0))
+    assert bench.real.chat("smol").status == 200
+    assert bench.real.backend().pid != bench.real_first
+
+
+def test_a_real_engine_killed_in_a_stream_leaves_an_error(bench: Bench) -> None:
+    wait_until(lambda: bench.real.chat("smol").status == 200, "a backoff is over")
+    stream = bench.real.stream("smol", tokens=1900)
+    stream.read_events(3)
+    bench.real.backend().kill()
+    killed = time.monotonic()
+    assert_broken_off(stream)
+    assert time.monotonic() - killed < 1
+
+
+@pytest.mark.parametrize("name", ["slow", "silent"])
+def test_a_backend_that_is_only_slow_is_left_alone(bench: Bench, name: str) -> None:
+    # By now as much time has passed as it took to find those that hang.
+    stream: Stream = getattr(bench, name)
+    assert_whole(stream)
+    assert time.monotonic() - bench.since > HEALTH_SEC + 3 * 5 + 2 * 1
+    assert bench.gateway.starts(name) == 1
+    assert not is_gone(bench.first[name])
