@@ -210,6 +210,8 @@ class Gateway(Service):
         if timer.active():
             timer.cancel()
         self._hurry = None
+        # First, since an engine that is generating for somebody takes its time to end.
+        self._pool.break_off("the gateway is shutting down")
         self._manager.abandon()
         await backends_gone
         self._pool.close()

@@ -69,6 +69,10 @@ class HealthTests(ApiTestCase):
             },
         )
 
+    def test_a_slash_too_many_at_the_end_does_no_harm(self) -> None:
+        for path in ("/health/", "/v1/models/"):
+            self.assertEqual(self.get(path).json(), self.get(path[:-1]).json())
+
     def test_it_asks_for_no_model(self) -> None:
         for path in ("/health", "/v1/models", "/v1/models/small"):
             self.assertEqual(self.get(path).status, 200)

@@ -614,8 +614,8 @@ class ClientLeavesTests(BenchTestCase):
     def test_in_the_stream_while_the_backend_is_held_back_for_it(self) -> None:
         client, backend = self.bench.streaming()
         client.stalls()
-        while not backend.paused:
-            backend.says(event(b"data: %b\n\n" % (b"x" * 8000)))
+        backend.says(event(b"data: %b\n\n" % (b"x" * 2 * HIGH_WATER)))
+        self.assertTrue(backend.paused)
         client.hangs_up(reset=True)
         self.assert_over(backend)
         self.assert_quiet()

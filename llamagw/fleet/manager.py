@@ -349,6 +349,11 @@ class _Keeper:
             model.name, self, manager.clock, manager.config.load_timeout_sec
         )
 
+    @property
+    def in_flight(self) -> int:
+        """How many leases are out."""
+        return self.manager.scheduler.models[self.key].in_flight
+
     # What the backend needs done
 
     def launch(self, backend: Backend) -> Running:
@@ -376,7 +381,8 @@ class _Keeper:
             self.manager.probe,
             address=running.address,
             interval=self.manager.config.health_check_sec,
-            progress=lambda: (self.moved, engine.progress()),
+            # An idle one has no excuse: what it does then may be the handling of the probe itself.
+            progress=lambda: self.in_flight and (self.moved, engine.progress()),
             hung=backend.hung,
         )
 

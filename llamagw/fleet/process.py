@@ -49,6 +49,10 @@ PIPE_GRACE_SEC = 0.2
 #: Seconds that ``llama-server --help`` may take; a build for a GPU looks for one first.
 HELP_TIMEOUT = 30
 
+#: The share of a core above which CPU time is work. To answer the probes of its health takes a
+#: loading engine up to two hundredths; a load that hangs must not pass for one that gets on.
+WORK_SHARE = 0.05
+
 #: What the engine says when somebody else has its port (tools/server/server-http.cpp).
 _CANNOT_BIND = "couldn't bind HTTP server socket"
 
@@ -377,7 +381,7 @@ class EngineProcess:
         self._cancel_kill()
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
         if self.pid is not None:
-            self._launcher.leftovers.ended(self.pid)
+            self._launcher.forget(self.pid)
         self.pid = None
         fresh = min(5, self.output.count - self._lines_before)
         said = list(self.output.lines)[-fresh:] if fresh else []
@@ -425,6 +429,8 @@ class Launcher:
         self.ports = Ports(config.port_range_start)
         self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
         self.flags: frozenset[str] = frozenset()
+        #: By pid: when its CPU time was last looked at, how much it was, how often it had grown.
+        self._work: dict[int, tuple[float, float, int]] = {}
 
     def reconfigure(self, config: Config) -> None:
         """Start what is started from now on by another configuration."""
@@ -451,6 +457,11 @@ class Launcher:
         become += ["=".join(self.library_path), *engine]
         return self.reactor.spawnProcess(protocol, sys.executable, become, env=None)
 
+    def forget(self, pid: int) -> None:
+        """The process is gone."""
+        self._work.pop(pid, None)
+        self.leftovers.ended(pid)
+
     def effort(self, pid: int | None) -> object:
         """What a process has done so far: its CPU time and the bytes that it has read."""
         if pid is None:
@@ -462,5 +473,9 @@ class Launcher:
             counters = process.io_counters() if hasattr(process, "io_counters") else ()
         except psutil.Error:
             return None
-        # In tenths: what a thread that merely polls uses up is no progress.
-        return int((times.user + times.system) * 10), counters
+        spent, now = times.user + times.system, self.reactor.seconds()
+        looked, before, spurts = self._work.get(pid, (now, spent, 0))
+        if spent - before > WORK_SHARE * (now - looked):
+            spurts += 1
+        self._work[pid] = now, spent, spurts
+        return spurts, counters

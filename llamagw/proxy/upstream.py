@@ -119,12 +119,19 @@ class Upstream(TwistedProtocol):
             self.transport.write(head)
             self.transport.write(body)
 
+    def break_off(self, why: str) -> None:
+        """Close at once; the receiver is told that its answer is lost."""
+        self._fail(why, gone=True)
+
     def abort(self) -> None:
         """Close at once, whatever is under way; the receiver is told nothing more."""
         self._receiver = None
         self.transport.abortConnection()
 
     # Twisted calls
+
+    def connectionMade(self) -> None:
+        self._pool.opened(self)
 
     def dataReceived(self, data: bytes) -> None:
         receiver = self._receiver
@@ -238,6 +245,7 @@ class Pool:
 
     def __init__(self, reactor: IReactorTime) -> None:
         self._reactor = reactor
+        self._open: set[Upstream] = set()
         self._idle: dict[Address, list[Upstream]] = {}
         self._sweep: IDelayedCall | None = None
 
@@ -265,8 +273,18 @@ class Pool:
         if self._sweep is None:
             self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)
 
+    def opened(self, upstream: Upstream) -> None:
+        """A connection is there."""
+        self._open.add(upstream)
+
+    def break_off(self, why: str) -> None:
+        """Close all connections; whoever waits for an answer is told that it is lost."""
+        for upstream in list(self._open):
+            upstream.break_off(why)
+
     def forget(self, upstream: Upstream) -> None:
         """A connection is gone."""
+        self._open.discard(upstream)
         idle = self._idle.get(upstream.address)
         if idle is not None and upstream in idle:
             idle.remove(upstream)

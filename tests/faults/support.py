@@ -131,6 +131,11 @@ class Faulty(Gateway):
         pid: int = self.records("start", model)[-1]["pid"]
         return pid
 
+    def engines(self, model: str) -> list[int]:
+        """Its living processes, whatever they record."""
+        path = str(self.folder / f"{model}.json")
+        return [p.pid for p in self.backends() if path in p.cmdline()]
+
     def fake(self, model: str, change: Script | None = None) -> Any:
         """What the fake engine itself says, after its script was changed, if asked for."""
         port = self.report(model)["port"]

@@ -16,9 +16,11 @@ import pytest
 from tests.faults.support import (
     Faulty,
     Raw,
+    Script,
     asking,
     assert_broken_off,
     assert_whole,
+    code,
     is_gone,
     post,
     running,
@@ -29,6 +31,8 @@ from tests.whole.harness import Gateway, Stream, model, wait_until
 HEALTH_SEC = 0.5
 #: Three probes, the pauses between them, and what a machine under load may add.
 FOUND_SEC = HEALTH_SEC + 3 * 5 + 2 * 1 + 12
+LOAD_SEC = 14
+LIMITS = {"health_check_sec": HEALTH_SEC, "load_timeout_sec": LOAD_SEC, "max_loaded_models": 8}
 
 
 class Bench:
@@ -60,6 +64,7 @@ class Bench:
         os.kill(self.real_first, signal.SIGSTOP)
         self.since = time.monotonic()
         gateway.fake("deaf", {"blocked": True})
+        self.loading = Raw(gateway.port, post(asking("loading"), "Connection: close"))
 
     def is_found(self, name: str) -> None:
         left = self.since + FOUND_SEC - time.monotonic()
@@ -68,11 +73,14 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    scripts = dict.fromkeys(("idle", "deaf", "sick", "streaming", "waiting", "slow", "silent"), {})
+    names = ("idle", "deaf", "sick", "streaming", "waiting", "slow", "silent")
+    scripts: dict[str, Script] = dict.fromkeys(names, {})
+    # It answers that it loads, for ever; and records nothing, as to write would be progress.
+    scripts["loading"] = {"fail": "never", "record": None}
     real = Gateway([model("smol")], health_check_sec=HEALTH_SEC)
     try:
         real.start()
-        with running(scripts, health_check_sec=HEALTH_SEC, max_loaded_models=7) as gateway:
+        with running(scripts, **LIMITS) as gateway:
             yield Bench(gateway, real)
         real.stop()
     finally:
@@ -113,6 +121,13 @@ def test_a_request_whose_backend_hangs_before_the_answer_is_repeated_unseen(benc
     assert answer.status == 200
     assert answer.whole
     assert len(bench.gateway.asked("waiting")) == 1 + 2
+
+
+def test_answering_that_it_loads_is_no_progress(bench: Bench) -> None:
+    """To answer the probes takes some CPU time, which must not put the timeout off for ever."""
+    answer = bench.loading.answer(max(bench.since + LOAD_SEC + 6 - time.monotonic(), 0.1))
+    assert (answer.status, code(answer)) == (504, "load_timeout")
+    assert bench.gateway.engines("loading") == []
 
 
 def test_a_real_engine_stopped_while_idle_is_replaced(bench: Bench) -> None:

@@ -175,7 +175,8 @@ class Gateway:
     @property
     def environ(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-        return {**os.environ, "PYTHONPATH": path, MARK: self.mark}
+        # Its own folder for what gateways leave to their successors, too.
+        return {**os.environ, "PYTHONPATH": path, "TMPDIR": str(self.folder), MARK: self.mark}
 
     def write_config(self, name: str = "config.yaml") -> Path:
         path = self.folder / name
