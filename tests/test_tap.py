@@ -501,3 +501,54 @@ class AddressTests(SynchronousTestCase):
         ]
         for address, listen_addr, url in cases:
             self.assertEqual(base_url(address, listen_addr), url)
+
+
+class ReloadTests(ServiceTestCase):
+    """SIGHUP: another configuration, or none of it."""
+
+    def reload(self, gateway: Gateway) -> None:
+        gateway.reload(str(self.write()))
+
+    def test_limits_change_in_place(self) -> None:
+        gateway = self.start()
+        self.values.update(max_body_mb=0.25, access_log=True, stream_keepalive_sec=3)
+        self.reload(gateway)
+        self.assertEqual(gateway._site.max_body, 2**18)
+        self.assertTrue(gateway._site.access_log)
+        self.assertIn("the configuration was reloaded", "\n".join(self.logged))
+
+    def test_the_listener_is_left_alone_when_its_address_is_the_same(self) -> None:
+        gateway = self.start()
+        self.values["max_loaded_models"] = 5
+        self.reload(gateway)
+        self.assertEqual(len(self.reactor.tcpServers), 1)
+
+    def test_another_address_is_listened_on(self) -> None:
+        gateway = self.start()
+        self.values["listen_addr"] = "127.0.0.1:8007"
+        self.reload(gateway)
+        self.assertEqual([server[0] for server in self.reactor.tcpServers][-1], 8007)
+
+    def test_a_bad_configuration_is_told_line_by_line_and_changes_nothing(self) -> None:
+        gateway = self.start()
+        before = gateway._config
+        self.values.update(max_body_mb=0, max_queue="many")
+        self.reload(gateway)
+        self.assertIs(gateway._config, before)
+        told = "\n".join(self.warned)
+        self.assertIn("max_body_mb: expected", told)
+        self.assertIn("max_queue: expected", told)
+        self.assertIn("all goes on as before", told)
+
+    def test_an_address_that_is_taken_changes_nothing(self) -> None:
+        gateway = self.start()
+        before = gateway._config
+
+        def listen(port: int, factory: object, backlog: int = 50, interface: str = "") -> None:
+            raise CannotListenError(interface, port, OSError(98, "Address already in use"))
+
+        self.patch(self.reactor, "listenTCP", listen)
+        self.values.update(listen_addr="127.0.0.1:8007", max_body_mb=1)
+        self.reload(gateway)
+        self.assertIs(gateway._config, before)
+        self.assertIn("cannot listen on 127.0.0.1:8007", "\n".join(self.warned))

@@ -186,6 +186,7 @@ class Manager:
             waited, actions = self.scheduler.retire(keeper.key, self.clock.seconds())
             homeless += waited
             self.do(actions)
+            self._forget(keeper)
         for name, model in wanted.items():
             if name not in self._keepers:
                 self._add(model)

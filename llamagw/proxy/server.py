@@ -352,6 +352,7 @@ class Channel(HTTPChannel):
         body = error.body()
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
         head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (_JSON, len(body))
+        head += b"".join(b"%b: %b\r\n" % pair for pair in error.headers())
         self.transport.write(head + _CORS_LINES + b"Connection: close\r\n\r\n" + body)
         self.transport.unregisterProducer()
         if hasattr(self.transport, "loseWriteConnection"):

@@ -31,8 +31,8 @@ from tests.whole.harness import Gateway, Stream, model, wait_until
 HEALTH_SEC = 0.5
 #: Three probes, the pauses between them, and what a machine under load may add.
 FOUND_SEC = HEALTH_SEC + 3 * 5 + 2 * 1 + 12
-LOAD_SEC = 14
-LIMITS = {"health_check_sec": HEALTH_SEC, "load_timeout_sec": LOAD_SEC, "max_loaded_models": 8}
+LOAD_SEC = 12
+LIMITS = {"health_check_sec": HEALTH_SEC, "load_timeout_sec": LOAD_SEC, "max_loaded_models": 9}
 
 
 class Bench:
@@ -65,6 +65,7 @@ class Bench:
         self.since = time.monotonic()
         gateway.fake("deaf", {"blocked": True})
         self.loading = Raw(gateway.port, post(asking("loading"), "Connection: close"))
+        self.stopped = Raw(gateway.port, post(asking("stopped"), "Connection: close"))
 
     def is_found(self, name: str) -> None:
         left = self.since + FOUND_SEC - time.monotonic()
@@ -77,6 +78,7 @@ def bench() -> Iterator[Bench]:
     scripts: dict[str, Script] = dict.fromkeys(names, {})
     # It answers that it loads, for ever; and records nothing, as to write would be progress.
     scripts["loading"] = {"fail": "never", "record": None}
+    scripts["stopped"] = {"fail": "hang", "fail_after_sec": 0.1}
     real = Gateway([model("smol")], health_check_sec=HEALTH_SEC)
     try:
         real.start()
@@ -128,6 +130,13 @@ def test_answering_that_it_loads_is_no_progress(bench: Bench) -> None:
     answer = bench.loading.answer(max(bench.since + LOAD_SEC + 6 - time.monotonic(), 0.1))
     assert (answer.status, code(answer)) == (504, "load_timeout")
     assert bench.gateway.engines("loading") == []
+
+
+def test_a_backend_stopped_while_it_loads_is_given_up(bench: Bench) -> None:
+    # It is looked at after each probe, of five seconds, in which it may have done its last.
+    answer = bench.stopped.answer(bench.since + LOAD_SEC + 2 * 5 + 5 - time.monotonic())
+    assert (answer.status, code(answer)) == (504, "load_timeout")
+    wait_until(lambda: is_gone(bench.gateway.pid_of("stopped")), "it is killed", 2)
 
 
 def test_a_real_engine_stopped_while_idle_is_replaced(bench: Bench) -> None:

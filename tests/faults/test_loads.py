@@ -49,7 +49,6 @@ def gateway() -> Iterator[Faulty]:
         # Without a record: to write one would be progress.
         "silent": {"load_sec": 600, "load_progress": "none", "record": None},
         "never": {"fail": "never", "record": None},
-        "stopped": {"fail": "hang", "fail_after_sec": 0.1},
         "storm": {"fail": "exit", "stderr": ["out of luck"]},
         "held": {"fail": "exit", "stderr": ["last words"], "grandchild_sec": 3},
         "ports": {},
@@ -144,7 +143,7 @@ def test_a_load_that_gets_on_may_take_longer_than_load_timeout_sec(gateway: Faul
 
 
 def test_a_load_that_does_not_get_on_is_given_up(gateway: Faulty) -> None:
-    names = ("silent", "never", "stopped")
+    names = ("silent", "never")
     begin = time.monotonic()
     replies = in_threads(*[lambda name=name: gateway.chat(name) for name in names])
     assert time.monotonic() - begin < 6
