@@ -9,6 +9,7 @@ Linux there is seldom anything: the kernel ends a backend together with its gate
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 
@@ -117,7 +118,9 @@ class Leftovers:
     def close(self) -> None:
         """Nothing is left."""
         if self._path is not None and not self._backends:
-            os.unlink(self._path)
+            # Somebody may have tidied the folder up meanwhile.
+            with contextlib.suppress(OSError):
+                os.unlink(self._path)
             self._path = None
 
     def _safe(self) -> bool:
