@@ -13,6 +13,7 @@ import os
 import resource
 import signal
 import sys
+import time
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.python import usage
@@ -102,6 +103,8 @@ def makeService(options: Options) -> IService:
     """The gateway, wired to the global reactor."""
     from twisted.internet import reactor
 
+    # Twisted's own is the time of day: when that is set back, no timer fires until it is made up.
+    reactor.seconds = time.monotonic  # type: ignore[method-assign]
     gateway = make_gateway(options.loaded, reactor)
     reactor.callWhenRunning(_handle_signals, reactor, gateway, options["config"])
     return gateway

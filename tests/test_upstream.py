@@ -32,7 +32,12 @@ class Recorder:
         self.ends: list[UpstreamLost | None] = []
 
     def head(
-        self, status: int, reason: bytes, headers: list[tuple[bytes, bytes]], data: bytes
+        self,
+        status: int,
+        reason: bytes,
+        headers: list[tuple[bytes, bytes]],
+        data: bytes,
+        whole: bool,
     ) -> None:
         self.heads.append((status, reason, headers))
         if data:

@@ -166,7 +166,7 @@ class _Exchange:
         self._upstream.send(head, self._request.body, self)
         return self._done
 
-    def head(self, status: int, reason: bytes, headers: Headers, data: bytes) -> None:
+    def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         if not self._early:
             self._lease.moved()
             self._request.begin(status, reason, headers, data)
@@ -175,8 +175,9 @@ class _Exchange:
                 self._refusal = []
             if data:
                 self.body(data)
-        # From here on each side is slowed down by the other.
-        self._request.registerProducer(self._upstream.transport, True)
+        if not whole:
+            # From here on each side is slowed down by the other.
+            self._request.registerProducer(self._upstream.transport, True)
 
     def body(self, data: bytes) -> None:
         self._lease.moved()
@@ -188,7 +189,8 @@ class _Exchange:
     def ended(self) -> None:
         if self._refusal is not None:
             self._request.pass_on(_event(b"".join(self._refusal)))
-        self._request.unregisterProducer()
+        if self._request.producer is not None:
+            self._request.unregisterProducer()
         self._done.callback(None)
 
     def lost(self, error: UpstreamLost) -> None:

@@ -47,6 +47,10 @@ _access = Logger(namespace="llamagw.access")
 #: Closing at once would reset the connection, and the reason might be lost with it.
 LINGER_SEC = 5
 
+#: How many connections that are too many are told so at once. Each needs a file while it is; the
+#: rest are closed without a word, so that those who are in can go on.
+MANNERLY = 32
+
 _JSON = b"application/json"
 _CORS_LINES = b"".join(b"%b: %b\r\n" % pair for pair in CORS)
 _CORS_NAMES = frozenset(
@@ -273,18 +277,26 @@ class Channel(HTTPChannel):
     _refused = False
     _last = False
     _sending = False
+    _since = 0.0
+    _alarm: IDelayedCall | None = None
     _stalled: IDelayedCall | None = None
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.channels.add(self)
+        self._since = self.site.clock.seconds()
+        self._alarm = self.callLater(self.site.request_timeout, self._look_at_the_time)
         if len(self.site.channels) > self.site.max_connections:
             self.site.is_full()
+            if len(self.site.channels) > self.site.max_connections + MANNERLY:
+                return self.transport.abortConnection()
             self.refuse(ServerBusy("Too many connections are open.", retry_after=1))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self._reads_on()
+        if self._alarm is not None:
+            self._alarm.cancel()
         self.site.channels.discard(self)
         self.site.channel_gone()
 
@@ -293,13 +305,34 @@ class Channel(HTTPChannel):
             return
         if not self._sending and not self._handlingRequest:
             self._sending = True
-            self.setTimeout(self.site.request_timeout)
+            self._since = self.site.clock.seconds()
         super().dataReceived(data)
         if self._buffer and self.line_mode and b"\n" in self._buffer:
             self._refuse_shape("a line ends without a carriage return")
 
-    def resetTimeout(self) -> None:
-        """Twisted calls it for each read; but a byte now and then must not keep a request open."""
+    def requestDone(self, request: HTTPRequest) -> None:
+        self._since = self.site.clock.seconds()
+        super().requestDone(request)
+
+    def _look_at_the_time(self) -> None:
+        """
+        Close a connection that is idle, or sends its request, for too long.
+
+        One timer for each connection, set when it last rang, instead of Twisted's, which is set
+        and unset for each request; and a byte now and then does not keep a request open.
+        """
+        left = self._since + self.site.request_timeout - self.site.clock.seconds()
+        if self._handlingRequest:
+            left = self.site.request_timeout
+        if left > 0:
+            self._alarm = self.callLater(left, self._look_at_the_time)
+            return
+        self._alarm = None
+        if self._sending and not self._refused:
+            limit = self.site.request_timeout
+            self.refuse(RequestTimeout(f"The request took over {limit:g} s to arrive."))
+        else:
+            self.transport.abortConnection()
 
     def allContentReceived(self) -> None:
         self._sending = False
@@ -376,11 +409,8 @@ class Channel(HTTPChannel):
         self.refuse(BadRequest("A line of the request's head is too long."))
 
     def timeoutConnection(self) -> None:
-        if self._sending and not self._refused:
-            limit = self.site.request_timeout
-            self.refuse(RequestTimeout(f"The request took over {limit:g} s to arrive."))
-        else:
-            self.transport.abortConnection()
+        """Nobody wanted to read why it was refused."""
+        self.transport.abortConnection()
 
     def _respondToBadRequestAndDisconnect(self) -> None:
         self.refuse(BadRequest("This is not a valid HTTP request."))
@@ -429,7 +459,7 @@ class Site(server.Site):
         limits: Limits,
         access_log: bool = False,
     ) -> None:
-        super().__init__(tree, Request, timeout=limits.request_timeout, reactor=clock)
+        super().__init__(tree, Request, timeout=None, reactor=clock)
         self.table = table
         self.clock = clock
         self.allow(limits, access_log)
@@ -440,7 +470,7 @@ class Site(server.Site):
     def allow(self, limits: Limits, access_log: bool) -> None:
         """Go by other limits from now on."""
         self.max_body = limits.max_body
-        self.request_timeout = self.timeOut = limits.request_timeout
+        self.request_timeout = limits.request_timeout
         self.client_stall = limits.client_stall
         self.max_connections = limits.max_connections
         self.access_log = access_log

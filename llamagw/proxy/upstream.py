@@ -68,8 +68,12 @@ class UpstreamLost(Exception):
 class Receiver(Protocol):
     """Who gets an answer: a head, more of its body, read by read, then `ended` or `lost`."""
 
-    def head(self, status: int, reason: bytes, headers: Headers, data: bytes) -> None:
-        """The final head (never a 1xx), and the part of the body that came in the same read."""
+    def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
+        """
+        The final head (never a 1xx), and the part of the body that came in the same read.
+
+        :param whole: that part is all of it; `ended` follows at once
+        """
 
     def body(self, data: bytes) -> None:
         """The part of the body that came in one read, with its framing taken off."""
@@ -159,7 +163,9 @@ class Upstream(TwistedProtocol):
         pieces, self._pieces = self._pieces, []
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         if before is _HEAD:
-            receiver.head(self._parser.get_status_code(), self._reason, self._headers, data)
+            whole = self._state is _COMPLETE
+            status = self._parser.get_status_code()
+            receiver.head(status, self._reason, self._headers, data, whole)
         elif data:
             receiver.body(data)
         if self._state is _COMPLETE and self._receiver is not None:
