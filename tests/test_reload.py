@@ -41,7 +41,8 @@ class ReconfigureTests(ManagerCase):
         lease.release()
         self.assertEqual(self.engine("a").asked, ["stop"])
         self.engine("a").end()
-        self.assertEqual(list(self.manager._by_key), [k.key for k in self.manager._keepers.values()])
+        configured = [keeper.key for keeper in self.manager._keepers.values()]
+        self.assertEqual(list(self.manager._by_key), configured)
 
     def test_an_idle_model_that_is_removed_is_stopped_at_once(self) -> None:
         self.have_lease("a").release()

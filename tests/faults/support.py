@@ -108,9 +108,7 @@ class Faulty(Gateway):
         # The last line may be on its way.
         whole = self.record_path.read_text().rpartition("\n")[0]
         found = [json.loads(line) for line in whole.splitlines()]
-        return [
-            line for line in found if line["event"] == event and model in (None, line["model"])
-        ]
+        return [line for line in found if line["event"] == event and model in (None, line["model"])]
 
     def recorded(self, event: str, model: str, count: int = 1) -> dict[str, Any]:
         """The last of so many, once there are."""
@@ -292,6 +290,11 @@ def post(body: bytes | Mapping[str, Any], *headers: str, path: str = CHAT) -> by
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     lines = [f"POST {path} HTTP/1.1", "Host: x", f"Content-Length: {len(content)}", *headers]
     return "\r\n".join([*lines, "", ""]).encode() + content
+
+
+def plain(*names: str) -> dict[str, Script]:
+    """Models that do as they should."""
+    return {name: {} for name in names}
 
 
 def asking(name: str, **more: Any) -> dict[str, Any]:

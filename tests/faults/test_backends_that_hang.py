@@ -16,12 +16,12 @@ import pytest
 from tests.faults.support import (
     Faulty,
     Raw,
-    Script,
     asking,
     assert_broken_off,
     assert_whole,
     code,
     is_gone,
+    plain,
     post,
     running,
 )
@@ -75,7 +75,7 @@ class Bench:
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
     names = ("idle", "deaf", "sick", "streaming", "waiting", "slow", "silent")
-    scripts: dict[str, Script] = dict.fromkeys(names, {})
+    scripts = plain(*names)
     # It answers that it loads, for ever; and records nothing, as to write would be progress.
     scripts["loading"] = {"fail": "never", "record": None}
     scripts["stopped"] = {"fail": "hang", "fail_after_sec": 0.1}

@@ -22,6 +22,7 @@ from tests.faults.support import (
     assert_whole,
     code,
     message,
+    plain,
     post,
     running,
     took,
@@ -68,6 +69,13 @@ def test_a_second_gateway_on_the_same_port_says_so_and_leaves_the_first_alone() 
 # No more open files
 
 
+@pytest.fixture(scope="module", params=[None, STOCK], ids=["uvloop", "stock"])
+def gateway(request: pytest.FixtureRequest) -> Iterator[Faulty]:
+    scripts = plain("m", "n", "o")
+    with running(scripts, reactor=request.param, max_loaded_models=3) as gateway:
+        yield gateway
+
+
 def open_files(gateway: Faulty, limit: int) -> None:
     """Change the limit of a gateway that runs."""
     hard = resource.prlimit(gateway.pid, resource.RLIMIT_NOFILE)[1]
@@ -87,66 +95,60 @@ def no_more_files(gateway: Faulty) -> Iterator[None]:
 
 
 @linux
-@reactors
-def test_a_backend_that_cannot_be_started_for_want_of_files_is_told_so(reactor: str | None) -> None:
-    with running({"m": {}, "n": {}}, reactor=reactor) as gateway:
-        assert gateway.chat("n").status == 200
-        stream = gateway.stream("n", fake={"rate": 30, "events": 60})
-        stream.read_events(1)
-        client = Raw(gateway.port, post(asking("m"), "Connection: close")[:-1])
-        gateway.health()  # so that it has been heard
-        with no_more_files(gateway):
-            client.says(post(asking("m"), "Connection: close")[-1:])
-            answer = client.answer(5)
-        assert (answer.status, code(answer)) == (503, "model_unavailable")
-        assert "open files" in message(answer)
-        assert int(answer.headers["Retry-After"]) >= 1
-        # What runs goes on, and once there are files again, so does the rest.
-        assert_whole(stream)
-        wait_until(lambda: gateway.chat("m").status == 200, "it is started", 5)
+def test_a_backend_that_cannot_be_started_for_want_of_files_is_told_so(gateway: Faulty) -> None:
+    stream = gateway.stream("n", fake={"rate": 60, "events": 60})
+    stream.read_events(1)
+    data = post(asking("m"), "Connection: close")
+    client = Raw(gateway.port, data[:-1])
+    gateway.health()  # so that it has been heard
+    with no_more_files(gateway):
+        client.says(data[-1:])
+        answer = client.answer(5)
+    assert (answer.status, code(answer)) == (503, "model_unavailable")
+    assert "open files" in message(answer)
+    assert int(answer.headers["Retry-After"]) >= 1
+    # What runs goes on, and once there are files again, so does the rest.
+    assert_whole(stream)
+    wait_until(lambda: gateway.chat("m").status == 200, "it is started", 5)
 
 
 @linux
-@reactors
-def test_a_backend_that_cannot_be_reached_for_want_of_files_is_told_so(reactor: str | None) -> None:
-    with running({"m": {}}, reactor=reactor) as gateway:
-        # It keeps its one connection to the backend busy.
-        stream = gateway.stream("m", fake={"rate": 30, "events": 60})
-        stream.read_events(1)
-        connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=DEADLINE)
-        connection.request("GET", "/health")
-        assert connection.getresponse().read()
-        with no_more_files(gateway):
-            connection.request("POST", CHAT, json.dumps(asking("m")))
-            response = connection.getresponse()
-            told = json.loads(response.read())["error"]
-        assert (response.status, told["code"]) == (502, "backend_lost")
-        assert "open files" in told["message"]
-        assert_whole(stream)
-        connection.request("POST", CHAT, json.dumps(asking("m")))
-        assert connection.getresponse().status == 200
-        connection.close()
-        assert gateway.starts("m") == 1
+def test_a_backend_that_cannot_be_reached_for_want_of_files_is_told_so(gateway: Faulty) -> None:
+    # It keeps its one connection to the backend busy.
+    stream = gateway.stream("o", fake={"rate": 60, "events": 60})
+    stream.read_events(1)
+    connection = http.client.HTTPConnection("127.0.0.1", gateway.port, timeout=DEADLINE)
+    connection.request("GET", "/health")
+    assert connection.getresponse().read()
+    with no_more_files(gateway):
+        connection.request("POST", CHAT, json.dumps(asking("o")))
+        response = connection.getresponse()
+        told = json.loads(response.read())["error"]
+    assert (response.status, told["code"]) == (502, "backend_lost")
+    assert "open files" in told["message"]
+    assert_whole(stream)
+    connection.request("POST", CHAT, json.dumps(asking("o")))
+    assert connection.getresponse().status == 200
+    connection.close()
+    assert gateway.starts("o") == 1
 
 
 @linux
-@reactors
-def test_clients_that_cannot_be_accepted_for_want_of_files_cost_nothing(reactor: str | None) -> None:
-    with running({"m": {}}, reactor=reactor) as gateway:
-        stream = gateway.stream("m", fake={"rate": 30, "events": 60})
-        stream.read_events(1)
-        process = psutil.Process(gateway.pid)
-        with no_more_files(gateway):
-            clients = [Raw(gateway.port) for _ in range(20)]
-            before = process.cpu_times()
-            stream.read_events(30)
-            after = process.cpu_times()
-            for client in clients:
-                client.leaves()
-        # It does not spin on a listener that it cannot serve.
-        assert after.user + after.system - before.user - before.system < 0.5
-        assert_whole(stream)
-        wait_until(lambda: gateway.chat("m").status == 200, "it is served again", 5)
+def test_clients_that_cannot_be_accepted_for_want_of_files_cost_nothing(gateway: Faulty) -> None:
+    stream = gateway.stream("n", fake={"rate": 60, "events": 90})
+    stream.read_events(1)
+    process = psutil.Process(gateway.pid)
+    with no_more_files(gateway):
+        clients = [Raw(gateway.port) for _ in range(20)]
+        before = process.cpu_times()
+        stream.read_events(60)
+        after = process.cpu_times()
+        for client in clients:
+            client.leaves()
+    # It does not spin on a listener that it cannot serve.
+    assert after.user + after.system - before.user - before.system < 0.5
+    assert_whole(stream)
+    wait_until(lambda: gateway.chat("n").status == 200, "it is served again", 5)
 
 
 @linux
@@ -234,5 +236,3 @@ def test_a_clock_that_is_set_back_stops_no_timer(reactor: str | None) -> None:
         gateway.stop()
     finally:
         gateway.clean_up()
-
-

@@ -1,4 +1,4 @@
-"""Faults 3, 4 and 6: loads that fail or take long, ports that are taken, a SIGTERM that is ignored."""
+"""Faults 3, 4 and 6: loads that fail or take long, taken ports, a SIGTERM that is ignored."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -44,7 +45,7 @@ def failing(kind: str, **more: Any) -> dict[str, Any]:
 def gateway() -> Iterator[Faulty]:
     scripts: dict[str, dict[str, Any]] = {kind: failing(kind) for kind in KINDS}
     scripts |= {f"late-{kind}": failing(kind, fail_after_sec=0.3) for kind in LATE}
-    scripts |= {f"slow-{how}": {"load_sec": 4, "load_progress": how} for how in SLOW}
+    scripts |= {f"slow-{how}": {"load_sec": 3.2, "load_progress": how} for how in SLOW}
     scripts |= {
         # Without a record: to write one would be progress.
         "silent": {"load_sec": 600, "load_progress": "none", "record": None},
@@ -127,7 +128,7 @@ def test_a_storm_leads_to_one_start_for_each_step_of_the_backoff(gateway: Faulty
     assert set(statuses) == {503}
     assert len(statuses) > 300
     times = [start["t"] for start in gateway.records("start", "storm")]
-    gaps = [b - a for a, b in zip(times, times[1:], strict=False)]
+    gaps = [b - a for a, b in pairwise(times)]
     assert len(gaps) == 2, "at 0, 1 and 3 s"
     for gap, step in zip(gaps, (1, 2), strict=True):
         assert gap > step - 0.15, gaps

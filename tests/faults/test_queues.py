@@ -11,7 +11,7 @@ import pytest
 from tests.faults.support import Faulty, Raw, asking, assert_broken_off, code, post, running, sse
 from tests.whole.harness import wait_until
 
-QUEUE, PATIENCE, COMPANY = 20, 2.0, 0.2
+QUEUE, PATIENCE, COMPANY = 20, 1.5, 0.2
 
 
 @pytest.fixture(scope="module")

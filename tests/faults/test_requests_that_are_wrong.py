@@ -85,7 +85,9 @@ def test_a_head_without_an_end_is_refused(gateway: Faulty, head: bytes) -> None:
 
 # Of two minds
 
-SECOND = b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}'
+SECOND = (
+    b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}'
+)
 BODY = json.dumps(asking("m")).encode()
 LENGTH = b"Content-Length: %d" % len(BODY)
 CHUNKED = b"Transfer-Encoding: chunked"
