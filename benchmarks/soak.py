@@ -48,8 +48,9 @@ engine, small_model, wait_until = harness.engine, harness.small_model, harness.w
 
 NAMES = ("a", "b", "c")
 CLIENTS = 12
-#: Seconds after which a client that hears nothing counts as left hanging.
-HANGS = 60.0
+#: Seconds after which a client that hears nothing counts as left hanging. It may wait its time in
+#: the queue, for a backend to be found hung, and in the queue again.
+HANGS = 100.0
 #: How much a gateway may have grown from warm to the end, in bytes.
 GROWTH = 8 * 2**20
 
@@ -250,7 +251,13 @@ class Soak:
         body = self.body(chance)
         with self.open() as sock:
             sock.sendall(post(body, "Connection: close"))
-            return self.judge(body, hear(sock))
+            try:
+                return self.judge(body, hear(sock))
+            except TimeoutError:
+                self.say(f"{time.strftime('%X')}: no answer for {HANGS:g} s to {body}")
+                self.say(json.dumps(self.gateway.health(), indent=1))
+                self.say("".join(self.gateway.log.splitlines(True)[-200:]))
+                raise
 
     def judge(self, body: dict[str, Any], heard: bytes) -> str:
         head, _, rest = heard.partition(b"\r\n\r\n")

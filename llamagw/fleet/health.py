@@ -139,7 +139,10 @@ class Readiness(_Probing):
         super().__init__(clock, LOADING_INTERVAL, now=False)
 
     async def turn(self) -> None:
-        if await self._probe(self._address()):
+        well = await self._probe(self._address())
+        if not self._loop.running:  # stopped meanwhile; a probe that is cancelled says False too
+            return
+        if well:
             self._loop.stop()
             self._healthy()
             return
@@ -187,7 +190,8 @@ class Health(_Probing):
         for attempt in range(FAILURES):
             if attempt:
                 await deferLater(self._clock, RETRY_SEC)
-            if await self._probe(self._address) or self._progress() != before:
+            well = await self._probe(self._address)
+            if well or not self._loop.running or self._progress() != before:
                 return
         self._loop.stop()
         self._hung()

@@ -346,14 +346,20 @@ class _Keeper:
         self.model = model
         self.engine: Engine | None = None
         self.moved = 0
+        self._got_on: object = None
         self.backend = make_backend(
             model.name, self, manager.clock, manager.config.load_timeout_sec
         )
 
-    @property
-    def in_flight(self) -> int:
-        """How many leases are out."""
-        return self.manager.scheduler.models[self.key].in_flight
+    def _progress(self) -> object:
+        """
+        Something that changes as long as it gets on with its requests.
+
+        An idle one has none: what it does then may be the handling of the probe itself.
+        """
+        if self.manager.scheduler.models[self.key].in_flight and self.engine is not None:
+            self._got_on = self.moved, self.engine.progress()
+        return self._got_on
 
     # What the backend needs done
 
@@ -375,15 +381,12 @@ class _Keeper:
         )
 
     def watch_health(self, running: Running, backend: Backend) -> Watch:
-        engine = self.engine
-        assert engine is not None
         return Health(
             self.manager.clock,
             self.manager.probe,
             address=running.address,
             interval=self.manager.config.health_check_sec,
-            # An idle one has no excuse: what it does then may be the handling of the probe itself.
-            progress=lambda: self.in_flight and (self.moved, engine.progress()),
+            progress=self._progress,
             hung=backend.hung,
         )
 

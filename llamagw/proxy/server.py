@@ -290,7 +290,9 @@ class Channel(HTTPChannel):
             self.site.is_full()
             if len(self.site.channels) > self.site.max_connections + MANNERLY:
                 return self.transport.abortConnection()
-            self.refuse(ServerBusy("Too many connections are open.", retry_after=1))
+            # It has sent nothing yet that it could lose, and its descriptor is wanted.
+            error = ServerBusy("Too many connections are open.", retry_after=1)
+            self.refuse(error, linger=False)
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
@@ -376,8 +378,12 @@ class Channel(HTTPChannel):
             # The transport paused us before it was there, and will not say so again.
             producer.pauseProducing()
 
-    def refuse(self, error: GatewayError) -> None:
-        """Answer a request that is not read to its end, and take nothing more from this client."""
+    def refuse(self, error: GatewayError, linger: bool = True) -> None:
+        """
+        Answer a request that is not read to its end, and take nothing more from this client.
+
+        :param linger: read on, and throw away, for a while, so that the answer is not lost
+        """
         if self._refused:
             return
         self._refused = True
@@ -388,7 +394,7 @@ class Channel(HTTPChannel):
         head += b"".join(b"%b: %b\r\n" % pair for pair in error.headers())
         self.transport.write(head + _CORS_LINES + b"Connection: close\r\n\r\n" + body)
         self.transport.unregisterProducer()
-        if hasattr(self.transport, "loseWriteConnection"):
+        if linger and hasattr(self.transport, "loseWriteConnection"):
             self.setTimeout(LINGER_SEC)
             self.transport.loseWriteConnection()
         else:

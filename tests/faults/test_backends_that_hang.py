@@ -12,7 +12,12 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
 
+from llamagw.fleet.backend import Address
+from llamagw.fleet.health import Health, Readiness
 from tests.faults.support import (
     Faulty,
     Raw,
@@ -154,6 +159,52 @@ def test_a_real_engine_killed_in_a_stream_leaves_an_error(bench: Bench) -> None:
     killed = time.monotonic()
     assert_broken_off(stream)
     assert time.monotonic() - killed < 1
+
+
+class GivenUpTests(SynchronousTestCase):
+    """A backend that hangs is stopped for another reason, while it is being probed."""
+
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.probes: list[Deferred[bool]] = []
+        self.told: list[str] = []
+
+    def probe(self, address: Address) -> Deferred[bool]:
+        """As the real one: it does not fail, whatever happens to it."""
+        self.probes.append(Deferred(lambda probe: probe.callback(False)))
+        return self.probes[-1]
+
+    def test_health_that_is_stopped_in_its_last_probe_says_nothing(self) -> None:
+        health = Health(
+            self.clock,
+            self.probe,
+            Address("127.0.0.1", 1),
+            interval=1,
+            progress=lambda: 0,
+            hung=lambda: self.told.append("hung"),
+        )
+        for number in range(3):
+            self.clock.advance(1)
+            if number < 2:
+                self.probes[number].callback(False)
+        health.stop()
+        self.clock.advance(10)
+        self.assertEqual((len(self.probes), self.told, self.flushLoggedErrors()), (3, [], []))
+
+    def test_readiness_that_is_stopped_in_a_probe_says_nothing(self) -> None:
+        readiness = Readiness(
+            self.clock,
+            self.probe,
+            lambda: Address("127.0.0.1", 1),
+            progress=lambda: 0,
+            timeout=1,
+            healthy=lambda: self.told.append("healthy"),
+            give_up=lambda: self.told.append("give up"),
+        )
+        self.clock.advance(5)
+        readiness.stop()
+        self.clock.advance(10)
+        self.assertEqual((len(self.probes), self.told, self.flushLoggedErrors()), (1, [], []))
 
 
 @pytest.mark.parametrize("name", ["slow", "silent"])
