@@ -33,7 +33,7 @@ run: $(CONFIG)
 	@echo "Ask it something from another terminal (Ctrl-C here ends it):"
 	@echo
 	@echo "  curl -N http://localhost:$(PORT)/v1/chat/completions -d \\"
-	@echo "    '{\"model\": \"smollm2\", \"stream\": true, \"messages\": [{\"role\": \"user\", \"content\": \"Tell me a joke.\"}]}'"
+	@echo "    '{\"model\": \"smollm2\", \"stream\": true, \"max_tokens\": 100, \"messages\": [{\"role\": \"user\", \"content\": \"Tell me a joke.\"}]}'"
 	@echo
 	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(CONFIG)
 
