@@ -45,7 +45,8 @@ class Faulty(Gateway):
         **config: Any,
     ) -> None:
         models = [self.entry(name) for name in scripts]
-        config = {"llama_server_path": str(FAKE), **config}
+        # Python may sleep through a SIGTERM that another of its threads was given.
+        config = {"llama_server_path": str(FAKE), "stop_timeout_sec": 2, **config}
         super().__init__(models, reactor=reactor, **config)
         self.files = files
         self.record_path = self.folder / "record"

@@ -23,7 +23,9 @@ def gateway() -> Iterator[Faulty]:
     scripts: dict[str, dict[str, Any]] = {
         "m": {}, "other": {}, "slow": {"load_sec": 30}, "a": {}, "b": {"load_sec": 0.05},
     }  # fmt: skip
-    with running(scripts, max_loaded_models=1, swap_after_sec=0.05) as gateway:
+    with running(
+        scripts, max_loaded_models=1, swap_after_sec=0.05, stop_timeout_sec=0.5
+    ) as gateway:
         yield gateway
 
 
