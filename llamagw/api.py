@@ -2,12 +2,15 @@
 The resource tree: what is at which path, and the gateway's own answers.
 
 Klein routes; every error of its and ours becomes an envelope in one place. Requests for a model are
-handed to the relay; they are in `INFERENCE` so that the server finds them without a URL match.
+handed to the relay; the POSTs among them are in `Api.table`, where the server finds them without a
+URL match.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -23,14 +26,12 @@ from werkzeug.routing import RequestRedirect
 from llamagw import __version__
 from llamagw.errors import GatewayError, MethodNotAllowed, ModelNotFound, PathNotFound
 from llamagw.fleet.manager import Manager, ModelReport
+from llamagw.proxy.asked import Reader, by_body, by_form, by_path, by_query, by_shaped_body
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Request
+from llamagw.routes import OWN, ROUTES, Route, Where
 
-#: POST, routed by the ``model`` of the JSON body.
-INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-
-#: GET, answered by the gateway itself. The start-up lines list both.
-OWN = ("/v1/models", "/health")
+_PATHS = (*(path for route in ROUTES for path in route.paths), *(path for _, path, _ in OWN))
 
 
 class Api:
@@ -58,8 +59,20 @@ class Api:
 
     @property
     def table(self) -> dict[bytes, Callable[[Request], object]]:
-        """The paths of the relay, to be looked at before the tree."""
-        return {path.encode(): self._relay.render for path in INFERENCE}
+        """The paths of the relay that are POSTed to, to be looked at before the tree."""
+        return {
+            path.encode(): partial(self._relay.render, read=self._reader(route))
+            for route in ROUTES
+            for path in route.paths
+            if "POST" in route.methods and "{" not in path
+        }
+
+    def _reader(self, route: Route) -> Reader:
+        if route.where is Where.PATH:
+            return lambda request: by_path(request, self._manager.directory)
+        if route.where is Where.BODY and route.shaped:
+            return by_shaped_body
+        return {Where.BODY: by_body, Where.FORM: by_form, Where.QUERY: by_query}[route.where]
 
     @app.route("/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
@@ -100,9 +113,12 @@ class Api:
 
     @app.handle_errors(WerkzeugNotFound, RequestRedirect)  # type: ignore[arg-type]
     def not_found(self, request: Request, failure: Failure) -> bytes:
-        paths = ", ".join((*INFERENCE, *OWN))
         path = request.path.decode(errors="replace")
-        return _error(request, PathNotFound(f"There is nothing at {path}. Known paths: {paths}."))
+        near = get_close_matches(path, _PATHS, n=3)
+        hint = (
+            f"Did you mean {' or '.join(near)}?" if near else f"Known paths: {', '.join(_PATHS)}."
+        )
+        return _error(request, PathNotFound(f"There is nothing at {path}. {hint}"))
 
     @app.handle_errors(GatewayError)  # type: ignore[arg-type]
     def gateway_error(self, request: Request, failure: Failure) -> bytes:
@@ -110,13 +126,22 @@ class Api:
         return _error(request, failure.value)
 
 
-def _inference(self: Api, request: Request) -> Deferred[None]:
-    # Reached when the table was passed over; what it is here for above all is the 405.
-    return self._relay.render(request)
+def _relayed(route: Route) -> Callable[..., Deferred[None]]:
+    """The handler of a route of the relay; to those in `Api.table` it gives the 405."""
+
+    def relayed(self: Api, request: Request, **_: str) -> Deferred[None]:
+        self._relay.render(request, self._reader(route))
+        # The relay has the last word; Klein is not to finish what it may have cut off.
+        return Deferred()
+
+    return relayed
 
 
-for _path in INFERENCE:
-    Api.app.route(_path, methods=["POST"], endpoint=_path)(_inference)
+for _route in ROUTES:
+    for _path in _route.paths:
+        _rule = _path.replace("{model}/{rest}", "<path:rest>").replace("{id}", "<id>")
+        _methods = list(_route.methods)
+        Api.app.route(_rule, methods=_methods, endpoint=f"{_methods} {_path}")(_relayed(_route))
 
 
 def _json(request: Request, value: Any) -> bytes:
@@ -124,7 +149,7 @@ def _json(request: Request, value: Any) -> bytes:
 
 
 def _error(request: Request, error: GatewayError) -> bytes:
-    return request.prepare(error.status, error.body(), error.headers())
+    return request.prepare(error.status, error.body(request.dialect), error.headers())
 
 
 def _model(report: ModelReport) -> dict[str, object]:

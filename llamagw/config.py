@@ -9,11 +9,13 @@ starts, opens or serves anything; files are looked at only to say that they are 
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import ipaddress
+import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, get_args, get_type_hints
 
 import msgspec
@@ -47,6 +49,17 @@ _Arguments = Annotated[
     list[Annotated[str, Meta(pattern=_TEXT)]],
     Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
 ]
+_Aliases = Annotated[
+    list[Annotated[str, Meta(min_length=1, pattern=_TEXT)]],
+    Meta(description='a list of names or patterns, such as ["gpt-4o", "gpt-4*"]'),
+]
+_Keys = Annotated[
+    list[Annotated[str, Meta(min_length=1, pattern=_TEXT)]],
+    Meta(description='a list of keys of the request, such as ["temperature"]'),
+]
+_Params = Annotated[
+    dict[str, Any], Meta(description='keys and values of the request, such as "temperature: 0.6"')
+]
 _Address = Annotated[
     str,
     Meta(
@@ -72,6 +85,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     batch_size: _Count = 512
     parallel: _Count = 8
     extra_args: _Arguments = []
+    aliases: _Aliases = []
+    set_params: _Params = {}
+    default_params: _Params = {}
+    strip_params: _Keys = []
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -80,6 +97,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     llama_server_path: _Path
     models: list[ModelConfig]
     listen_addr: _Address = ":8000"
+    default_model: _Name | None = None
     port_range_start: _Port = 8081
     max_loaded_models: _Count = 2
     health_check_sec: _Seconds = 30
@@ -98,6 +116,46 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def missing_files(self) -> list[ModelConfig]:
         """The models whose file is not there now (a warning at start, a 503 when asked for)."""
         return [model for model in self.models if not os.path.isfile(model.model_path)]
+
+
+class Names:
+    """
+    By which names the models are known: their own, their aliases, and patterns.
+
+    A pattern is an alias with ``*``, ``?`` or ``[…]`` in it, as in a shell (fnmatch, upper and
+    lower case told apart). Exact names come before patterns, and patterns in the order of the file.
+    """
+
+    def __init__(self, named: Iterable[tuple[str, Iterable[str]]]) -> None:
+        """:param named: each model's own name and its aliases"""
+        self._exact: dict[str, str] = {}
+        self._patterns: list[tuple[re.Pattern[str], str]] = []
+        for name, aliases in named:
+            self._exact[name] = name
+            for alias in aliases:
+                if is_pattern(alias):
+                    self._patterns.append((re.compile(fnmatch.translate(alias)), name))
+                else:
+                    self._exact[alias] = name
+        #: So many slashes a name has at most.
+        self.most_slashes = max((name.count("/") for name in self._exact), default=0)
+
+    @property
+    def exact(self) -> dict[str, str]:
+        """The model's own name for each name and each alias that is no pattern."""
+        return self._exact
+
+    def find(self, name: str) -> str | None:
+        """The own name of the model that this name means; None if it means none."""
+        exact = self._exact.get(name)
+        if exact is not None:
+            return exact
+        return next((own for pattern, own in self._patterns if pattern.match(name)), None)
+
+
+def is_pattern(alias: str) -> bool:
+    """Whether an alias stands for many names."""
+    return any(c in alias for c in "*?[")
 
 
 class Fault(Struct, frozen=True):
@@ -204,6 +262,7 @@ class _Reader:
         self.folder = os.path.dirname(os.path.abspath(path))
         self.faults: list[Fault] = []
         self.lines: dict[str, int] = {}
+        self._known: dict[str, str] = {}
 
     def fault(self, place: str, message: str) -> None:
         # A key that is missing has no line; its parent's is the next best.
@@ -217,6 +276,7 @@ class _Reader:
         if raw is not None:
             values = self._fields(Config, raw, "")
             models = self._models(raw["models"]) if "models" in raw else []
+            self._default_model(values.get("default_model"))
             self._executable(values, raw)
             self._listen_addr(values)
         if self.faults:
@@ -241,6 +301,8 @@ class _Reader:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else None
             what = " ".join(str(error.problem or error.context).split())
+            if "alias" in str(error.context):
+                what += '; a text that begins with * or & needs quotes, such as "*"'
             self.faults.append(Fault(self.path, line, "", f"is not YAML: {what}"))
             return None
         except RecursionError:
@@ -309,6 +371,7 @@ class _Reader:
             return []
         models: list[ModelConfig] = []
         seen: dict[str, int] = {}
+        named: dict[int, tuple[str, list[str]]] = {}
         for index, entry in enumerate(raw):
             place = f"models[{index}]"
             if not isinstance(entry, dict):
@@ -322,6 +385,7 @@ class _Reader:
                         f"{place}.extra_args[{number}]",
                         f"{argument} is set by llamagw itself; leave it out",
                     )
+            self._params(values, place)
             name = values.get("name")
             if name is not None and name in seen:
                 self.fault(
@@ -330,9 +394,54 @@ class _Reader:
                 )
             elif name is not None:
                 seen[name] = index
+                named[index] = name, values.get("aliases", [])
             if len(self.faults) == before:
                 models.append(ModelConfig(**values))
+        self._aliases(named)
         return models
+
+    def _params(self, values: dict[str, Any], place: str) -> None:
+        """What a request is shaped with must be JSON, and leave alone what it is routed by."""
+        for key in ("set_params", "default_params", "strip_params"):
+            given = values.get(key, ())
+            if "model" in given:
+                self.fault(
+                    f"{place}.{key}",
+                    "`model` is what a request is routed by; leave it out (aliases: gives a model "
+                    "more names)",
+                )
+            for name in given if isinstance(given, dict) else ():
+                if not _is_json(given[name]):
+                    self.fault(
+                        f"{place}.{key}.{name}",
+                        f"JSON has no such value: {_show(given[name])}; quote it if it is a text",
+                    )
+
+    def _aliases(self, named: dict[int, tuple[str, list[str]]]) -> None:
+        """
+        No two models may be meant by one name.
+
+        :param named: the name and aliases of each model, by its place in the list
+        """
+        names = {name: f"the name of models[{index}]" for index, (name, _) in named.items()}
+        for index, (_, aliases) in named.items():
+            for number, alias in enumerate(aliases):
+                if alias in names:
+                    self.fault(
+                        f"models[{index}].aliases[{number}]",
+                        f'"{alias}" is {names[alias]} already; each name means one model',
+                    )
+                else:
+                    names[alias] = f"an alias of models[{index}]"
+        self._known = names
+        self._names = Names(named.values())
+
+    def _default_model(self, name: str | None) -> None:
+        if name is None or not self._known or self._names.find(name) is not None:
+            return
+        near = difflib.get_close_matches(name, self._known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(self._known)}"
+        self.fault("default_model", f'no model is called "{name}"; {hint}')
 
     def _absolute(self, path: str) -> str:
         return os.path.normpath(os.path.join(self.folder, os.path.expanduser(path)))
@@ -361,6 +470,21 @@ class _Reader:
             endpoint_string(values.get("listen_addr", ":8000"))
         except ValueError as error:
             self.fault("listen_addr", str(error))
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value of the file can be sent as it is: YAML has dates, sets and infinity too."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(value[key]) for key in value)
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return re.match(_TEXT, value) is not None
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return value is None
 
 
 def _metas(annotation: Any) -> Iterator[Meta]:

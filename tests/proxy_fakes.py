@@ -30,7 +30,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from llamagw.api import Api
-from llamagw.errors import ModelNotFound
+from llamagw.config import ModelConfig, Names
+from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet.backend import Address
 from llamagw.fleet.manager import ModelReport
 from llamagw.proxy.relay import Relay
@@ -287,8 +288,10 @@ def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
 class FakeLease:
     """Counts what becomes of it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, **model: Any) -> None:
         self.address = address
+        self.model = ModelConfig(name="fake", model_path="/dev/null", **model)
+        self.revoked = False
         self.releases = 0
         self.moves = 0
 
@@ -314,7 +317,12 @@ class FakeManager:
             ModelReport(id=n, status="unloaded", port=None, in_flight=0, waiting=0, last_used=None)
             for n in self.names
         ]
-        self.config = SimpleNamespace(max_loaded_models=2)
+        self.config = SimpleNamespace(max_loaded_models=2, default_model=None)
+        self.directory = Names((name, []) for name in self.names)
+        #: The names of those that were asked for without being loaded for it.
+        self.looked: list[str] = []
+        #: More of the configuration of the model that a lease is for.
+        self.model: dict[str, Any] = {}
         self.asked: list[str] = []
         self.leases: list[FakeLease] = []
         self.waiting: list[Deferred[Any]] = []
@@ -329,7 +337,7 @@ class FakeManager:
 
     def admit(self) -> FakeLease:
         """Give the lease that was waited for longest."""
-        lease = FakeLease(BACKEND)
+        lease = FakeLease(BACKEND, **self.model)
         self.leases.append(lease)
         self.waiting.pop(0).callback(lease)
         return lease
@@ -338,15 +346,18 @@ class FakeManager:
         """Turn away who has waited longest."""
         self.waiting.pop(0).errback(error)
 
-    def acquire(self, name: str) -> Deferred[Any]:
-        if name not in self.names:
+    def acquire(self, name: str, load: bool = True) -> Deferred[Any]:
+        if not load:
+            self.looked.append(name)
+        own = self.directory.find(name)
+        if own is None:
             raise ModelNotFound(name, self.names)
         self.asked.append(name)
         if self.holding:
             waiter: Deferred[Any] = Deferred(self._left)
             self.waiting.append(waiter)
             return waiter
-        lease = FakeLease(BACKEND)
+        lease = FakeLease(BACKEND, **self.model)
         self.leases.append(lease)
         return succeed(lease)
 
@@ -369,7 +380,7 @@ class Bench:
         self,
         names: Iterable[str] = ("small", "org/big"),
         max_body: int = 1024 * 1024,
-        max_connections: int = 100,
+        max_connections: int = 1000,
         keepalive: float = 0,
         access_log: bool = False,
     ) -> None:
@@ -457,14 +468,20 @@ class BenchTestCase(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual([e for e in self.events if e.get("log_namespace") != "warnings"], [])
 
-    def assert_envelope(self, answer: Answer, status: int) -> Mapping[str, Any]:
-        """It is an OpenAI error with CORS headers; returns what is inside."""
+    def assert_envelope(
+        self, answer: Answer, status: int, dialect: Dialect = Dialect.OPENAI
+    ) -> Mapping[str, Any]:
+        """It is an error as the dialect has it, with CORS headers; returns what is inside."""
         self.assertEqual(answer.status, status)
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
         self.assertTrue(answer.whole)
         error: Mapping[str, Any] = answer.json()["error"]
-        self.assertEqual(set(error), {"message", "type", "param", "code"})
+        if dialect is Dialect.ANTHROPIC:
+            self.assertEqual(answer.json()["type"], "error")
+            self.assertEqual(set(error), {"type", "message"})
+        else:
+            self.assertEqual(set(error), {"message", "type", "param", "code"})
         self.assertIsInstance(error["message"], str)
         self.assertGreater(len(error["message"]), 10)
         return error

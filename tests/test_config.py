@@ -76,6 +76,7 @@ class DefaultsTests(ConfigCase):
             values,
             {
                 "listen_addr": ":8000",
+                "default_model": None,
                 "port_range_start": 8081,
                 "max_loaded_models": 2,
                 "health_check_sec": 30,
@@ -371,8 +372,8 @@ class FaultTests(ConfigCase):
         said = self.fault(MODEL.format("zzz: 1"))
         self.assertEqual(
             said,
-            "config.yaml:5: models[0].zzz: unknown key; known are name, model_path, gpu_layers, "
-            "context_size, threads, batch_size, parallel, extra_args",
+            "config.yaml:5: models[0].zzz: unknown key; known are "
+            + ", ".join(field.name for field in msgspec.structs.fields(ModelConfig)),
         )
 
     def test_an_unknown_key_that_came_with_a_merge_has_its_models_line(self) -> None:

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from llamagw.config import Config, ModelConfig
+from llamagw.config import Config, ModelConfig, Names
 from llamagw.errors import GatewayError, ModelNotFound, QueueTimeout
 from llamagw.fleet.backend import Backend, Running, Watch, make_backend
 from llamagw.fleet.health import Health, Probe, Readiness
@@ -67,14 +67,16 @@ class Lease:
     The right to send one request to a model's backend, which is not stopped for room meanwhile.
 
     :ivar address: where the backend answers
+    :ivar model: the configuration that it was started with
     """
 
-    __slots__ = ("_keeper", "address", "engine")
+    __slots__ = ("_keeper", "address", "engine", "model")
 
     def __init__(self, keeper: _Keeper) -> None:
         assert keeper.engine is not None, "a model that admits has a process"
         self._keeper: _Keeper | None = keeper
         self.engine = keeper.engine
+        self.model = keeper.model
         self.address = keeper.engine.address
 
     def moved(self) -> None:
@@ -137,6 +139,7 @@ class Manager:
         self._keepers: dict[str, _Keeper] = {}
         self._by_key: dict[str, _Keeper] = {}
         self._generation = 0
+        self.directory = _directory(config)
         self._wake: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
         for model in config.models:
@@ -147,7 +150,18 @@ class Manager:
         """The names of the models, in the order of the configuration."""
         return list(self._keepers)
 
-    def acquire(self, name: str) -> Deferred[Lease]:
+    def own_name(self, name: str) -> str:
+        """
+        The own name of the model that a name, an alias or a pattern means.
+
+        :raises ModelNotFound: when it means none
+        """
+        own = self.directory.find(name)
+        if own is None:
+            raise ModelNotFound(name, self.directory.exact)
+        return own
+
+    def acquire(self, name: str, load: bool = True) -> Deferred[Lease]:
         """
         A lease on the model's backend, which is started if need be.
 
@@ -158,7 +172,7 @@ class Manager:
         """
         keeper = self._keepers.get(name)
         if keeper is None:
-            raise ModelNotFound(name, self._keepers)
+            keeper = self._keepers[self.own_name(name)]
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(ticket))
         ticket = _Ticket(keeper, deferred)
         self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds()))
@@ -176,6 +190,7 @@ class Manager:
         for its successor.
         """
         old, self.config = self.config, config
+        self.directory = _directory(config)
         wanted = {model.name: model for model in config.models}
         homeless: list[Hashable] = []
         for name, keeper in list(self._keepers.items()):
@@ -329,6 +344,10 @@ class Manager:
     def _tick(self) -> None:
         self._wake = None
         self.do(self.scheduler.tick(self.clock.seconds()))
+
+
+def _directory(config: Config) -> Names:
+    return Names((model.name, model.aliases) for model in config.models)
 
 
 class _Keeper:

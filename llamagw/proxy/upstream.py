@@ -14,18 +14,14 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IPushProducer,
-    IReactorTime,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
 from llamagw.fleet.backend import Address
 from llamagw.proxy.endpoints import client_endpoint
+from llamagw.proxy.transport import IConnection
 
 #: Bytes of a head, at most; a backend that sends more is not talking HTTP to us.
 MAX_HEAD = 256 * 1024
@@ -39,8 +35,8 @@ Headers = list[tuple[bytes, bytes]]
 #: Bytes of a body below which it is cheaper to copy it behind its head than to send it apart.
 JOINED = 64 * 1024
 
-#: How far an answer has come.
-_HEAD, _BODY, _COMPLETE = range(3)
+#: How far an answer has come. A tunnel is what is left of one that switched the protocol.
+_HEAD, _BODY, _COMPLETE, _TUNNEL = range(4)
 
 
 class Received(Enum):
@@ -85,10 +81,6 @@ class Receiver(Protocol):
         """There will be no more of it."""
 
 
-class IUpstreamTransport(ITCPTransport, IPushProducer):
-    """What a connection to a backend reads from and writes to."""
-
-
 class Upstream(TwistedProtocol):
     """
     One connection to a backend, for one request after another.
@@ -97,7 +89,7 @@ class Upstream(TwistedProtocol):
     :ivar idle_since: when its last answer ended
     """
 
-    transport: IUpstreamTransport
+    transport: IConnection
 
     def __init__(self, pool: Pool, address: Address) -> None:
         self._pool = pool
@@ -108,9 +100,24 @@ class Upstream(TwistedProtocol):
         self._parser = HttpResponseParser(self)
         self._pieces: list[bytes] = []
 
-    def send(self, head: bytes, body: bytes, receiver: Receiver) -> None:
-        """Send a request; its answer goes to the receiver. Only when no other is under way."""
+    def send(
+        self,
+        head: bytes,
+        body: bytes,
+        receiver: Receiver,
+        *,
+        bare: bool = False,
+        upgrade: bool = False,
+    ) -> None:
+        """
+        Send a request; its answer goes to the receiver. Only when no other is under way.
+
+        :param bare: the answer has no body, whatever its head says (HEAD)
+        :param upgrade: the answer may be a 101; what follows it goes to `Receiver.body` as it is
+        """
         self._receiver = receiver
+        self._bare = bare
+        self._upgrade = upgrade
         self._headers: Headers = []
         self._reason = b""
         self._head_size = 0
@@ -132,6 +139,12 @@ class Upstream(TwistedProtocol):
         self._receiver = None
         self.transport.abortConnection()
 
+    def hang_up(self) -> None:
+        """Close a tunnel when all that was written is sent; the receiver is told nothing more."""
+        self._receiver = None
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
     # Twisted calls
 
     def connectionMade(self) -> None:
@@ -147,9 +160,16 @@ class Upstream(TwistedProtocol):
         before = self._state
         if before is _HEAD:
             self._head_size += len(data)
+        elif before is _TUNNEL:
+            receiver.body(data)
+            return
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
+            if self._state is _TUNNEL:
+                data = data[error.args[0] :]
+                receiver.head(101, self._reason, self._headers, data, False)
+                return
             # Nobody asked for an upgrade. What follows a whole answer is not
             # worth an error, only the connection.
             if self._state is not _COMPLETE:
@@ -175,7 +195,8 @@ class Upstream(TwistedProtocol):
         self._pool.forget(self)
         if self._receiver is None:
             return
-        if self._state is _BODY and not self._framed and reason.check(ConnectionDone):
+        at_end = self._state is _BODY and not self._framed and reason.check(ConnectionDone)
+        if at_end or self._state is _TUNNEL:
             # Its length was not told: the end of the connection is the end of the answer.
             self._finish(False)
         else:
@@ -198,8 +219,10 @@ class Upstream(TwistedProtocol):
             return
         status = self._parser.get_status_code()
         if status < 200:
+            if status == 101 and self._upgrade:
+                self._state = _TUNNEL
             return
-        self._state = _BODY
+        self._state = _COMPLETE if self._bare else _BODY
         self._framed = status in (204, 304) or any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
         )
