@@ -60,6 +60,10 @@ _Keys = Annotated[
 _Params = Annotated[
     dict[str, Any], Meta(description='keys and values of the request, such as "temperature: 0.6"')
 ]
+_Environment = Annotated[
+    dict[str, str],
+    Meta(description="names and texts, such as {CUDA_VISIBLE_DEVICES: 0}"),
+]
 _Address = Annotated[
     str,
     Meta(
@@ -89,6 +93,10 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     set_params: _Params = {}
     default_params: _Params = {}
     strip_params: _Keys = []
+    env: _Environment = {}
+    pinned: _Switch = False
+    preload: _Switch = False
+    idle_unload_sec: _Patience = 0
 
 
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -156,6 +164,10 @@ class Names:
 def is_pattern(alias: str) -> bool:
     """Whether an alias stands for many names."""
     return any(c in alias for c in "*?[")
+
+
+#: How many may be in memory when the file does not say.
+_ROOM = Config(llama_server_path="", models=[]).max_loaded_models
 
 
 class Fault(Struct, frozen=True):
@@ -263,6 +275,8 @@ class _Reader:
         self.faults: list[Fault] = []
         self.lines: dict[str, int] = {}
         self._known: dict[str, str] = {}
+        #: What stands at each place, letter by letter: YAML reads 0755 as 493.
+        self.texts: dict[str, str] = {}
 
     def fault(self, place: str, message: str) -> None:
         # A key that is missing has no line; its parent's is the next best.
@@ -279,6 +293,8 @@ class _Reader:
             self._default_model(values.get("default_model"))
             self._executable(values, raw)
             self._listen_addr(values)
+            if not self.faults:
+                self._room(values.get("max_loaded_models", _ROOM), models)
         if self.faults:
             raise ConfigError(sorted(self.faults, key=lambda f: f.line or 0))
         return Config(**{**values, "models": models})
@@ -326,7 +342,9 @@ class _Reader:
             self.fault(place, f"is given twice; line {node.start_mark.line + 1} has it again")
             return
         self.lines[place] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.ScalarNode):
+            self.texts[place] = node.value
+        elif isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 inner = f"{place}.{key.value}" if place else str(key.value)
                 self._walk(value, inner)
@@ -378,6 +396,8 @@ class _Reader:
                 self.fault(place, f'expected keys such as "name: …", got {_show(entry)}')
                 continue
             before = len(self.faults)
+            if isinstance(entry.get("env"), dict):
+                entry = {**entry, "env": self._env(entry["env"], f"{place}.env")}
             values = self._fields(ModelConfig, entry, place)
             for number, argument in enumerate(values.get("extra_args", [])):
                 if argument.split("=")[0] in _OWN_FLAGS:
@@ -442,6 +462,42 @@ class _Reader:
         near = difflib.get_close_matches(name, self._known, n=1)
         hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(self._known)}"
         self.fault("default_model", f'no model is called "{name}"; {hint}')
+
+    def _env(self, raw: dict[Any, Any], place: str) -> dict[str, str]:
+        """The variables that are right; a number is taken as it is written."""
+        variables = {}
+        for name, value in raw.items():
+            at = f"{place}.{name}"
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                value = self.texts.get(at, str(value))
+            if not isinstance(name, str) or not re.fullmatch(r"[^=\0\ud800-\udfff]+", name):
+                self.fault(at, f'expected a name without "=", such as OMP_WAIT, got {_show(name)}')
+            elif not isinstance(value, str) or not re.search(_TEXT, value):
+                self.fault(at, f"expected a text, got {_show(value)}; put it in quotes")
+            else:
+                variables[name] = value
+        return variables
+
+    def _room(self, limit: int, models: list[ModelConfig]) -> None:
+        """Whether as many models fit into memory as are to be kept there."""
+        preload = [index for index, model in enumerate(models) if model.preload]
+        if len(preload) > limit:
+            self.fault(
+                f"models[{preload[limit]}].preload",
+                f"{len(preload)} models are to be preloaded and max_loaded_models is {limit}; "
+                f"raise max_loaded_models to {len(preload)}, or preload fewer",
+            )
+        pinned = [index for index, model in enumerate(models) if model.pinned]
+        others = [model.name for model in models if not model.pinned]
+        needed = len(pinned) + (1 if others else 0)
+        if pinned and needed > limit:
+            one_too_many = pinned[min(limit, len(pinned) - 1)]
+            lost = others[0] if others else models[one_too_many].name
+            self.fault(
+                f"models[{one_too_many}].pinned",
+                f"{len(pinned)} models are pinned and max_loaded_models is {limit}, so that "
+                f'"{lost}" could never be loaded; raise max_loaded_models to {needed}',
+            )
 
     def _absolute(self, path: str) -> str:
         return os.path.normpath(os.path.join(self.folder, os.path.expanduser(path)))
