@@ -299,7 +299,8 @@ class FaultTests(ConfigCase):
                 "config.yaml:4: max_loaded_model: unknown key; did you mean max_loaded_models?",
                 "config.yaml:8: models[0].gpu_layers: "
                 'expected a whole number: -1 (all), 0 (CPU only) or more, got "all"',
-                "config.yaml:9: models[1].model_path: is missing; the path of a file is needed",
+                "config.yaml:9: models[1].model_path: is missing; the path of a file is needed "
+                "(or url:, for a model that lives elsewhere)",
                 'config.yaml:9: models[1].name: "tiny" is the name of models[0] already; '
                 "names must differ",
                 "config.yaml:10: models[1].context_size: expected a whole number, 1 or more, got 0",
@@ -365,15 +366,16 @@ class FaultTests(ConfigCase):
         self.assertEqual(
             self.faults("{}"),
             [
-                "config.yaml:1: llama_server_path: is missing; the path of a file is needed",
                 "config.yaml:1: models: is missing; a list with at least one model is needed",
+                "config.yaml:1: llama_server_path: is missing; the path of a file is needed",
             ],
         )
         self.assertEqual(
             self.faults("llama_server_path: ./llama-server\nmodels:\n  - threads: 2\n"),
             [
                 'config.yaml:3: models[0].name: is missing; a name, such as "qwen2.5-7b" is needed',
-                "config.yaml:3: models[0].model_path: is missing; the path of a file is needed",
+                "config.yaml:3: models[0].model_path: is missing; the path of a file is needed "
+                "(or url:, for a model that lives elsewhere)",
             ],
         )
 
