@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -24,9 +25,12 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing import RequestRedirect
 
 from llamagw import __version__
-from llamagw.errors import GatewayError, MethodNotAllowed, ModelNotFound, PathNotFound
+from llamagw.config import ModelConfig
+from llamagw.errors import BadRequest, GatewayError, MethodNotAllowed, PathNotFound
+from llamagw.feeds import as_text, feed_changes, feed_log
 from llamagw.fleet.manager import Manager, ModelReport
-from llamagw.proxy.asked import Reader, by_body, by_form, by_path, by_query, by_shaped_body
+from llamagw.listing import Described, openai_entries, router_entry
+from llamagw.proxy.asked import LACKING, Reader, by_body, by_form, by_path, by_query, by_shaped_body
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Request
 from llamagw.routes import OWN, ROUTES, Route, Where
@@ -90,18 +94,72 @@ class Api:
         )
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
-    def models(self, request: Request) -> bytes:
-        """All models that are configured."""
-        data = [_model(report) for report in self._manager.report()]
-        return _json(request, {"object": "list", "data": data})
+    async def models(self, request: Request) -> bytes:
+        """All models that are configured, and their aliases."""
+        return _json(request, {"object": "list", "data": await self._openai_entries()})
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
-    def model(self, request: Request, name: str) -> bytes:
+    async def model(self, request: Request, name: str) -> bytes:
         """One model."""
-        for report in self._manager.report():
-            if report.id == name:
-                return _json(request, _model(report))
-        raise ModelNotFound(name, self._manager.names)
+        own = self._manager.own_name(name)
+        entries = {entry["id"]: entry for entry in await self._openai_entries()}
+        return _json(request, entries.get(name) or {**entries[own], "id": name, "alias_of": own})
+
+    @app.route("/models", methods=["GET"], strict_slashes=False)
+    async def router_models(self, request: Request) -> bytes:
+        """All models, as llama-server's router tells of them."""
+        data = [router_entry(*known) for known in await self._known()]
+        return _json(request, {"object": "list", "data": data})
+
+    @app.route("/models/load", methods=["POST"])
+    async def load(self, request: Request) -> bytes:
+        """Load a model, as a request for it would; `wait` for it if that is asked for."""
+        asked = _orders(request)
+        loading = self._manager.load(asked.model)
+        if asked.wait or loading.called:
+            await loading
+        else:
+            # The manager logs why it was in vain, and /models tells.
+            loading.addErrback(lambda _: None)
+        return _json(request, {"success": True})
+
+    @app.route("/models/unload", methods=["POST"])
+    async def unload(self, request: Request) -> bytes:
+        """Unload a model; answers when it is gone."""
+        asked = _orders(request)
+        await self._manager.unload(asked.model, asked.force)
+        return _json(request, {"success": True})
+
+    @app.route("/models/sse", methods=["GET"])
+    def changes(self, request: Request) -> Deferred[None]:
+        """Events, as long as the client listens."""
+        feed_changes(request, self._manager, self._clock)
+        return Deferred()
+
+    @app.route("/models/logs", methods=["GET"])
+    def logs(self, request: Request) -> bytes | Deferred[None]:
+        """What a model's engine printed last."""
+        asked = by_query(request)
+        name = asked.model or self._manager.config.default_model
+        if not name:
+            raise BadRequest(LACKING[asked.where], param="model")
+        if request.args.get(b"follow") in ([b"true"], [b"1"]) and request.method == b"GET":
+            feed_log(request, self._manager, name)
+            return Deferred()
+        body = as_text(self._manager.log(name).lines)
+        request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
+        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        return body
+
+    async def _openai_entries(self) -> list[Described]:
+        return [entry for known in await self._known() for entry in openai_entries(*known)]
+
+    async def _known(self) -> list[tuple[ModelReport, ModelConfig, Described]]:
+        """All that is known of each model, in the order of the configuration."""
+        said = await self._manager.descriptions()
+        models = {model.name: model for model in self._manager.config.models}
+        reports = self._manager.report()
+        return [(r, models[r.id], said.get(r.id, {})) for r in reports if r.id in models]
 
     @app.handle_errors(WerkzeugMethodNotAllowed)  # type: ignore[arg-type]
     def method_not_allowed(self, request: Request, failure: Failure) -> bytes:
@@ -152,14 +210,22 @@ def _error(request: Request, error: GatewayError) -> bytes:
     return request.prepare(error.status, error.body(request.dialect), error.headers())
 
 
-def _model(report: ModelReport) -> dict[str, object]:
-    """A model as OpenAI describes one, and its status."""
-    # A stopping model is still in memory, but nobody can have it: to a client it is unloaded.
-    status = "unloaded" if report.status == "stopping" else report.status
-    return {
-        "id": report.id,
-        "object": "model",
-        "created": 0,
-        "owned_by": "llamagw",
-        "status": status,
-    }
+class _Orders(Struct):
+    """The body of /models/load and /models/unload."""
+
+    model: str
+    wait: bool = False
+    force: bool = False
+
+
+def _orders(request: Request) -> _Orders:
+    """
+    :raises BadRequest: when the body is none such
+    """
+    try:
+        return msgspec.json.decode(request.body, type=_Orders)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        what = str(error) if request.body else "it is empty"
+        raise BadRequest(
+            f'The body must be a JSON object such as {{"model": "…"}}: {what}.'
+        ) from None

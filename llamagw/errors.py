@@ -235,3 +235,16 @@ class LoadTimeout(GatewayError):
 
     status = 504
     code = "load_timeout"
+
+
+def in_words(error: BaseException) -> str:
+    """Why a connection was not made or lost, for a person."""
+    reasons = getattr(error, "reasons", None)  # what Twisted's HTTP client wraps the cause in
+    if reasons:
+        return in_words(reasons[0].value)
+    if type(error).__name__ == "VerificationError":
+        return "its certificate is for another host"
+    text = " ".join(str(error).split())
+    if "certificate verify failed" in text:
+        return "its certificate is not one that is trusted here; ca_file: names one that is to be"
+    return text.rstrip(".") or type(error).__name__

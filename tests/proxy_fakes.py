@@ -34,6 +34,7 @@ from llamagw.config import ModelConfig, Names
 from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet.backend import Address
 from llamagw.fleet.manager import ModelReport
+from llamagw.proxy.connect import Connector
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site
 from llamagw.proxy.upstream import Pool
@@ -386,7 +387,7 @@ class Bench:
     ) -> None:
         self.reactor = MemoryReactorClock()
         self.manager = FakeManager(names)
-        self.pool = Pool(self.reactor)
+        self.pool = Pool(self.reactor, Connector(self.reactor))
         manager: Any = self.manager
         self.api = Api(manager, Relay(manager, self.pool, self.reactor, keepalive), self.reactor)
         self.site = Site(
@@ -422,7 +423,7 @@ class Bench:
         factory = self.reactor.tcpClients[self.accepted][2]
         self.accepted += 1
         wire = Wire(self.reactor)
-        wire.attach(factory.buildProtocol(IPv4Address("TCP", *BACKEND)))
+        wire.attach(factory.buildProtocol(IPv4Address("TCP", BACKEND.host, BACKEND.port)))
         return wire
 
     def refuse(self, error: Exception) -> None:

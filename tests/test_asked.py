@@ -13,7 +13,7 @@ from twisted.web.http_headers import Headers
 
 from llamagw.config import Names
 from llamagw.errors import BadRequest, GatewayError, Moved, PathNotFound
-from llamagw.proxy.asked import Asked, by_form, by_path, by_query, peek, reshape
+from llamagw.proxy.asked import LACKING, Asked, by_form, by_path, by_query, peek, reshape
 
 
 class _Request:
@@ -106,7 +106,7 @@ class FormTests(SynchronousTestCase):
     def test_a_form_without_it_names_none(self) -> None:
         asked = self.ask(('name="models"', b"x"))
         self.assertIsNone(asked.model)
-        self.assertIn("`model`", asked.lacking)
+        self.assertIn("`model`", LACKING[asked.where])
 
     def test_what_is_no_form_is_a_bad_request_that_says_what_would_be(self) -> None:
         for kind in ("application/json", "multipart/form-data", "", "multipart/mixed; boundary=x"):

@@ -2,21 +2,24 @@
 What a request asks for: which model, and what of it goes to the model's engine.
 
 One reader for each place where a model's name can stand (`llamagw.routes.Where`). They look into
-a request and change nothing; a body is not parsed beyond what is looked for.
+a request and change nothing; a body is not parsed beyond what is looked for. `outgoing` gives the
+request as the engine is to get it, which is nearly always as it came.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 from msgspec import Raw, Struct
 from multipart import MultipartError, PushMultipartParser, parse_options_header
 
-from llamagw.config import Names
+from llamagw.config import ModelConfig, Names
 from llamagw.errors import BadRequest, Moved, PathNotFound
 from llamagw.proxy.server import Request
+from llamagw.routes import Where
 
 SLASH = 0x2F
 
@@ -27,7 +30,7 @@ LOOKING = (b"GET", b"HEAD")
 class Asked(Struct):
     """
     :ivar model: the name that the request gives; None if it gives none
-    :ivar lacking: what is said when it gives none and there is no default
+    :ivar where: where it stands
     :ivar stream: whether it asks for a stream of events
     :ivar load: whether the model may be loaded for it
     :ivar shaped: whether the configuration may change its body
@@ -36,7 +39,7 @@ class Asked(Struct):
     """
 
     model: str | None
-    lacking: str
+    where: Where
     stream: bool = False
     load: bool = True
     shaped: bool = False
@@ -66,7 +69,7 @@ def by_body(request: Request, shaped: bool = False) -> Asked:
     :raises BadRequest: when the body is not a JSON object
     """
     found = peek(request.body)
-    return Asked(found.model, "The body names no `model`.", found.stream is True, shaped=shaped)
+    return Asked(found.model, Where.BODY, found.stream is True, shaped=shaped)
 
 
 def peek(body: bytes) -> Peek:
@@ -99,16 +102,15 @@ def by_form(request: Request) -> Asked:
 
     :raises BadRequest: when the body is no such form
     """
-    [kind] = request.requestHeaders.getRawHeaders(b"content-type", [b""])[-1:]
-    name, options = parse_options_header(kind.decode("latin-1"))
-    if name != "multipart/form-data" or not options.get("boundary"):
+    boundary = _boundary(request)
+    if not boundary:
         raise BadRequest(
             "The body must be a form: Content-Type: multipart/form-data; boundary=…, "
             "with a field `model`."
         )
     model: bytes | None = None
     try:
-        with PushMultipartParser(options["boundary"]) as parser:
+        with PushMultipartParser(boundary) as parser:
             inside = False
             for part in parser.parse(request.body):
                 if part is None:
@@ -123,12 +125,12 @@ def by_form(request: Request) -> Asked:
         raise BadRequest("The form's `model` is not UTF-8.", param="model") from None
     except MultipartError as error:
         raise BadRequest(f"The body is not a multipart form: {error}.") from None
-    return Asked(text, "The form has no field `model`.")
+    return Asked(text, Where.FORM)
 
 
 def by_query(request: Request) -> Asked:
     """By ``?model=``; a GET loads nothing unless ``autoload=true`` stands there too."""
-    return Asked(_query(request, b"model"), "Say which model: ?model=….", load=_may_load(request))
+    return Asked(_query(request, b"model"), Where.QUERY, load=_may_load(request))
 
 
 def by_path(request: Request, names: Names) -> Asked:
@@ -159,11 +161,46 @@ def by_path(request: Request, names: Names) -> Asked:
         upgrade = None
     return Asked(
         model,
-        "",
+        Where.PATH,
         load=upgrade is not None or _may_load(request),
         target=(given[end:] or b"/") + query,
         upgrade=upgrade,
     )
+
+
+#: What is said when there is no name, nor a default.
+LACKING = {
+    Where.BODY: "The body names no `model`.",
+    Where.FORM: "The form has no field `model`.",
+    Where.QUERY: "Say which model: ?model=….",
+    Where.PATH: "The path names no model.",
+}
+
+
+def outgoing(
+    request: Request, asked: Asked, model: ModelConfig, name: str | None
+) -> tuple[bytes, bytes]:
+    """
+    A request as its engine is to get it: path with query, and body.
+
+    :param model: how requests for this model are shaped
+    :param name: what the model is called there, if it has to be called so
+    """
+    target, body = asked.target or request.uri, request.body
+    put: dict[str, object] = {}
+    if name is not None and name != asked.model:
+        if asked.where is Where.BODY:
+            put = {"model": name}
+        elif asked.where is Where.FORM:
+            body = _renamed_form(body, _boundary(request), name)
+        elif asked.where is Where.QUERY:
+            target = _renamed_query(target, name)
+    if asked.shaped and (model.set_params or model.default_params or model.strip_params):
+        put.update(model.set_params)
+        body = reshape(body, put, model.default_params, model.strip_params)
+    elif put:
+        body = reshape(body, put, {}, [])
+    return target, body
 
 
 def reshape(
@@ -182,6 +219,30 @@ def reshape(
     for key in strip:
         fields.pop(key, None)
     return msgspec.json.encode({**default, **fields, **put})
+
+
+def _renamed_form(body: bytes, boundary: str, name: str) -> bytes:
+    """The form with another `model`; the boundary stands in none of its parts."""
+    mark = b"--" + boundary.encode()
+    parts = body.split(mark)
+    for number, part in enumerate(parts):
+        head, blank, _ = part.partition(b"\r\n\r\n")
+        if re.search(rb'(?i)content-disposition:[^\r]*[; ]name="?model"?(?:[;\r]|$)', head):
+            parts[number] = head + blank + name.encode() + b"\r\n"
+    return mark.join(parts)
+
+
+def _renamed_query(target: bytes, name: str) -> bytes:
+    path, _, query = target.partition(b"?")
+    others = [field for field in query.split(b"&") if field and not field.startswith(b"model=")]
+    return path + b"?" + b"&".join([*others, b"model=" + quote(name, safe="").encode()])
+
+
+def _boundary(request: Request) -> str:
+    """That of a multipart form; empty if the body is none."""
+    [kind] = request.requestHeaders.getRawHeaders(b"content-type", [b""])[-1:]
+    name, options = parse_options_header(kind.decode("latin-1"))
+    return str(options.get("boundary", "")) if name == "multipart/form-data" else ""
 
 
 def _query(request: Request, name: bytes) -> str | None:

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 
 from llamagw.errors import BackendLost, BadRequest, GatewayError
 from llamagw.fleet.manager import Lease, Manager
-from llamagw.proxy.asked import Asked, Reader, reshape
+from llamagw.proxy.asked import LACKING, Asked, Reader, outgoing
 from llamagw.proxy.headers import end_to_end
 from llamagw.proxy.server import Request
 from llamagw.proxy.upstream import Headers, Pool, Received, Upstream, UpstreamLost
@@ -27,6 +27,8 @@ _log = Logger(namespace="llamagw.relay")
 #: Headers that the relay writes itself. A client's Expect has been answered already.
 _OWN_HEADERS = frozenset({b"host", b"content-length", b"expect"})
 
+#: Where the gateway has a key of its own, a client's is no affair of that server.
+_OWN_AND_KEYS = _OWN_HEADERS | {b"authorization", b"x-api-key"}
 
 #: The head of an answer that is begun before there is one.
 _STREAM = [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache")]
@@ -104,7 +106,7 @@ class Relay:
     async def _lease(self, request: Request, asked: Asked) -> Lease:
         model = asked.model or self._manager.config.default_model
         if not model:
-            raise BadRequest(asked.lacking, param="model")
+            raise BadRequest(LACKING[asked.where], param="model")
         waiting = self._manager.acquire(model, asked.load)
         if waiting.called or not self.keepalive or not asked.stream:
             return await waiting
@@ -122,8 +124,8 @@ class Relay:
 
         :raises UpstreamLost: when the answer did not come, or not whole
         """
-        body = _body(request, asked, lease)
-        head = _head(request, asked, lease, body)
+        target, body = outgoing(request, asked, lease.model, lease.address.model)
+        head = _head(request, asked, lease, target, body)
         upstream = self._pool.take(lease.address)
         if upstream is not None:
             try:
@@ -223,30 +225,26 @@ def _keep_alive(request: Request) -> None:
     request.pass_on(b": waiting for the model\n\n")
 
 
-def _body(request: Request, asked: Asked, lease: Lease) -> bytes:
-    """The body as the model's configuration wants it; most often just as it came."""
-    model = lease.model
-    if asked.shaped and (model.set_params or model.default_params or model.strip_params):
-        return reshape(request.body, model.set_params, model.default_params, model.strip_params)
-    return request.body
-
-
-def _head(request: Request, asked: Asked, lease: Lease, body: bytes) -> bytes:
+def _head(request: Request, asked: Asked, lease: Lease, target: bytes, body: bytes) -> bytes:
+    address = lease.address
     headers = (
         (name, value)
         for name, values in request.requestHeaders.getAllRawHeaders()
         for value in values
     )
-    lines = b"".join(end_to_end(headers, _OWN_HEADERS))
+    own = _OWN_HEADERS if address.api_key is None else _OWN_AND_KEYS
+    lines = b"".join(end_to_end(headers, own))
     if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
         lines += b"Content-Length: %d\r\n" % len(body)
     if asked.upgrade is not None:
         lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % asked.upgrade
-    return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%b\r\n" % (
+    if address.api_key is not None:
+        lines += b"Authorization: Bearer %b\r\n" % address.api_key.encode()
+    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (
         request.method,
-        asked.target or request.uri,
-        lease.address.host.encode(),
-        lease.address.port,
+        address.prefix.encode(),
+        target,
+        address.authority.encode(),
         lines,
     )
 

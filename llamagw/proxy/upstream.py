@@ -19,8 +19,9 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
+from llamagw.errors import in_words
 from llamagw.fleet.backend import Address
-from llamagw.proxy.endpoints import client_endpoint
+from llamagw.proxy.connect import Connect
 from llamagw.proxy.transport import IConnection
 
 #: Bytes of a head, at most; a backend that sends more is not talking HTTP to us.
@@ -200,7 +201,8 @@ class Upstream(TwistedProtocol):
             # Its length was not told: the end of the connection is the end of the answer.
             self._finish(False)
         else:
-            self._fail(f"the connection was lost ({reason.getErrorMessage()})", gone=True)
+            assert reason.value is not None
+            self._fail(f"the connection was lost ({in_words(reason.value)})", gone=True)
 
     # httptools calls
 
@@ -269,11 +271,13 @@ class Pool:
     """
     Connections to backends: takes an idle one where there is one, makes one where there is not.
 
-    :param reactor: keeps time and connects
+    :param reactor: keeps time
+    :param connect: makes the endpoint for an address
     """
 
-    def __init__(self, reactor: IReactorTime) -> None:
+    def __init__(self, reactor: IReactorTime, connect: Connect) -> None:
         self._reactor = reactor
+        self._connect = connect
         self._open: set[Upstream] = set()
         self._idle: dict[Address, list[Upstream]] = {}
         self._sweep: IDelayedCall | None = None
@@ -292,8 +296,7 @@ class Pool:
         """A new connection. Cancelling gives it up; it fails as the endpoint does."""
         factory = Factory.forProtocol(lambda: Upstream(self, address))
         factory.noisy = False
-        endpoint = client_endpoint(self._reactor, address.host, address.port)
-        return cast("Deferred[Upstream]", endpoint.connect(factory))
+        return cast("Deferred[Upstream]", self._connect(address).connect(factory))
 
     def put(self, upstream: Upstream) -> None:
         """Keep a connection whose answer has ended."""
