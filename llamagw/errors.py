@@ -95,6 +95,14 @@ class ModelNotFound(GatewayError):
         )
 
 
+class ModelNotLoaded(GatewayError):
+    """The model is not in memory, and a request of this kind does not load it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_not_loaded"
+
+
 class RequestTimeout(GatewayError):
     """The client took too long to send its request."""
 
