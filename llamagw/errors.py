@@ -136,7 +136,7 @@ class ModelNotFound(GatewayError):
 
 
 class ModelNotLoaded(GatewayError):
-    """The request is one that loads no model, and the model is not loaded."""
+    """The model is not in memory, and a request of this kind does not load it."""
 
     status = 409
     type = "invalid_request_error"

@@ -12,7 +12,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -293,6 +293,7 @@ class FakeLease:
         self.address = address
         self.model = ModelConfig(name="fake", model_path="/dev/null", **model)
         self.revoked = False
+        self.tries = 2
         self.releases = 0
         self.moves = 0
 
@@ -347,7 +348,9 @@ class FakeManager:
         """Turn away who has waited longest."""
         self.waiting.pop(0).errback(error)
 
-    def acquire(self, name: str, load: bool = True) -> Deferred[Any]:
+    def acquire(
+        self, name: str, load: bool = True, failed: Sequence[object] = ()
+    ) -> Deferred[Any]:
         if not load:
             self.looked.append(name)
         own = self.directory.find(name)

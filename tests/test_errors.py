@@ -75,9 +75,9 @@ class ErrorTests(SynchronousTestCase):
             {
                 "BadRequest": (400, "invalid_request_error"),
                 "ModelNotFound": (404, "invalid_request_error"),
+                "ModelNotLoaded": (409, "invalid_request_error"),
                 "PathNotFound": (404, "invalid_request_error"),
                 "Moved": (308, "invalid_request_error"),
-                "ModelNotLoaded": (409, "invalid_request_error"),
                 "MethodNotAllowed": (405, "invalid_request_error"),
                 "RequestTimeout": (408, "invalid_request_error"),
                 "BodyTooLarge": (413, "invalid_request_error"),

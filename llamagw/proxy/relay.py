@@ -80,34 +80,31 @@ class Relay:
 
     async def _answer(self, request: Request, asked: Asked) -> None:
         """
-        Have the request answered by its model, by a second backend if the first one dies on it.
+        Have the request answered by its model, by another backend if the first one dies on it.
 
         :raises GatewayError: when there was no answer, not even the beginning of one
         """
-        lease = await self._lease(request, asked)
-        try:
-            return await self._exchange(request, asked, lease)
-        except UpstreamLost as error:
-            if error.received is Received.HEAD or not error.gone:
-                return _broken_off(request, error)
-        finally:
-            lease.release()
-        # Nothing has reached the client: to it, this is one request that takes a little longer.
-        _log.warn("{name} broke off before it answered; asking once more", name=asked.model)
-        await self._manager.aftermath(lease)
-        lease = await self._lease(request, asked)
-        try:
-            await self._exchange(request, asked, lease)
-        except UpstreamLost as error:
-            _broken_off(request, error)
-        finally:
-            lease.release()
+        failed: list[Lease] = []
+        while True:
+            lease = await self._lease(request, asked, failed)
+            try:
+                return await self._exchange(request, asked, lease)
+            except UpstreamLost as error:
+                failed.append(lease)
+                again = error.gone and error.received is not Received.HEAD and not lease.revoked
+                if not again or len(failed) >= lease.tries:
+                    return _broken_off(request, error)
+            finally:
+                lease.release()
+            # Nothing has reached the client: to it, this is one request that takes a little longer.
+            _log.warn("{name} broke off before it answered; asking once more", name=lease.model.name)
+            await self._manager.aftermath(lease)
 
-    async def _lease(self, request: Request, asked: Asked) -> Lease:
+    async def _lease(self, request: Request, asked: Asked, failed: list[Lease]) -> Lease:
         model = asked.model or self._manager.config.default_model
         if not model:
             raise BadRequest(LACKING[asked.where], param="model")
-        waiting = self._manager.acquire(model, asked.load)
+        waiting = self._manager.acquire(model, asked.load, failed)
         if waiting.called or not self.keepalive or not asked.stream:
             return await waiting
         comments = LoopingCall(_keep_alive, request)
