@@ -8,6 +8,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Address, Backend, Exit
+from llamagw.fleet.process import Log
 
 
 def make_config(*names: str, **more: object) -> Config:
@@ -23,8 +24,9 @@ class FakeEngine:
     :ivar asked: what was asked of it: "stop", "kill"
     """
 
-    def __init__(self, model: ModelConfig, backend: Backend, port: int) -> None:
+    def __init__(self, model: ModelConfig, backend: Backend, port: int, log: Log) -> None:
         self.model = model
+        self.log = log
         self.backend = backend
         self.address = Address("127.0.0.1", port)
         self.asked: list[str] = []
@@ -39,8 +41,10 @@ class FakeEngine:
     def progress(self) -> object:
         return self.work
 
-    def end(self, how: str = "exited with status 1", last_words: str = "") -> None:
-        self.backend.ended(Exit(how, last_words))
+    def end(
+        self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
+    ) -> None:
+        self.backend.ended(Exit(how, last_words, code))
 
 
 class FakeLauncher:
@@ -55,8 +59,8 @@ class FakeLauncher:
         self.engines: list[FakeEngine] = []
         self.refuses: set[str] = set()
 
-    def launch(self, model: ModelConfig, backend: Backend) -> FakeEngine:
-        engine = FakeEngine(model, backend, 8081 + len(self.engines))
+    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> FakeEngine:
+        engine = FakeEngine(model, backend, 8081 + len(self.engines), log)
         self.engines.append(engine)
         if model.name in self.refuses:
             engine.end("was not started", "there is no file")

@@ -45,6 +45,7 @@ class World:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.errors: list[GatewayError] = []
+        self.exits: list[Exit] = []
         #: Done from within a launch, or when the end of the process is told.
         self.on_launch: Callable[[Backend], None] = lambda backend: None
         self.on_exit: Callable[[], None] = lambda: None
@@ -69,7 +70,8 @@ class World:
         self.events.append("load failed")
         self.errors.append(error)
 
-    def exited(self, failure: GatewayError | None) -> None:
+    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
+        self.exits.append(exit)
         self.events.append("exited" if failure is None else "failed")
         if failure is not None:
             self.errors.append(failure)

@@ -8,7 +8,7 @@ start and when to stop is the scheduler's decision.
 
 ::
 
-    Stopped --start--> Starting --healthy--> Ready --stop--> Stopping --ended--> Stopped
+    Stopped --start--> Starting --healthy--> Ready --stop, kill--> Stopping --ended--> Stopped
        ^                |    |               |   |
        |              ended  +--give_up--+ hung  | ended
        |                |                |   |   |
@@ -53,10 +53,12 @@ class Exit(NamedTuple):
 
     :ivar how: for a person, such as "exited with status 1" or "was killed by SIGKILL"
     :ivar last_words: what it said last about why; "" if it said nothing
+    :ivar code: the status that it ended with; None if it was killed, or never started
     """
 
     how: str
     last_words: str
+    code: int | None = None
 
 
 class Running(Protocol):
@@ -99,7 +101,7 @@ class World(Protocol):
     def load_failed(self, error: GatewayError) -> None:
         """Told: it will not come up, though its process is still there."""
 
-    def exited(self, failure: GatewayError | None) -> None:
+    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
         """Told: its process is gone. With a failure, it must not be started until `recovered`."""
 
     def recovered(self) -> None:
@@ -114,6 +116,9 @@ class Backend(Protocol):
 
     def stop(self) -> None:
         """The scheduler wants it gone."""
+
+    def kill(self) -> None:
+        """The scheduler wants it gone at once."""
 
     def healthy(self) -> None:
         """Its /health said ok for the first time."""
@@ -184,7 +189,7 @@ def _machine() -> Callable[[_Core], Backend]:
             param="model",
             retry_after=delay,
         )
-        core.world.exited(failure if delay else None)
+        core.world.exited(exit, failure if delay else None)
         return core.clock.callLater(delay, backend.wait_over)
 
     Stopped = machine.state("Stopped")
@@ -196,6 +201,7 @@ def _machine() -> Callable[[_Core], Backend]:
 
     Stopped.upon(Backend.start).to(Starting).returns(None)
     Failing.upon(Backend.stop).loop().returns(None)
+    Failing.upon(Backend.kill).loop().returns(None)
     Failing.upon(Backend.ended).to(Backoff).returns(None)
 
     @pep614(Starting.upon(Backend.healthy).to(Ready))
@@ -208,6 +214,16 @@ def _machine() -> Callable[[_Core], Backend]:
     def stop(backend: Backend, core: _Core, probes: Watch) -> None:
         probes.stop()
         core.process().stop()
+
+    @pep614(Starting.upon(Backend.kill).to(Stopping))
+    @pep614(Ready.upon(Backend.kill).to(Stopping))
+    def kill(backend: Backend, core: _Core, probes: Watch) -> None:
+        probes.stop()
+        core.process().kill()
+
+    @pep614(Stopping.upon(Backend.kill).loop())
+    def kill_sooner(backend: Backend, core: _Core) -> None:
+        core.process().kill()
 
     @pep614(Starting.upon(Backend.give_up).to(Failing))
     def give_up(backend: Backend, core: _Core, probes: Watch) -> None:
@@ -231,7 +247,7 @@ def _machine() -> Callable[[_Core], Backend]:
 
     @pep614(Stopping.upon(Backend.ended).to(Stopped))
     def stopped(backend: Backend, core: _Core, exit: Exit) -> None:
-        core.world.exited(None)
+        core.world.exited(exit, None)
 
     @pep614(Backoff.upon(Backend.wait_over).to(Stopped))
     def wait_over(backend: Backend, core: _Core, timer: IDelayedCall) -> None:

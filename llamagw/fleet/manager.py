@@ -1,15 +1,16 @@
 """
 The door of the fleet: whoever wants a model asks `Manager.acquire` and gets a `Lease`.
 
-Joins the scheduler (what to do), the backends (what state they are in), the processes and the
-probes, and carries the scheduler's actions out. Decides nothing itself.
+Whoever manages the models loads and unloads them here, watches what becomes of them, and reads what
+their engines print. Joins the scheduler (what to do), the backends (what state they are in), the
+processes and the probes, and carries the scheduler's actions out. Decides nothing itself.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Protocol
 
 from msgspec import Struct
@@ -17,12 +18,15 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from llamagw.config import Config, ModelConfig
 from llamagw.errors import GatewayError, ModelNotFound, QueueTimeout
-from llamagw.fleet.backend import Backend, Running, Watch, make_backend
+from llamagw.fleet.backend import Backend, Exit, Running, Watch, make_backend
 from llamagw.fleet.health import Health, Probe, Readiness
-from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Status
+from llamagw.fleet.listeners import Listeners
+from llamagw.fleet.process import Log
+from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status
 
 _log = Logger(namespace="llamagw.manager")
 
@@ -41,17 +45,25 @@ class Engine(Running, Protocol):
 class Launches(Protocol):
     """Starts backends; `llamagw.fleet.process.Launcher` is one."""
 
-    def launch(self, model: ModelConfig, backend: Backend) -> Engine:
-        """Start the model's backend; ``backend.ended`` follows, some time, whatever happens."""
+    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> Engine:
+        """
+        Start the model's backend; ``backend.ended`` follows, some time, whatever happens.
+
+        :param log: gets what it prints
+        """
 
 
-class ModelReport(Struct, frozen=True, kw_only=True):
+class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     What can be told of a model.
 
     :ivar status: unloaded, loading, loaded, stopping or failed
     :ivar port: where its backend listens; None without one
     :ivar last_used: seconds since the epoch; None if it never was
+    :ivar pinned: whether it is never unloaded for room
+    :ivar exit_code: the status that its last process ended with; None while one runs, and if it was
+        killed or never started
+    :ivar error: why it is failed; None if it is not
     """
 
     id: str
@@ -60,22 +72,51 @@ class ModelReport(Struct, frozen=True, kw_only=True):
     in_flight: int
     waiting: int
     last_used: float | None
+    pinned: bool = False
+    exit_code: int | None = None
+    error: str | None = None
+
+
+class Change(Struct, frozen=True):
+    """
+    Word of a model's new state.
+
+    :ivar status: as in `ModelReport`
+    :ivar progress: how far a load has got, from 0 to 1; None, since no engine tells
+    :ivar error: why it is failed
+    :ivar exit_code: the status that its process ended with, if one did
+    """
+
+    model: str
+    status: str
+    progress: float | None = None
+    error: str | None = None
+    exit_code: int | None = None
 
 
 class Lease:
     """
     The right to send one request to a model's backend, which is not stopped for room meanwhile.
 
+    :ivar model: the model as it was configured when it was asked for
     :ivar address: where the backend answers
     """
 
-    __slots__ = ("_keeper", "address", "engine")
+    __slots__ = ("_keeper", "_life", "_used", "address", "engine", "model")
 
-    def __init__(self, keeper: _Keeper) -> None:
+    def __init__(self, keeper: _Keeper, used: bool) -> None:
         assert keeper.engine is not None, "a model that admits has a process"
         self._keeper: _Keeper | None = keeper
+        self._life = keeper.life
+        self._used = used
+        self.model = keeper.model
         self.engine = keeper.engine
         self.address = keeper.engine.address
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the backend was unloaded by force: the request is not to be sent to another."""
+        return self._life.revoked
 
     def moved(self) -> None:
         """
@@ -90,17 +131,27 @@ class Lease:
         """The request is over. More than once is the same as once."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            keeper.manager._finished(keeper)
+            keeper.manager._finished(keeper, self._used)
+
+
+class _Life:
+    """One run of a backend, from launch to exit."""
+
+    __slots__ = ("revoked",)
+
+    def __init__(self) -> None:
+        self.revoked = False
 
 
 class _Ticket:
-    """Somebody who waits."""
+    """Somebody who waits, or does not want to (see ``load``)."""
 
-    __slots__ = ("deferred", "keeper", "timer")
+    __slots__ = ("deferred", "keeper", "load", "timer")
 
-    def __init__(self, keeper: _Keeper, deferred: Deferred[Lease]) -> None:
+    def __init__(self, keeper: _Keeper, deferred: Deferred[Lease], load: bool) -> None:
         self.keeper = keeper
         self.deferred = deferred
+        self.load = load
         self.timer: IDelayedCall | None = None
 
     def answered(self) -> Deferred[Lease]:
@@ -139,6 +190,9 @@ class Manager:
         self._generation = 0
         self._wake: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
+        self._watchers = Listeners[Change | None]()
+        #: By name, so that a model that is configured anew goes on with the log that it has.
+        self._logs: dict[str, Log] = {}
         for model in config.models:
             self._add(model)
 
@@ -147,25 +201,93 @@ class Manager:
         """The names of the models, in the order of the configuration."""
         return list(self._keepers)
 
-    def acquire(self, name: str) -> Deferred[Lease]:
+    def acquire(self, name: str, load: bool = True) -> Deferred[Lease]:
         """
         A lease on the model's backend, which is started if need be.
 
         Cancelling the Deferred leaves the queue. It fails with a `GatewayError` when there will
         be no lease.
 
+        :param load: whether to wait for the backend; if not, it fails at once with
+            `ModelNotLoaded` when there is none, and a lease does not count as use
         :raises ModelNotFound: at once
         """
-        keeper = self._keepers.get(name)
-        if keeper is None:
-            raise ModelNotFound(name, self._keepers)
+        keeper = self._keeper(name)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(ticket))
-        ticket = _Ticket(keeper, deferred)
-        self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds()))
+        ticket = _Ticket(keeper, deferred, load)
+        self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds(), load))
         if not deferred.called:
             patience = self.config.queue_timeout_sec
             ticket.timer = self.clock.callLater(patience, self._timed_out, ticket)
         return deferred
+
+    def load(self, name: str) -> Deferred[None]:
+        """
+        Load the model as a request for it would, and ask nothing of it.
+
+        Fires when it is loaded. Cancelling the Deferred leaves the queue. It fails with a
+        `GatewayError` when the model will not be loaded.
+
+        :raises ModelNotFound: at once
+        """
+        return self.acquire(name).addCallback(Lease.release)
+
+    def unload(self, name: str, force: bool = False) -> Deferred[None]:
+        """
+        Unload the model, when it has finished what it has to do.
+
+        Fires when its process is gone, at once if there is none; it may be started anew by then,
+        for those who came meanwhile. Cancelling the Deferred does not take the order back.
+
+        :param force: end its process at once; its answers break off, and who waits for it gets
+            `llamagw.errors.ModelUnavailable`
+        :raises ModelNotFound: at once
+        """
+        keeper = self._keeper(name)
+        gone: Deferred[None] = Deferred()
+        keeper.unloads.append(gone)
+        self.do(self.scheduler.unload(keeper.key, self.clock.seconds(), force))
+        if keeper.engine is None:
+            keeper.gone()
+        return gone
+
+    def preload(self) -> None:
+        """Begin to load the models that are to be loaded from the start. For once, at the start."""
+        self._preload(self._keepers)
+
+    def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
+        """
+        Hear of each change of a model's state.
+
+        :param tell: called with None when the gateway drains: there will be no more
+        :return: call it to hear no more
+        """
+        if self.scheduler.draining:
+            tell(None)
+            return lambda: None
+        return self._watchers.add(tell)
+
+    def log(self, name: str) -> Log:
+        """
+        What the model's engines print: one object for all of its lives.
+
+        :raises ModelNotFound: at once
+        """
+        return self._keeper(name).log
+
+    def _keeper(self, name: str) -> _Keeper:
+        keeper = self._keepers.get(name)
+        if keeper is None:
+            raise ModelNotFound(name, self._keepers)
+        return keeper
+
+    def _preload(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self._keepers[name].model.preload:
+                self.load(name).addErrback(self._not_preloaded, name)
+
+    def _not_preloaded(self, failure: Failure, name: str) -> None:
+        _log.warn("{name} is not preloaded: {error}", name=name, error=failure.value)
 
     def reconfigure(self, config: Config) -> None:
         """
@@ -173,7 +295,7 @@ class Manager:
 
         A model that is the same in both goes on untouched. One that is gone or changed finishes
         the answers that it is giving, then its backend stops; who waits for a changed one waits
-        for its successor.
+        for its successor. What is new or changed and to be preloaded is loaded.
         """
         old, self.config = self.config, config
         wanted = {model.name: model for model in config.models}
@@ -183,13 +305,17 @@ class Manager:
             if same and wanted.get(name) == keeper.model:
                 continue
             del self._keepers[name]
+            # From here on its name stands for its successor, if for anything.
+            keeper.tell("unloaded")
+            keeper.configured = False
             waited, actions = self.scheduler.retire(keeper.key, self.clock.seconds())
             homeless += waited
             self.do(actions)
             self._forget(keeper)
-        for name, model in wanted.items():
-            if name not in self._keepers:
-                self._add(model)
+        fresh = [name for name in wanted if name not in self._keepers]
+        for name in fresh:
+            self._add(wanted[name])
+        self._logs = {name: self._logs[name] for name in wanted}
         self._keepers = {name: self._keepers[name] for name in wanted}
         now = self.clock.seconds()
         for ticket in homeless:
@@ -208,13 +334,15 @@ class Manager:
                 now=now,
             )
         )
+        self._preload(fresh)
 
     def _add(self, model: ModelConfig) -> None:
         # A key is never used twice: a changed model and its successor may be there side by side.
         self._generation += 1
-        keeper = _Keeper(self, model, key=f"{model.name}#{self._generation}")
+        log = self._logs.setdefault(model.name, Log(model.name))
+        keeper = _Keeper(self, model, key=f"{model.name}#{self._generation}", log=log)
         self._keepers[model.name] = self._by_key[keeper.key] = keeper
-        self.scheduler.add(keeper.key)
+        self.scheduler.add(keeper.key, model.name, model.pinned)
 
     async def aftermath(self, lease: Lease) -> None:
         """
@@ -243,6 +371,9 @@ class Manager:
                     in_flight=model.in_flight,
                     waiting=len(model.waiting),
                     last_used=None if model.last_used is None else since_epoch + model.last_used,
+                    pinned=model.pinned,
+                    exit_code=keeper.exit_code,
+                    error=None if model.failure is None else model.failure.message,
                 )
             )
         return reports
@@ -253,6 +384,8 @@ class Manager:
 
         :return: fires when the last process is gone
         """
+        self._watchers.tell(None)
+        self._watchers.clear()
         self._drained = Deferred()
         drained = self._drained
         self.do(self.scheduler.drain(self.clock.seconds()))
@@ -270,9 +403,9 @@ class Manager:
                 assert isinstance(ticket, _Ticket)
                 if ticket.deferred.called:
                     # It went away while those before it in the list were answered.
-                    self._finished(ticket.keeper)
+                    self._finished(ticket.keeper, ticket.load)
                 else:
-                    ticket.answered().callback(Lease(ticket.keeper))
+                    ticket.answered().callback(Lease(ticket.keeper, ticket.load))
             elif isinstance(action, Reject):
                 ticket = action.ticket
                 assert isinstance(ticket, _Ticket)
@@ -280,10 +413,19 @@ class Manager:
                 if not ticket.deferred.called:
                     ticket.answered().errback(copy.copy(action.error))
             elif isinstance(action, Start):
-                self._by_key[action.model].backend.start()
+                keeper = self._by_key[action.model]
+                keeper.tell("loading")
+                keeper.backend.start()
+            elif isinstance(action, Kill):
+                keeper = self._by_key[action.model]
+                _log.info("killing {name}", name=keeper.model.name)
+                keeper.life.revoked = True
+                keeper.tell("stopping")
+                keeper.backend.kill()
             else:
                 keeper = self._by_key[action.model]
                 _log.info("stopping {name}", name=keeper.model.name)
+                keeper.tell("stopping")
                 keeper.backend.stop()
         self._set_alarm()
         if self._drained is not None and not any(k.engine for k in self._by_key.values()):
@@ -305,8 +447,8 @@ class Manager:
         if model is not None and ticket in model.waiting:
             self.do(self.scheduler.left(ticket.keeper.key, ticket, self.clock.seconds()))
 
-    def _finished(self, keeper: _Keeper) -> None:
-        self.do(self.scheduler.finished(keeper.key, self.clock.seconds()))
+    def _finished(self, keeper: _Keeper, used: bool) -> None:
+        self.do(self.scheduler.finished(keeper.key, self.clock.seconds(), used))
         self._forget(keeper)
 
     def _forget(self, keeper: _Keeper) -> None:
@@ -338,14 +480,24 @@ class _Keeper:
     :ivar key: its name in the scheduler
     :ivar engine: the process, from launch to exit
     :ivar moved: how often bytes were seen to come from it
+    :ivar exit_code: see `ModelReport`
+    :ivar configured: whether it is what its name stands for
+    :ivar unloads: to be fired when its process is gone
     """
 
-    def __init__(self, manager: Manager, model: ModelConfig, key: str) -> None:
+    def __init__(self, manager: Manager, model: ModelConfig, key: str, log: Log) -> None:
         self.manager = manager
         self.key = key
         self.model = model
+        self.log = log
         self.engine: Engine | None = None
+        self.life = _Life()
         self.moved = 0
+        self.exit_code: int | None = None
+        self.configured = True
+        self.unloads: list[Deferred[None]] = []
+        self._told = Change(model.name, "unloaded")
+        self._rest: IDelayedCall | None = None
         self._got_on: object = None
         self.backend = make_backend(
             model.name, self, manager.clock, manager.config.load_timeout_sec
@@ -361,10 +513,39 @@ class _Keeper:
             self._got_on = self.moved, self.engine.progress()
         return self._got_on
 
+    def tell(self, status: str, error: str | None = None) -> None:
+        """Tell those who watch what state it is in now, if that is another one."""
+        exit_code = self.exit_code if status in ("unloaded", "failed") else None
+        change = Change(self.model.name, status, error=error, exit_code=exit_code)
+        if self.configured and status != self._told.status:
+            self._told = change
+            self.manager._watchers.tell(change)
+
+    def gone(self) -> None:
+        """Its process is gone; so hear those who had it unloaded."""
+        unloads, self.unloads = self.unloads, []
+        for gone in unloads:
+            if not gone.called:
+                gone.callback(None)
+
+    def _look_whether_it_rests(self) -> None:
+        """Have it unloaded if nobody has used it for ``idle_unload_sec``, or look again."""
+        now = self.manager.clock.seconds()
+        limit = self.model.idle_unload_sec
+        actions, again = self.manager.scheduler.rest(self.key, limit, now)
+        self._rest = None
+        if again is not None:
+            self._rest = self.manager.clock.callLater(again, self._look_whether_it_rests)
+        if actions:
+            _log.info("{name} was not used for {sec:g} s", name=self.model.name, sec=limit)
+        self.manager.do(actions)
+
     # What the backend needs done
 
     def launch(self, backend: Backend) -> Running:
-        self.engine = self.manager.launcher.launch(self.model, backend)
+        self.life = _Life()
+        self.exit_code = None
+        self.engine = self.manager.launcher.launch(self.model, backend, self.log)
         return self.engine
 
     def await_ready(self, running: Running, backend: Backend) -> Watch:
@@ -395,21 +576,36 @@ class _Keeper:
     def loaded(self) -> None:
         now = self.manager.clock.seconds()
         _log.info("{name} is loaded ({sec:.1f} s)", name=self.model.name, sec=now - self._since)
+        self.tell("loaded")
+        if self.model.idle_unload_sec:
+            # One timer for each loaded model, which looks when it rings: a request costs nothing.
+            limit = self.model.idle_unload_sec
+            self._rest = self.manager.clock.callLater(limit, self._look_whether_it_rests)
         self.manager.do(self.manager.scheduler.loaded(self.key, now))
 
     def load_failed(self, error: GatewayError) -> None:
         _log.error("{error}", error=error.message)
+        self.tell("stopping")
         now = self.manager.clock.seconds()
         self.manager.do(self.manager.scheduler.load_failed(self.key, error, now))
 
-    def exited(self, failure: GatewayError | None) -> None:
-        if failure is not None:
-            _log.error("{error}", error=failure.message)
+    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
         self.engine = None
+        self.exit_code = exit.code
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if failure is None:
+            self.tell("unloaded")
+        else:
+            _log.error("{error}", error=failure.message)
+            self.tell("failed", failure.message)
         now = self.manager.clock.seconds()
         self.manager.do(self.manager.scheduler.exited(self.key, failure, now))
         self.manager._forget(self)
+        self.gone()
 
     def recovered(self) -> None:
+        self.tell("unloaded")
         now = self.manager.clock.seconds()
         self.manager.do(self.manager.scheduler.recovered(self.key, now))
