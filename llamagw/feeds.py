@@ -7,7 +7,7 @@ again, so that nothing piles up for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import msgspec
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -120,7 +120,7 @@ def feed_log(request: Request, manager: Manager, name: str) -> None:
     feed.until_end(manager.watch(ended))
 
 
-def as_text(lines: list[str]) -> bytes:
+def as_text(lines: Iterable[str]) -> bytes:
     """Lines as they are sent."""
     return "".join(f"{line}\n" for line in lines).encode(errors="replace")
 

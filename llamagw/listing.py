@@ -62,7 +62,7 @@ def router_event(change: Change, event: str = "status_change") -> Described:
 
 def _facts(model: ModelConfig, said: Described) -> Described:
     meta = said.get("meta")
-    context = model.context_size
+    context: object = model.context_size
     if model.elsewhere:
         theirs = meta if isinstance(meta, dict) else {}
         context = said.get("context_size") or theirs.get("n_ctx") or said.get("max_model_len")

@@ -157,6 +157,7 @@ class Gateway(Service):
             "llamagw {version} ({transports})", version=__version__, transports=self._transports
         )
         self._say_what_is_served()
+        self._manager.begin()
 
     def _say_what_is_served(self) -> None:
         config = self._config
@@ -167,7 +168,8 @@ class Gateway(Service):
             limit=config.max_loaded_models,
         )
         for model in config.models:
-            _log.info("model {name}: {path}", name=model.name, path=model.model_path)
+            where = ", ".join(r.url for r in model.replicas) or model.model_path
+            _log.info("model {name}: {where}", name=model.name, where=where)
         for model in config.missing_files():
             _log.warn(
                 "model {name} cannot be served: there is no file {path}",

@@ -33,7 +33,9 @@ from llamagw.api import Api
 from llamagw.config import ModelConfig, Names
 from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet.backend import Address
-from llamagw.fleet.manager import ModelReport
+from llamagw.fleet.listeners import Listeners
+from llamagw.fleet.manager import Change, ModelReport
+from llamagw.fleet.process import Log
 from llamagw.proxy.connect import Connector
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site
@@ -319,7 +321,18 @@ class FakeManager:
             ModelReport(id=n, status="unloaded", port=None, in_flight=0, waiting=0, last_used=None)
             for n in self.names
         ]
-        self.config = SimpleNamespace(max_loaded_models=2, default_model=None)
+        #: What the engines of loaded models say of them.
+        self.said: dict[str, dict[str, Any]] = {}
+        #: Orders of the management, such as ("load", "small"); answered by `orders_done`.
+        self.orders: list[tuple[object, ...]] = []
+        self.orders_done: Deferred[None] = succeed(None)
+        self.watchers = Listeners[Change | None]()
+        self.logs = {n: Log(n) for n in self.names}
+        self.config = SimpleNamespace(
+            max_loaded_models=2,
+            default_model=None,
+            models=[ModelConfig(name=n, model_path=f"/models/{n}.gguf") for n in self.names],
+        )
         self.directory = Names((name, []) for name in self.names)
         #: The names of those that were asked for without being loaded for it.
         self.looked: list[str] = []
@@ -348,9 +361,7 @@ class FakeManager:
         """Turn away who has waited longest."""
         self.waiting.pop(0).errback(error)
 
-    def acquire(
-        self, name: str, load: bool = True, failed: Sequence[object] = ()
-    ) -> Deferred[Any]:
+    def acquire(self, name: str, load: bool = True, failed: Sequence[object] = ()) -> Deferred[Any]:
         if not load:
             self.looked.append(name)
         own = self.directory.find(name)
@@ -364,6 +375,29 @@ class FakeManager:
         lease = FakeLease(BACKEND, **self.model)
         self.leases.append(lease)
         return succeed(lease)
+
+    def own_name(self, name: str) -> str:
+        own = self.directory.find(name)
+        if own is None:
+            raise ModelNotFound(name, self.names)
+        return own
+
+    def load(self, name: str) -> Deferred[None]:
+        self.orders.append(("load", self.own_name(name)))
+        return self.orders_done
+
+    def unload(self, name: str, force: bool) -> Deferred[None]:
+        self.orders.append(("unload", self.own_name(name), force))
+        return self.orders_done
+
+    def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
+        return self.watchers.add(tell)
+
+    def log(self, name: str) -> Log:
+        return self.logs[self.own_name(name)]
+
+    async def descriptions(self) -> dict[str, dict[str, Any]]:
+        return self.said
 
     def _left(self, waiter: Deferred[Any]) -> None:
         self.waiting.remove(waiter)

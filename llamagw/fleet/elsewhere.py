@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 
 from llamagw.config import ModelConfig, Replica
 from llamagw.fleet.backend import Address, Backend, Exit
@@ -60,7 +61,7 @@ class Server:
         if not self._over:
             self._over = True
             # Not within the call: who says "stop" is not ready to hear that it has.
-            self._clock.callLater(0, self._backend.ended, Exit(f"{self.url} {how}", ""))
+            self._clock.callLater(0, self._backend.ended, Exit(how, "", who=self.url))
 
 
 class Reach:
@@ -70,8 +71,11 @@ class Reach:
     The `llamagw.fleet.backend.Watch` of a server that is being reached.
     """
 
-    def __init__(self, server: Server, diagnose: Diagnosis, backend: Backend) -> None:
+    def __init__(
+        self, server: Server, diagnose: Diagnosis, clock: IReactorTime, backend: Backend
+    ) -> None:
         self._server = server
+        self._clock = clock
         self._backend = backend
         self._asking: Deferred[None] = Deferred.fromCoroutine(self._ask(diagnose))
         self._asking.addErrback(lambda failure: failure.trap(CancelledError) and None)
@@ -80,6 +84,8 @@ class Reach:
         self._asking.cancel()
 
     async def _ask(self, diagnose: Diagnosis) -> None:
+        # Not within the call: the backend is not in the state yet that this leads out of.
+        await deferLater(self._clock, 0)
         wrong = await diagnose(self._server.address)
         if wrong is None:
             self._backend.healthy()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import treq
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
@@ -45,8 +45,18 @@ Probe = Callable[[Address], "Deferred[bool]"]
 #: Asks a server elsewhere what is wrong with it; None if nothing is. Must not fail.
 Diagnosis = Callable[[Address], "Deferred[str | None]"]
 
-#: Asks a backend how it describes its model. Must not fail: no answer is {}.
-Describe = Callable[[Address], "Deferred[dict[str, Any]]"]
+
+class Asks(Protocol):
+    """What is asked of backends; `HttpProbe` does it over HTTP."""
+
+    def __call__(self, address: Address) -> Deferred[bool]:
+        """A `Probe`."""
+
+    def diagnose(self, address: Address) -> Deferred[str | None]:
+        """A `Diagnosis`."""
+
+    def describe(self, address: Address) -> Deferred[dict[str, Any]]:
+        """Its entry in its own list of models. Must not fail: no answer is {}."""
 
 
 class HttpProbe:
@@ -70,7 +80,7 @@ class HttpProbe:
         return ensureDeferred(self._diagnose(address))
 
     def describe(self, address: Address) -> Deferred[dict[str, Any]]:
-        """Its entry in its own list of models. A `Describe`."""
+        """Its entry in its own list of models; {} if it does not tell."""
         return ensureDeferred(self._describe(address))
 
     async def _well(self, address: Address) -> bool:

@@ -97,7 +97,9 @@ class Relay:
             finally:
                 lease.release()
             # Nothing has reached the client: to it, this is one request that takes a little longer.
-            _log.warn("{name} broke off before it answered; asking once more", name=lease.model.name)
+            _log.warn(
+                "{name} broke off before it answered; asking once more", name=lease.model.name
+            )
             await self._manager.aftermath(lease)
 
     async def _lease(self, request: Request, asked: Asked, failed: list[Lease]) -> Lease:
