@@ -86,6 +86,7 @@ class HealthTests(ApiTestCase):
 class ModelsTests(ApiTestCase):
     def test_all_that_are_configured_are_listed_each_with_its_status(self) -> None:
         statuses = ["unloaded", "loading", "loaded", "failed", "stopping"]
+        self.bench = Bench([f"m-{s}" for s in statuses])
         self.bench.manager.reports = [report(f"m-{s}", s) for s in statuses]
         found = self.get("/v1/models").json()
         self.assertEqual(found["object"], "list")
