@@ -93,11 +93,15 @@ class FakeProbe:
         #: What is wrong with servers elsewhere, by host, and who was asked.
         self.wrong: dict[str, str] = {}
         self.diagnosed: list[str] = []
+        self.diagnoses: dict[str, Deferred[str | None]] = {}
         #: How backends describe their models.
         self.said: dict[str, Any] = {"meta": {"n_ctx": 512}}
 
     def diagnose(self, address: Address) -> Deferred[str | None]:
         self.diagnosed.append(address.host)
+        if self.later:
+            self.diagnoses[address.host] = Deferred()
+            return self.diagnoses[address.host]
         return succeed(self.wrong.get(address.host))
 
     def describe(self, address: Address) -> Deferred[dict[str, Any]]:

@@ -70,9 +70,10 @@ class Lease:
 
     :ivar model: the model as it was configured when it was asked for
     :ivar address: where the backend answers
+    :ivar key: the backend's name in the scheduler
     """
 
-    __slots__ = ("_keeper", "_life", "_replicas", "_used", "address", "engine", "model")
+    __slots__ = ("_keeper", "_life", "_replicas", "_used", "address", "engine", "key", "model")
 
     def __init__(self, keeper: Keeper, used: bool) -> None:
         assert keeper.engine is not None, "a model that admits has a process"
@@ -80,6 +81,7 @@ class Lease:
         self._life = keeper.life
         self._used = used
         self.model = keeper.model
+        self.key = keeper.key
         self._replicas = keeper.entry.keepers
         self.engine = keeper.engine
         self.address = keeper.engine.address
@@ -279,12 +281,12 @@ class Manager:
         was used longest ago. One that is ready comes before one that is not, and one that has
         failed last.
         """
-        tried = [lease.engine for lease in failed]
+        tried = [lease.key for lease in failed]
 
         def rank(keeper: Keeper) -> tuple[bool, bool, bool, int, float]:
             model = self.scheduler.models[keeper.key]
             return (
-                keeper.engine in tried,
+                keeper.key in tried,
                 model.status is not Status.READY,
                 model.status is Status.FAILED,
                 model.in_flight + len(model.waiting),
