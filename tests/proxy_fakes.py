@@ -291,11 +291,11 @@ def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
 class FakeLease:
     """Counts what becomes of it."""
 
-    def __init__(self, address: Address, **model: Any) -> None:
+    def __init__(self, address: Address, tries: int, **model: Any) -> None:
         self.address = address
         self.model = ModelConfig(name="fake", model_path="/dev/null", **model)
         self.revoked = False
-        self.tries = 2
+        self.tries = tries
         self.releases = 0
         self.moves = 0
 
@@ -338,6 +338,10 @@ class FakeManager:
         self.looked: list[str] = []
         #: More of the configuration of the model that a lease is for.
         self.model: dict[str, Any] = {}
+        #: Where its backend is, and how many of them are worth a try.
+        self.address, self.tries = BACKEND, 2
+        #: The leases that were said to have failed, with each that was asked for.
+        self.failed: list[list[object]] = []
         self.asked: list[str] = []
         self.leases: list[FakeLease] = []
         self.waiting: list[Deferred[Any]] = []
@@ -352,7 +356,7 @@ class FakeManager:
 
     def admit(self) -> FakeLease:
         """Give the lease that was waited for longest."""
-        lease = FakeLease(BACKEND, **self.model)
+        lease = FakeLease(self.address, self.tries, **self.model)
         self.leases.append(lease)
         self.waiting.pop(0).callback(lease)
         return lease
@@ -362,6 +366,7 @@ class FakeManager:
         self.waiting.pop(0).errback(error)
 
     def acquire(self, name: str, load: bool = True, failed: Sequence[object] = ()) -> Deferred[Any]:
+        self.failed.append([*failed])
         if not load:
             self.looked.append(name)
         own = self.directory.find(name)
@@ -372,7 +377,7 @@ class FakeManager:
             waiter: Deferred[Any] = Deferred(self._left)
             self.waiting.append(waiter)
             return waiter
-        lease = FakeLease(BACKEND, **self.model)
+        lease = FakeLease(self.address, self.tries, **self.model)
         self.leases.append(lease)
         return succeed(lease)
 

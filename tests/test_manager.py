@@ -584,6 +584,7 @@ class PreloadTests(ManagerCase):
         self.engine("c").end()
         self.manager.reconfigure(self.change("b", preload=True))
         self.assertEqual(self.launcher.launched(), ["a", "c", "b"])
+        self.assertEqual(self.engine("a").asked, [], "nobody else wants its room")
 
 
 class WatchTests(ManagerCase):

@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 
+from twisted.internet.error import ConnectionRefusedError
+
 from llamagw.errors import Dialect, ModelNotLoaded
+from llamagw.fleet.backend import Address
 from llamagw.routes import ROUTES, Where
 from tests.proxy_fakes import BenchTestCase, Wire, answers, event, request, response
 from tests.test_relay import head_and_body
@@ -243,3 +246,93 @@ class TunnelTests(BenchTestCase):
         self.bench.client(request({"model": "small"}, headers=UPGRADE))
         _, headers, _ = head_and_body(self.bench.backend().heard)
         self.assertNotIn("upgrade", headers)
+
+
+class ElsewhereTests(BenchTestCase):
+    """What a server elsewhere gets, and what happens when it fails."""
+
+    FAR = Address("10.0.0.1", 8000, prefix="/api", api_key="secret", model="their name")
+
+    def sent(self, says: bytes) -> tuple[str, dict[str, str], bytes]:
+        self.bench.manager.address = self.FAR
+        self.bench.client(says)
+        return head_and_body(self.bench.backend().heard)
+
+    def test_its_path_has_its_prefix_and_its_host_is_its_own(self) -> None:
+        first, headers, _ = self.sent(request({"model": "small"}, "/v1/completions?x=1"))
+        self.assertEqual(first, "POST /api/v1/completions?x=1 HTTP/1.1")
+        self.assertEqual(headers["host"], "10.0.0.1:8000")
+        first, _, _ = self.sent(request(path="/upstream/small/x"))
+        self.assertEqual(first, "GET /api/x HTTP/1.1")
+
+    def test_the_gateway_s_key_takes_the_place_of_the_client_s(self) -> None:
+        keys = [("Authorization", "Bearer mine"), ("X-Api-Key", "mine"), ("X-Other", "1")]
+        _, headers, _ = self.sent(request({"model": "small"}, headers=keys))
+        self.assertEqual(headers["authorization"], "Bearer secret")
+        self.assertNotIn("x-api-key", headers)
+        self.assertEqual(headers["x-other"], "1")
+        self.FAR = self.FAR._replace(api_key=None)
+        _, headers, _ = self.sent(request({"model": "small"}, headers=keys))
+        self.assertEqual(headers["authorization"], "Bearer mine")
+
+    def test_the_model_is_called_by_its_name_there(self) -> None:
+        _, _, body = self.sent(request(b'{ "n": 1.50, "model": "small"}', "/v1/embeddings"))
+        self.assertEqual(json.loads(body), {"n": 1.5, "model": "their name"})
+        self.assertIn(b"1.50", body)
+        first, _, _ = self.sent(request(path="/props?a=%20&model=small&b"))
+        self.assertEqual(first, "GET /api/props?a=%20&b&model=their%20name HTTP/1.1")
+        file = b'\r\nContent-Disposition: form-data; name="file"\r\n\r\n\x00small\r\n--y\r\n'
+        field = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
+        form = b"--xyz" + file + b"--xyz" + field + b"--xyz--\r\n"
+        kind = [("Content-Type", 'multipart/form-data; boundary="xyz"')]
+        path = "/v1/audio/transcriptions"
+        _, headers, body = self.sent(request(form % b"small", path, headers=kind))
+        self.assertEqual(body, form % b"their name")
+        self.assertEqual(headers["content-length"], str(len(body)))
+
+    def test_a_body_that_calls_it_so_already_is_left_as_it_is(self) -> None:
+        self.FAR = self.FAR._replace(model="small")
+        says = b'{ "model":"small","n":1.50 }'
+        self.assertEqual(self.sent(request(says))[2], says)
+
+    def test_one_that_fails_before_its_first_byte_is_replaced_by_another_each_once(self) -> None:
+        self.bench.manager.tries = 3
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.refuse(ConnectionRefusedError())
+        self.bench.settle()
+        self.bench.backend().hangs_up()
+        self.bench.settle()
+        self.bench.backend().says(response(b"third"))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual((answer.status, answer.body), (200, b"third"))
+        leases = self.bench.manager.leases
+        self.assertEqual([lease.releases for lease in leases], [1, 1, 1])
+        self.assertEqual(self.bench.manager.mourned, leases[:2])
+        self.assertEqual(self.bench.manager.failed, [[], leases[:1], leases[:2]])
+
+    def test_when_all_of_them_fail_it_is_told(self) -> None:
+        self.bench.manager.tries = 3
+        client = self.bench.client(request({"model": "small"}))
+        for _ in range(3):
+            self.bench.refuse(ConnectionRefusedError())
+            self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertIn("cannot be reached", self.assert_envelope(answer, 502)["message"])
+        self.assertEqual(self.bench.connects, 3)
+
+    def test_one_that_has_begun_is_not_replaced(self) -> None:
+        self.bench.manager.tries = 3
+        _client, backend = self.bench.streaming()
+        backend.hangs_up(reset=True)
+        self.bench.settle()
+        self.assertEqual(self.bench.connects, 1)
+
+    def test_a_request_whose_backend_was_unloaded_by_force_is_not_repeated(self) -> None:
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.manager.leases[0].revoked = True
+        self.bench.backend().hangs_up(reset=True)
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assert_envelope(answer, 502)
+        self.assertEqual(self.bench.connects, 1)

@@ -29,7 +29,7 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.errors import GatewayError, ModelNotLoaded, ModelUnavailable
+from llamagw.errors import GatewayError, ModelNotLoaded, ModelUnavailable, ShuttingDown
 from llamagw.fleet import scheduler as real
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
 
@@ -252,16 +252,18 @@ class Fleet(RuleBasedStateMachine):
     def visited(self, which: int) -> None:
         """Somebody comes who must not load."""
         name = self.alive()[which % len(self.alive())]
-        [action] = self.scheduler.arrived(name, -1, self.now, load=False)
+        actions = self.scheduler.arrived(name, -1, self.now, load=False)
         if self.is_open(name):
-            self.hold((1, 10), action == Admit(-1), "a ready model does not admit at once")
-        if isinstance(action, Admit):
+            self.hold((1, 10), actions == [Admit(-1)], "a ready model does not admit at once")
+        if actions == [Admit(-1)]:
             self.hold((10,), self.is_open(name), "a lease of a model that is not open")
             self.leases[name] += 1
             self.visits[name] += 1
         else:
-            told = isinstance(action, Reject) and isinstance(action.error, ModelNotLoaded)
-            self.hold((10,), self.draining or told, "who must not load is not told so")
+            errors = [type(action.error) for action in actions if isinstance(action, Reject)]
+            wanted = ShuttingDown if self.draining else ModelNotLoaded
+            self.hold((10,), errors == [wanted], "who must not load is not told so")
+            self.hold((10,), len(actions) == 1, "something is done for who must not load")
         self.look()
 
     @precondition(lambda self: any(self.visits.values()))

@@ -159,8 +159,7 @@ class Keeper:
         """Its process is gone; so hear those who had it unloaded."""
         unloads, self.unloads = self.unloads, []
         for gone in unloads:
-            if not gone.called:
-                gone.callback(None)
+            gone.callback(None)
 
     def _look_whether_it_rests(self) -> None:
         """Have it unloaded if nobody has used it for ``idle_unload_sec``, or look again."""
