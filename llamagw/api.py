@@ -103,7 +103,9 @@ class Api:
         """One model."""
         own = self._manager.own_name(name)
         entries = {entry["id"]: entry for entry in await self._openai_entries()}
-        return _json(request, entries.get(name) or {**entries[own], "id": name, "alias_of": own})
+        # One that a pattern means is not among them.
+        fitting = {**entries[own], "id": name, "aliases": [], "alias_of": own}
+        return _json(request, entries.get(name, fitting))
 
     @app.route("/models", methods=["GET"], strict_slashes=False)
     async def router_models(self, request: Request) -> bytes:
