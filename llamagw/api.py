@@ -79,6 +79,7 @@ class Api:
         return {Where.BODY: by_body, Where.FORM: by_form, Where.QUERY: by_query}[route.where]
 
     @app.route("/health", methods=["GET"], strict_slashes=False)
+    @app.route("/v1/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
         """200 as long as the gateway serves, with the models in memory or on their way."""
         reports = self._manager.report()

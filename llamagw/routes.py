@@ -138,7 +138,11 @@ ROUTES = (
 OWN = (
     ("GET", "/v1/models", "all models and their aliases, each with its `status`"),
     ("GET", "/v1/models/{id}", "one of them"),
-    ("GET", "/models", "the same as llama-server's router tells it, with `aliases` and `args`"),
+    (
+        "GET",
+        "/models",
+        "the models as llama-server's router tells of them, with port, running and waiting requests",
+    ),
     ("POST", "/models/load", '`{"model": …}`: loads it; with `"wait": true` answers when it is'),
     (
         "POST",

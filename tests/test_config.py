@@ -16,7 +16,7 @@ from twisted.internet.endpoints import serverFromString
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.config import Config, ConfigError, ModelConfig, endpoint_string, load
+from llamagw.config import Config, ConfigError, ModelConfig, Replica, endpoint_string, load
 
 #: The least that a file must say; line 1 is the engine, line 3 the first model.
 LEAST = """\
@@ -69,6 +69,15 @@ class ConfigCase(SynchronousTestCase):
 
 
 class DefaultsTests(ConfigCase):
+    def test_the_example_and_the_readme_name_every_key(self) -> None:
+        root = Path(__file__).resolve().parents[1]
+        example = (root / "config.example.yaml").read_text()
+        readme = (root / "README.md").read_text()
+        for struct in (Config, ModelConfig, Replica):
+            for field in msgspec.structs.fields(struct):
+                self.assertRegex(example, rf"(?m)^[ #-]*{field.name}:|or: {field.name}", field.name)
+                self.assertIn(f"`{field.name}`", readme)
+
     def test_every_default_of_the_gateway(self) -> None:
         values = msgspec.structs.asdict(self.load(LEAST))
         del values["llama_server_path"], values["models"]
