@@ -153,8 +153,11 @@ def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> s
         missing = [n for n, part in enumerate(parts, 1) if not os.path.isfile(part)]
         if missing:
             return f"is the first of {count} parts, and part {missing[0]} is missing"
-        for part in parts[1:]:
-            gguf.read(part)  # a part that is damaged spoils the whole
+        for number, part in enumerate(parts[1:], 2):
+            try:
+                gguf.read(part)
+            except gguf.Unreadable as error:
+                return f"has a part {number} that {error}"
         stem = stem[: split.start()]
     header = gguf.read(path)
     if header.architecture == "clip" or header.text("general.type") == "mmproj":
@@ -207,18 +210,26 @@ def _ranks(header: gguf.Header) -> bool:
 def _kv_token(header: gguf.Header) -> int:
     """Bytes of KV cache that a token takes: for each layer and KV head, a key and a value."""
     arch = header.architecture
-    layers = header.number(f"{arch}.block_count") or 0
-    heads = header.values.get(f"{arch}.attention.head_count")
-    most = max((int(n) for n in heads), default=0) if isinstance(heads, list) else heads
-    if not isinstance(most, int) or most < 1:
-        return 0
-    kv = header.values.get(f"{arch}.attention.head_count_kv", most)
-    # Of models whose layers differ, it is a list.
-    kv_heads = sum(int(n) for n in kv) if isinstance(kv, list) else int(kv or 0) * layers
-    head = (header.number(f"{arch}.embedding_length") or 0) // most
+    _, most = _heads(header, f"{arch}.attention.head_count")
+    if f"{arch}.attention.head_count_kv" in header.values:
+        in_all, _ = _heads(header, f"{arch}.attention.head_count_kv")
+    else:
+        in_all, _ = _heads(header, f"{arch}.attention.head_count")
+    head = (header.number(f"{arch}.embedding_length") or 0) // max(most, 1)
     key = header.number(f"{arch}.attention.key_length") or head
     value = header.number(f"{arch}.attention.value_length") or head
-    return max(kv_heads, 0) * (key + value) * 2
+    return max(in_all * (key + value) * 2, 0)
+
+
+def _heads(header: gguf.Header, key: str) -> tuple[int, int]:
+    """Of all layers together, and of the layer that has most."""
+    value = header.values.get(key)
+    if isinstance(value, list):
+        # Of models whose layers differ.
+        each = [number for number in value if isinstance(number, int)]
+        return sum(each), max(each, default=0)
+    number = header.number(key) or 0
+    return number * (header.number(f"{header.architecture}.block_count") or 0), number
 
 
 def _stem(path: str) -> str:

@@ -9,6 +9,7 @@ stderr. What only one command needs is imported there: completion must be quick.
 from __future__ import annotations
 
 import functools
+import io
 import json
 import os
 import shutil
@@ -16,7 +17,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -44,6 +45,10 @@ _COLOURS = {"loaded": "green", "loading": "yellow", "stopping": "yellow", "faile
 
 def main() -> None:
     """The console command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a model's name gets a "?" in it, not a traceback.
+            stream.reconfigure(errors="replace")
     try:
         code = cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -485,5 +490,5 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "llamagw", "_LLAMAGW_COMPLETE").source())
 
 
-def _print_json(value: object, file: IO[str] | None = None) -> None:
-    click.echo(json.dumps(value, indent=2, ensure_ascii=False), file=file)
+def _print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
