@@ -70,7 +70,11 @@ class Client:
 
         :raises Failed: as all of these do
         """
-        return self._json("GET", "/models")
+        answer = self._json("GET", "/models")
+        models = answer.get("data")
+        if not isinstance(models, list) or not all(map(_is_model, models)):
+            raise self._strange("/models")
+        return answer
 
     def load(self, name: str) -> None:
         """Have a model loaded; returns when it is."""
@@ -93,8 +97,14 @@ class Client:
         """The last lines of a model's engine, and then all that come, until the gateway ends it."""
         path = f"/models/logs?model={quote(name, safe='')}&follow=true"
         with self._ask("GET", path, endless=True) as response, self._told():
-            while line := response.readline():
-                yield line.decode("utf-8", "replace").rstrip("\r\n")
+            begun = b""
+            # Not readline(), for which a connection that breaks off is an end like any other.
+            while data := response.read1(2**16):
+                *lines, begun = (begun + data).split(b"\n")
+                for line in lines:
+                    yield line.decode("utf-8", "replace").rstrip("\r")
+            if begun:
+                yield begun.decode("utf-8", "replace")
 
     def _manage(self, path: str, name: str, body: dict[str, Any]) -> None:
         try:
@@ -123,8 +133,11 @@ class Client:
         except ValueError:
             answer = None
         if not isinstance(answer, dict):
-            raise Failed(f"{self.url}{path} did not answer as llamagw does; is it another server?")
+            raise self._strange(path)
         return answer
+
+    def _strange(self, path: str) -> Failed:
+        return Failed(f"{self.url}{path} did not answer as llamagw does; is it another server?")
 
     @contextlib.contextmanager
     def _ask(
@@ -204,10 +217,19 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock.connect(self._path)
 
 
+def _is_model(model: Any) -> bool:
+    return (
+        isinstance(model, dict)
+        and isinstance(model.get("id"), str)
+        and isinstance(model.get("status"), dict)
+        and "value" in model["status"]
+    )
+
+
 def names(models: dict[str, Any]) -> list[str]:
     """All names and aliases in an answer to ``GET /models``."""
     found = []
-    for model in models.get("data", []):
+    for model in models["data"]:
         found += [model["id"], *model.get("aliases", [])]
     return found
 

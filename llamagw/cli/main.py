@@ -60,7 +60,7 @@ def main() -> None:
 
 
 @click.group(
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
   llamagw init ~/models          write config.yaml from the GGUF files there
@@ -187,7 +187,8 @@ def _served(config: Config) -> list[dict[str, Any]]:
     epilog="""\b
 Examples:
   llamagw init ~/models
-  llamagw init ~/models --llama-server ~/llama.cpp/build/bin/llama-server --gpu-layers -1
+  llamagw init ~/models --llama-server /opt/llama.cpp/llama-server
+  llamagw init ~/models --gpu-layers -1 --force
   llamagw init ~/models -o - | less"""
 )
 @click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
@@ -327,7 +328,7 @@ _name_argument = click.argument("name", shell_complete=_complete_name)
 Examples:
   llamagw ps
   llamagw ps --url http://gpu-box:8000
-  llamagw ps --json | jq -r '.data[] | select(.status.value == "loaded") | .id'"""
+  llamagw ps --json | jq -r '.data[].id'"""
 )
 @_gateway_command
 @_json_option
@@ -342,7 +343,7 @@ def ps(client: Client, as_json: bool) -> None:
     if as_json:
         _print_json(answer)
         return
-    models = sorted(answer.get("data", []), key=lambda model: _status(model) in _NOT_LOADED)
+    models = sorted(answer["data"], key=lambda model: _status(model) in _NOT_LOADED)
     if not models:
         click.echo("no models")
         return
@@ -365,7 +366,7 @@ _NOT_LOADED = ("unloaded", "failed")
 def _status(model: dict[str, Any]) -> str:
     value = model["status"]["value"]
     failed = value == "unloaded" and model["status"].get("failed")
-    return "failed" if failed else str(value)
+    return "failed" if failed else show.plain(str(value))
 
 
 def _row(model: dict[str, Any]) -> list[str]:
@@ -384,7 +385,7 @@ def _row(model: dict[str, Any]) -> list[str]:
 
 
 def _number(value: int | None) -> str:
-    return "-" if value is None else str(value)
+    return "-" if value is None else show.plain(str(value))
 
 
 @cli.command(
