@@ -2,17 +2,21 @@
 The resource tree: what is at which path, and the gateway's own answers.
 
 Klein routes; every error of its and ours becomes an envelope in one place. Requests for a model are
-handed to the relay; they are in `INFERENCE` so that the server finds them without a URL match.
+handed to the relay; the POSTs among them are in `Api.table`, where the server finds them without a
+URL match.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
@@ -21,16 +25,17 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing import RequestRedirect
 
 from llamagw import __version__
-from llamagw.errors import GatewayError, MethodNotAllowed, ModelNotFound, PathNotFound
+from llamagw.config import ModelConfig
+from llamagw.errors import BadRequest, GatewayError, MethodNotAllowed, PathNotFound
+from llamagw.feeds import as_text, feed_changes, feed_log
 from llamagw.fleet.manager import Manager, ModelReport
+from llamagw.listing import Described, openai_entries, router_entry
+from llamagw.proxy.asked import LACKING, Reader, by_body, by_form, by_path, by_query, by_shaped_body
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Request
+from llamagw.routes import OWN, ROUTES, Route, Where
 
-#: POST, routed by the ``model`` of the JSON body.
-INFERENCE = ("/v1/chat/completions", "/v1/completions", "/v1/embeddings")
-
-#: GET, answered by the gateway itself. The start-up lines list both.
-OWN = ("/v1/models", "/health")
+_PATHS = (*(path for route in ROUTES for path in route.paths), *(path for _, path, _ in OWN))
 
 
 class Api:
@@ -58,8 +63,20 @@ class Api:
 
     @property
     def table(self) -> dict[bytes, Callable[[Request], object]]:
-        """The paths of the relay, to be looked at before the tree."""
-        return {path.encode(): self._relay.render for path in INFERENCE}
+        """The paths of the relay that are POSTed to, to be looked at before the tree."""
+        return {
+            path.encode(): partial(self._relay.render, read=self._reader(route))
+            for route in ROUTES
+            for path in route.paths
+            if "POST" in route.methods and "{" not in path
+        }
+
+    def _reader(self, route: Route) -> Reader:
+        if route.where is Where.PATH:
+            return lambda request: by_path(request, self._manager.directory)
+        if route.where is Where.BODY and route.shaped:
+            return by_shaped_body
+        return {Where.BODY: by_body, Where.FORM: by_form, Where.QUERY: by_query}[route.where]
 
     @app.route("/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
@@ -77,18 +94,72 @@ class Api:
         )
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
-    def models(self, request: Request) -> bytes:
-        """All models that are configured."""
-        data = [_model(report) for report in self._manager.report()]
-        return _json(request, {"object": "list", "data": data})
+    async def models(self, request: Request) -> bytes:
+        """All models that are configured, and their aliases."""
+        return _json(request, {"object": "list", "data": await self._openai_entries()})
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
-    def model(self, request: Request, name: str) -> bytes:
+    async def model(self, request: Request, name: str) -> bytes:
         """One model."""
-        for report in self._manager.report():
-            if report.id == name:
-                return _json(request, _model(report))
-        raise ModelNotFound(name, self._manager.names)
+        own = self._manager.own_name(name)
+        entries = {entry["id"]: entry for entry in await self._openai_entries()}
+        return _json(request, entries.get(name) or {**entries[own], "id": name, "alias_of": own})
+
+    @app.route("/models", methods=["GET"], strict_slashes=False)
+    async def router_models(self, request: Request) -> bytes:
+        """All models, as llama-server's router tells of them."""
+        data = [router_entry(*known) for known in await self._known()]
+        return _json(request, {"object": "list", "data": data})
+
+    @app.route("/models/load", methods=["POST"])
+    async def load(self, request: Request) -> bytes:
+        """Load a model, as a request for it would; `wait` for it if that is asked for."""
+        asked = _orders(request)
+        loading = self._manager.load(asked.model)
+        if asked.wait or loading.called:
+            await loading
+        else:
+            # The manager logs why it was in vain, and /models tells.
+            loading.addErrback(lambda _: None)
+        return _json(request, {"success": True})
+
+    @app.route("/models/unload", methods=["POST"])
+    async def unload(self, request: Request) -> bytes:
+        """Unload a model; answers when it is gone."""
+        asked = _orders(request)
+        await self._manager.unload(asked.model, asked.force)
+        return _json(request, {"success": True})
+
+    @app.route("/models/sse", methods=["GET"])
+    def changes(self, request: Request) -> Deferred[None]:
+        """Events, as long as the client listens."""
+        feed_changes(request, self._manager, self._clock)
+        return Deferred()
+
+    @app.route("/models/logs", methods=["GET"])
+    def logs(self, request: Request) -> bytes | Deferred[None]:
+        """What a model's engine printed last."""
+        asked = by_query(request)
+        name = asked.model or self._manager.config.default_model
+        if not name:
+            raise BadRequest(LACKING[asked.where], param="model")
+        if request.args.get(b"follow") in ([b"true"], [b"1"]) and request.method == b"GET":
+            feed_log(request, self._manager, name)
+            return Deferred()
+        body = as_text(self._manager.log(name).lines)
+        request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
+        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        return body
+
+    async def _openai_entries(self) -> list[Described]:
+        return [entry for known in await self._known() for entry in openai_entries(*known)]
+
+    async def _known(self) -> list[tuple[ModelReport, ModelConfig, Described]]:
+        """All that is known of each model, in the order of the configuration."""
+        said = await self._manager.descriptions()
+        models = {model.name: model for model in self._manager.config.models}
+        reports = self._manager.report()
+        return [(r, models[r.id], said.get(r.id, {})) for r in reports if r.id in models]
 
     @app.handle_errors(WerkzeugMethodNotAllowed)  # type: ignore[arg-type]
     def method_not_allowed(self, request: Request, failure: Failure) -> bytes:
@@ -100,9 +171,12 @@ class Api:
 
     @app.handle_errors(WerkzeugNotFound, RequestRedirect)  # type: ignore[arg-type]
     def not_found(self, request: Request, failure: Failure) -> bytes:
-        paths = ", ".join((*INFERENCE, *OWN))
         path = request.path.decode(errors="replace")
-        return _error(request, PathNotFound(f"There is nothing at {path}. Known paths: {paths}."))
+        near = get_close_matches(path, _PATHS, n=3)
+        hint = (
+            f"Did you mean {' or '.join(near)}?" if near else f"Known paths: {', '.join(_PATHS)}."
+        )
+        return _error(request, PathNotFound(f"There is nothing at {path}. {hint}"))
 
     @app.handle_errors(GatewayError)  # type: ignore[arg-type]
     def gateway_error(self, request: Request, failure: Failure) -> bytes:
@@ -110,13 +184,22 @@ class Api:
         return _error(request, failure.value)
 
 
-def _inference(self: Api, request: Request) -> Deferred[None]:
-    # Reached when the table was passed over; what it is here for above all is the 405.
-    return self._relay.render(request)
+def _relayed(route: Route) -> Callable[..., Deferred[None]]:
+    """The handler of a route of the relay; to those in `Api.table` it gives the 405."""
+
+    def relayed(self: Api, request: Request, **_: str) -> Deferred[None]:
+        self._relay.render(request, self._reader(route))
+        # The relay has the last word; Klein is not to finish what it may have cut off.
+        return Deferred()
+
+    return relayed
 
 
-for _path in INFERENCE:
-    Api.app.route(_path, methods=["POST"], endpoint=_path)(_inference)
+for _route in ROUTES:
+    for _path in _route.paths:
+        _rule = _path.replace("{model}/{rest}", "<path:rest>").replace("{id}", "<id>")
+        _methods = list(_route.methods)
+        Api.app.route(_rule, methods=_methods, endpoint=f"{_methods} {_path}")(_relayed(_route))
 
 
 def _json(request: Request, value: Any) -> bytes:
@@ -124,17 +207,25 @@ def _json(request: Request, value: Any) -> bytes:
 
 
 def _error(request: Request, error: GatewayError) -> bytes:
-    return request.prepare(error.status, error.body(), error.headers())
+    return request.prepare(error.status, error.body(request.dialect), error.headers())
 
 
-def _model(report: ModelReport) -> dict[str, object]:
-    """A model as OpenAI describes one, and its status."""
-    # A stopping model is still in memory, but nobody can have it: to a client it is unloaded.
-    status = "unloaded" if report.status == "stopping" else report.status
-    return {
-        "id": report.id,
-        "object": "model",
-        "created": 0,
-        "owned_by": "llamagw",
-        "status": status,
-    }
+class _Orders(Struct):
+    """The body of /models/load and /models/unload."""
+
+    model: str
+    wait: bool = False
+    force: bool = False
+
+
+def _orders(request: Request) -> _Orders:
+    """
+    :raises BadRequest: when the body is none such
+    """
+    try:
+        return msgspec.json.decode(request.body, type=_Orders)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        what = str(error) if request.body else "it is empty"
+        raise BadRequest(
+            f'The body must be a JSON object such as {{"model": "…"}}: {what}.'
+        ) from None

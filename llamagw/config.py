@@ -1,103 +1,69 @@
 """
-The configuration: every key, its default, its limits, and what is said when one is wrong.
+How a YAML file becomes a configuration, and what is said when it is wrong.
 
-``load`` turns a YAML file into a frozen `Config`, or raises one `ConfigError` that holds all
-faults at once. Every default stands in the two Structs below and nowhere else. Nothing here
-starts, opens or serves anything; files are looked at only to say that they are missing.
+``load`` turns a file into a frozen `Config` (settings.py), or raises one `ConfigError` that holds
+all faults at once. Nothing here starts, opens or serves anything; files are looked at only to say
+that they are missing.
 """
 
 from __future__ import annotations
 
 import difflib
-import ipaddress
+import math
 import os
 import re
 import shutil
 from collections.abc import Iterator
-from typing import Annotated, Any, get_args, get_type_hints
+from typing import Any, get_args, get_type_hints
 
 import msgspec
 import yaml
 from msgspec import Meta, Struct
 
-#: YAML can write characters that no file name, command line or JSON can carry.
-_TEXT = r"\A[^\0\ud800-\udfff]*\Z"
+from llamagw.settings import (
+    TEXT,
+    Config,
+    ModelConfig,
+    Names,
+    Replica,
+    cannot_listen,
+    endpoint_string,
+    is_pattern,
+    origin,
+)
 
-#: The longest time that a timer is given; infinity would break it.
-_YEAR = 365 * 24 * 3600.0
-
-_Name = Annotated[
-    str, Meta(min_length=1, pattern=_TEXT, description='a name, such as "qwen2.5-7b"')
-]
-_Path = Annotated[str, Meta(min_length=1, pattern=_TEXT, description="the path of a file")]
-_Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
-_Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
-_Layers = Annotated[int, Meta(ge=-1, description="a whole number: -1 (all), 0 (CPU only) or more")]
-_Seconds = Annotated[
-    float, Meta(gt=0, le=_YEAR, description="a number of seconds, more than 0, a year at most")
-]
-_Patience = Annotated[
-    float, Meta(ge=0, le=_YEAR, description="a number of seconds, 0 or more, a year at most")
-]
-_Megabytes = Annotated[
-    float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
-]
-_Switch = Annotated[bool, Meta(description="true or false")]
-_Arguments = Annotated[
-    list[Annotated[str, Meta(pattern=_TEXT)]],
-    Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
-]
-_Address = Annotated[
-    str,
-    Meta(
-        min_length=1,
-        pattern=_TEXT,
-        description='an address such as ":8000", "127.0.0.1:8000", "[::1]:8000" '
-        "or a Twisted server endpoint string",
-    ),
+__all__ = [
+    "Config",
+    "ConfigError",
+    "Fault",
+    "ModelConfig",
+    "Names",
+    "Replica",
+    "cannot_listen",
+    "endpoint_string",
+    "is_pattern",
+    "load",
 ]
 
 #: Flags that the gateway must own: with another value it would not find its own backend.
 _OWN_FLAGS = {"--host", "--port", "-m", "--model"}
 
+#: The keys of a model that llamagw starts itself.
+_OF_A_FILE = (
+    "gpu_layers",
+    "context_size",
+    "threads",
+    "batch_size",
+    "parallel",
+    "extra_args",
+    "env",
+    "pinned",
+    "preload",
+    "idle_unload_sec",
+)
 
-class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One entry of ``models:``, as the gateway uses it: paths absolute."""
-
-    name: _Name
-    model_path: _Path
-    gpu_layers: _Layers = 0
-    context_size: _Count = 4096
-    threads: _Count = 4
-    batch_size: _Count = 512
-    parallel: _Count = 8
-    extra_args: _Arguments = []
-
-
-class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The whole file, as the gateway uses it: paths absolute, ``models`` never empty."""
-
-    llama_server_path: _Path
-    models: list[ModelConfig]
-    listen_addr: _Address = ":8000"
-    port_range_start: _Port = 8081
-    max_loaded_models: _Count = 2
-    health_check_sec: _Seconds = 30
-    swap_after_sec: _Patience = 10
-    max_queue: _Count = 512
-    queue_timeout_sec: _Seconds = 600
-    stream_keepalive_sec: _Patience = 0
-    load_timeout_sec: _Seconds = 600
-    stop_timeout_sec: _Seconds = 10
-    drain_sec: _Patience = 30
-    max_body_mb: _Megabytes = 64
-    request_timeout_sec: _Seconds = 60
-    client_stall_sec: _Seconds = 600
-    access_log: _Switch = False
-
-    def missing_files(self) -> list[ModelConfig]:
-        """The models whose file is not there now (a warning at start, a 503 when asked for)."""
-        return [model for model in self.models if not os.path.isfile(model.model_path)]
+#: How many may be in memory when the file does not say.
+_ROOM = Config(llama_server_path="", models=[]).max_loaded_models
 
 
 class Fault(Struct, frozen=True):
@@ -133,69 +99,6 @@ def load(path: str) -> Config:
     return _Reader(path).read()
 
 
-def endpoint_string(address: str) -> str:
-    """
-    A ``listen_addr`` as a Twisted server endpoint string.
-
-    ``:8000``, ``127.0.0.1:8000``, ``[::1]:8000`` and ``localhost:8000`` are translated; an endpoint
-    string (``tcp:…``, ``unix:/path``, ``ssl:…``, or a plugin's) comes back as it is.
-
-    :raises ValueError: saying what is wrong and what would be right
-    """
-    text = address.strip()
-    kind, colon, rest = text.partition(":")
-    if "://" in text:
-        raise cannot_listen(address, "that is a URL")
-    if kind in ("tcp", "tcp6", "ssl"):
-        first = rest.partition(":")[0].removeprefix("port=")
-        if "=" not in first:
-            _port(address, first)
-    elif kind == "unix":
-        if not rest.partition(":")[0].removeprefix("address="):
-            raise cannot_listen(address, "the path of the socket is missing")
-    elif text.startswith("[") or not kind or kind == "localhost" or "." in kind or rest.isdigit():
-        short = re.fullmatch(
-            r"\[(?P<six>.*)\]:(?P<sixport>.*)|(?P<host>[^:\[\]]*):(?P<port>.*)", text
-        )
-        if short is None:
-            raise cannot_listen(address, "there is no port" if colon else "no host and no port")
-        if short["six"] is not None:
-            if not _is_ip(short["six"].partition("%")[0], 6):
-                raise cannot_listen(address, f"{short['six']!r} is not an IPv6 address")
-            interface = short["six"].replace(":", "\\:")
-            return f"tcp6:{_port(address, short['sixport'])}:interface={interface}"
-        host = short["host"] or "0.0.0.0"
-        if not (_is_ip(host, 4) or re.fullmatch(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+", host)):
-            raise cannot_listen(address, f"{host!r} is neither an IPv4 address nor a host name")
-        return f"tcp:{_port(address, short['port'])}:interface={host}"
-    elif not rest:
-        raise cannot_listen(address, "there is no port")
-    return text
-
-
-def cannot_listen(address: str, why: str) -> ValueError:
-    """What is said of a ``listen_addr`` that cannot be used."""
-    return ValueError(
-        f"cannot listen on {address!r}: {why}; write ':8000', '127.0.0.1:8000', '[::1]:8000', "
-        "'unix:/path/to/socket' or another Twisted server endpoint string"
-    )
-
-
-def _port(address: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise cannot_listen(address, f"the port is {text!r}, not a number")
-    if len(text) > 5 or int(text) > 65535:
-        raise cannot_listen(address, f"port {text} is above 65535")
-    return int(text)
-
-
-def _is_ip(text: str, version: int) -> bool:
-    try:
-        return ipaddress.ip_address(text).version == version
-    except ValueError:
-        return False
-
-
 class _Reader:
     """One reading of one file: collects faults on its way instead of stopping at the first."""
 
@@ -204,6 +107,9 @@ class _Reader:
         self.folder = os.path.dirname(os.path.abspath(path))
         self.faults: list[Fault] = []
         self.lines: dict[str, int] = {}
+        self._known: dict[str, str] = {}
+        #: What stands at each place, letter by letter: YAML reads 0755 as 493.
+        self.texts: dict[str, str] = {}
 
     def fault(self, place: str, message: str) -> None:
         # A key that is missing has no line; its parent's is the next best.
@@ -217,8 +123,11 @@ class _Reader:
         if raw is not None:
             values = self._fields(Config, raw, "")
             models = self._models(raw["models"]) if "models" in raw else []
-            self._executable(values, raw)
+            self._default_model(values.get("default_model"))
+            self._executable(values, raw, models)
             self._listen_addr(values)
+            if not self.faults:
+                self._room(values.get("max_loaded_models", _ROOM), models)
         if self.faults:
             raise ConfigError(sorted(self.faults, key=lambda f: f.line or 0))
         return Config(**{**values, "models": models})
@@ -241,6 +150,8 @@ class _Reader:
             mark = error.problem_mark or error.context_mark
             line = mark.line + 1 if mark else None
             what = " ".join(str(error.problem or error.context).split())
+            if "alias" in str(error.context):
+                what += '; a text that begins with * or & needs quotes, such as "*"'
             self.faults.append(Fault(self.path, line, "", f"is not YAML: {what}"))
             return None
         except RecursionError:
@@ -264,7 +175,9 @@ class _Reader:
             self.fault(place, f"is given twice; line {node.start_mark.line + 1} has it again")
             return
         self.lines[place] = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
+        if isinstance(node, yaml.ScalarNode):
+            self.texts[place] = node.value
+        elif isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 inner = f"{place}.{key.value}" if place else str(key.value)
                 self._walk(value, inner)
@@ -287,6 +200,8 @@ class _Reader:
             if name == "models":
                 if name not in raw:
                     self.fault(name, "is missing; a list with at least one model is needed")
+            elif name == "replicas" and isinstance(raw.get(name), list):
+                continue  # each is looked at by itself
             elif name not in raw:
                 if field.required:
                     self.fault(
@@ -298,7 +213,7 @@ class _Reader:
                 except (msgspec.ValidationError, UnicodeEncodeError):
                     wanted = _description(hints[name])
                     self.fault(f"{prefix}{name}", f"expected {wanted}, got {_show(raw[name])}")
-        for name in ("llama_server_path", "model_path"):
+        for name in ("llama_server_path", "model_path", "ca_file"):
             if name in values:
                 values[name] = self._absolute(values[name])
         return values
@@ -309,12 +224,15 @@ class _Reader:
             return []
         models: list[ModelConfig] = []
         seen: dict[str, int] = {}
+        named: dict[int, tuple[str, list[str]]] = {}
         for index, entry in enumerate(raw):
             place = f"models[{index}]"
             if not isinstance(entry, dict):
                 self.fault(place, f'expected keys such as "name: …", got {_show(entry)}')
                 continue
             before = len(self.faults)
+            if isinstance(entry.get("env"), dict):
+                entry = {**entry, "env": self._env(entry["env"], f"{place}.env")}
             values = self._fields(ModelConfig, entry, place)
             for number, argument in enumerate(values.get("extra_args", [])):
                 if argument.split("=")[0] in _OWN_FLAGS:
@@ -322,6 +240,8 @@ class _Reader:
                         f"{place}.extra_args[{number}]",
                         f"{argument} is set by llamagw itself; leave it out",
                     )
+            self._params(values, place)
+            self._elsewhere(values, entry, place)
             name = values.get("name")
             if name is not None and name in seen:
                 self.fault(
@@ -330,16 +250,184 @@ class _Reader:
                 )
             elif name is not None:
                 seen[name] = index
+                named[index] = name, values.get("aliases", [])
             if len(self.faults) == before:
                 models.append(ModelConfig(**values))
+        self._aliases(named)
         return models
+
+    def _elsewhere(self, values: dict[str, Any], entry: dict[Any, Any], place: str) -> None:
+        """Whether the model is a file or servers elsewhere; these become ``replicas``."""
+        given = [key for key in ("model_path", "url", "replicas") if key in entry]
+        if not given:
+            self.fault(
+                f"{place}.model_path",
+                "is missing; the path of a file is needed (or url:, for a model that lives "
+                "elsewhere)",
+            )
+        elif len(given) > 1:
+            self.fault(f"{place}.{given[1]}", f"does not go together with {given[0]}; give one")
+        for key in _OF_A_FILE:
+            if key in entry and given and "model_path" not in given:
+                self.fault(
+                    f"{place}.{key}", "is for a model that llamagw starts itself, with model_path"
+                )
+        for key in ("api_key", "api_key_env", "ca_file", "upstream_model"):
+            if key in entry and "url" not in given:
+                self.fault(f"{place}.{key}", "goes with url (or inside of each of the replicas)")
+        servers: dict[str, dict[str, Any]] = {}
+        if "url" in values:
+            urls = values["url"] if isinstance(values["url"], list) else [values["url"]]
+            common: dict[str, Any] = {
+                key: values[key]
+                for key in ("api_key", "api_key_env", "ca_file", "upstream_model")
+                if key in values
+            }
+            for number, url in enumerate(urls):
+                at = f"{place}.url" + (f"[{number}]" if len(urls) > 1 else "")
+                servers[at] = {"url": url, **common}
+            if not urls:
+                self.fault(f"{place}.url", "is an empty list; at least one URL is needed")
+        for number, one in enumerate(_list(entry.get("replicas"))):
+            at = f"{place}.replicas[{number}]"
+            if isinstance(one, dict):
+                servers[at] = self._fields(Replica, one, at)
+            else:
+                self.fault(at, f'expected keys such as "url: …", got {_show(one)}')
+        if entry.get("replicas") == []:
+            self.fault(f"{place}.replicas", "is an empty list; at least one is needed")
+        replicas = [self._replica(server, at) for at, server in servers.items()]
+        values.pop("url", None)
+        if "model_path" not in given:
+            values["replicas"] = [r for r in replicas if r is not None]
+
+    def _replica(self, server: dict[str, Any], place: str) -> Replica | None:
+        if "url" not in server:
+            return None
+        try:
+            tls = origin(server["url"]).tls
+        except ValueError as error:
+            at = place if "].url" in place or place.endswith(".url") else f"{place}.url"
+            self.fault(at, str(error))
+            return None
+        base = place.partition(".url")[0]
+        if "api_key_env" in server:
+            key = os.environ.get(server["api_key_env"], "")
+            if "api_key" in server:
+                self.fault(f"{base}.api_key_env", "does not go together with api_key; give one")
+            elif not key:
+                self.fault(
+                    f"{base}.api_key_env",
+                    f"the environment has no {server['api_key_env']}; set it, or give api_key",
+                )
+            server["api_key"] = key
+        if "ca_file" in server:
+            if not tls:
+                self.fault(f"{base}.ca_file", "is for https, and the URL is http")
+            else:
+                self._certificates(server["ca_file"], f"{base}.ca_file")
+        if not re.fullmatch(r"[!-~]*", server.get("api_key", "")):
+            self.fault(f"{base}.api_key", "has characters that no header can carry")
+        return Replica(**server)
+
+    def _certificates(self, path: str, place: str) -> None:
+        try:
+            with open(path, "rb") as file:
+                if b"-----BEGIN CERTIFICATE-----" not in file.read():
+                    self.fault(place, f"{path} has no certificate in it (PEM is expected)")
+        except OSError as error:
+            self.fault(place, f"{path} cannot be read: {error.strerror}")
+
+    def _params(self, values: dict[str, Any], place: str) -> None:
+        """What a request is shaped with must be JSON, and leave alone what it is routed by."""
+        for key in ("set_params", "default_params", "strip_params"):
+            given = values.get(key, ())
+            if "model" in given:
+                self.fault(
+                    f"{place}.{key}",
+                    "`model` is what a request is routed by; leave it out (aliases: gives a model "
+                    "more names)",
+                )
+            for name in given if isinstance(given, dict) else ():
+                if not _is_json(given[name]):
+                    self.fault(
+                        f"{place}.{key}.{name}",
+                        f"JSON has no such value: {_show(given[name])}; quote it if it is a text",
+                    )
+
+    def _aliases(self, named: dict[int, tuple[str, list[str]]]) -> None:
+        """
+        No two models may be meant by one name.
+
+        :param named: the name and aliases of each model, by its place in the list
+        """
+        names = {name: f"the name of models[{index}]" for index, (name, _) in named.items()}
+        for index, (_, aliases) in named.items():
+            for number, alias in enumerate(aliases):
+                if alias in names:
+                    self.fault(
+                        f"models[{index}].aliases[{number}]",
+                        f'"{alias}" is {names[alias]} already; each name means one model',
+                    )
+                else:
+                    names[alias] = f"an alias of models[{index}]"
+        self._known = names
+        self._names = Names(named.values())
+
+    def _default_model(self, name: str | None) -> None:
+        if name is None or not self._known or self._names.find(name) is not None:
+            return
+        near = difflib.get_close_matches(name, self._known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(self._known)}"
+        self.fault("default_model", f'no model is called "{name}"; {hint}')
+
+    def _env(self, raw: dict[Any, Any], place: str) -> dict[str, str]:
+        """The variables that are right; a number is taken as it is written."""
+        variables = {}
+        for name, value in raw.items():
+            at = f"{place}.{name}"
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                value = self.texts.get(at, str(value))
+            if not isinstance(name, str) or not re.fullmatch(r"[^=\0\ud800-\udfff]+", name):
+                self.fault(at, f'expected a name without "=", such as OMP_WAIT, got {_show(name)}')
+            elif not isinstance(value, str) or not re.search(TEXT, value):
+                self.fault(at, f"expected a text, got {_show(value)}; put it in quotes")
+            else:
+                variables[name] = value
+        return variables
+
+    def _room(self, limit: int, models: list[ModelConfig]) -> None:
+        """Whether as many models fit into memory as are to be kept there."""
+        models = [model for model in models if not model.elsewhere]
+        preload = [index for index, model in enumerate(models) if model.preload]
+        if len(preload) > limit:
+            self.fault(
+                f"models[{preload[limit]}].preload",
+                f"{len(preload)} models are to be preloaded and max_loaded_models is {limit}; "
+                f"raise max_loaded_models to {len(preload)}, or preload fewer",
+            )
+        pinned = [index for index, model in enumerate(models) if model.pinned]
+        others = [model.name for model in models if not model.pinned]
+        needed = len(pinned) + (1 if others else 0)
+        if pinned and needed > limit:
+            one_too_many = pinned[min(limit, len(pinned) - 1)]
+            lost = others[0] if others else models[one_too_many].name
+            self.fault(
+                f"models[{one_too_many}].pinned",
+                f"{len(pinned)} models are pinned and max_loaded_models is {limit}, so that "
+                f'"{lost}" could never be loaded; raise max_loaded_models to {needed}',
+            )
 
     def _absolute(self, path: str) -> str:
         return os.path.normpath(os.path.join(self.folder, os.path.expanduser(path)))
 
-    def _executable(self, values: dict[str, Any], raw: dict[Any, Any]) -> None:
+    def _executable(
+        self, values: dict[str, Any], raw: dict[Any, Any], models: list[ModelConfig]
+    ) -> None:
         path = values.get("llama_server_path")
         if path is None:
+            if "llama_server_path" not in raw and not (models and all(m.elsewhere for m in models)):
+                self.fault("llama_server_path", "is missing; the path of a file is needed")
             return
         # A bare command name that is no file here is looked for on PATH, as a shell would.
         given = raw["llama_server_path"]
@@ -361,6 +449,25 @@ class _Reader:
             endpoint_string(values.get("listen_addr", ":8000"))
         except ValueError as error:
             self.fault("listen_addr", str(error))
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value of the file can be sent as it is: YAML has dates, sets and infinity too."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(value[key]) for key in value)
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return re.match(TEXT, value) is not None
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return value is None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
 
 
 def _metas(annotation: Any) -> Iterator[Meta]:

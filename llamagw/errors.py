@@ -5,7 +5,9 @@ One class per way to fail; each knows its HTTP status and OpenAI's ``type`` and 
 engine answers, errors included, never passes through here: it reaches the client unchanged.
 Who raises them and who writes them to a client is the affair of the other modules.
 
-The envelope is OpenAI's: https://platform.openai.com/docs/guides/error-codes
+The envelope is that of the API that the path belongs to: Anthropic's for its messages
+(https://docs.anthropic.com/en/api/errors), OpenAI's for all else
+(https://platform.openai.com/docs/guides/error-codes).
 """
 
 from __future__ import annotations
@@ -13,8 +15,41 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Iterable
+from enum import Enum
 
 import msgspec
+
+
+class Dialect(Enum):
+    """In which API's envelope an error is told."""
+
+    OPENAI = "openai"
+    ANTHROPIC = "anthropic"
+
+    @classmethod
+    def of(cls, path: bytes) -> Dialect:
+        """The dialect of a request's path."""
+        return cls.ANTHROPIC if b"/v1/messages" in path else cls.OPENAI
+
+    def event(self, envelope: bytes) -> bytes:
+        """
+        An envelope as a server-sent event.
+
+        The blank line before it ends an event that may have been cut in two.
+        """
+        name = b"event: error\n" if self is Dialect.ANTHROPIC else b""
+        lines = b"\ndata: ".join(envelope.splitlines())
+        return b"\n\n%bdata: %b\n\n" % (name, lines)
+
+
+#: Anthropic's ``error.type`` by status; other statuses are an ``invalid_request_error`` below 500
+#: and an ``api_error`` above.
+_ANTHROPIC_TYPES = {
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
 
 
 class GatewayError(Exception):
@@ -47,8 +82,13 @@ class GatewayError(Exception):
         self.retry_after = retry_after
         self.allow = tuple(allow)
 
-    def body(self) -> bytes:
+    def body(self, dialect: Dialect = Dialect.OPENAI) -> bytes:
         """The envelope, as JSON."""
+        if dialect is Dialect.ANTHROPIC:
+            other = "invalid_request_error" if self.status < 500 else "api_error"
+            kind = _ANTHROPIC_TYPES.get(self.status, other)
+            told = {"type": "error", "error": {"type": kind, "message": self.message}}
+            return msgspec.json.encode(told)
         return msgspec.json.encode(
             {
                 "error": {
@@ -95,6 +135,14 @@ class ModelNotFound(GatewayError):
         )
 
 
+class ModelNotLoaded(GatewayError):
+    """The model is not in memory, and a request of this kind does not load it."""
+
+    status = 409
+    type = "invalid_request_error"
+    code = "model_not_loaded"
+
+
 class RequestTimeout(GatewayError):
     """The client took too long to send its request."""
 
@@ -109,6 +157,26 @@ class PathNotFound(GatewayError):
     status = 404
     type = "invalid_request_error"
     code = "path_not_found"
+
+
+class Moved(GatewayError):
+    """
+    There is something, at another path.
+
+    :ivar location: that path, with its query
+    """
+
+    status = 308
+    type = "invalid_request_error"
+    code = "moved"
+
+    def __init__(self, location: bytes) -> None:
+        super().__init__(f"This is at {location.decode()}.")
+        self.location = location
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """``Location``."""
+        return [(b"Location", self.location)]
 
 
 class MethodNotAllowed(GatewayError):
@@ -167,3 +235,16 @@ class LoadTimeout(GatewayError):
 
     status = 504
     code = "load_timeout"
+
+
+def in_words(error: BaseException) -> str:
+    """Why a connection was not made or lost, for a person."""
+    reasons = getattr(error, "reasons", None)  # what Twisted's HTTP client wraps the cause in
+    if reasons:
+        return in_words(reasons[0].value)
+    if type(error).__name__ == "VerificationError":
+        return "its certificate is for another host"
+    text = " ".join(str(error).split())
+    if "certificate verify failed" in text:
+        return "its certificate is not one that is trusted here; ca_file: names one that is to be"
+    return text.rstrip(".") or type(error).__name__

@@ -25,12 +25,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw import __version__
-from llamagw.api import INFERENCE, OWN
 from llamagw.config import Config, ConfigError, load
 from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.manager import Manager
 from llamagw.proxy.server import Site
 from llamagw.proxy.upstream import Pool
+from llamagw.routes import ANY, OWN, ROUTES
 
 _log = Logger(namespace="llamagw")
 
@@ -157,6 +157,7 @@ class Gateway(Service):
             "llamagw {version} ({transports})", version=__version__, transports=self._transports
         )
         self._say_what_is_served()
+        self._manager.begin()
 
     def _say_what_is_served(self) -> None:
         config = self._config
@@ -167,7 +168,8 @@ class Gateway(Service):
             limit=config.max_loaded_models,
         )
         for model in config.models:
-            _log.info("model {name}: {path}", name=model.name, path=model.model_path)
+            where = ", ".join(r.url for r in model.replicas) or model.model_path
+            _log.info("model {name}: {where}", name=model.name, where=where)
         for model in config.missing_files():
             _log.warn(
                 "model {name} cannot be served: there is no file {path}",
@@ -177,9 +179,13 @@ class Gateway(Service):
         address = self._port.getHost()
         _log.info("listening on {address}", address=shown_address(address))
         base = base_url(address, config.listen_addr)
-        for path in (*INFERENCE, *OWN):
-            method = "POST" if path in INFERENCE else "GET "
-            _log.info("{method} {base}{path}", method=method, base=base, path=path)
+        for route in ROUTES:
+            first, *others = route.paths
+            methods = "ANY" if route.methods is ANY else "/".join(route.methods)
+            also = f" (also {', '.join(others)})" if others else ""
+            _log.info("{m:4} {base}{path}{also}", m=methods, base=base, path=first, also=also)
+        for method, path, _ in OWN:
+            _log.info("{m:4} {base}{path}", m=method, base=base, path=path)
 
     def stopService(self) -> Deferred[None]:
         """Drain and stop; fires when no backend is left."""

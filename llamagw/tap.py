@@ -67,7 +67,7 @@ class Options(usage.Options):
         if self["check"]:
             print(_summary(path, self.loaded))
             raise SystemExit(0)
-        if not self.loaded.listen_addr.startswith("ssl:"):
+        if not self.loaded.uses_tls:
             leave_out_tls()
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
 
@@ -113,10 +113,11 @@ def makeService(options: Options) -> IService:
 def make_gateway(config: Config, reactor: Any) -> Gateway:
     """Put the parts together."""
     from llamagw.api import Api
-    from llamagw.fleet.health import http_probe
+    from llamagw.fleet.health import HttpProbe
     from llamagw.fleet.leftovers import Leftovers, default_folder
     from llamagw.fleet.manager import Manager
     from llamagw.fleet.process import Launcher
+    from llamagw.proxy.connect import Connector
     from llamagw.proxy.endpoints import uses_uvloop
     from llamagw.proxy.relay import Relay
     from llamagw.proxy.server import Site
@@ -127,10 +128,11 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
         _endpoint(reactor, config)
     except ConfigError as error:
         raise SystemExit(str(error)) from None
+    connect = Connector(reactor)
     leftovers = Leftovers(default_folder())
     launcher = Launcher(reactor, config, leftovers)
-    manager = Manager(config, launcher, http_probe(reactor), reactor)
-    pool = Pool(reactor)
+    manager = Manager(config, launcher, HttpProbe(reactor, connect), reactor)
+    pool = Pool(reactor, connect)
     relay = Relay(manager, pool, reactor, keepalive=config.stream_keepalive_sec)
     api = Api(manager, relay, reactor)
     site = Site(
@@ -142,6 +144,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
     )
 
     def adopt(config: Config) -> None:
+        connect.forget()
         launcher.reconfigure(config)
         manager.reconfigure(config)
         site.allow(limits(config), config.access_log)

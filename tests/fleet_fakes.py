@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
+from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Address, Backend, Exit
+from llamagw.fleet.process import Log
 
 
 def make_config(*names: str, **more: object) -> Config:
@@ -23,8 +25,9 @@ class FakeEngine:
     :ivar asked: what was asked of it: "stop", "kill"
     """
 
-    def __init__(self, model: ModelConfig, backend: Backend, port: int) -> None:
+    def __init__(self, model: ModelConfig, backend: Backend, port: int, log: Log) -> None:
         self.model = model
+        self.log = log
         self.backend = backend
         self.address = Address("127.0.0.1", port)
         self.asked: list[str] = []
@@ -39,8 +42,10 @@ class FakeEngine:
     def progress(self) -> object:
         return self.work
 
-    def end(self, how: str = "exited with status 1", last_words: str = "") -> None:
-        self.backend.ended(Exit(how, last_words))
+    def end(
+        self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
+    ) -> None:
+        self.backend.ended(Exit(how, last_words, code))
 
 
 class FakeLauncher:
@@ -55,8 +60,8 @@ class FakeLauncher:
         self.engines: list[FakeEngine] = []
         self.refuses: set[str] = set()
 
-    def launch(self, model: ModelConfig, backend: Backend) -> FakeEngine:
-        engine = FakeEngine(model, backend, 8081 + len(self.engines))
+    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> FakeEngine:
+        engine = FakeEngine(model, backend, 8081 + len(self.engines), log)
         self.engines.append(engine)
         if model.name in self.refuses:
             engine.end("was not started", "there is no file")
@@ -85,6 +90,22 @@ class FakeProbe:
         self.later = False
         self.waiting: deque[Deferred[bool]] = deque()
         self.cancelled = 0
+        #: What is wrong with servers elsewhere, by host, and who was asked.
+        self.wrong: dict[str, str] = {}
+        self.diagnosed: list[str] = []
+        self.diagnoses: dict[str, Deferred[str | None]] = {}
+        #: How backends describe their models.
+        self.said: dict[str, Any] = {"meta": {"n_ctx": 512}}
+
+    def diagnose(self, address: Address) -> Deferred[str | None]:
+        self.diagnosed.append(address.host)
+        if self.later:
+            self.diagnoses[address.host] = Deferred()
+            return self.diagnoses[address.host]
+        return succeed(self.wrong.get(address.host))
+
+    def describe(self, address: Address) -> Deferred[dict[str, Any]]:
+        return succeed(self.said)
 
     def __call__(self, address: Address) -> Deferred[bool]:
         self.asked.append(address)

@@ -12,7 +12,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -30,9 +30,13 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from llamagw.api import Api
-from llamagw.errors import ModelNotFound
+from llamagw.config import ModelConfig, Names
+from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet.backend import Address
-from llamagw.fleet.manager import ModelReport
+from llamagw.fleet.listeners import Listeners
+from llamagw.fleet.manager import Change, ModelReport
+from llamagw.fleet.process import Log
+from llamagw.proxy.connect import Connector
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site
 from llamagw.proxy.upstream import Pool
@@ -287,8 +291,11 @@ def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
 class FakeLease:
     """Counts what becomes of it."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, tries: int, **model: Any) -> None:
         self.address = address
+        self.model = ModelConfig(name="fake", model_path="/dev/null", **model)
+        self.revoked = False
+        self.tries = tries
         self.releases = 0
         self.moves = 0
 
@@ -314,7 +321,27 @@ class FakeManager:
             ModelReport(id=n, status="unloaded", port=None, in_flight=0, waiting=0, last_used=None)
             for n in self.names
         ]
-        self.config = SimpleNamespace(max_loaded_models=2)
+        #: What the engines of loaded models say of them.
+        self.said: dict[str, dict[str, Any]] = {}
+        #: Orders of the management, such as ("load", "small"); answered by `orders_done`.
+        self.orders: list[tuple[object, ...]] = []
+        self.orders_done: Deferred[None] = succeed(None)
+        self.watchers = Listeners[Change | None]()
+        self.logs = {n: Log(n) for n in self.names}
+        self.config = SimpleNamespace(
+            max_loaded_models=2,
+            default_model=None,
+            models=[ModelConfig(name=n, model_path=f"/models/{n}.gguf") for n in self.names],
+        )
+        self.directory = Names((name, []) for name in self.names)
+        #: The names of those that were asked for without being loaded for it.
+        self.looked: list[str] = []
+        #: More of the configuration of the model that a lease is for.
+        self.model: dict[str, Any] = {}
+        #: Where its backend is, and how many of them are worth a try.
+        self.address, self.tries = BACKEND, 2
+        #: The leases that were said to have failed, with each that was asked for.
+        self.failed: list[list[object]] = []
         self.asked: list[str] = []
         self.leases: list[FakeLease] = []
         self.waiting: list[Deferred[Any]] = []
@@ -329,7 +356,7 @@ class FakeManager:
 
     def admit(self) -> FakeLease:
         """Give the lease that was waited for longest."""
-        lease = FakeLease(BACKEND)
+        lease = FakeLease(self.address, self.tries, **self.model)
         self.leases.append(lease)
         self.waiting.pop(0).callback(lease)
         return lease
@@ -338,17 +365,44 @@ class FakeManager:
         """Turn away who has waited longest."""
         self.waiting.pop(0).errback(error)
 
-    def acquire(self, name: str) -> Deferred[Any]:
-        if name not in self.names:
+    def acquire(self, name: str, load: bool = True, failed: Sequence[object] = ()) -> Deferred[Any]:
+        self.failed.append([*failed])
+        if not load:
+            self.looked.append(name)
+        own = self.directory.find(name)
+        if own is None:
             raise ModelNotFound(name, self.names)
         self.asked.append(name)
         if self.holding:
             waiter: Deferred[Any] = Deferred(self._left)
             self.waiting.append(waiter)
             return waiter
-        lease = FakeLease(BACKEND)
+        lease = FakeLease(self.address, self.tries, **self.model)
         self.leases.append(lease)
         return succeed(lease)
+
+    def own_name(self, name: str) -> str:
+        own = self.directory.find(name)
+        if own is None:
+            raise ModelNotFound(name, self.names)
+        return own
+
+    def load(self, name: str) -> Deferred[None]:
+        self.orders.append(("load", self.own_name(name)))
+        return self.orders_done
+
+    def unload(self, name: str, force: bool) -> Deferred[None]:
+        self.orders.append(("unload", self.own_name(name), force))
+        return self.orders_done
+
+    def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
+        return self.watchers.add(tell)
+
+    def log(self, name: str) -> Log:
+        return self.logs[self.own_name(name)]
+
+    async def descriptions(self) -> dict[str, dict[str, Any]]:
+        return self.said
 
     def _left(self, waiter: Deferred[Any]) -> None:
         self.waiting.remove(waiter)
@@ -369,13 +423,13 @@ class Bench:
         self,
         names: Iterable[str] = ("small", "org/big"),
         max_body: int = 1024 * 1024,
-        max_connections: int = 100,
+        max_connections: int = 1000,
         keepalive: float = 0,
         access_log: bool = False,
     ) -> None:
         self.reactor = MemoryReactorClock()
         self.manager = FakeManager(names)
-        self.pool = Pool(self.reactor)
+        self.pool = Pool(self.reactor, Connector(self.reactor))
         manager: Any = self.manager
         self.api = Api(manager, Relay(manager, self.pool, self.reactor, keepalive), self.reactor)
         self.site = Site(
@@ -411,7 +465,7 @@ class Bench:
         factory = self.reactor.tcpClients[self.accepted][2]
         self.accepted += 1
         wire = Wire(self.reactor)
-        wire.attach(factory.buildProtocol(IPv4Address("TCP", *BACKEND)))
+        wire.attach(factory.buildProtocol(IPv4Address("TCP", BACKEND.host, BACKEND.port)))
         return wire
 
     def refuse(self, error: Exception) -> None:
@@ -457,14 +511,20 @@ class BenchTestCase(SynchronousTestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual([e for e in self.events if e.get("log_namespace") != "warnings"], [])
 
-    def assert_envelope(self, answer: Answer, status: int) -> Mapping[str, Any]:
-        """It is an OpenAI error with CORS headers; returns what is inside."""
+    def assert_envelope(
+        self, answer: Answer, status: int, dialect: Dialect = Dialect.OPENAI
+    ) -> Mapping[str, Any]:
+        """It is an error as the dialect has it, with CORS headers; returns what is inside."""
         self.assertEqual(answer.status, status)
         self.assertEqual(answer.headers["Content-Type"], "application/json")
         self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
         self.assertTrue(answer.whole)
         error: Mapping[str, Any] = answer.json()["error"]
-        self.assertEqual(set(error), {"message", "type", "param", "code"})
+        if dialect is Dialect.ANTHROPIC:
+            self.assertEqual(answer.json()["type"], "error")
+            self.assertEqual(set(error), {"type", "message"})
+        else:
+            self.assertEqual(set(error), {"message", "type", "param", "code"})
         self.assertIsInstance(error["message"], str)
         self.assertGreater(len(error["message"]), 10)
         return error

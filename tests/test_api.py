@@ -8,9 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from llamagw import __version__
-from llamagw.api import INFERENCE, OWN
+from llamagw.errors import Dialect
 from llamagw.fleet.manager import ModelReport
+from llamagw.routes import OWN, ROUTES, Where
 from tests.proxy_fakes import CHAT, Answer, Bench, BenchTestCase, request
+
+#: POST, by the model in the body.
+INFERENCE = [path for route in ROUTES if route.where is Where.BODY for path in route.paths]
 
 
 def report(name: str, status: str, **more: Any) -> ModelReport:
@@ -82,6 +86,7 @@ class HealthTests(ApiTestCase):
 class ModelsTests(ApiTestCase):
     def test_all_that_are_configured_are_listed_each_with_its_status(self) -> None:
         statuses = ["unloaded", "loading", "loaded", "failed", "stopping"]
+        self.bench = Bench([f"m-{s}" for s in statuses])
         self.bench.manager.reports = [report(f"m-{s}", s) for s in statuses]
         found = self.get("/v1/models").json()
         self.assertEqual(found["object"], "list")
@@ -126,12 +131,22 @@ class WrongTurnTests(ApiTestCase):
     """Whatever is asked, the answer is an envelope that says what would be right."""
 
     def test_an_unknown_path_names_the_known_ones(self) -> None:
-        for path in ("/", "/v1", "/v1/nothing", "/v2/models", "/healthy", "/v1/chat", "/index"):
+        for path in ("/", "/index", "/upstream"):
             error = self.assert_envelope(self.get(path), 404)
             self.assertEqual(error["code"], "path_not_found")
-            for known in (*INFERENCE, *OWN):
+            for known in (*INFERENCE, *(path for _, path, _ in OWN)):
                 self.assertIn(known, error["message"])
             self.assertEqual(self.assert_envelope(self.post(b"{}", path), 404), error)
+
+    def test_a_path_that_is_nearly_right_names_the_right_one(self) -> None:
+        for path, meant in (
+            ("/v1/chat/completion", "/v1/chat/completions"),
+            ("/v2/models", "/v1/models"),
+            ("/healthy", "/health"),
+            ("/v1/message", "/v1/messages"),
+        ):
+            error = self.assert_envelope(self.get(path), 404)
+            self.assertIn(f"Did you mean {meant}", error["message"])
 
     def test_a_doubled_slash_is_not_redirected(self) -> None:
         for path in ("/v1//models", "/v1/chat//completions"):
@@ -142,10 +157,14 @@ class WrongTurnTests(ApiTestCase):
     def test_a_wrong_method_names_the_right_ones(self) -> None:
         for path in INFERENCE:
             for method in ("GET", "PUT", "DELETE", "PATCH", "BREW"):
+                if (method, path) == ("GET", "/props"):
+                    continue
                 answer = self.get(path, method)
-                self.assertEqual(self.assert_envelope(answer, 405)["code"], "method_not_allowed")
-                self.assertEqual(answer.headers["Allow"], "OPTIONS, POST")
-        for path in (*OWN, "/v1/models/small"):
+                dialect = Dialect.of(path.encode())
+                self.assert_envelope(answer, 405, dialect)
+                allowed = "GET, HEAD, OPTIONS, POST" if path == "/props" else "OPTIONS, POST"
+                self.assertEqual(answer.headers["Allow"], allowed)
+        for path in ("/v1/models", "/health", "/v1/models/small"):
             answer = self.get(path, "DELETE")
             self.assert_envelope(answer, 405)
             self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
@@ -157,6 +176,17 @@ class WrongTurnTests(ApiTestCase):
         for path in ("/v1/models/%FF", "/%ff%fe", "/v1/models/%C3", "/%80/health"):
             self.assert_envelope(self.get(path), 400)
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_a_query_of_any_bytes_does_no_harm(self) -> None:
+        for query in (b"model=%C3%9F", b"x=%ff&y=%", b"&&==&%00", b"+%+"):
+            [answer] = self.bench.asks(request(path="/health?Q").replace(b"Q", query))
+            self.assertEqual(answer.status, 200, query)
+            client = self.bench.client(
+                request({"model": "small"}, CHAT + "?Q").replace(b"Q", query)
+            )
+            self.bench.settle()
+            self.assertEqual(bytes(client.heard), b"", query)
+        self.assertEqual(self.bench.connects, 4)
 
     def test_a_host_that_is_not_utf_8_does_no_harm(self) -> None:
         for path in ("/health", "/nothing"):
@@ -182,7 +212,8 @@ class BodyTests(ApiTestCase):
                 (b"{}", "no `model`"),
                 (b'{"model": 7}', "string"),
             ):
-                error = self.assert_envelope(self.post(body, path), 400)
+                dialect = Dialect.of(path.encode())
+                error = self.assert_envelope(self.post(body, path), 400, dialect)
                 self.assertEqual(error["type"], "invalid_request_error")
                 self.assertIn(said, error["message"])
         self.assertEqual(self.bench.manager.asked, [])
@@ -200,8 +231,8 @@ class BodyTests(ApiTestCase):
 
     def test_an_unknown_model_is_told_with_those_that_exist(self) -> None:
         for path in INFERENCE:
-            error = self.assert_envelope(self.post(b'{"model": "gpt-4"}', path), 404)
-            self.assertEqual((error["code"], error["param"]), ("model_not_found", "model"))
+            answer = self.post(b'{"model": "gpt-4"}', path)
+            error = self.assert_envelope(answer, 404, Dialect.of(path.encode()))
             for name in ("`gpt-4`", "`small`", "`org/big`"):
                 self.assertIn(name, error["message"])
         self.assertEqual(self.bench.connects, 0)

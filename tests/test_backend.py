@@ -45,6 +45,7 @@ class World:
     def __init__(self) -> None:
         self.events: list[str] = []
         self.errors: list[GatewayError] = []
+        self.exits: list[Exit] = []
         #: Done from within a launch, or when the end of the process is told.
         self.on_launch: Callable[[Backend], None] = lambda backend: None
         self.on_exit: Callable[[], None] = lambda: None
@@ -69,7 +70,8 @@ class World:
         self.events.append("load failed")
         self.errors.append(error)
 
-    def exited(self, failure: GatewayError | None) -> None:
+    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
+        self.exits.append(exit)
         self.events.append("exited" if failure is None else "failed")
         if failure is not None:
             self.errors.append(failure)
@@ -186,6 +188,38 @@ class TransitionTests(BackendCase):
             self.assertEqual(self.did(), [])
             self.backend.ended(CRASH)
 
+    def test_kill_ends_it_at_once_in_whatever_state(self) -> None:
+        for be, probes in ((self.be_starting, "awaiting"), (self.be_ready, "watching")):
+            be()
+            self.backend.kill()
+            self.assertEqual(self.did(), [f"stop {probes}", "kill process"])
+            self.backend.ended(CRASH)
+            self.assertEqual(self.did(), ["exited"], "that is no failure")
+            be()
+            self.backend.stop()
+            self.did()
+            self.backend.kill()
+            self.assertEqual(self.did(), ["kill process"], "it is stopping, and waited for no more")
+            self.backend.ended(CRASH)
+            self.assertEqual(self.did(), ["exited"])
+
+    def test_kill_changes_nothing_while_it_is_being_killed(self) -> None:
+        self.be_ready()
+        self.backend.hung()
+        self.did()
+        self.backend.kill()
+        self.assertEqual(self.did(), [])
+        self.backend.ended(CRASH)
+        self.assertEqual(self.did(), ["exited"])
+
+    def test_how_its_process_ended_is_told(self) -> None:
+        ends = [Exit("exited with status 7", "", 7), Exit("was killed by SIGKILL", "")]
+        for end in ends:
+            self.be_ready()
+            self.backend.stop()
+            self.backend.ended(end)
+        self.assertEqual(self.world.exits, ends)
+
     def test_every_state_can_be_left(self) -> None:
         """A backend can be brought back to Ready from wherever it was."""
         for way in (
@@ -194,6 +228,9 @@ class TransitionTests(BackendCase):
             [self.backend.give_up],
             [self.backend.give_up, self.backend.stop],
             [self.backend.healthy, self.backend.stop],
+            [self.backend.healthy, self.backend.kill],
+            [self.backend.stop, self.backend.kill],
+            [self.backend.healthy, self.backend.hung, self.backend.kill],
             [self.backend.healthy, self.backend.hung],
             [self.backend.healthy, self.backend.hung, self.backend.stop],
             [self.backend.healthy],

@@ -76,6 +76,7 @@ class DefaultsTests(ConfigCase):
             values,
             {
                 "listen_addr": ":8000",
+                "default_model": None,
                 "port_range_start": 8081,
                 "max_loaded_models": 2,
                 "health_check_sec": 30,
@@ -106,6 +107,10 @@ class DefaultsTests(ConfigCase):
                 batch_size=512,
                 parallel=8,
                 extra_args=[],
+                env={},
+                pinned=False,
+                preload=False,
+                idle_unload_sec=0,
             ),
         )
 
@@ -133,6 +138,9 @@ class DefaultsTests(ConfigCase):
                 batch_size: 1
                 parallel: 1
                 extra_args: ["--embeddings", "--pooling", "mean"]
+                env: {{CUDA_VISIBLE_DEVICES: 0, OMP_WAIT_POLICY: passive}}
+                preload: true
+                idle_unload_sec: 0.5
               - {{name: other, model_path: /models/other.gguf}}
             """)
         )
@@ -161,6 +169,9 @@ class DefaultsTests(ConfigCase):
                         batch_size=1,
                         parallel=1,
                         extra_args=["--embeddings", "--pooling", "mean"],
+                        env={"CUDA_VISIBLE_DEVICES": "0", "OMP_WAIT_POLICY": "passive"},
+                        preload=True,
+                        idle_unload_sec=0.5,
                     ),
                     ModelConfig(name="other", model_path="/models/other.gguf"),
                 ],
@@ -173,6 +184,27 @@ class DefaultsTests(ConfigCase):
             config.max_queue = 1  # type: ignore[misc]
         with self.assertRaises(AttributeError):
             config.models[0].name = "other"  # type: ignore[misc]
+
+    def test_a_number_in_the_environment_is_taken_as_it_is_written(self) -> None:
+        config = self.load(MODEL.format("env: {A: 0755, B: 1.50, C: 0x1F, D: '', E: -1, F: 'x=y'}"))
+        self.assertEqual(
+            config.models[0].env,
+            {"A": "0755", "B": "1.50", "C": "0x1F", "D": "", "E": "-1", "F": "x=y"},
+        )
+
+    def test_an_environment_may_come_with_a_merge(self) -> None:
+        config = self.load(
+            textwrap.dedent("""\
+            llama_server_path: ./llama-server
+            models:
+              - &tiny {name: tiny, model_path: tiny.gguf, env: &env {A: 7}}
+              - {<<: *tiny, name: second}
+              - {name: third, model_path: tiny.gguf, env: {<<: *env, B: 8}}
+            """)
+        )
+        self.assertEqual(
+            [m.env for m in config.models], [{"A": "7"}, {"A": "7"}, {"A": "7", "B": "8"}]
+        )
 
     def test_merge_keys_of_yaml_work(self) -> None:
         text = """\
@@ -267,7 +299,8 @@ class FaultTests(ConfigCase):
                 "config.yaml:4: max_loaded_model: unknown key; did you mean max_loaded_models?",
                 "config.yaml:8: models[0].gpu_layers: "
                 'expected a whole number: -1 (all), 0 (CPU only) or more, got "all"',
-                "config.yaml:9: models[1].model_path: is missing; the path of a file is needed",
+                "config.yaml:9: models[1].model_path: is missing; the path of a file is needed "
+                "(or url:, for a model that lives elsewhere)",
                 'config.yaml:9: models[1].name: "tiny" is the name of models[0] already; '
                 "names must differ",
                 "config.yaml:10: models[1].context_size: expected a whole number, 1 or more, got 0",
@@ -316,6 +349,12 @@ class FaultTests(ConfigCase):
             ("parallel", "0", "a whole number, 1 or more", "0"),
             ("parallel", "{a: 1}", "a whole number, 1 or more", '{"a":1}'),
             ("extra_args", "[1]", 'a list of texts, such as ["--embeddings",', "[1]"),
+            ("env", "[A=1]", "names and texts, such as {CUDA_VISIBLE_DEVICES: 0}", '["A=1"]'),
+            ("env", "", "names and texts", "nothing"),
+            ("pinned", "1", "true or false", "1"),
+            ("preload", "at start", "true or false", '"at start"'),
+            ("idle_unload_sec", "-1", "a number of seconds, 0 or more", "-1"),
+            ("idle_unload_sec", ".inf", "a number of seconds, 0 or more", "inf"),
         ]:
             with self.subTest(key=key, value=value):
                 said = self.fault(MODEL.format(f"{key}: {value}"))
@@ -327,15 +366,16 @@ class FaultTests(ConfigCase):
         self.assertEqual(
             self.faults("{}"),
             [
-                "config.yaml:1: llama_server_path: is missing; the path of a file is needed",
                 "config.yaml:1: models: is missing; a list with at least one model is needed",
+                "config.yaml:1: llama_server_path: is missing; the path of a file is needed",
             ],
         )
         self.assertEqual(
             self.faults("llama_server_path: ./llama-server\nmodels:\n  - threads: 2\n"),
             [
                 'config.yaml:3: models[0].name: is missing; a name, such as "qwen2.5-7b" is needed',
-                "config.yaml:3: models[0].model_path: is missing; the path of a file is needed",
+                "config.yaml:3: models[0].model_path: is missing; the path of a file is needed "
+                "(or url:, for a model that lives elsewhere)",
             ],
         )
 
@@ -371,8 +411,8 @@ class FaultTests(ConfigCase):
         said = self.fault(MODEL.format("zzz: 1"))
         self.assertEqual(
             said,
-            "config.yaml:5: models[0].zzz: unknown key; known are name, model_path, gpu_layers, "
-            "context_size, threads, batch_size, parallel, extra_args",
+            "config.yaml:5: models[0].zzz: unknown key; known are "
+            + ", ".join(field.name for field in msgspec.structs.fields(ModelConfig)),
         )
 
     def test_an_unknown_key_that_came_with_a_merge_has_its_models_line(self) -> None:
@@ -414,6 +454,65 @@ class FaultTests(ConfigCase):
             'config.yaml:5: models[1].name: "tiny" is the name of models[0] already; '
             "names must differ",
         )
+
+    def test_a_variable_that_no_environment_can_have(self) -> None:
+        for variable, place, said in [
+            ("A: true", "A", "expected a text, got true; put it in quotes"),
+            ("A:", "A", "expected a text, got nothing; put it in quotes"),
+            ("A: [1]", "A", "expected a text, got [1]; put it in quotes"),
+            ("A: 2020-01-01", "A", 'expected a text, got "2020-01-01"; put it in quotes'),
+            ('A: "x\\0y"', "A", 'expected a text, got "x\\u0000y"; put it in quotes'),
+            ("A=B: x", "A=B", 'expected a name without "=", such as OMP_WAIT, got "A=B"'),
+            ("'': x", "", 'expected a name without "=", such as OMP_WAIT, got ""'),
+            (
+                '"A\\0": x',
+                "A\\x00",
+                'expected a name without "=", such as OMP_WAIT, got "A\\u0000"',
+            ),
+            ("1: x", "1", 'expected a name without "=", such as OMP_WAIT, got 1'),
+        ]:
+            with self.subTest(variable=variable):
+                self.assertEqual(
+                    self.fault(MODEL.format(f"env:\n      B: x\n      {variable}")),
+                    f"config.yaml:7: models[0].env.{place}: {said}",
+                )
+
+    def test_more_to_preload_than_fit(self) -> None:
+        models = [f"  - {{name: m{n}, model_path: x, preload: true}}\n" for n in range(3)]
+        least = "max_loaded_models: {}\nllama_server_path: ./llama-server\nmodels:\n"
+        self.assertEqual(
+            self.fault(least.format(1) + "".join(models)),
+            "config.yaml:5: models[1].preload: 3 models are to be preloaded and max_loaded_models "
+            "is 1; raise max_loaded_models to 3, or preload fewer",
+        )
+        self.load(least.format(3) + "".join(models))
+
+    def test_pinned_models_leave_room_for_the_others(self) -> None:
+        def text(limit: int, pinned: int, others: int) -> str:
+            entries = [f"  - {{name: p{n}, model_path: x, pinned: true}}\n" for n in range(pinned)]
+            entries += [f"  - {{name: o{n}, model_path: x}}\n" for n in range(others)]
+            first = f"max_loaded_models: {limit}\nllama_server_path: ./llama-server\nmodels:\n"
+            return first + "".join(entries)
+
+        for limit, pinned, others, place, lost, enough in [
+            (2, 2, 1, "5: models[1]", "o0", 3),
+            (1, 3, 2, "5: models[1]", "o0", 4),
+            (2, 3, 0, "6: models[2]", "p2", 3),
+        ]:
+            self.assertEqual(
+                self.fault(text(limit, pinned, others)),
+                f"config.yaml:{place}.pinned: {pinned} models are pinned and max_loaded_models is "
+                f'{limit}, so that "{lost}" could never be loaded; '
+                f"raise max_loaded_models to {enough}",
+            )
+        for limit, pinned, others in [(2, 2, 0), (3, 2, 5), (1, 0, 3), (1, 1, 0)]:
+            self.load(text(limit, pinned, others))
+
+    def test_the_default_of_the_limit_counts_too(self) -> None:
+        entries = "".join(f"  - {{name: m{n}, model_path: x, preload: true}}\n" for n in range(3))
+        said = self.fault("llama_server_path: ./llama-server\nmodels:\n" + entries)
+        self.assertIn("config.yaml:5: models[2].preload: 3 models", said)
+        self.assertIn("max_loaded_models is 2;", said)
 
     def test_the_gateways_own_flags_in_extra_args(self) -> None:
         for argument in ("--host", "--port", "-m", "--model", "--port=1"):

@@ -47,7 +47,7 @@ class _Engine:
 
 
 class _Launcher:
-    def launch(self, model: ModelConfig, backend: Backend) -> _Engine:
+    def launch(self, model: ModelConfig, backend: Backend, log: object) -> _Engine:
         self.backend = backend
         return _Engine()
 

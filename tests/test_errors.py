@@ -7,7 +7,7 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import errors
-from llamagw.errors import GatewayError, ModelNotFound
+from llamagw.errors import Dialect, GatewayError, ModelNotFound
 
 
 class ErrorTests(SynchronousTestCase):
@@ -25,6 +25,47 @@ class ErrorTests(SynchronousTestCase):
             },
         )
 
+    def test_under_v1_messages_the_envelope_is_anthropics(self) -> None:
+        for path in (b"/v1/messages", b"/v1/messages/count_tokens", b"/upstream/m/v1/messages"):
+            self.assertIs(Dialect.of(path), Dialect.ANTHROPIC)
+        for path in (b"/v1/chat/completions", b"/v1/responses", b"/messages", b"/"):
+            self.assertIs(Dialect.of(path), Dialect.OPENAI)
+        error = errors.BadRequest("No `model` in it.", param="model")
+        self.assertEqual(
+            json.loads(error.body(Dialect.ANTHROPIC)),
+            {
+                "type": "error",
+                "error": {"type": "invalid_request_error", "message": "No `model` in it."},
+            },
+        )
+
+    def test_each_way_to_fail_has_one_of_anthropics_types(self) -> None:
+        types = set()
+        for error in (
+            errors.BadRequest("x"),
+            ModelNotFound("x", []),
+            errors.BodyTooLarge("x"),
+            errors.BackendLost("x"),
+            errors.ModelUnavailable("x"),
+            errors.LoadTimeout("x"),
+        ):
+            types.add(json.loads(error.body(Dialect.ANTHROPIC))["error"]["type"])
+        self.assertEqual(
+            types,
+            {
+                "invalid_request_error",
+                "not_found_error",
+                "request_too_large",
+                "api_error",
+                "overloaded_error",
+                "timeout_error",
+            },
+        )
+
+    def test_as_an_event_each_line_of_it_is_data_and_anthropics_has_a_name(self) -> None:
+        self.assertEqual(Dialect.OPENAI.event(b'{"a":\n1}'), b'\n\ndata: {"a":\ndata: 1}\n\n')
+        self.assertEqual(Dialect.ANTHROPIC.event(b"{}"), b"\n\nevent: error\ndata: {}\n\n")
+
     def test_what_is_not_known_is_null(self) -> None:
         self.assertIsNone(json.loads(GatewayError("Oh.").body())["error"]["param"])
 
@@ -34,7 +75,9 @@ class ErrorTests(SynchronousTestCase):
             {
                 "BadRequest": (400, "invalid_request_error"),
                 "ModelNotFound": (404, "invalid_request_error"),
+                "ModelNotLoaded": (409, "invalid_request_error"),
                 "PathNotFound": (404, "invalid_request_error"),
+                "Moved": (308, "invalid_request_error"),
                 "MethodNotAllowed": (405, "invalid_request_error"),
                 "RequestTimeout": (408, "invalid_request_error"),
                 "BodyTooLarge": (413, "invalid_request_error"),

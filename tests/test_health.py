@@ -9,7 +9,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet.backend import Address
-from llamagw.fleet.health import PROBE_TIMEOUT, Health, Readiness, http_probe
+from llamagw.fleet.health import PROBE_TIMEOUT, Health, HttpProbe, Readiness
+from llamagw.proxy.connect import Connector
 from tests.fleet_fakes import FakeProbe
 
 HERE = Address("127.0.0.1", 8081)
@@ -249,11 +250,11 @@ class HealthTests(SynchronousTestCase):
 class HTTPProbeTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
-        self.answer = http_probe(self.reactor)(HERE)
+        self.answer = HttpProbe(self.reactor, Connector(self.reactor))(HERE)
 
     def connect(self) -> StringTransport:
         [(host, port, factory, _, _)] = self.reactor.tcpClients
-        self.assertEqual((host, port), HERE)
+        self.assertEqual(Address(host, port), HERE)
         self.protocol = factory.buildProtocol(None)
         transport = StringTransport()
         self.protocol.makeConnection(transport)

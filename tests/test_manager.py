@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.task import Clock
+from twisted.internet.testing import EventLoggingObserver
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
+from llamagw.config import Config
 from llamagw.errors import (
     GatewayError,
     LoadTimeout,
     ModelNotFound,
+    ModelNotLoaded,
     ModelUnavailable,
     QueueTimeout,
     ServerBusy,
     ShuttingDown,
 )
-from llamagw.fleet.manager import Lease, Manager
+from llamagw.fleet.manager import Change, Lease, Manager
 from tests.fleet_fakes import FakeEngine, FakeLauncher, FakeProbe, make_config
 
 
@@ -41,10 +48,17 @@ class ManagerCase(SynchronousTestCase):
         self.make(limit=1)
 
     def make(self, limit: int, **more: object) -> None:
-        config = make_config("a", "b", "c", max_loaded_models=limit, **more)
+        self.make_with(make_config("a", "b", "c", max_loaded_models=limit, **more))
+
+    def make_with(self, config: Config) -> None:
         self.launcher = FakeLauncher()
         self.probe = FakeProbe()
         self.manager = Manager(config, self.launcher, self.probe, self.clock)
+
+    def change(self, name: str, **values: Any) -> Config:
+        """The configuration, but for some values of one model."""
+        models = [replace(m, **values) if m.name == name else m for m in self.manager.config.models]
+        return replace(self.manager.config, models=models)
 
     def become_ready(self) -> None:
         """Have the loading engines answer their next probe."""
@@ -113,6 +127,38 @@ class LeaseTests(ManagerCase):
         lease = self.have_lease("a")
         lease.release()
         lease.moved()
+
+    def test_a_lease_knows_its_model(self) -> None:
+        lease = self.have_lease("a")
+        first = lease.model
+        self.manager.reconfigure(self.change("a", threads=9))
+        self.assertEqual((lease.model.name, lease.model), ("a", first))
+
+    def test_who_must_not_load_gets_a_lease_of_what_is_loaded(self) -> None:
+        self.have_lease("a").release()
+        lease = self.successResultOf(self.manager.acquire("a", load=False))
+        self.assertEqual(self.manager.report()[0].in_flight, 1)
+        lease.release()
+        self.assertEqual(self.manager.report()[0].in_flight, 0)
+
+    def test_who_must_not_load_is_told_that_nothing_is_loaded(self) -> None:
+        self.assertIsInstance(self.error_of(self.manager.acquire("a", load=False)), ModelNotLoaded)
+        self.assertEqual(self.launcher.launched(), [])
+        self.manager.acquire("a")
+        error = self.error_of(self.manager.acquire("a", load=False))
+        self.assertIn("The model `a` is not loaded (it is loading).", error.message)
+        self.assertRaises(ModelNotFound, self.manager.acquire, "zzz", load=False)
+
+    def test_who_must_not_load_does_not_count_as_use(self) -> None:
+        self.make(limit=2)
+        for name in "ab":
+            self.have_lease(name).release()
+            self.clock.advance(1)
+        lease = self.successResultOf(self.manager.acquire("a", load=False))
+        self.clock.advance(1)
+        lease.release()
+        self.manager.acquire("c")
+        self.assertEqual((self.engine("a").asked, self.engine("b").asked), (["stop"], []))
 
     def test_a_waiter_who_cancels_is_forgotten(self) -> None:
         gone, stays = self.manager.acquire("a"), self.manager.acquire("a")
@@ -307,8 +353,379 @@ class FailureTests(ManagerCase):
     def test_too_many_waiters_are_told(self) -> None:
         self.make(limit=1, max_queue=2)
         leases = [self.manager.acquire("a") for _ in range(3)]
-        self.assertIsInstance(self.error_of(leases[2]), ServerBusy)
+        error = self.error_of(leases[2])
+        self.assertIsInstance(error, ServerBusy)
+        self.assertIn("the model `a` already", error.message)
         self.assertNoResult(leases[1])
+
+
+class LoadTests(ManagerCase):
+    def test_a_model_is_loaded_and_nothing_asked_of_it(self) -> None:
+        loaded = self.manager.load("a")
+        self.assertNoResult(loaded)
+        self.become_ready()
+        self.assertIsNone(self.successResultOf(loaded))
+        self.assertEqual(self.manager.report()[0].in_flight, 0)
+        self.successResultOf(self.manager.load("a"))
+        self.assertEqual(self.launcher.launched(), ["a"])
+
+    def test_another_makes_room_for_it(self) -> None:
+        self.have_lease("a").release()
+        loaded = self.manager.load("b")
+        self.assertEqual(self.engine("a").asked, ["stop"])
+        self.engine("a").end()
+        self.become_ready()
+        self.successResultOf(loaded)
+
+    def test_why_it_failed_is_told(self) -> None:
+        loaded = self.manager.load("a")
+        self.engine("a").end(last_words="out of memory")
+        error = self.failureResultOf(loaded, ModelUnavailable).value
+        self.assertIn("out of memory", str(error))
+
+    def test_it_can_be_cancelled(self) -> None:
+        loaded = self.manager.load("a")
+        loaded.cancel()
+        self.failureResultOf(loaded, CancelledError)
+        self.assertEqual(self.manager.report()[0].waiting, 0)
+
+    def test_an_unknown_model_is_told_at_once(self) -> None:
+        for do in (self.manager.load, self.manager.unload, self.manager.log):
+            self.assertRaises(ModelNotFound, do, "zzz")
+
+
+class UnloadTests(ManagerCase):
+    def test_it_is_over_when_the_process_is_gone(self) -> None:
+        self.have_lease("a").release()
+        gone = [self.manager.unload("a"), self.manager.unload("a")]
+        self.assertEqual(self.engine("a").asked, ["stop"])
+        for each in gone:
+            self.assertNoResult(each)
+        self.engine("a").end()
+        for each in gone:
+            self.assertIsNone(self.successResultOf(each))
+        self.assertEqual(self.status()["a"], "unloaded")
+
+    def test_without_a_process_it_is_over_at_once(self) -> None:
+        self.successResultOf(self.manager.unload("a"))
+        self.successResultOf(self.manager.unload("a", force=True))
+
+    def test_running_answers_finish_and_newcomers_get_the_next_life(self) -> None:
+        lease = self.have_lease("a")
+        gone = self.manager.unload("a")
+        newcomer = self.manager.acquire("a")
+        self.assertNoResult(newcomer)
+        self.assertEqual(self.engine("a").asked, [])
+        lease.release()
+        self.assertEqual(self.engine("a").asked, ["stop"])
+        self.engine("a").end()
+        self.successResultOf(gone)
+        self.become_ready()
+        self.successResultOf(newcomer)
+        self.assertEqual(self.launcher.launched(), ["a", "a"])
+        self.assertFalse(lease.revoked)
+
+    def test_a_crash_meanwhile_ends_it_too(self) -> None:
+        self.have_lease("a")
+        gone = self.manager.unload("a")
+        self.engine("a").end("was killed by SIGSEGV")
+        self.successResultOf(gone)
+
+    def test_a_load_that_fails_meanwhile_ends_it_too(self) -> None:
+        waiter = self.manager.acquire("a")
+        gone = self.manager.unload("a")
+        self.engine("a").end()
+        self.error_of(waiter)
+        self.successResultOf(gone)
+
+    def test_by_force_its_process_is_killed_and_its_leases_know(self) -> None:
+        lease = self.have_lease("a")
+        gone = self.manager.unload("a", force=True)
+        self.assertEqual(self.engine("a").asked, ["kill"])
+        self.assertTrue(lease.revoked)
+        self.assertNoResult(gone)
+        lease.release()
+        self.engine("a").end("was killed by SIGKILL")
+        self.successResultOf(gone)
+        self.assertTrue(lease.revoked, "also when it was released")
+        self.assertEqual(self.status()["a"], "unloaded")
+        self.assertFalse(self.have_lease("a").revoked, "the next life has done nothing")
+
+    def test_by_force_who_waits_is_told(self) -> None:
+        waiter = self.manager.acquire("a")
+        self.manager.unload("a", force=True)
+        self.assertEqual(self.error_of(waiter).message, "The model `a` was unloaded by force.")
+        self.assertEqual(self.engine("a").asked, ["kill"])
+
+    def test_force_ends_an_unload_that_takes_long(self) -> None:
+        self.have_lease("a").release()
+        gone = self.manager.unload("a")
+        self.manager.unload("a", force=True)
+        self.assertEqual(self.engine("a").asked, ["stop", "kill"])
+        self.engine("a").end("was killed by SIGKILL")
+        self.successResultOf(gone)
+
+    def test_a_model_that_was_changed_meanwhile_ends_it_too(self) -> None:
+        lease = self.have_lease("a")
+        engine = self.engine("a")
+        gone = self.manager.unload("a")
+        self.manager.reconfigure(self.change("a", threads=9))
+        lease.release()
+        self.assertNoResult(gone)
+        engine.end()
+        self.successResultOf(gone)
+
+    def test_to_cancel_the_wait_takes_nothing_back(self) -> None:
+        lease = self.have_lease("a")
+        gone, other = self.manager.unload("a"), self.manager.unload("a")
+        gone.cancel()
+        self.failureResultOf(gone, CancelledError)
+        lease.release()
+        self.engine("a").end()
+        self.successResultOf(other)
+
+
+class RestTests(ManagerCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.make(limit=1, health_check_sec=10**6)
+        self.make_with(self.change("a", idle_unload_sec=60))
+
+    def timers(self) -> int:
+        return len(self.clock.getDelayedCalls())
+
+    def test_a_model_that_nobody_uses_is_unloaded(self) -> None:
+        self.have_lease("a").release()
+        self.clock.advance(59.9)
+        self.assertEqual(self.engine("a").asked, [])
+        self.clock.advance(0.1)
+        self.assertEqual(self.engine("a").asked, ["stop"])
+
+    def test_each_use_puts_it_off_without_a_timer_of_its_own(self) -> None:
+        self.have_lease("a").release()
+        timers = self.timers()
+        self.clock.advance(50)
+        self.have_lease("a").release()
+        self.assertEqual(self.timers(), timers)
+        self.clock.pump([10, 49.9])
+        self.assertEqual(self.engine("a").asked, [])
+        self.clock.advance(0.2)
+        self.assertEqual(self.engine("a").asked, ["stop"])
+
+    def test_a_busy_model_stays(self) -> None:
+        lease = self.have_lease("a")
+        self.clock.pump([60] * 5)
+        self.assertEqual(self.engine("a").asked, [])
+        lease.release()
+        self.clock.pump([60, 60])
+        self.assertEqual(self.engine("a").asked, ["stop"])
+
+    def test_a_visit_does_not_put_it_off(self) -> None:
+        self.have_lease("a").release()
+        for _ in range(59):
+            self.clock.advance(1)
+            self.successResultOf(self.manager.acquire("a", load=False)).release()
+        self.clock.advance(1)
+        self.assertEqual(self.engine("a").asked, ["stop"])
+
+    def test_a_pinned_model_rests_too(self) -> None:
+        self.make_with(self.change("a", pinned=True))
+        self.have_lease("a").release()
+        self.clock.advance(60)
+        self.assertEqual(self.engine("a").asked, ["stop"])
+
+    def test_a_model_without_the_key_stays(self) -> None:
+        self.have_lease("b").release()
+        self.clock.pump([3600] * 10)
+        self.assertEqual(self.engine("b").asked, [])
+
+    def test_no_timer_outlives_its_backend(self) -> None:
+        for end in ("stop", "crash"):
+            before = self.timers()
+            lease = self.have_lease("a")
+            lease.release()
+            if end == "stop":
+                self.manager.unload("a")
+            self.engine("a").end()
+            # A crash is followed by a backoff of 0 s.
+            self.clock.advance(0)
+            self.assertEqual(self.timers(), before)
+
+
+class PreloadTests(ManagerCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.make(limit=2)
+        for name in "ac":
+            self.make_with(self.change(name, preload=True))
+
+    def test_they_are_loaded_in_order_when_it_is_asked_for(self) -> None:
+        self.assertEqual(self.launcher.launched(), [])
+        self.manager.begin()
+        self.assertEqual(self.launcher.launched(), ["a", "c"])
+        self.become_ready()
+        reports = self.manager.report()
+        self.assertEqual([r.status for r in reports], ["loaded", "unloaded", "loaded"])
+        self.assertEqual([r.in_flight for r in reports], [0, 0, 0])
+
+    def test_one_that_fails_is_logged_and_nothing_more(self) -> None:
+        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        self.launcher.refuses.add("a")
+        self.manager.begin()
+        self.become_ready()
+        self.assertEqual(self.status(), {"a": "failed", "b": "unloaded", "c": "loaded"})
+        said = [formatEvent(event) for event in observer]
+        self.assertTrue(any(t.startswith("a is not preloaded: The model `a`") for t in said), said)
+
+    def test_a_reload_loads_what_is_new_or_changed_and_nothing_else(self) -> None:
+        self.manager.begin()
+        self.become_ready()
+        self.manager.unload("c")
+        self.engine("c").end()
+        self.manager.reconfigure(self.change("b", preload=True))
+        self.assertEqual(self.launcher.launched(), ["a", "c", "b"])
+        self.assertEqual(self.engine("a").asked, [], "nobody else wants its room")
+
+
+class WatchTests(ManagerCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.heard: list[Change | None] = []
+        self.watch()
+
+    def watch(self) -> None:
+        self.stop = self.manager.watch(self.heard.append)
+
+    def told(self) -> list[tuple[str, str]]:
+        told = [(c.model, c.status) for c in self.heard if c is not None]
+        self.heard.clear()
+        return told
+
+    def test_each_state_of_a_life(self) -> None:
+        lease = self.manager.acquire("a")
+        self.become_ready()
+        self.successResultOf(lease).release()
+        self.successResultOf(self.manager.acquire("a")).release()
+        self.manager.acquire("b")
+        self.engine("a").end("exited with status 0", code=0)
+        self.assertEqual(self.heard[3], Change("a", "unloaded", exit_code=0))
+        self.assertEqual(
+            self.told(),
+            [
+                *[("a", "loading"), ("a", "loaded"), ("a", "stopping"), ("a", "unloaded")],
+                ("b", "loading"),
+            ],
+        )
+
+    def test_a_failed_load_and_its_recovery(self) -> None:
+        self.manager.acquire("a").addErrback(lambda _: None)
+        self.engine("a").end("exited with status 1", "out of memory", code=1)
+        error = "The model `a` cannot be loaded: llama-server exited with status 1: out of memory"
+        self.clock.advance(1)
+        self.assertEqual(
+            self.heard,
+            [
+                Change("a", "loading"),
+                Change("a", "failed", error=error, exit_code=1),
+                Change("a", "unloaded", exit_code=1),
+            ],
+        )
+
+    def test_a_crash_for_which_nobody_waits_is_told_once(self) -> None:
+        self.have_lease("a")
+        self.told()
+        self.engine("a").end("was killed by SIGSEGV")
+        self.clock.advance(1)
+        self.assertEqual(self.told(), [("a", "unloaded")])
+
+    def test_a_load_that_is_given_up(self) -> None:
+        self.make(limit=1, load_timeout_sec=5)
+        self.watch()
+        self.manager.acquire("a").addErrback(lambda _: None)
+        self.clock.pump([0.05] * 150)
+        self.assertEqual(self.told(), [("a", "loading"), ("a", "stopping")])
+        self.engine("a").end("was killed by SIGKILL")
+        self.assertEqual(self.told(), [("a", "failed")])
+
+    def test_an_unload_by_force(self) -> None:
+        self.have_lease("a")
+        self.told()
+        self.manager.unload("a", force=True)
+        self.engine("a").end("was killed by SIGKILL")
+        self.assertEqual(self.told(), [("a", "stopping"), ("a", "unloaded")])
+
+    def test_a_name_stands_for_what_is_configured(self) -> None:
+        lease = self.have_lease("a")
+        self.told()
+        engine = self.engine("a")
+        self.manager.reconfigure(self.change("a", threads=9))
+        self.assertEqual(self.told(), [("a", "unloaded")])
+        lease.release()
+        engine.end()
+        self.assertEqual(self.told(), [], "it is nobody's any more")
+        self.manager.acquire("a")
+        self.assertEqual(self.told(), [("a", "loading")])
+
+    def test_who_stops_hears_no_more(self) -> None:
+        self.stop()
+        self.stop()
+        self.have_lease("a")
+        self.assertEqual(self.heard, [])
+
+    def test_one_that_fails_costs_the_others_nothing(self) -> None:
+        def fails(_: object) -> None:
+            raise ZeroDivisionError
+
+        self.stop()
+        self.manager.watch(fails)
+        self.watch()
+        self.have_lease("a")
+        self.assertEqual(self.told(), [("a", "loading"), ("a", "loaded")])
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 2)
+
+    def test_one_that_another_stops_is_not_told(self) -> None:
+        self.stop()
+        stops: list[Any] = []
+        self.manager.watch(lambda _: stops[0]())
+        stops.append(self.manager.watch(self.heard.append))
+        self.have_lease("a")
+        self.assertEqual(self.heard, [])
+
+    def test_at_the_drain_it_is_over(self) -> None:
+        self.have_lease("a").release()
+        self.told()
+        self.manager.drain()
+        self.engine("a").end()
+        self.assertEqual(self.heard, [None])
+        self.watch()
+        self.assertEqual(self.heard, [None, None], "who comes later is told at once")
+
+
+class LogTests(ManagerCase):
+    def test_it_goes_on_over_failures_restarts_and_reloads(self) -> None:
+        log = self.manager.log("a")
+        heard: list[str] = []
+        log.follow(heard.append)
+        self.manager.acquire("a").addErrback(lambda _: None)
+        self.engine("a").log.add("out of memory")
+        self.engine("a").end()
+        self.assertEqual(list(self.manager.log("a").lines), ["out of memory"])
+        self.manager.reconfigure(self.change("a", threads=9))
+        self.manager.acquire("a")
+        self.engine("a").log.add("loading")
+        self.assertEqual(heard, ["out of memory", "loading"])
+        self.assertIs(self.manager.log("a"), log)
+
+    def test_each_model_has_its_own(self) -> None:
+        self.manager.acquire("a")
+        self.engine("a").log.add("of a")
+        self.assertEqual(list(self.manager.log("b").lines), [])
+
+    def test_that_of_a_removed_model_is_forgotten(self) -> None:
+        log = self.manager.log("a")
+        self.manager.reconfigure(make_config("b"))
+        self.manager.reconfigure(make_config("a"))
+        self.assertIsNot(self.manager.log("a"), log)
 
 
 class ReportTests(ManagerCase):
@@ -344,6 +761,24 @@ class ReportTests(ManagerCase):
                 ("unloaded", None, 0, 0),
             ],
         )
+
+    def test_what_is_pinned_what_failed_and_how_it_ended(self) -> None:
+        self.make(limit=2)
+        self.make_with(self.change("b", pinned=True))
+        for name in "ab":
+            self.manager.acquire(name).addErrback(lambda _: None)
+        self.engine("a").end("exited with status 3", "no memory", code=3)
+        self.engine("b").end("was killed by SIGKILL")
+        [a, b, c] = self.manager.report()
+        self.assertEqual([a.pinned, b.pinned, c.pinned], [False, True, False])
+        self.assertEqual([a.exit_code, b.exit_code, c.exit_code], [3, None, None])
+        assert a.error is not None
+        self.assertIn("exited with status 3: no memory", a.error)
+        self.assertIsNone(c.error)
+        self.clock.advance(1)
+        self.assertEqual([r.error for r in self.manager.report()], [None, None, None])
+        self.manager.acquire("a").addErrback(lambda _: None)
+        self.assertIsNone(self.manager.report()[0].exit_code, "one runs")
 
     def test_last_used_is_the_time_of_day(self) -> None:
         self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from msgspec.structs import replace
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
@@ -33,6 +34,7 @@ from llamagw.fleet.process import (
     PIPE_GRACE_SEC,
     EngineProcess,
     Launcher,
+    Log,
     Output,
     Ports,
     command_line,
@@ -218,44 +220,65 @@ class PortsTests(SynchronousTestCase):
 
 class OutputTests(SynchronousTestCase):
     def setUp(self) -> None:
-        self.output = Output("tiny")
+        self.log = Log("tiny")
+        self.output = Output(self.log)
 
     def test_the_last_200_lines_are_kept(self) -> None:
         self.output.received(1, b"".join(b"line %d\n" % n for n in range(1000)))
-        self.assertEqual(len(self.output.lines), KEPT_LINES)
-        self.assertEqual((self.output.lines[0], self.output.lines[-1]), ("line 800", "line 999"))
+        self.assertEqual(len(self.log.lines), KEPT_LINES)
+        self.assertEqual((self.log.lines[0], self.log.lines[-1]), ("line 800", "line 999"))
         self.assertEqual(self.output.count, 1000)
 
     def test_a_line_may_come_in_pieces(self) -> None:
         for piece in (b"load", b"ing ", b"model\nnext"):
             self.output.received(2, piece)
-        self.assertEqual(list(self.output.lines), ["loading model"])
+        self.assertEqual(list(self.log.lines), ["loading model"])
 
     def test_the_pieces_of_stdout_and_stderr_are_kept_apart(self) -> None:
         self.output.received(1, b"out")
         self.output.received(2, b"err\n")
         self.output.received(1, b"put\n")
-        self.assertEqual(list(self.output.lines), ["err", "output"])
+        self.assertEqual(list(self.log.lines), ["err", "output"])
 
     def test_what_has_no_end_of_line_counts_when_the_pipes_close(self) -> None:
         self.output.received(2, b"its last gasp")
         self.output.closed()
         self.output.closed()
-        self.assertEqual(list(self.output.lines), ["its last gasp"])
+        self.assertEqual(list(self.log.lines), ["its last gasp"])
 
     def test_long_lines_are_cut(self) -> None:
         self.output.received(1, b"x" * 3 * LINE_BYTES + b"\nshort\n")
-        self.assertEqual([len(line) for line in self.output.lines], [LINE_BYTES, 5])
+        self.assertEqual([len(line) for line in self.log.lines], [LINE_BYTES, 5])
 
     def test_a_line_without_end_does_not_grow_for_ever(self) -> None:
         for _ in range(1000):
             self.output.received(1, b"x" * 1000)
-        held = sum(map(len, self.output.lines)) + len(self.output._partial[1])
+        held = sum(map(len, self.log.lines)) + len(self.output._partial[1])
         self.assertLessEqual(held, (KEPT_LINES + 1) * LINE_BYTES)
 
     def test_binary_and_windows_line_ends(self) -> None:
         self.output.received(1, b"\xff\x00\xfe\r\nwords\r\n")
-        self.assertEqual(list(self.output.lines), ["\ufffd\x00\ufffd", "words"])
+        self.assertEqual(list(self.log.lines), ["\ufffd\x00\ufffd", "words"])
+
+    def test_the_log_goes_on_with_the_next_engine_which_is_judged_by_its_own_words(self) -> None:
+        self.output.received(2, b"0.00.1 E srv: out of memory\n")
+        second = Output(self.log)
+        second.received(2, b"unterminated")
+        self.assertEqual((second.count, second.last_words()), (0, ""))
+        second.closed()
+        self.assertEqual((second.count, second.last_words()), (1, "unterminated"))
+        self.assertEqual(list(self.log.lines), ["0.00.1 E srv: out of memory", "unterminated"])
+
+    def test_a_log_can_be_followed(self) -> None:
+        heard: list[str] = []
+        self.output.received(1, b"before\n")
+        stop = self.log.follow(heard.append)
+        self.output.received(1, b"one\ntwo\nthr")
+        self.assertEqual(heard, ["one", "two"])
+        stop()
+        stop()
+        self.output.received(1, b"ee\n")
+        self.assertEqual(heard, ["one", "two"])
 
     def test_each_line_is_logged_under_the_models_name(self) -> None:
         observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
@@ -268,7 +291,7 @@ class OutputTests(SynchronousTestCase):
 
 class LastWordsTests(SynchronousTestCase):
     def words(self, text: str) -> str:
-        output = Output("tiny")
+        output = Output(Log("tiny"))
         output.received(2, text.encode())
         output.closed()
         return output.last_words()
@@ -347,19 +370,24 @@ class FakeTransport:
 
 
 class FakeReactor(Clock):
-    """A Clock that spawns `FakeTransport`\\ s."""
+    """
+    A Clock that spawns `FakeTransport`\\ s.
+
+    :ivar environments: what they were given; None for the gateway's own
+    """
 
     def __init__(self) -> None:
         super().__init__()
         self.spawned: list[FakeTransport] = []
+        self.environments: list[Any] = []
         self.error: OSError | None = None
 
     def spawnProcess(
-        self, protocol: ProcessProtocol, executable: str, args: Sequence[str], env: object
+        self, protocol: ProcessProtocol, executable: str, args: Sequence[str], env: Any
     ) -> FakeTransport:
         if self.error is not None:
             raise self.error
-        assert env is None, "the gateway's own environment is handed on"
+        self.environments.append(env)
         transport = FakeTransport(1000 + len(self.spawned), protocol, args)
         self.spawned.append(transport)
         protocol.makeConnection(transport)
@@ -393,6 +421,7 @@ class EngineCase(SynchronousTestCase):
         self.launcher.kill_group = self.kill_group  # type: ignore[method-assign]
         self.patch(process, "_can_bind", lambda port: True)
         self.backend = FakeBackend()
+        self.log = Log("tiny")
 
     def kill_group(self, pid: int, number: int) -> None:
         if self.no_group is not None:
@@ -400,7 +429,7 @@ class EngineCase(SynchronousTestCase):
         self.groups.append((pid, number))
 
     def launch(self) -> EngineProcess:
-        return self.launcher.launch(self.model, self.backend)  # type: ignore[arg-type]
+        return self.launcher.launch(self.model, self.backend, self.log)  # type: ignore[arg-type]
 
     @property
     def child(self) -> FakeTransport:
@@ -421,6 +450,50 @@ class SpawnTests(EngineCase):
         self.launch()
         self.assertIn("=".join(self.launcher.library_path), self.child.args)
 
+    def test_the_gateways_own_environment_is_handed_on(self) -> None:
+        self.launch()
+        self.assertEqual(self.reactor.environments, [None])
+
+    def test_a_models_variables_are_added_where_nobody_else_sees_them(self) -> None:
+        # What is no UTF-8 in the gateway's environment must not get in the way.
+        with mock.patch.dict(os.environ, {"FROM_OUTSIDE": "\udcff", "HF_TOKEN": "old"}):
+            self.model = replace(self.model, env={"HF_TOKEN": "secrét", "OMP_NUM_THREADS": "2"})
+            self.launch()
+        [env] = self.reactor.environments
+        self.assertEqual(env[b"HF_TOKEN"], os.fsencode("secrét"))
+        self.assertEqual(env[b"OMP_NUM_THREADS"], b"2")
+        self.assertEqual(env[b"FROM_OUTSIDE"], b"\xff")
+        self.assertEqual(env[b"PATH"], os.environb[b"PATH"])
+        self.assertNotIn("secr", " ".join(self.child.args))
+
+    def test_a_models_library_path_comes_after_the_engines_folder(self) -> None:
+        variable, folders = self.launcher.library_path
+        folder = folders.split(os.pathsep)[0]
+        self.model = replace(self.model, env={variable: "/cuda/lib", "A": "1"})
+        self.launch()
+        self.assertIn(f"{variable}={folder}:/cuda/lib", self.child.args)
+        [env] = self.reactor.environments
+        self.assertNotEqual(env.get(variable.encode()), b"/cuda/lib", "Python must not load them")
+
+    def test_an_engine_gets_its_variables_indeed(self) -> None:
+        script = Path(self.mktemp())
+        script.write_text('#!/bin/sh\nexec >"$2"; echo "$HF_TOKEN $LD_LIBRARY_PATH"\n')
+        script.chmod(0o755)
+        told = self.mktemp()
+        become: list[str] = []
+
+        def spawn(protocol: object, executable: str, args: list[str], env: Any) -> None:
+            become.extend(args)
+            # Its parent is who says so on its command line.
+            subprocess.run(args, executable=executable, env=env, check=True)
+
+        self.patch(self.reactor, "spawnProcess", spawn)
+        extra = {"HF_TOKEN": "x=y z", "LD_LIBRARY_PATH": "/more"}
+        self.patch(sys, "platform", "linux")
+        self.launcher.spawn(ProcessProtocol(), [str(script), "to", told], extra)
+        folder = os.path.dirname(os.path.realpath(script))
+        self.assertEqual(Path(told).read_text(), f"x=y z {folder}:/more\n")
+
     def test_stdin_is_closed(self) -> None:
         self.launch()
         self.assertEqual(self.child.signals, ["stdin"])
@@ -430,6 +503,7 @@ class SpawnTests(EngineCase):
         engine = self.launch()
         there_is = f"there is no file {self.model.model_path}"
         self.assertEqual(self.backend.exits, [Exit("was not started", there_is)])
+        self.assertEqual(list(self.log.lines), [f"llama-server was not started: {there_is}"])
         self.assertEqual(self.reactor.spawned, [])
         engine.stop()
         engine.kill()
@@ -469,7 +543,9 @@ class EndTests(EngineCase):
         self.launch()
         self.child.say(b"0.00.1 E srv: out of memory\n")
         self.child.end(1)
-        self.assertEqual(self.backend.exits, [Exit("exited with status 1", "srv: out of memory")])
+        self.assertEqual(
+            self.backend.exits, [Exit("exited with status 1", "srv: out of memory", 1)]
+        )
         self.reactor.advance(60)
         self.assertEqual(len(self.backend.exits), 1)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -485,6 +561,7 @@ class EndTests(EngineCase):
             self.launch()
             self.child.end(status, by)
             self.assertEqual(self.backend.exits[-1].how, how)
+            self.assertEqual(self.backend.exits[-1].code, status)
 
     def test_an_end_is_noticed_although_the_pipes_stay_open(self) -> None:
         self.launch()

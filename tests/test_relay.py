@@ -12,10 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
-from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.errors import BadRequest, LoadTimeout, ModelUnavailable
-from llamagw.proxy.relay import peek
+from llamagw.errors import LoadTimeout, ModelUnavailable
 from tests.proxy_fakes import (
     HIGH_WATER,
     STREAM_HEAD,
@@ -755,50 +753,3 @@ class BackpressureTests(BenchTestCase):
         self.bench.settle()
         self.assertFalse(client.connected)
         self.assertTrue(answers(bytes(client.heard), "POST")[0].whole)
-
-
-class PeekTests(SynchronousTestCase):
-    """What the gateway reads of a body, and what it says when it cannot."""
-
-    def test_the_model_is_found_wherever_it_stands(self) -> None:
-        for body in (
-            b'{"model":"m"}',
-            b' {"a": [{"model": "no"}], "model" : "m" } ',
-            b'{"model":"\\u006d"}',
-            b'{"model":"no","model":"m"}',  # as json.loads and the engine read it
-        ):
-            self.assertEqual(peek(body).model, "m", body)
-
-    def test_what_is_wrong_is_said(self) -> None:
-        for body, said, param in (
-            (b"", "empty", None),
-            (b"{", "JSON", None),
-            (b"model=m", "JSON", None),
-            (b'{"model": "m"} x', "JSON", None),
-            (b'{"model": "\xff"}', "JSON", None),
-            (b"[]", "object", None),
-            (b'"m"', "object", None),
-            (b"null", "object", None),
-            (b"{}", "model", "model"),
-            (b'{"Model": "m"}', "model", "model"),
-            (b'{"model": 1}', "string", "model"),
-            (b'{"model": null}', "string", "model"),
-            (b'{"model": ["m"]}', "string", "model"),
-        ):
-            with self.assertRaises(BadRequest) as caught:
-                peek(body)
-            self.assertIn(said, caught.exception.message, body)
-            self.assertEqual(caught.exception.param, param, body)
-
-    @settings(deadline=None, max_examples=200)
-    @given(body=st.binary(max_size=60) | st.text(alphabet='{}[]":,\\model01 \n', max_size=40))
-    def test_whatever_comes_it_is_a_name_or_a_bad_request(self, body: bytes | str) -> None:
-        try:
-            name = peek(body.encode() if isinstance(body, str) else body).model
-        except BadRequest:
-            return
-        self.assertIsInstance(name, str)
-
-    def test_a_body_nested_without_end_is_a_bad_request(self) -> None:
-        with self.assertRaises(BadRequest):
-            peek(b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b',"model":"m"}')

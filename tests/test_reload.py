@@ -41,7 +41,7 @@ class ReconfigureTests(ManagerCase):
         lease.release()
         self.assertEqual(self.engine("a").asked, ["stop"])
         self.engine("a").end()
-        configured = [keeper.key for keeper in self.manager._keepers.values()]
+        configured = [entry.keepers[0].key for entry in self.manager._entries.values()]
         self.assertEqual(list(self.manager._by_key), configured)
 
     def test_an_idle_model_that_is_removed_is_stopped_at_once(self) -> None:

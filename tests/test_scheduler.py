@@ -6,8 +6,8 @@ from collections.abc import Hashable
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.errors import ModelUnavailable, ServerBusy, ShuttingDown
-from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Status, Stop
+from llamagw.errors import ModelNotLoaded, ModelUnavailable, ServerBusy, ShuttingDown
+from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
 
 BROKEN = ModelUnavailable("It broke.", retry_after=1)
 
@@ -233,6 +233,215 @@ class StarvationTests(SynchronousTestCase):
         made = self.closing()
         made.left("b", "b1", 12)
         self.assertIsNone(made.wake_at)
+
+
+class PinnedTests(SynchronousTestCase):
+    """Rules 3 and 5, for those that stay."""
+
+    def setUp(self) -> None:
+        self.made = Scheduler("bc", limit=2, swap_after=10, max_queue=10)
+        self.made.add("a", pinned=True)
+
+    def test_a_pinned_model_is_not_stopped_for_room(self) -> None:
+        have_ready(self.made, "a", 0)
+        have_ready(self.made, "b", 1)
+        self.assertEqual(self.made.arrived("c", 1, 2), [Stop("b")])
+
+    def test_a_pinned_model_does_not_close(self) -> None:
+        have_ready(self.made, "a", 0, leases=1)
+        have_ready(self.made, "b", 1, leases=1)
+        self.made.arrived("c", 1, 2)
+        self.made.tick(12)
+        self.assertEqual([self.made.models[n].closing for n in "ab"], [False, True])
+
+    def test_a_pinned_model_is_loaded_as_any_other(self) -> None:
+        have_ready(self.made, "b", 0)
+        have_ready(self.made, "c", 1)
+        self.assertEqual(self.made.arrived("a", 1, 2), [Stop("b")])
+
+    def test_a_pinned_model_can_be_unloaded(self) -> None:
+        have_ready(self.made, "a", 0)
+        self.assertEqual(self.made.unload("a", 1), [Stop("a")])
+
+
+class UnloadTests(SynchronousTestCase):
+    """Rule 9."""
+
+    def test_an_idle_model_is_stopped_at_once(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        self.assertEqual(made.unload("a", 1), [Stop("a")])
+        self.assertEqual(made.unload("a", 1), [])
+        self.assertEqual(made.exited("a", None, 2), [])
+
+    def test_what_is_not_in_memory_stays_as_it_is(self) -> None:
+        made = scheduler()
+        made.arrived("b", 1, 0)
+        made.exited("b", BROKEN, 0)
+        have_ready(made, "c", leases=1)
+        made.arrived("a", 2, 0)
+        for force in (False, True):
+            self.assertEqual(made.unload("a", 1, force), [])
+            self.assertEqual(made.unload("b", 1, force), [])
+        self.assertEqual(list(made.models["a"].waiting), [2])
+        self.assertIs(made.models["b"].failure, BROKEN)
+
+    def test_a_busy_model_finishes_and_its_newcomers_wait_for_the_next_life(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=2)
+        self.assertEqual(made.unload("a", 1), [])
+        self.assertEqual(made.arrived("a", "new", 2), [])
+        self.assertEqual(made.finished("a", 3), [])
+        self.assertEqual(made.finished("a", 4), [Stop("a")])
+        self.assertEqual(made.exited("a", None, 5), [Start("a")])
+        self.assertEqual(made.loaded("a", 6), [Admit("new")])
+        self.assertEqual(made.arrived("a", "newer", 7), [Admit("newer")], "it is open again")
+
+    def test_a_load_that_somebody_waits_for_serves_all_of_them_first(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        self.assertEqual(made.unload("a", 1), [])
+        made.arrived("a", 2, 2)
+        self.assertEqual(made.loaded("a", 3), [Admit(1), Admit(2)])
+        self.assertEqual(made.arrived("a", 3, 4), [])
+        made.finished("a", 5)
+        self.assertEqual(made.finished("a", 5), [Stop("a")])
+
+    def test_a_load_that_nobody_waits_for_is_stopped_at_once(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.left("a", 1, 1)
+        self.assertEqual(made.unload("a", 2), [Stop("a")])
+
+    def test_a_load_is_stopped_when_the_last_who_waited_has_left(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        made.unload("a", 1)
+        self.assertEqual(made.left("a", 1, 2), [Stop("a")])
+
+    def test_its_room_goes_to_who_waits_for_it(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.arrived("b", 1, 1)
+        made.unload("a", 2)
+        made.arrived("a", 2, 3)
+        self.assertEqual(made.finished("a", 4), [Stop("a")])
+        self.assertEqual(made.exited("a", None, 5), [Start("b")])
+
+    def test_another_does_not_close_for_the_room_that_it_makes(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", 0, leases=1)
+        have_ready(made, "b", 1, leases=1)
+        made.unload("b", 2)
+        made.arrived("c", 1, 3)
+        made.tick(13)
+        self.assertEqual(made.arrived("a", 2, 14), [Admit(2)])
+
+    def test_a_crash_meanwhile_is_an_unload_too(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.unload("a", 1)
+        made.exited("a", None, 2)
+        made.finished("a", 2)
+        self.assertEqual(made.arrived("a", 1, 3), [Start("a")])
+        self.assertEqual(made.loaded("a", 4), [Admit(1)])
+        self.assertEqual(made.arrived("a", 2, 5), [Admit(2)])
+
+    def test_by_force_it_dies_at_once_and_who_waits_is_told(self) -> None:
+        made = scheduler()
+        made.arrived("a", 1, 0)
+        [told, killed] = made.unload("a", 1, force=True)
+        assert isinstance(told, Reject)
+        self.assertIsInstance(told.error, ModelUnavailable)
+        self.assertIn("The model `a` was unloaded by force.", told.error.message)
+        self.assertEqual(killed, Kill("a"))
+        self.assertIs(made.models["a"].status, Status.STOPPING)
+
+    def test_by_force_answers_break_off(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=2)
+        self.assertEqual(made.unload("a", 1, force=True), [Kill("a")])
+        self.assertEqual(made.exited("a", None, 2), [])
+        made.finished("a", 2)
+        made.finished("a", 2)
+        self.assertEqual(made.arrived("a", 1, 3), [Start("a")])
+
+    def test_force_ends_what_takes_long_to_stop(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.unload("a", 1)
+        self.assertEqual(made.unload("a", 2, force=True), [Kill("a")])
+        made.finished("a", 3)
+        self.assertEqual(made.unload("a", 3, force=True), [Kill("a")])
+
+    def test_it_rests_when_nobody_has_used_it_for_so_long(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", 1)
+        self.assertEqual(made.rest("a", 10, 4), ([], 7))
+        made.arrived("a", 1, 5)
+        self.assertEqual(made.rest("a", 10, 100), ([], 10))
+        made.finished("a", 101)
+        self.assertEqual(made.rest("a", 10, 110), ([], 1))
+        self.assertEqual(made.rest("a", 10, 111), ([Stop("a")], None))
+
+    def test_what_is_not_loaded_need_not_rest(self) -> None:
+        made = scheduler()
+        self.assertEqual(made.rest("a", 10, 100), ([], None))
+        made.arrived("a", 1, 100)
+        self.assertEqual(made.rest("a", 10, 200), ([], None))
+        self.assertEqual(made.rest("gone", 10, 200), ([], None))
+
+
+class VisitTests(SynchronousTestCase):
+    """Rule 10."""
+
+    def refusal(self, made: Scheduler, name: str) -> str:
+        [action] = made.arrived(name, "visit", 50, load=False)
+        assert isinstance(action, Reject)
+        assert isinstance(action.error, ModelNotLoaded)
+        return action.error.message
+
+    def test_a_model_that_is_not_loaded_refuses_and_says_how_it_is(self) -> None:
+        made = scheduler(limit=3)
+        how = "A GET does not load it: add ?autoload=true, or POST /models/load."
+        self.assertEqual(self.refusal(made, "a"), f"The model `a` is not loaded. {how}")
+        made.arrived("a", 1, 0)
+        self.assertEqual(
+            self.refusal(made, "a"), f"The model `a` is not loaded (it is loading). {how}"
+        )
+        made.exited("a", BROKEN, 1)
+        self.assertIn("(it has failed)", self.refusal(made, "a"))
+        have_ready(made, "b", leases=1)
+        made.unload("b", 2)
+        self.assertIn("(it is being unloaded)", self.refusal(made, "b"))
+        made.finished("b", 3)
+        self.assertIn("(it is being unloaded)", self.refusal(made, "b"))
+        self.assertEqual(made.exited("b", None, 4), [], "nobody waits")
+
+    def test_it_is_called_as_clients_call_it(self) -> None:
+        made = scheduler()
+        made.add("d#4", "d")
+        self.assertIn("`d`", self.refusal(made, "d#4"))
+
+    def test_a_loaded_model_admits(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        self.assertEqual(made.arrived("a", 1, 1, load=False), [Admit(1)])
+        made.arrived("b", 2, 1)
+        self.assertEqual(made.finished("a", 2, used=False), [Stop("a")], "it was busy until then")
+
+    def test_it_counts_as_no_use(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", 1)
+        made.arrived("a", 1, 5, load=False)
+        made.finished("a", 6, used=False)
+        self.assertEqual(made.models["a"].last_used, 1)
+        self.assertEqual(made.rest("a", 10, 11), ([Stop("a")], None))
+
+    def test_while_draining_all_are_told_the_same(self) -> None:
+        made = scheduler()
+        made.drain(0)
+        self.assertEqual(rejected(made.arrived("a", 1, 1, load=False)), {1: ShuttingDown})
 
 
 class FailureTests(SynchronousTestCase):

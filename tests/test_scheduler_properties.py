@@ -29,11 +29,11 @@ from hypothesis.stateful import (
 )
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.errors import GatewayError, ModelUnavailable
+from llamagw.errors import GatewayError, ModelNotLoaded, ModelUnavailable, ShuttingDown
 from llamagw.fleet import scheduler as real
-from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Stop
+from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
 
-RULES = frozenset(range(1, 9))
+RULES = frozenset(range(1, 11))
 FAILURE = ModelUnavailable("The engine has no words.", retry_after=1)
 
 #: Picks one of several, whatever their number; or a few, one after the other.
@@ -58,17 +58,26 @@ class Fleet(RuleBasedStateMachine):
         swap_after=st.sampled_from([0.7, 10.0, 0.0]),
         max_queue=st.integers(2, 5),
         busy=st.lists(st.booleans(), min_size=2, max_size=3),
+        pinned=st.integers(0, 2),
     )
     def begin(
-        self, count: int, limit: int, swap_after: float, max_queue: int, busy: list[bool]
+        self,
+        count: int,
+        limit: int,
+        swap_after: float,
+        max_queue: int,
+        busy: list[bool],
+        pinned: int,
     ) -> None:
         self.names = list("abcd"[:count])
         self.limit = limit
         self.swap_after = swap_after
         self.max_queue = max_queue
-        self.scheduler = self.make(
-            self.names, limit=limit, swap_after=swap_after, max_queue=max_queue
-        )
+        self.scheduler = self.make((), limit=limit, swap_after=swap_after, max_queue=max_queue)
+        # The configuration sees to it that there is room for one that is not pinned.
+        self.pinned = set(self.names[: min(pinned, limit - 1)])
+        for name in self.names:
+            self.scheduler.add(name, pinned=name in self.pinned)
         # 0.1 and 0.7 are not sums of powers of 2, so that rounding has its chance.
         self.now = 0.1
         self.tickets = 0
@@ -77,10 +86,14 @@ class Fleet(RuleBasedStateMachine):
         self.failed: set[str] = set()
         self.queue: dict[str, dict[int, float]] = {name: {} for name in self.names}
         self.leases = dict.fromkeys(self.names, 0)
+        #: How many of the leases do not count as use.
+        self.visits = dict.fromkeys(self.names, 0)
         self.used = dict.fromkeys(self.names, float("-inf"))
         self.owner: dict[int, str] = {}
         self.closed: set[str] = set()
         self.retired: set[str] = set()
+        #: Those in memory that are to be unloaded.
+        self.leaving: set[str] = set()
         self.added = 0
         #: How many may be in memory: more than the limit when it was lowered under them.
         self.ceiling = limit
@@ -129,6 +142,10 @@ class Fleet(RuleBasedStateMachine):
     def alive(self) -> list[str]:
         return [name for name in self.names if name not in self.retired]
 
+    def can_go(self, name: str) -> bool:
+        """Whether it may be stopped for room."""
+        return name not in self.pinned and self.is_idle(name)
+
     def is_idle(self, name: str) -> bool:
         if self.leases[name]:
             return False
@@ -151,6 +168,10 @@ class Fleet(RuleBasedStateMachine):
                 self.reject(action.ticket, action.error, failed)
             elif isinstance(action, Start):
                 self.start(action.model)
+            elif isinstance(action, Kill):
+                # That it is the right one is seen where it is asked for.
+                self.hold((9,), action.model in self.process, "a kill of what does not run")
+                self.process[action.model] = "stopping"
             else:
                 assert isinstance(action, Stop)
                 self.stop(action.model, abandon)
@@ -193,10 +214,13 @@ class Fleet(RuleBasedStateMachine):
             self.hold((3,), abandon or not self.leases[name], "a busy model is stopped")
         elif name in self.retired:
             self.hold((3,), not self.leases[name], "a busy model is stopped")
+        elif name in self.leaving:
+            self.hold((9,), self.is_idle(name), "a model is unloaded before it has finished")
         else:
+            self.hold((3,), name not in self.pinned, "a pinned model is stopped for room")
             self.hold((3,), self.is_idle(name), "a model that is not idle is stopped for room")
-            self.hold((3,), self.shortage(), "a model is stopped though nobody needs its room")
-            older = [n for n in self.names if self.is_idle(n) and self.used[n] < self.used[name]]
+            self.hold((3, 9), self.shortage(), "a model is stopped though nobody needs its room")
+            older = [n for n in self.names if self.can_go(n) and self.used[n] < self.used[name]]
             self.hold((3,), name in self.closed or not older, "not the least recently used one")
         self.process[name] = "stopping"
 
@@ -214,12 +238,39 @@ class Fleet(RuleBasedStateMachine):
             ticket = self.tickets
         self.owner[ticket] = name
         self.queue[name][ticket] = self.now
-        is_open = self.process.get(name) == "ready" and name not in self.closed
         actions = self.scheduler.arrived(name, ticket, self.now)
-        if is_open and not self.draining:
+        if self.is_open(name):
             self.hold((1,), actions == [Admit(ticket)], "a ready model does not admit at once")
         self.hear(actions)
         self.look()
+
+    def is_open(self, name: str) -> bool:
+        closed = name in self.closed or name in self.leaving
+        return self.process.get(name) == "ready" and not closed and not self.draining
+
+    @rule(which=one)
+    def visited(self, which: int) -> None:
+        """Somebody comes who must not load."""
+        name = self.alive()[which % len(self.alive())]
+        actions = self.scheduler.arrived(name, -1, self.now, load=False)
+        if self.is_open(name):
+            self.hold((1, 10), actions == [Admit(-1)], "a ready model does not admit at once")
+        if actions == [Admit(-1)]:
+            self.hold((10,), self.is_open(name), "a lease of a model that is not open")
+            self.leases[name] += 1
+            self.visits[name] += 1
+        else:
+            errors = [type(action.error) for action in actions if isinstance(action, Reject)]
+            wanted = ShuttingDown if self.draining else ModelNotLoaded
+            self.hold((10,), errors == [wanted], "who must not load is not told so")
+            self.hold((10,), len(actions) == 1, "something is done for who must not load")
+        self.look()
+
+    @precondition(lambda self: any(self.visits.values()))
+    @rule(which=one)
+    def visit_over(self, which: int) -> None:
+        visited = [name for name in self.names if self.visits[name]]
+        self.finish(visited[which % len(visited)], visit=True)
 
     @precondition(lambda self: any(self.queue.values()))
     @rule(which=one)
@@ -239,10 +290,14 @@ class Fleet(RuleBasedStateMachine):
                 self.finish(busy[each % len(busy)])
                 self.time_passes(0.1)
 
-    def finish(self, name: str) -> None:
+    def finish(self, name: str, visit: bool = False) -> None:
+        visit = visit or self.leases[name] == self.visits[name]
         self.leases[name] -= 1
-        self.used[name] = self.now
-        self.hear(self.scheduler.finished(name, self.now))
+        if visit:
+            self.visits[name] -= 1
+        else:
+            self.used[name] = self.now
+        self.hear(self.scheduler.finished(name, self.now, used=not visit))
         self.look()
 
     # What can happen to processes
@@ -282,6 +337,7 @@ class Fleet(RuleBasedStateMachine):
 
     def exit(self, name: str, fails: bool = False) -> None:
         del self.process[name]
+        self.leaving.discard(name)
         if fails:
             self.failed.add(name)
         self.hear(self.scheduler.exited(name, FAILURE if fails else None, self.now))
@@ -303,6 +359,45 @@ class Fleet(RuleBasedStateMachine):
     def all_goes_well(self) -> None:
         for name in list(self.names):
             self.respond(name)
+
+    # What can be wanted of a model
+
+    @rule(which=one)
+    def unload(self, which: int) -> None:
+        name = self.alive()[which % len(self.alive())]
+        if self.process.get(name) in ("loading", "ready"):
+            self.leaving.add(name)
+        self.hear(self.scheduler.unload(name, self.now))
+        self.look()
+
+    @rule(which=one)
+    def unload_by_force(self, which: int) -> None:
+        name = self.alive()[which % len(self.alive())]
+        there = name in self.process
+        waited = len(self.queue[name])
+        actions = self.scheduler.unload(name, self.now, force=True)
+        killed = [action.model for action in actions if isinstance(action, Kill)]
+        self.hold((9,), killed == ([name] if there else []), "not the model that was meant dies")
+        self.hear(actions, failed=name if there else "")
+        left = 0 if there else waited
+        self.hold((9,), len(self.queue[name]) == left, "somebody waits for what was killed")
+        self.look()
+
+    @rule(which=one, limit=st.sampled_from([0.1, 5.0]))
+    def rest(self, which: int, limit: float) -> None:
+        name = self.alive()[which % len(self.alive())]
+        ready = self.process.get(name) == "ready"
+        rested = ready and not self.leases[name] and self.used[name] + limit <= self.now
+        if rested:
+            self.leaving.add(name)
+        actions, again = self.scheduler.rest(name, limit, self.now)
+        self.hold((9,), rested or not actions, "a model is stopped before it has rested")
+        if rested or not ready:
+            self.hold((9,), again is None, "it is looked at again for nothing")
+        else:
+            self.hold((9,), again is not None and 0 < again <= limit, "it is looked at too late")
+        self.hear(actions)
+        self.look()
 
     # What can happen otherwise
 
@@ -328,7 +423,11 @@ class Fleet(RuleBasedStateMachine):
         new = f"{name}{self.added}"
         self.names.append(new)
         self.queue[new], self.leases[new], self.used[new] = {}, 0, float("-inf")
-        self.scheduler.add(new)
+        self.visits[new] = 0
+        self.leaving.discard(name)
+        self.scheduler.add(new, pinned=name in self.pinned)
+        if name in self.pinned:
+            self.pinned ^= {name, new}
         waited, actions = self.scheduler.retire(name, self.now)
         self.hold((6, 8), waited == list(self.queue[name]), "those who waited are not handed back")
         self.queue[name].clear()
@@ -340,7 +439,7 @@ class Fleet(RuleBasedStateMachine):
     @precondition(lambda self: not self.draining)
     @rule(limit=st.integers(1, 3), swap_after=st.sampled_from([0.7, 10.0]))
     def limits(self, limit: int, swap_after: float) -> None:
-        self.limit = limit
+        self.limit = limit = max(limit, len(self.pinned) + 1)
         self.swap_after = swap_after
         self.ceiling = max(limit, len(self.process))
         actions = self.scheduler.limits(
@@ -377,6 +476,8 @@ class Fleet(RuleBasedStateMachine):
         for name in self.names:
             told = self.scheduler.models[name]
             self.hold((7,), told.in_flight == self.leases[name], "the leases are miscounted")
+            used = float("-inf") if told.last_used is None else told.last_used
+            self.hold((10,), used == self.used[name], "what is no use counts as use")
             self.hold((8,), list(told.waiting) == list(self.queue[name]), "a waiter is forgotten")
             lost = name in self.failed and self.queue[name]
             self.hold((8,), not lost, "somebody waits for a model that has failed")
@@ -397,18 +498,25 @@ class Fleet(RuleBasedStateMachine):
             self.hold((8,), len(self.process) >= self.limit, "there is room and nobody gets it")
         for name in self.retired & set(self.in_state("loading", "ready")):
             self.hold((8,), self.leases[name], "a retired model stays in memory")
+        for name in self.leaving & set(self.in_state("loading", "ready")):
+            self.hold((9,), not self.is_idle(name), "a model that is to be unloaded stays")
+            admits = self.takes_newcomers(name)
+            self.hold((9,), not admits, "a model that is to be unloaded takes newcomers")
         if self.shortage():
-            idle = [name for name in self.names if self.is_idle(name)]
+            idle = [name for name in self.names if self.can_go(name)]
             self.hold((5, 7, 8), not idle, "an idle model keeps room that somebody waits for")
         before = self.closed
-        ready = [name for name in self.in_state("ready") if name not in self.retired]
+        going = self.retired | self.leaving
+        ready = [name for name in self.in_state("ready") if name not in going]
         self.closed = {name for name in ready if not self.takes_newcomers(name)}
         overdue = [name for name in short if self.first(name) + self.swap_after <= self.now]
-        # What is over a limit that was lowered closes too; what has retired makes room anyway.
+        # What is over a limit that was lowered closes too; what is going makes room anyway.
         needed = len(overdue) + self.shortage() - len(short)
         needed = max(needed - len(self.in_state("ready")) + len(ready), 0)
         self.hold((1,), len(self.closed) <= needed, "a model closes without need")
-        enough = len(self.closed) >= min(needed, len(ready))
+        self.hold((5,), not self.closed & self.pinned, "a pinned model closes")
+        may_close = [name for name in ready if name not in self.pinned]
+        enough = len(self.closed) >= min(needed, len(may_close))
         self.hold((5,), enough, "patience is over and no model closes")
         for name in ready:
             kept_back = self.queue[name] and name not in self.closed
@@ -418,7 +526,8 @@ class Fleet(RuleBasedStateMachine):
         if len(stayed) >= len(self.closed):
             self.hold((5,), self.closed <= stayed, "it closes another instead of the one it chose")
         for name in self.closed - before:
-            older = [n for n in ready if n not in self.closed and self.used[n] < self.used[name]]
+            open_ = [n for n in may_close if n not in self.closed]
+            older = [n for n in open_ if self.used[n] < self.used[name]]
             self.hold((5,), not older, "not the least recently used one closes")
 
     # How it must come out in the end
@@ -579,17 +688,18 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
     (
         3,
         "the end of a lease does not count as use",
-        {"model.in_flight -= 1\n        model.last_used = now": "model.in_flight -= 1"},
+        {"if used:\n            model.last_used = now": "pass"},
     ),
     (
         3,
         "the beginning of a lease does not count as use",
         {
-            "model.in_flight += 1\n            model.last_used = now": "model.in_flight += 1",
+            "if load:\n                model.last_used = now": "pass",
             "model.last_used = now\n            model.waiting.clear()": "model.waiting.clear()",
-            "model.in_flight -= 1\n        model.last_used = now": "model.in_flight -= 1",
+            "if used:\n            model.last_used = now": "pass",
         },
     ),
+    (3, "pinned models are stopped for room", {" and not m.pinned]": "]"}),
     (
         3,
         "room that is on its way is not counted on",
@@ -651,6 +761,7 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
             )
         },
     ),
+    (5, "pinned models close", {" and not m.pinned]": "]"}),
     (5, "only one model closes at a time", {"busy[:closing]": "busy[: min(closing, 1)]"}),
     (
         6,
@@ -677,10 +788,10 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
         7,
         "a crash ends the leases, and so do their holders",
         {
-            "model.closing = False\n        model.failure = failure": (
+            "model.closing = False\n        model.leaving = model.retired": (
                 "model.closing = False\n"
                 "        model.in_flight = 0\n"
-                "        model.failure = failure"
+                "        model.leaving = model.retired"
             )
         },
     ),
@@ -751,13 +862,60 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
             )
         },
     ),
-    (8, "a retired model stays in memory", {"elif model.retired and": "elif False and"}),
+    (8, "a retired model stays in memory", {"model.retired = model.leaving": "model.retired"}),
     (8, "a retired model is never forgotten", {"if model.retired and not": "if False and not"}),
     (8, "a lowered limit is not kept", {"over = max(-free, 0)": "over = 0"}),
     (
         8,
         "newcomers wait for the end of the drain",
         {"if self.draining:\n            return [Reject": "if False:\n            return [Reject"},
+    ),
+    (9, "an unload does nothing", {"model.leaving = True\n            return": "return"}),
+    (
+        9,
+        "a model that is to be unloaded takes newcomers",
+        {"model.closing = model.status is Status.READY": "pass"},
+    ),
+    (
+        9,
+        "an unload breaks answers off",
+        {
+            "if model.idle:\n                    actions.append(self._stop(model))": (
+                "actions.append(self._stop(model))"
+            )
+        },
+    ),
+    (
+        9,
+        "an unload stops a load that somebody waits for",
+        {"model.closing = model.status is Status.READY": "model.closing = True"},
+    ),
+    (
+        9,
+        "a model that was unloaded is unloaded for ever",
+        {"model.leaving = model.retired\n": "pass\n"},
+    ),
+    (9, "force leaves who waits", {"[*self._reject_waiting(model, error), Kill": "[Kill"}),
+    (9, "force waits", {"if not force:": "if True:"}),
+    (9, "rest breaks answers off", {"if model.in_flight:\n            return [], limit": "pass"}),
+    (9, "rest comes too early", {"if now < due:": "if False:"}),
+    (9, "rest never comes", {"return self.unload(name, now), None": "return [], limit"}),
+    (
+        10,
+        "a visit counts as use",
+        {"if load:\n                model": "if True:\n                model"},
+    ),
+    (10, "the end of a visit counts as use", {"if used:": "if True:"}),
+    (10, "a visit loads", {"if not load:": "if False:"}),
+    (
+        10,
+        "a visit is admitted to a model that closes",
+        {
+            "if model.status is Status.READY and not model.closing:\n            model.in_flight": (
+                "if model.status is Status.READY and not (load and model.closing):\n"
+                "            model.in_flight"
+            )
+        },
     ),
 ]
 
@@ -771,7 +929,7 @@ def mutant(changes: dict[str, str]) -> Any:
     made: dict[str, Any] = {"__name__": "mutant"}
     exec(compile(source, "mutant", "exec"), made)
     # What it says must be what the machine hears.
-    made.update(Admit=Admit, Reject=Reject, Start=Start, Stop=Stop)
+    made.update(Admit=Admit, Kill=Kill, Reject=Reject, Start=Start, Stop=Stop)
     return made["Scheduler"]
 
 
@@ -819,3 +977,9 @@ class MutantTests(SynchronousTestCase):
 
     def test_rule_8_is_held(self) -> None:
         self.assertNoticed(8)
+
+    def test_rule_9_is_held(self) -> None:
+        self.assertNoticed(9)
+
+    def test_rule_10_is_held(self) -> None:
+        self.assertNoticed(10)

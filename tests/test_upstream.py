@@ -16,6 +16,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet.backend import Address
+from llamagw.proxy.connect import Connector
 from llamagw.proxy.upstream import IDLE_SEC, MAX_HEAD, Pool, Received, Upstream, UpstreamLost
 from tests.proxy_fakes import BACKEND, HIGH_WATER, Wire, chunked, cut_at, response
 
@@ -60,7 +61,7 @@ class UpstreamTestCase(SynchronousTestCase):
     def begin(self) -> None:
         """One connection, with a request sent over it."""
         self.clock = MemoryReactorClock()
-        self.pool = Pool(self.clock)
+        self.pool = Pool(self.clock, Connector(self.clock))
         self.upstream = Upstream(self.pool, HERE)
         self.wire = Wire(self.clock)
         self.wire.attach(self.upstream)
@@ -372,12 +373,12 @@ class ReuseTests(UpstreamTestCase):
 class ConnectTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
-        self.pool = Pool(self.reactor)
+        self.pool = Pool(self.reactor, Connector(self.reactor))
 
     def test_a_new_connection_goes_to_the_address(self) -> None:
         connecting = self.pool.connect(HERE)
         host, port, factory, _, _ = self.reactor.tcpClients[0]
-        self.assertEqual((host, port), HERE)
+        self.assertEqual(Address(host, port), HERE)
         wire = Wire(self.reactor)
         wire.attach(factory.buildProtocol(IPv4Address("TCP", host, port)))
         upstream = self.successResultOf(connecting)

@@ -8,7 +8,7 @@ start and when to stop is the scheduler's decision.
 
 ::
 
-    Stopped --start--> Starting --healthy--> Ready --stop--> Stopping --ended--> Stopped
+    Stopped --start--> Starting --healthy--> Ready --stop, kill--> Stopping --ended--> Stopped
        ^                |    |               |   |
        |              ended  +--give_up--+ hung  | ended
        |                |                |   |   |
@@ -41,10 +41,34 @@ STABLE_SEC = 10.0
 
 
 class Address(NamedTuple):
-    """Where a backend answers HTTP."""
+    """
+    Where a backend answers HTTP, and what it wants to be told there.
+
+    :ivar tls: whether it speaks TLS
+    :ivar ca_file: the certificates that its own is checked with; None for the system's
+    :ivar prefix: what stands before each path
+    :ivar api_key: sent as ``Authorization: Bearer …``
+    :ivar model: what the model is called there; None where any name will do
+    """
 
     host: str
     port: int
+    tls: bool = False
+    ca_file: str | None = None
+    prefix: str = ""
+    api_key: str | None = None
+    model: str | None = None
+
+    @property
+    def authority(self) -> str:
+        """For the ``Host`` header, and in a URL."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """What stands before each path's slash."""
+        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
 
 class Exit(NamedTuple):
@@ -53,10 +77,14 @@ class Exit(NamedTuple):
 
     :ivar how: for a person, such as "exited with status 1" or "was killed by SIGKILL"
     :ivar last_words: what it said last about why; "" if it said nothing
+    :ivar code: the status that it ended with; None if it was killed, or never started
+    :ivar who: what ended
     """
 
     how: str
     last_words: str
+    code: int | None = None
+    who: str = "llama-server"
 
 
 class Running(Protocol):
@@ -99,7 +127,7 @@ class World(Protocol):
     def load_failed(self, error: GatewayError) -> None:
         """Told: it will not come up, though its process is still there."""
 
-    def exited(self, failure: GatewayError | None) -> None:
+    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
         """Told: its process is gone. With a failure, it must not be started until `recovered`."""
 
     def recovered(self) -> None:
@@ -114,6 +142,9 @@ class Backend(Protocol):
 
     def stop(self) -> None:
         """The scheduler wants it gone."""
+
+    def kill(self) -> None:
+        """The scheduler wants it gone at once."""
 
     def healthy(self) -> None:
         """Its /health said ok for the first time."""
@@ -180,11 +211,11 @@ def _machine() -> Callable[[_Core], Backend]:
         delay = core.backoff()
         said = f": {exit.last_words}" if exit.last_words else ""
         failure = ModelUnavailable(
-            f"The model `{core.name}` cannot be loaded: llama-server {exit.how}{said}",
+            f"The model `{core.name}` cannot be loaded: {exit.who} {exit.how}{said}",
             param="model",
             retry_after=delay,
         )
-        core.world.exited(failure if delay else None)
+        core.world.exited(exit, failure if delay else None)
         return core.clock.callLater(delay, backend.wait_over)
 
     Stopped = machine.state("Stopped")
@@ -196,6 +227,7 @@ def _machine() -> Callable[[_Core], Backend]:
 
     Stopped.upon(Backend.start).to(Starting).returns(None)
     Failing.upon(Backend.stop).loop().returns(None)
+    Failing.upon(Backend.kill).loop().returns(None)
     Failing.upon(Backend.ended).to(Backoff).returns(None)
 
     @pep614(Starting.upon(Backend.healthy).to(Ready))
@@ -208,6 +240,16 @@ def _machine() -> Callable[[_Core], Backend]:
     def stop(backend: Backend, core: _Core, probes: Watch) -> None:
         probes.stop()
         core.process().stop()
+
+    @pep614(Starting.upon(Backend.kill).to(Stopping))
+    @pep614(Ready.upon(Backend.kill).to(Stopping))
+    def kill(backend: Backend, core: _Core, probes: Watch) -> None:
+        probes.stop()
+        core.process().kill()
+
+    @pep614(Stopping.upon(Backend.kill).loop())
+    def kill_sooner(backend: Backend, core: _Core) -> None:
+        core.process().kill()
 
     @pep614(Starting.upon(Backend.give_up).to(Failing))
     def give_up(backend: Backend, core: _Core, probes: Watch) -> None:
@@ -231,7 +273,7 @@ def _machine() -> Callable[[_Core], Backend]:
 
     @pep614(Stopping.upon(Backend.ended).to(Stopped))
     def stopped(backend: Backend, core: _Core, exit: Exit) -> None:
-        core.world.exited(None)
+        core.world.exited(exit, None)
 
     @pep614(Backoff.upon(Backend.wait_over).to(Stopped))
     def wait_over(backend: Backend, core: _Core, timer: IDelayedCall) -> None:

@@ -7,25 +7,26 @@ find; they decide nothing else. The question itself is a `Probe`, so that tests 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import treq
 from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
-from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
-    IReactorTCP,
     IReactorTime,
     IStreamClientEndpoint,
 )
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent
+from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
+from llamagw.errors import in_words
 from llamagw.fleet.backend import Address
 
 #: Seconds between probes while a model loads. A refused connection is cheap.
@@ -41,40 +42,105 @@ PROBE_TIMEOUT = 5.0
 #: Asks a backend whether it is well. Must not fail: no answer is False.
 Probe = Callable[[Address], "Deferred[bool]"]
 
+#: Asks a server elsewhere what is wrong with it; None if nothing is. Must not fail.
+Diagnosis = Callable[[Address], "Deferred[str | None]"]
 
-def http_probe(reactor: Any) -> Probe:
-    """A `Probe` that sends ``GET /health`` over HTTP. The reactor connects and keeps time."""
-    agent = Agent.usingEndpointFactory(reactor, _Quietly(reactor))
-    client = treq.client.HTTPClient(agent)
 
-    async def probe(address: Address) -> bool:
-        url = f"http://{address.host}:{address.port}/health"
+class Asks(Protocol):
+    """What is asked of backends; `HttpProbe` does it over HTTP."""
+
+    def __call__(self, address: Address) -> Deferred[bool]:
+        """A `Probe`."""
+
+    def diagnose(self, address: Address) -> Deferred[str | None]:
+        """A `Diagnosis`."""
+
+    def describe(self, address: Address) -> Deferred[dict[str, Any]]:
+        """Its entry in its own list of models. Must not fail: no answer is {}."""
+
+
+class HttpProbe:
+    """
+    Asks over HTTP.
+
+    :param reactor: keeps time
+    :param connect: makes the endpoint for an address
+    """
+
+    def __init__(self, reactor: Any, connect: Callable[[Address], IStreamClientEndpoint]) -> None:
+        self._reactor = reactor
+        self._connect = connect
+
+    def __call__(self, address: Address) -> Deferred[bool]:
+        """Is it well? A `Probe`."""
+        return ensureDeferred(self._well(address))
+
+    def diagnose(self, address: Address) -> Deferred[str | None]:
+        """What is wrong with it? A `Diagnosis`."""
+        return ensureDeferred(self._diagnose(address))
+
+    def describe(self, address: Address) -> Deferred[dict[str, Any]]:
+        """Its entry in its own list of models; {} if it does not tell."""
+        return ensureDeferred(self._describe(address))
+
+    async def _well(self, address: Address) -> bool:
+        return await self._diagnose(address) is None
+
+    async def _diagnose(self, address: Address) -> str | None:
         try:
-            response = await client.get(url, timeout=PROBE_TIMEOUT, reactor=reactor)
-            await treq.content(response)
-        except Exception:
-            # Refused, reset, too late, not HTTP: whatever it was, it was not "ok".
-            return False
-        return bool(response.code == 200)
+            status, _ = await self._get(address, "/health")
+            if status in (404, 405, 501):
+                # Not every server has one; every one that speaks OpenAI's API has this.
+                status, _ = await self._get(address, "/v1/models")
+        except Exception as error:
+            # Refused, reset, too late, not HTTP: whatever it was, it is not well.
+            return in_words(error)
+        if status in (401, 403):
+            return f"it wants another api_key (it answered {status})"
+        return None if status == 200 else f"it answered {status}"
 
-    return lambda address: ensureDeferred(probe(address))
+    async def _describe(self, address: Address) -> dict[str, Any]:
+        try:
+            status, body = await self._get(address, "/v1/models")
+            entries = json.loads(body)["data"] if status == 200 else []
+            named = [entry for entry in entries if entry["id"] == address.model]
+            return dict((named or entries or [{}])[0])
+        except Exception:
+            # Whatever it was, it is no description.
+            return {}
+
+    async def _get(self, address: Address, path: str) -> tuple[int, bytes]:
+        agent = Agent.usingEndpointFactory(self._reactor, _To(self._connect(address)))
+        headers = Headers()
+        if address.api_key is not None:
+            headers.addRawHeader("Authorization", f"Bearer {address.api_key}")
+        response = await treq.client.HTTPClient(agent).get(
+            address.url + path, headers=headers, timeout=PROBE_TIMEOUT, reactor=self._reactor
+        )
+        return response.code, await treq.content(response)
 
 
 @implementer(IAgentEndpointFactory)
-class _Quietly:
-    """Makes an Agent's endpoints; a log line for each connection would drown the others."""
+class _To:
+    """Has an Agent use one endpoint, whatever the URL; it was made for it."""
 
-    def __init__(self, reactor: IReactorTCP) -> None:
-        self._reactor = reactor
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        return _QuietEndpoint(self._reactor, uri.host.decode(), uri.port, timeout=PROBE_TIMEOUT)
+        return _Quiet(self._endpoint)
 
 
-class _QuietEndpoint(TCP4ClientEndpoint):
+@implementer(IStreamClientEndpoint)
+class _Quiet:
+    """An endpoint without a log line for each connection, which would drown the others."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+        self._endpoint = endpoint
+
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         protocolFactory.noisy = False  # type: ignore[attr-defined]  # a Factory's
-        return super().connect(protocolFactory)
+        return self._endpoint.connect(protocolFactory)
 
 
 class _Probing:

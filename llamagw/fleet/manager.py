@@ -1,57 +1,56 @@
 """
 The door of the fleet: whoever wants a model asks `Manager.acquire` and gets a `Lease`.
 
-Joins the scheduler (what to do), the backends (what state they are in), the processes and the
-probes, and carries the scheduler's actions out. Decides nothing itself.
+Whoever manages the models loads and unloads them here, watches what becomes of them, and reads what
+their engines print. Joins the scheduler (what to do), the backends (what state they are in), the
+processes and the probes, and carries the scheduler's actions out. Decides nothing itself.
 """
 
 from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Hashable
-from typing import Protocol
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 from msgspec import Struct
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
-from llamagw.config import Config, ModelConfig
-from llamagw.errors import GatewayError, ModelNotFound, QueueTimeout
-from llamagw.fleet.backend import Backend, Running, Watch, make_backend
-from llamagw.fleet.health import Health, Probe, Readiness
-from llamagw.fleet.scheduler import Action, Admit, Reject, Scheduler, Start, Status
+from llamagw.config import Config, ModelConfig, Names, Replica
+from llamagw.errors import BadRequest, ModelNotFound, QueueTimeout
+from llamagw.fleet.health import Asks
+from llamagw.fleet.keeper import Change, Engine, Entry, Keeper, Launches
+from llamagw.fleet.listeners import Listeners
+from llamagw.fleet.process import Log
+from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status
 
 _log = Logger(namespace="llamagw.manager")
 
+
+__all__ = ["Change", "Engine", "Launches", "Lease", "Manager", "ModelReport"]
+
+#: Seconds that a backend has to describe its model; one that is busy may have no thread for it.
+DESCRIBE_SEC = 1.0
 
 #: Seconds within which a backend that broke off is seen to have ended, if it has.
 AFTERMATH_SEC = 0.5
 
 
-class Engine(Running, Protocol):
-    """What a launcher returns: a running backend that can show that it gets on."""
-
-    def progress(self) -> object:
-        """Something that changes as long as it gets on."""
-
-
-class Launches(Protocol):
-    """Starts backends; `llamagw.fleet.process.Launcher` is one."""
-
-    def launch(self, model: ModelConfig, backend: Backend) -> Engine:
-        """Start the model's backend; ``backend.ended`` follows, some time, whatever happens."""
-
-
-class ModelReport(Struct, frozen=True, kw_only=True):
+class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     What can be told of a model.
 
     :ivar status: unloaded, loading, loaded, stopping or failed
     :ivar port: where its backend listens; None without one
     :ivar last_used: seconds since the epoch; None if it never was
+    :ivar pinned: whether it is never unloaded for room
+    :ivar exit_code: the status that its last process ended with; None while one runs, and if it was
+        killed or never started
+    :ivar error: why it is failed; None if it is not
     """
 
     id: str
@@ -60,22 +59,43 @@ class ModelReport(Struct, frozen=True, kw_only=True):
     in_flight: int
     waiting: int
     last_used: float | None
+    pinned: bool = False
+    exit_code: int | None = None
+    error: str | None = None
 
 
 class Lease:
     """
     The right to send one request to a model's backend, which is not stopped for room meanwhile.
 
+    :ivar model: the model as it was configured when it was asked for
     :ivar address: where the backend answers
+    :ivar key: the backend's name in the scheduler
     """
 
-    __slots__ = ("_keeper", "address", "engine")
+    __slots__ = ("_keeper", "_life", "_replicas", "_used", "address", "engine", "key", "model")
 
-    def __init__(self, keeper: _Keeper) -> None:
+    def __init__(self, keeper: Keeper, used: bool) -> None:
         assert keeper.engine is not None, "a model that admits has a process"
-        self._keeper: _Keeper | None = keeper
+        self._keeper: Keeper | None = keeper
+        self._life = keeper.life
+        self._used = used
+        self.model = keeper.model
+        self.key = keeper.key
+        self._replicas = keeper.entry.keepers
         self.engine = keeper.engine
         self.address = keeper.engine.address
+
+    @property
+    def tries(self) -> int:
+        """How many backends are worth asking when they break off before they answer."""
+        # A process that died is started anew; a server elsewhere is replaced by another.
+        return len(self._replicas) if self._replicas[0].replica is not None else 2
+
+    @property
+    def revoked(self) -> bool:
+        """Whether the backend was unloaded by force: the request is not to be sent to another."""
+        return self._life.revoked
 
     def moved(self) -> None:
         """
@@ -90,17 +110,18 @@ class Lease:
         """The request is over. More than once is the same as once."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            keeper.manager._finished(keeper)
+            keeper.manager._finished(keeper, self._used)
 
 
 class _Ticket:
-    """Somebody who waits."""
+    """Somebody who waits, or does not want to (see ``load``)."""
 
-    __slots__ = ("deferred", "keeper", "timer")
+    __slots__ = ("deferred", "keeper", "load", "timer")
 
-    def __init__(self, keeper: _Keeper, deferred: Deferred[Lease]) -> None:
+    def __init__(self, keeper: Keeper, deferred: Deferred[Lease], load: bool) -> None:
         self.keeper = keeper
         self.deferred = deferred
+        self.load = load
         self.timer: IDelayedCall | None = None
 
     def answered(self) -> Deferred[Lease]:
@@ -121,7 +142,7 @@ class Manager:
     """
 
     def __init__(
-        self, config: Config, launcher: Launches, probe: Probe, clock: IReactorTime
+        self, config: Config, launcher: Launches, probe: Asks, clock: IReactorTime
     ) -> None:
         self.config = config
         self.launcher = launcher
@@ -134,38 +155,153 @@ class Manager:
             max_queue=config.max_queue,
         )
         #: The models that are configured, by name, and all that have not ended yet, by key.
-        self._keepers: dict[str, _Keeper] = {}
-        self._by_key: dict[str, _Keeper] = {}
+        self._entries: dict[str, Entry] = {}
+        self._by_key: dict[str, Keeper] = {}
         self._generation = 0
+        self.directory = _directory(config)
         self._wake: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
+        self.watchers = Listeners[Change | None]()
+        #: By name, so that a model that is configured anew goes on with the log that it has.
+        self._logs: dict[str, Log] = {}
         for model in config.models:
             self._add(model)
 
     @property
     def names(self) -> list[str]:
         """The names of the models, in the order of the configuration."""
-        return list(self._keepers)
+        return list(self._entries)
 
-    def acquire(self, name: str) -> Deferred[Lease]:
+    def own_name(self, name: str) -> str:
+        """
+        The own name of the model that a name, an alias or a pattern means.
+
+        :raises ModelNotFound: when it means none
+        """
+        own = self.directory.find(name)
+        if own is None:
+            raise ModelNotFound(name, self.directory.exact)
+        return own
+
+    def acquire(
+        self, name: str, load: bool = True, failed: Sequence[Lease] = ()
+    ) -> Deferred[Lease]:
         """
         A lease on the model's backend, which is started if need be.
 
         Cancelling the Deferred leaves the queue. It fails with a `GatewayError` when there will
         be no lease.
 
+        :param load: whether to wait for the backend; if not, it fails at once with
+            `ModelNotLoaded` when there is none, and a lease does not count as use
+        :param failed: leases on backends that broke off; another one is taken if there is one
         :raises ModelNotFound: at once
         """
-        keeper = self._keepers.get(name)
-        if keeper is None:
-            raise ModelNotFound(name, self._keepers)
+        keeper = self._keeper(name, failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(ticket))
-        ticket = _Ticket(keeper, deferred)
-        self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds()))
+        ticket = _Ticket(keeper, deferred, load)
+        self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds(), load))
         if not deferred.called:
             patience = self.config.queue_timeout_sec
             ticket.timer = self.clock.callLater(patience, self._timed_out, ticket)
         return deferred
+
+    def load(self, name: str) -> Deferred[None]:
+        """
+        Load the model as a request for it would, and ask nothing of it.
+
+        Fires when it is loaded. Cancelling the Deferred leaves the queue. It fails with a
+        `GatewayError` when the model will not be loaded.
+
+        :raises ModelNotFound: at once
+        """
+        return self.acquire(name).addCallback(Lease.release)
+
+    def unload(self, name: str, force: bool = False) -> Deferred[None]:
+        """
+        Unload the model, when it has finished what it has to do.
+
+        Fires when its process is gone, at once if there is none; it may be started anew by then,
+        for those who came meanwhile. Cancelling the Deferred does not take the order back.
+
+        :param force: end its process at once; its answers break off, and who waits for it gets
+            `llamagw.errors.ModelUnavailable`
+        :raises ModelNotFound: at once
+        """
+        keeper = self._keeper(name)
+        if keeper.replica is not None:
+            raise BadRequest(
+                f"The model `{name}` lives elsewhere ({keeper.replica.url}); it cannot be unloaded "
+                "from here.",
+                param="model",
+            )
+        gone: Deferred[None] = Deferred()
+        keeper.unloads.append(gone)
+        self.do(self.scheduler.unload(keeper.key, self.clock.seconds(), force))
+        if keeper.engine is None:
+            keeper.gone()
+        return gone
+
+    def begin(self) -> None:
+        """Reach the servers elsewhere, and load what is to be preloaded. For once, at the start."""
+        self.do(self.scheduler.tick(self.clock.seconds()))
+        self._preload(self._entries)
+
+    def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
+        """
+        Hear of each change of a model's state.
+
+        :param tell: called with None when the gateway drains: there will be no more
+        :return: call it to hear no more
+        """
+        if self.scheduler.draining:
+            tell(None)
+            return lambda: None
+        return self.watchers.add(tell)
+
+    def log(self, name: str) -> Log:
+        """
+        What the model's engines print: one object for all of its lives.
+
+        :raises ModelNotFound: at once
+        """
+        return self._keeper(name).log
+
+    def _keeper(self, name: str, failed: Sequence[Lease] = ()) -> Keeper:
+        entry = self._entries.get(name)
+        if entry is None:
+            entry = self._entries[self.own_name(name)]
+        if len(entry.keepers) == 1:
+            return entry.keepers[0]
+        return self._freest(entry.keepers, failed)
+
+    def _freest(self, keepers: Sequence[Keeper], failed: Sequence[Lease] = ()) -> Keeper:
+        """
+        Of several servers, the one with the fewest requests in flight; of those alike, the one that
+        was used longest ago. One that is ready comes before one that is not, and one that has
+        failed last.
+        """
+        tried = [lease.key for lease in failed]
+
+        def rank(keeper: Keeper) -> tuple[bool, bool, bool, int, float]:
+            model = self.scheduler.models[keeper.key]
+            return (
+                keeper.key in tried,
+                model.status is not Status.READY,
+                model.status is Status.FAILED,
+                model.in_flight + len(model.waiting),
+                model.last_used or 0.0,
+            )
+
+        return min(keepers, key=rank)
+
+    def _preload(self, names: Iterable[str]) -> None:
+        for name in names:
+            if self._entries[name].model.preload:
+                self.load(name).addErrback(self._not_preloaded, name)
+
+    def _not_preloaded(self, failure: Failure, name: str) -> None:
+        _log.warn("{name} is not preloaded: {error}", name=name, error=failure.value)
 
     def reconfigure(self, config: Config) -> None:
         """
@@ -173,33 +309,40 @@ class Manager:
 
         A model that is the same in both goes on untouched. One that is gone or changed finishes
         the answers that it is giving, then its backend stops; who waits for a changed one waits
-        for its successor.
+        for its successor. What is new or changed and to be preloaded is loaded.
         """
         old, self.config = self.config, config
+        self.directory = _directory(config)
         wanted = {model.name: model for model in config.models}
         homeless: list[Hashable] = []
-        for name, keeper in list(self._keepers.items()):
-            same = old.llama_server_path == config.llama_server_path
-            if same and wanted.get(name) == keeper.model:
+        for name, entry in list(self._entries.items()):
+            same = entry.model.elsewhere or old.llama_server_path == config.llama_server_path
+            if same and wanted.get(name) == entry.model:
                 continue
-            del self._keepers[name]
-            waited, actions = self.scheduler.retire(keeper.key, self.clock.seconds())
-            homeless += waited
-            self.do(actions)
-            self._forget(keeper)
-        for name, model in wanted.items():
-            if name not in self._keepers:
-                self._add(model)
-        self._keepers = {name: self._keepers[name] for name in wanted}
+            del self._entries[name]
+            # From here on its name stands for its successor, if for anything.
+            for keeper in entry.keepers:
+                keeper.tell("unloaded")
+            entry.configured = False
+            for keeper in entry.keepers:
+                waited, actions = self.scheduler.retire(keeper.key, self.clock.seconds())
+                homeless += waited
+                self.do(actions)
+                self.forget(keeper)
+        fresh = [name for name in wanted if name not in self._entries]
+        for name in fresh:
+            self._add(wanted[name])
+        self._logs = {name: self._logs[name] for name in wanted}
+        self._entries = {name: self._entries[name] for name in wanted}
         now = self.clock.seconds()
         for ticket in homeless:
             assert isinstance(ticket, _Ticket)
             name = ticket.keeper.model.name
-            if name in self._keepers:
-                ticket.keeper = self._keepers[name]
+            if name in self._entries:
+                ticket.keeper = self._keeper(name)
                 self.do(self.scheduler.arrived(ticket.keeper.key, ticket, now))
             else:
-                ticket.answered().errback(ModelNotFound(name, self._keepers))
+                ticket.answered().errback(ModelNotFound(name, self.directory.exact))
         self.do(
             self.scheduler.limits(
                 limit=config.max_loaded_models,
@@ -208,44 +351,91 @@ class Manager:
                 now=now,
             )
         )
+        self._preload(fresh)
 
     def _add(self, model: ModelConfig) -> None:
-        # A key is never used twice: a changed model and its successor may be there side by side.
-        self._generation += 1
-        keeper = _Keeper(self, model, key=f"{model.name}#{self._generation}")
-        self._keepers[model.name] = self._by_key[keeper.key] = keeper
-        self.scheduler.add(keeper.key)
+        log = self._logs.setdefault(model.name, Log(model.name))
+        entry = self._entries[model.name] = Entry(model)
+        keepers = []
+        replicas: Sequence[Replica | None] = model.replicas or [None]
+        for replica in replicas:
+            # A key is never used twice: a changed model and its successor may be there together.
+            self._generation += 1
+            keeper = Keeper(self, entry, f"{model.name}#{self._generation}", log, replica)
+            self._by_key[keeper.key] = keeper
+            self.scheduler.add(keeper.key, model.name, model.pinned, model.elsewhere)
+            keepers.append(keeper)
+        entry.keepers = keepers
 
     async def aftermath(self, lease: Lease) -> None:
         """
         After a backend broke off: wait until its process is known to be gone.
 
         A connection can be lost before the process's end is noticed. When it does not end, it
-        was not a crash, and nothing more is to be waited for.
+        was not a crash, and nothing more is to be waited for. A server elsewhere is looked at
+        at once, and meanwhile gets nothing more to do.
         """
         waited = self.clock.seconds() + AFTERMATH_SEC
-        while self.clock.seconds() < waited and any(
-            keeper.engine is lease.engine for keeper in self._by_key.values()
-        ):
+        while keeper := self._runs(lease.engine):
+            if keeper.replica is not None:
+                if self.scheduler.models[keeper.key].status is Status.READY:
+                    keeper.backend.hung()
+                return
+            if self.clock.seconds() >= waited:
+                return
             await deferLater(self.clock, 0.01)
+
+    def _runs(self, engine: Engine) -> Keeper | None:
+        return next((k for k in self._by_key.values() if k.engine is engine), None)
 
     def report(self) -> list[ModelReport]:
         """All models, in the order of the configuration."""
+        return [self._report(entry) for entry in self._entries.values()]
+
+    def _report(self, entry: Entry) -> ModelReport:
         since_epoch = time.time() - self.clock.seconds()
-        reports = []
-        for name, keeper in self._keepers.items():
-            model = self.scheduler.models[keeper.key]
-            reports.append(
-                ModelReport(
-                    id=name,
-                    status="loaded" if model.status is Status.READY else model.status.value,
-                    port=keeper.engine.address.port if keeper.engine is not None else None,
-                    in_flight=model.in_flight,
-                    waiting=len(model.waiting),
-                    last_used=None if model.last_used is None else since_epoch + model.last_used,
-                )
-            )
-        return reports
+        models = [self.scheduler.models[keeper.key] for keeper in entry.keepers]
+        first, used = entry.keepers[0], [m.last_used for m in models if m.last_used is not None]
+        state = entry.furthest()
+        port = None if first.engine is None or first.replica else first.engine.address.port
+        return ModelReport(
+            id=entry.model.name,
+            status=state.status,
+            port=port,
+            in_flight=sum(model.in_flight for model in models),
+            waiting=sum(len(model.waiting) for model in models),
+            last_used=since_epoch + max(used) if used else None,
+            pinned=entry.model.pinned,
+            exit_code=state.exit_code,
+            error=state.error,
+        )
+
+    async def descriptions(self) -> dict[str, dict[str, Any]]:
+        """What the backends that are loaded say of their models, by the models' names."""
+        asked = [
+            keeper
+            for keeper in self._by_key.values()
+            if keeper.entry.configured
+            and self.scheduler.models[keeper.key].status is Status.READY
+            and not keeper.life.said
+        ]
+        await gatherResults([self._describe(keeper) for keeper in asked])
+        return {
+            keeper.model.name: keeper.life.said
+            for keeper in self._by_key.values()
+            if keeper.entry.configured and keeper.engine is not None and keeper.life.said
+        }
+
+    def _describe(self, keeper: Keeper) -> Deferred[None]:
+        assert keeper.engine is not None, "a model that is ready has a process"
+        life = keeper.life
+
+        def said(entry: dict[str, Any]) -> None:
+            life.said = entry
+
+        asking = self.probe.describe(keeper.engine.address)
+        asking.addTimeout(DESCRIBE_SEC, self.clock)
+        return asking.addCallbacks(said, lambda _: None)
 
     def drain(self) -> Deferred[None]:
         """
@@ -253,6 +443,8 @@ class Manager:
 
         :return: fires when the last process is gone
         """
+        self.watchers.tell(None)
+        self.watchers.clear()
         self._drained = Deferred()
         drained = self._drained
         self.do(self.scheduler.drain(self.clock.seconds()))
@@ -270,25 +462,45 @@ class Manager:
                 assert isinstance(ticket, _Ticket)
                 if ticket.deferred.called:
                     # It went away while those before it in the list were answered.
-                    self._finished(ticket.keeper)
+                    self._finished(ticket.keeper, ticket.load)
                 else:
-                    ticket.answered().callback(Lease(ticket.keeper))
+                    ticket.answered().callback(Lease(ticket.keeper, ticket.load))
             elif isinstance(action, Reject):
                 ticket = action.ticket
                 assert isinstance(ticket, _Ticket)
                 # One error may be told to many; each needs a traceback of its own.
-                if not ticket.deferred.called:
+                if not ticket.deferred.called and not self._moved_on(ticket):
                     ticket.answered().errback(copy.copy(action.error))
             elif isinstance(action, Start):
-                self._by_key[action.model].backend.start()
+                keeper = self._by_key[action.model]
+                keeper.tell("loading")
+                keeper.backend.start()
+            elif isinstance(action, Kill):
+                keeper = self._by_key[action.model]
+                _log.info("killing {name}", name=keeper.model.name)
+                keeper.life.revoked = True
+                keeper.tell("stopping")
+                keeper.backend.kill()
             else:
                 keeper = self._by_key[action.model]
                 _log.info("stopping {name}", name=keeper.model.name)
+                keeper.tell("stopping")
                 keeper.backend.stop()
         self._set_alarm()
         if self._drained is not None and not any(k.engine for k in self._by_key.values()):
             drained, self._drained = self._drained, None
             drained.callback(None)
+
+    def _moved_on(self, ticket: _Ticket) -> bool:
+        """Whether another server that is ready answers for the one that it waited for in vain."""
+        keeper = self._freest(ticket.keeper.entry.keepers)
+        if keeper is ticket.keeper or self.scheduler.models[keeper.key].closing:
+            return False
+        if self.scheduler.models[keeper.key].status is not Status.READY:
+            return False
+        ticket.keeper = keeper
+        self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds(), ticket.load))
+        return True
 
     def _timed_out(self, ticket: _Ticket) -> None:
         ticket.timer = None
@@ -305,11 +517,11 @@ class Manager:
         if model is not None and ticket in model.waiting:
             self.do(self.scheduler.left(ticket.keeper.key, ticket, self.clock.seconds()))
 
-    def _finished(self, keeper: _Keeper) -> None:
-        self.do(self.scheduler.finished(keeper.key, self.clock.seconds()))
-        self._forget(keeper)
+    def _finished(self, keeper: Keeper, used: bool) -> None:
+        self.do(self.scheduler.finished(keeper.key, self.clock.seconds(), used))
+        self.forget(keeper)
 
-    def _forget(self, keeper: _Keeper) -> None:
+    def forget(self, keeper: Keeper) -> None:
         """Nothing is left of a model that is no longer configured."""
         if keeper.key not in self.scheduler.models:
             self._by_key.pop(keeper.key, None)
@@ -331,85 +543,5 @@ class Manager:
         self.do(self.scheduler.tick(self.clock.seconds()))
 
 
-class _Keeper:
-    """
-    What the manager holds for one model; the `llamagw.fleet.backend.World` of its backend.
-
-    :ivar key: its name in the scheduler
-    :ivar engine: the process, from launch to exit
-    :ivar moved: how often bytes were seen to come from it
-    """
-
-    def __init__(self, manager: Manager, model: ModelConfig, key: str) -> None:
-        self.manager = manager
-        self.key = key
-        self.model = model
-        self.engine: Engine | None = None
-        self.moved = 0
-        self._got_on: object = None
-        self.backend = make_backend(
-            model.name, self, manager.clock, manager.config.load_timeout_sec
-        )
-
-    def _progress(self) -> object:
-        """
-        Something that changes as long as it gets on with its requests.
-
-        An idle one has none: what it does then may be the handling of the probe itself.
-        """
-        if self.manager.scheduler.models[self.key].in_flight and self.engine is not None:
-            self._got_on = self.moved, self.engine.progress()
-        return self._got_on
-
-    # What the backend needs done
-
-    def launch(self, backend: Backend) -> Running:
-        self.engine = self.manager.launcher.launch(self.model, backend)
-        return self.engine
-
-    def await_ready(self, running: Running, backend: Backend) -> Watch:
-        assert self.engine is not None
-        self._since = self.manager.clock.seconds()
-        return Readiness(
-            self.manager.clock,
-            self.manager.probe,
-            address=lambda: running.address,
-            progress=self.engine.progress,
-            timeout=self.manager.config.load_timeout_sec,
-            healthy=backend.healthy,
-            give_up=backend.give_up,
-        )
-
-    def watch_health(self, running: Running, backend: Backend) -> Watch:
-        return Health(
-            self.manager.clock,
-            self.manager.probe,
-            address=running.address,
-            interval=self.manager.config.health_check_sec,
-            progress=self._progress,
-            hung=backend.hung,
-        )
-
-    # What the backend tells
-
-    def loaded(self) -> None:
-        now = self.manager.clock.seconds()
-        _log.info("{name} is loaded ({sec:.1f} s)", name=self.model.name, sec=now - self._since)
-        self.manager.do(self.manager.scheduler.loaded(self.key, now))
-
-    def load_failed(self, error: GatewayError) -> None:
-        _log.error("{error}", error=error.message)
-        now = self.manager.clock.seconds()
-        self.manager.do(self.manager.scheduler.load_failed(self.key, error, now))
-
-    def exited(self, failure: GatewayError | None) -> None:
-        if failure is not None:
-            _log.error("{error}", error=failure.message)
-        self.engine = None
-        now = self.manager.clock.seconds()
-        self.manager.do(self.manager.scheduler.exited(self.key, failure, now))
-        self.manager._forget(self)
-
-    def recovered(self) -> None:
-        now = self.manager.clock.seconds()
-        self.manager.do(self.manager.scheduler.recovered(self.key, now))
+def _directory(config: Config) -> Names:
+    return Names((model.name, model.aliases) for model in config.models)

@@ -4,6 +4,9 @@ Processes: how a llama-server is started, listened to and ended.
 The only file that touches a process. It builds the command line and the environment, finds a free
 port (and another when the engine cannot bind that one), keeps the last lines of output, and ends
 a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
+
+It knows nothing of how far a load has got: an engine prints that only for llama.cpp's own router,
+as whose child it would no longer end at a SIGTERM while its stdin is open.
 """
 
 from __future__ import annotations
@@ -33,6 +36,7 @@ from twisted.python.failure import Failure
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Address, Backend, Exit
 from llamagw.fleet.leftovers import Leftovers
+from llamagw.fleet.listeners import Listeners
 
 _log = Logger(namespace="llamagw.process")
 
@@ -41,6 +45,9 @@ LOOPBACK = "127.0.0.1"
 
 #: Lines of a backend's output that are kept, and how much of one line.
 KEPT_LINES, LINE_BYTES = 200, 4096
+
+#: Lines among which an engine's last words are looked for.
+RECENT_LINES = 20
 
 #: Seconds that the pipes of an ended process may stay open (a grandchild may hold them) before
 #: its end is told all the same.
@@ -202,17 +209,47 @@ def _can_bind(port: int) -> bool:
     return True
 
 
-class Output:
+class Log:
     """
-    What a backend printed: the last `KEPT_LINES` lines, each also logged under the model's name.
+    What the engines of one model printed, one after the other.
 
-    :ivar count: lines seen so far
+    Each line is also logged under the model's name.
+
+    :ivar lines: the last `KEPT_LINES` of them
     """
 
     def __init__(self, name: str) -> None:
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
-        self.count = 0
         self._log = Logger(namespace=f"backend.{name}")
+        self._followers = Listeners[str]()
+
+    def follow(self, tell: Callable[[str], object]) -> Callable[[], None]:
+        """
+        Hear each line that is printed from now on.
+
+        :return: call it to hear no more
+        """
+        return self._followers.add(tell)
+
+    def add(self, line: str) -> None:
+        """A line was printed."""
+        self.lines.append(line)
+        self._log.info("{line}", line=line)
+        self._followers.tell(line)
+
+
+class Output:
+    """
+    What one engine printed.
+
+    :ivar count: lines seen so far
+    :ivar recent: the last of them
+    """
+
+    def __init__(self, log: Log) -> None:
+        self.count = 0
+        self.recent: deque[str] = deque(maxlen=RECENT_LINES)
+        self._log = log
         self._partial = {1: b"", 2: b""}
 
     def received(self, fd: int, data: bytes) -> None:
@@ -235,8 +272,8 @@ class Output:
     def _line(self, raw: bytes) -> None:
         line = raw[:LINE_BYTES].decode(errors="replace").rstrip("\r")
         self.count += 1
-        self.lines.append(line)
-        self._log.info("{line}", line=line)
+        self.recent.append(line)
+        self._log.add(line)
 
     def last_words(self) -> str:
         """
@@ -245,7 +282,7 @@ class Output:
         The engine marks errors with an E after the time; the first of the last stretch says the
         cause, the last the consequence. Without any, the last line.
         """
-        recent = [line for line in list(self.lines)[-20:] if line.strip()]
+        recent = [line for line in self.recent if line.strip()]
         marked = [re.match(r"[\d.]+ (\w) +(.*)", line) for line in recent]
         errors = [" ".join(m[2].split()) for m in marked if m and m[1] == "E"]
         if errors:
@@ -257,12 +294,16 @@ class _EngineProtocol(ProcessProtocol):
     """One process, from spawn to end; tells `ended` once, and does not wait for its pipes long."""
 
     def __init__(
-        self, output: Output, call_later: Callable[..., IDelayedCall], ended: Callable[[str], None]
+        self,
+        output: Output,
+        call_later: Callable[..., IDelayedCall],
+        ended: Callable[[str, int | None], None],
     ) -> None:
         self._output = output
         self._call_later = call_later
         self._ended = ended
         self._how = ""
+        self._code: int | None = None
         self._grace: IDelayedCall | None = None
 
     transport: IProcessTransport
@@ -275,6 +316,8 @@ class _EngineProtocol(ProcessProtocol):
 
     def processExited(self, reason: Failure) -> None:
         self._how = _how_it_ended(reason)
+        # None if a signal ended it.
+        self._code = getattr(reason.value, "exitCode", None)
         # Most often the pipes close in the same breath; their last words are worth it.
         self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
 
@@ -290,7 +333,7 @@ class _EngineProtocol(ProcessProtocol):
     def _tell(self) -> None:
         self._grace = None
         self._output.closed()
-        self._ended(self._how)
+        self._ended(self._how, self._code)
 
 
 def _how_it_ended(reason: Failure) -> str:
@@ -312,10 +355,11 @@ class EngineProcess:
     backend.
     """
 
-    def __init__(self, launcher: Launcher, model: ModelConfig, backend: Backend) -> None:
-        self.output = Output(model.name)
+    def __init__(self, launcher: Launcher, model: ModelConfig, backend: Backend, log: Log) -> None:
+        self.output = Output(log)
         self.address = Address(LOOPBACK, 0)
         self.pid: int | None = None
+        self._log = log
         self._launcher = launcher
         self._model = model
         self._backend = backend
@@ -352,11 +396,11 @@ class EngineProcess:
     def _spawn(self) -> None:
         launcher, model = self._launcher, self._model
         if not os.path.isfile(model.model_path):
-            return self._over("was not started", f"there is no file {model.model_path}")
+            return self._not_started(f"there is no file {model.model_path}")
         try:
             port = launcher.ports.take()
         except OSError as error:
-            return self._over("was not started", str(error))
+            return self._not_started(str(error))
         self.address = Address(LOOPBACK, port)
         self._ports.append(port)
         self._lines_before = self.output.count
@@ -370,30 +414,34 @@ class EngineProcess:
         )
         protocol = _EngineProtocol(self.output, launcher.reactor.callLater, self._ended)
         try:
-            transport = launcher.spawn(protocol, engine)
+            transport = launcher.spawn(protocol, engine, model.env)
         except OSError as error:
-            return self._over("was not started", str(error))
+            return self._not_started(str(error))
         self._transport = transport
         self.pid = transport.pid
         launcher.leftovers.started(transport.pid)
 
-    def _ended(self, how: str) -> None:
+    def _not_started(self, why: str) -> None:
+        self._log.add(f"llama-server was not started: {why}")
+        self._over(Exit("was not started", why))
+
+    def _ended(self, how: str, code: int | None) -> None:
         self._cancel_kill()
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
         if self.pid is not None:
             self._launcher.forget(self.pid)
         self.pid = None
         fresh = min(5, self.output.count - self._lines_before)
-        said = list(self.output.lines)[-fresh:] if fresh else []
+        said = list(self.output.recent)[-fresh:] if fresh else []
         taken = any(_CANNOT_BIND in line for line in said)
         if taken and not self._stopping and len(self._ports) < _BIND_ATTEMPTS:
             return self._spawn()
-        self._over(how, self.output.last_words())
+        self._over(Exit(how, self.output.last_words(), code))
 
-    def _over(self, how: str, last_words: str) -> None:
+    def _over(self, exit: Exit) -> None:
         for port in self._ports:
             self._launcher.ports.give_back(port)
-        self._backend.ended(Exit(how, last_words))
+        self._backend.ended(exit)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
@@ -446,16 +494,31 @@ class Launcher:
         env = dict([*os.environ.items(), self.library_path])
         self.flags = known_flags(self.config.llama_server_path, env)
 
-    def launch(self, model: ModelConfig, backend: Backend) -> EngineProcess:
-        """Start the model's engine; ``backend.ended`` follows, some time, whatever happens."""
-        return EngineProcess(self, model, backend)
+    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> EngineProcess:
+        """
+        Start the model's engine; ``backend.ended`` follows, some time, whatever happens.
 
-    def spawn(self, protocol: ProcessProtocol, engine: Sequence[str]) -> IProcessTransport:
-        """Run a command in a session of its own that does not outlive the gateway."""
+        :param log: gets what it prints
+        """
+        return EngineProcess(self, model, backend, log)
+
+    def spawn(
+        self, protocol: ProcessProtocol, engine: Sequence[str], extra: Mapping[str, str]
+    ) -> IProcessTransport:
+        """
+        Run a command in a session of its own that does not outlive the gateway.
+
+        :param extra: variables for it, beside those of the gateway
+        """
+        variable, folders = library_path(engine[0], {**os.environ, **extra}, sys.platform)
         # The library path is for the engine alone: its folder may hold what Python must not load.
+        # The other variables may be secrets, which a command line would show to everybody.
+        env = {os.fsencode(k): os.fsencode(v) for k, v in extra.items() if k != variable}
         become = [sys.executable, "-I", "-S", "-c", _BECOME_ENGINE, str(os.getpid())]
-        become += ["=".join(self.library_path), *engine]
-        return self.reactor.spawnProcess(protocol, sys.executable, become, env=None)
+        become += [f"{variable}={folders}", *engine]
+        return self.reactor.spawnProcess(
+            protocol, sys.executable, become, env={**os.environb, **env} if env else None
+        )
 
     def forget(self, pid: int) -> None:
         """The process is gone."""

@@ -2,23 +2,29 @@
 Who runs, who waits, who is evicted.
 
 Pure decisions: no I/O, no clock of its own. The scheduler is told what happened (`arrived`,
-`left`, `finished`, `loaded`, `load_failed`, `exited`, `recovered`, `drain`, `abandon`, `tick`)
-and answers with the actions that follow, in order; the manager carries them out. ``now`` is
-seconds on any clock that does not go back.
+`left`, `finished`, `loaded`, `load_failed`, `exited`, `recovered`, `unload`, `rest`, `drain`,
+`abandon`, `tick`) and answers with the actions that follow, in order; the manager carries them
+out. ``now`` is seconds on any clock that does not go back.
 
 The contract
 ------------
 1. A ready model that is not closing admits at once.
 2. One load per model at a time, shared by all who wait for it.
-3. Only an idle model is stopped for room, the least recently used first.
+3. Only an idle model that is not pinned is stopped for room, the least recently used first.
 4. Never more than ``limit`` models in memory; a stopping one counts until its process is gone.
 5. Nobody starves. When somebody has waited ``swap_after`` seconds for room that busy models
-   hold, the least recently used busy model *closes*: it finishes what it has, its newcomers
-   queue, then it is swapped. A model just loaded admits all who queued for it before it can
-   close.
+   hold, the least recently used busy model that is not pinned *closes*: it finishes what it has,
+   its newcomers queue, then it is swapped. A model just loaded admits all who queued for it
+   before it can close.
 6. First come, first served within a model, and between models that wait for room.
 7. A lease ends exactly once (`finished`; the Lease object sees to "once").
 8. Whoever waits is answered: admitted, rejected with a reason, or gone by itself (`left`).
+9. A model that is to be unloaded, pinned or not, closes for good: it finishes what it has (a
+   loading one first serves all who queued for it) and is stopped; for its newcomers it is started
+   anew. By force it is killed at once, and who waits for it is rejected. One that has not been
+   used for the given time is unloaded when its `rest` is looked at.
+10. Who must not load is admitted at once or rejected at once, and counts as no use.
+11. A model that lives *elsewhere* takes no room and makes none: it is started whenever it is not.
 
 How it works
 ------------
@@ -34,11 +40,17 @@ reason: a model that was closing for a waiter who has left opens again.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Collection, Hashable, Iterable
 from enum import Enum
 from typing import NamedTuple
 
-from llamagw.errors import GatewayError, ServerBusy, ShuttingDown
+from llamagw.errors import (
+    GatewayError,
+    ModelNotLoaded,
+    ModelUnavailable,
+    ServerBusy,
+    ShuttingDown,
+)
 
 
 class Admit(NamedTuple):
@@ -66,7 +78,13 @@ class Stop(NamedTuple):
     model: str
 
 
-Action = Admit | Reject | Start | Stop
+class Kill(NamedTuple):
+    """End the model's backend at once, stopping or not; `Scheduler.exited` must follow."""
+
+    model: str
+
+
+Action = Admit | Reject | Start | Stop | Kill
 
 
 class Status(Enum):
@@ -88,27 +106,39 @@ class Model:
 
     __slots__ = (
         "closing",
+        "elsewhere",
         "failure",
         "in_flight",
         "last_used",
+        "leaving",
         "name",
+        "pinned",
         "retired",
         "status",
+        "title",
         "waiting",
     )
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, title: str, pinned: bool, elsewhere: bool = False) -> None:
         self.name = name
+        #: What clients call it.
+        self.title = title
+        #: Makes no room for others.
+        self.pinned = pinned
+        #: Takes no room here; it is always wanted, and never stopped for anybody.
+        self.elsewhere = elsewhere
         self.status = Status.UNLOADED
-        #: Finishes what it has and admits nobody, because somebody else needs its room.
+        #: Finishes what it has and admits nobody: somebody else needs its room, or it is leaving.
         self.closing = False
-        #: Is no longer configured: finishes what it has, and is forgotten when it is gone.
+        #: Is to be stopped when it has finished what it has, whoever needs its room.
+        self.leaving = False
+        #: Is no longer configured: leaves, and is forgotten when it is gone.
         self.retired = False
         #: Leases out.
         self.in_flight = 0
         #: Who waits, and since when; in the order of arrival.
         self.waiting: dict[Hashable, float] = {}
-        #: When a lease was last given or ended; None before the first.
+        #: When a lease that counts as use was last given or ended; None before the first.
         self.last_used: float | None = None
         #: Why it is in FAILED.
         self.failure: GatewayError | None = None
@@ -140,7 +170,7 @@ class Scheduler:
     def __init__(
         self, models: Iterable[str], *, limit: int, swap_after: float, max_queue: int
     ) -> None:
-        self.models = {name: Model(name) for name in models}
+        self.models = {name: Model(name, name, pinned=False) for name in models}
         self.limit = limit
         self.swap_after = swap_after
         self.max_queue = max_queue
@@ -150,21 +180,29 @@ class Scheduler:
 
     # What happens to requests
 
-    def arrived(self, name: str, ticket: Hashable, now: float) -> list[Action]:
-        """Somebody asks for the model. The ticket comes back in `Admit` or `Reject`."""
+    def arrived(self, name: str, ticket: Hashable, now: float, load: bool = True) -> list[Action]:
+        """
+        Somebody asks for the model. The ticket comes back in `Admit` or `Reject`.
+
+        :param load: whether it may wait, and be loaded for; if not, it does not count as use
+        """
         model = self.models[name]
         if model.status is Status.READY and not model.closing:
             model.in_flight += 1
-            model.last_used = now
+            if load:
+                model.last_used = now
             return [Admit(ticket)]
         if self.draining:
             return [Reject(ticket, ShuttingDown("The gateway is shutting down.", retry_after=5))]
+        if not load:
+            return [Reject(ticket, _not_loaded(model))]
         if model.status is Status.FAILED:
             assert model.failure is not None
             return [Reject(ticket, model.failure)]
         if len(model.waiting) >= self.max_queue:
             busy = ServerBusy(
-                f"{self.max_queue} requests wait for the model `{name}` already.", retry_after=5
+                f"{self.max_queue} requests wait for the model `{model.title}` already.",
+                retry_after=5,
             )
             return [Reject(ticket, busy)]
         model.waiting[ticket] = now
@@ -175,15 +213,20 @@ class Scheduler:
         del self.models[name].waiting[ticket]
         return self._settle(now)
 
-    def finished(self, name: str, now: float) -> list[Action]:
-        """A lease ended."""
+    def finished(self, name: str, now: float, used: bool = True) -> list[Action]:
+        """
+        A lease ended.
+
+        :param used: whether it counts as use (the ``load`` of its arrival)
+        """
         model = self.models[name]
         model.in_flight -= 1
-        model.last_used = now
+        if used:
+            model.last_used = now
         self._forget(model)
         if self.wake_at is None and not self.draining:
             for other in self.models.values():
-                if other.waiting or other.closing:
+                if other.waiting or other.closing or other.leaving:
                     break
             else:
                 return []
@@ -212,6 +255,7 @@ class Scheduler:
         """
         model = self.models[name]
         model.closing = False
+        model.leaving = model.retired
         model.failure = failure
         if failure is None:
             model.status = Status.UNLOADED
@@ -230,6 +274,44 @@ class Scheduler:
         model.failure = None
         return self._settle(now)
 
+    # What somebody wants of a model
+
+    def unload(self, name: str, now: float, force: bool = False) -> list[Action]:
+        """
+        The model is to go; what is not in memory stays as it is.
+
+        :param force: at once, whoever waits for it or has a lease
+        """
+        model = self.models[name]
+        if model.status not in IN_MEMORY:
+            return []
+        if not force:
+            model.leaving = True
+            return self._settle(now)
+        error = ModelUnavailable(
+            f"The model `{model.title}` was unloaded by force.", param="model", retry_after=1
+        )
+        model.status = Status.STOPPING
+        return [*self._reject_waiting(model, error), Kill(name), *self._settle(now)]
+
+    def rest(self, name: str, limit: float, now: float) -> tuple[list[Action], float | None]:
+        """
+        Unload the model if nobody has used it for some time.
+
+        :param limit: this time, in seconds
+        :return: the actions; in how many seconds to look again, None if it is not loaded
+        """
+        model = self.models.get(name)
+        if model is None or model.status is not Status.READY:
+            return [], None
+        if model.in_flight:
+            return [], limit
+        assert model.last_used is not None, "a model that is ready was loaded"
+        due = model.last_used + limit
+        if now < due:
+            return [], due - now
+        return self.unload(name, now), None
+
     # What happens to the gateway
 
     def limits(self, *, limit: int, swap_after: float, max_queue: int, now: float) -> list[Action]:
@@ -239,9 +321,17 @@ class Scheduler:
         self.max_queue = max_queue
         return self._settle(now)
 
-    def add(self, name: str) -> None:
-        """A model is new."""
-        self.models[name] = Model(name)
+    def add(
+        self, name: str, title: str = "", pinned: bool = False, elsewhere: bool = False
+    ) -> None:
+        """
+        A model is new.
+
+        :param title: what clients call it, if not by its name here
+        :param pinned: whether it makes no room for others
+        :param elsewhere: whether it takes none
+        """
+        self.models[name] = Model(name, title or name, pinned, elsewhere)
 
     def retire(self, name: str, now: float) -> tuple[list[Hashable], list[Action]]:
         """
@@ -251,7 +341,7 @@ class Scheduler:
         :return: the tickets of those who waited for it, whom the caller has to answer; the actions
         """
         model = self.models[name]
-        model.retired = model.closing = True
+        model.retired = model.leaving = True
         waited = list(model.waiting)
         model.waiting.clear()
         self._forget(model)
@@ -292,7 +382,7 @@ class Scheduler:
         """Look at the whole and do what it calls for."""
         self.wake_at = None
         actions: list[Action] = []
-        models = self.models.values()
+        models: Collection[Model] = self.models.values()
         if self.draining:
             for model in models:
                 if model.status in (Status.LOADING, Status.READY) and not model.in_flight:
@@ -301,8 +391,17 @@ class Scheduler:
         for model in models:
             if model.status is Status.READY and not model.closing:
                 self._admit_waiting(model, now, actions)
-            elif model.retired and model.status in (Status.LOADING, Status.READY) and model.idle:
-                actions.append(self._stop(model))
+            if model.leaving and model.status in (Status.LOADING, Status.READY):
+                model.closing = model.status is Status.READY
+                if model.idle:
+                    actions.append(self._stop(model))
+
+            if model.elsewhere and model.status is Status.UNLOADED and not model.leaving:
+                model.status = Status.LOADING
+                actions.append(Start(model.name))
+
+        # The rest is about room, and who needs none has no part in it.
+        models = [m for m in models if not m.elsewhere]
 
         # Who needs room, longest wait first (6); who gets what is free (2, 4).
         wanting = [m for m in models if m.waiting and m.status is Status.UNLOADED]
@@ -318,7 +417,8 @@ class Scheduler:
         over = max(-free, 0)
         stopping = sum(m.status is Status.STOPPING for m in models)
         short = max(len(wanting) + over - stopping, 0)
-        idle = [m for m in models if m.status in (Status.LOADING, Status.READY) and m.idle]
+        there = [m for m in models if m.status in (Status.LOADING, Status.READY) and not m.pinned]
+        idle = [m for m in there if m.idle]
         idle.sort(key=lambda m: (not m.closing, m._age()))
         for model in idle[:short]:
             actions.append(self._stop(model))
@@ -331,9 +431,9 @@ class Scheduler:
         if len(overdue) < len(patient):
             self.wake_at = patient[len(overdue)]._first_arrival() + self.swap_after
         closing = len(overdue) + max(short - len(wanting), 0)
-        closing -= sum(m.retired and m.status is Status.READY for m in models)
+        closing -= sum(m.leaving and m.status is Status.READY for m in models)
         closing = max(closing, 0)
-        busy = [m for m in models if m.status is Status.READY and not m.retired]
+        busy = [m for m in there if m.status is Status.READY and not m.leaving]
         busy.sort(key=lambda m: (not m.closing, m._age()))
         for model in busy[:closing]:
             model.closing = True
@@ -353,3 +453,17 @@ class Scheduler:
     def _stop(self, model: Model) -> Action:
         model.status = Status.STOPPING
         return Stop(model.name)
+
+
+def _not_loaded(model: Model) -> GatewayError:
+    how = {
+        Status.LOADING: " (it is loading)",
+        Status.READY: " (it is being unloaded)",
+        Status.STOPPING: " (it is being unloaded)",
+        Status.FAILED: " (it has failed)",
+    }.get(model.status, "")
+    return ModelNotLoaded(
+        f"The model `{model.title}` is not loaded{how}. A GET does not load it: add "
+        "?autoload=true, or POST /models/load.",
+        param="model",
+    )

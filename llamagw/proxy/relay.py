@@ -1,5 +1,5 @@
 """
-One request: read its model's name, get a lease, send it to the backend, pass the answer on.
+One request: find out its model, get a lease, send it to the backend, pass the answer on.
 
 The story of a request is told in `Relay._tell`; the answer's bytes flow through `_Exchange`
 without coming by there. Knows nothing of how a model gets ready, and leaves bytes and headers to
@@ -8,8 +8,6 @@ upstream.py and server.py.
 
 from __future__ import annotations
 
-import msgspec
-from msgspec import Struct
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError
 from twisted.internet.interfaces import IReactorTime
@@ -19,6 +17,7 @@ from twisted.python.failure import Failure
 
 from llamagw.errors import BackendLost, BadRequest, GatewayError
 from llamagw.fleet.manager import Lease, Manager
+from llamagw.proxy.asked import LACKING, Asked, Reader, outgoing
 from llamagw.proxy.headers import end_to_end
 from llamagw.proxy.server import Request
 from llamagw.proxy.upstream import Headers, Pool, Received, Upstream, UpstreamLost
@@ -28,16 +27,8 @@ _log = Logger(namespace="llamagw.relay")
 #: Headers that the relay writes itself. A client's Expect has been answered already.
 _OWN_HEADERS = frozenset({b"host", b"content-length", b"expect"})
 
-
-class _Peek(Struct):
-    """What the relay wants to know of a body."""
-
-    model: str
-    #: Whatever it is, the engine is to judge it.
-    stream: object = False
-
-
-_decode = msgspec.json.Decoder(_Peek).decode
+#: Where the gateway has a key of its own, a client's is no affair of that server.
+_OWN_AND_KEYS = _OWN_HEADERS | {b"authorization", b"x-api-key"}
 
 #: The head of an answer that is begun before there is one.
 _STREAM = [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache")]
@@ -62,19 +53,20 @@ class Relay:
         self._clock = clock
         self.keepalive = keepalive
 
-    def render(self, request: Request) -> Deferred[None]:
+    def render(self, request: Request, read: Reader) -> Deferred[None]:
         """
-        Answer a request from the model that its JSON body names.
+        Answer a request from the model that it is for.
 
+        :param read: finds out which that is
         :return: fires when the answer is out, or the client gone; never fails
         """
-        story = Deferred.fromCoroutine(self._tell(request))
+        story = Deferred.fromCoroutine(self._tell(request, read))
         request.gone = story.cancel
         return story.addErrback(_unexpected, request)
 
-    async def _tell(self, request: Request) -> None:
+    async def _tell(self, request: Request, read: Reader) -> None:
         try:
-            await self._answer(request, peek(request.body))
+            await self._answer(request, read(request))
         except (CancelledError, ConnectingCancelledError):
             # The client is gone: there is nobody to tell.
             return
@@ -82,38 +74,40 @@ class Relay:
             if not request.startedWriting:
                 request.fail(error)
                 return
-            request.pass_on(_event(error.body()))
+            request.pass_on(request.dialect.event(error.body(request.dialect)))
         if request.unanswered:
             request.finish()
 
-    async def _answer(self, request: Request, asked: _Peek) -> None:
+    async def _answer(self, request: Request, asked: Asked) -> None:
         """
-        Have the request answered by its model, by a second backend if the first one dies on it.
+        Have the request answered by its model, by another backend if the first one dies on it.
 
         :raises GatewayError: when there was no answer, not even the beginning of one
         """
-        lease = await self._lease(request, asked)
-        try:
-            return await self._exchange(request, lease)
-        except UpstreamLost as error:
-            if error.received is Received.HEAD or not error.gone:
-                return _broken_off(request, error)
-        finally:
-            lease.release()
-        # Nothing has reached the client: to it, this is one request that takes a little longer.
-        _log.warn("{name} broke off before it answered; asking once more", name=asked.model)
-        await self._manager.aftermath(lease)
-        lease = await self._lease(request, asked)
-        try:
-            await self._exchange(request, lease)
-        except UpstreamLost as error:
-            _broken_off(request, error)
-        finally:
-            lease.release()
+        failed: list[Lease] = []
+        while True:
+            lease = await self._lease(request, asked, failed)
+            try:
+                return await self._exchange(request, asked, lease)
+            except UpstreamLost as error:
+                failed.append(lease)
+                again = error.gone and error.received is not Received.HEAD and not lease.revoked
+                if not again or len(failed) >= lease.tries:
+                    return _broken_off(request, error)
+            finally:
+                lease.release()
+            # Nothing has reached the client: to it, this is one request that takes a little longer.
+            _log.warn(
+                "{name} broke off before it answered; asking once more", name=lease.model.name
+            )
+            await self._manager.aftermath(lease)
 
-    async def _lease(self, request: Request, asked: _Peek) -> Lease:
-        waiting = self._manager.acquire(asked.model)
-        if waiting.called or not self.keepalive or asked.stream is not True:
+    async def _lease(self, request: Request, asked: Asked, failed: list[Lease]) -> Lease:
+        model = asked.model or self._manager.config.default_model
+        if not model:
+            raise BadRequest(LACKING[asked.where], param="model")
+        waiting = self._manager.acquire(model, asked.load, failed)
+        if waiting.called or not self.keepalive or not asked.stream:
             return await waiting
         comments = LoopingCall(_keep_alive, request)
         comments.clock = self._clock
@@ -123,17 +117,18 @@ class Relay:
         finally:
             comments.stop()
 
-    async def _exchange(self, request: Request, lease: Lease) -> None:
+    async def _exchange(self, request: Request, asked: Asked, lease: Lease) -> None:
         """
         Send the request and pass the answer on.
 
         :raises UpstreamLost: when the answer did not come, or not whole
         """
-        head = _request_head(request, lease)
+        target, body = outgoing(request, asked, lease.model, lease.address.model)
+        head = _head(request, asked, lease, target, body)
         upstream = self._pool.take(lease.address)
         if upstream is not None:
             try:
-                return await _Exchange(request, lease, upstream).run(head)
+                return await _Exchange(request, asked, lease, upstream).run(head, body)
             except UpstreamLost as error:
                 # It may have been closed while it was idle; then nobody has seen the request.
                 if error.received is not Received.NOTHING:
@@ -143,16 +138,17 @@ class Relay:
         except ConnectError as error:
             why = f"it cannot be reached ({error})"
             raise UpstreamLost(why, gone=True, received=Received.NOTHING) from error
-        await _Exchange(request, lease, upstream).run(head)
+        await _Exchange(request, asked, lease, upstream).run(head, body)
 
 
 class _Exchange:
     """One sending of a request over one connection; the `Receiver` of its answer."""
 
-    __slots__ = ("_done", "_early", "_lease", "_refusal", "_request", "_upstream")
+    __slots__ = ("_asked", "_done", "_early", "_lease", "_refusal", "_request", "_upstream")
 
-    def __init__(self, request: Request, lease: Lease, upstream: Upstream) -> None:
+    def __init__(self, request: Request, asked: Asked, lease: Lease, upstream: Upstream) -> None:
         self._request = request
+        self._asked = asked
         self._lease = lease
         self._upstream = upstream
         self._done: Deferred[None] = Deferred(lambda _: upstream.abort())
@@ -161,12 +157,21 @@ class _Exchange:
         #: An error's body, collected to be told as an event of the stream begun early.
         self._refusal: list[bytes] | None = None
 
-    def run(self, head: bytes) -> Deferred[None]:
+    def run(self, head: bytes, body: bytes) -> Deferred[None]:
         """Send; fires when the whole answer was passed on, fails with `UpstreamLost`."""
-        self._upstream.send(head, self._request.body, self)
+        self._upstream.send(
+            head,
+            body,
+            self,
+            bare=self._request.method == b"HEAD",
+            upgrade=self._asked.upgrade is not None,
+        )
         return self._done
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
+        if status == 101:
+            self._switch(reason, headers, data)
+            return
         if not self._early:
             self._lease.moved()
             self._request.begin(status, reason, headers, data)
@@ -179,6 +184,18 @@ class _Exchange:
             # From here on each side is slowed down by the other.
             self._request.registerProducer(self._upstream.transport, True)
 
+    def _switch(self, reason: bytes, headers: Headers, data: bytes) -> None:
+        self._request.gone = self._left_tunnel
+        protocol = self._asked.upgrade or b""
+        self._request.switch(reason, headers, protocol, self._upstream.transport)
+        if data:
+            self.body(data)
+
+    def _left_tunnel(self) -> None:
+        # Not cut off: the last that the client said before it left is to arrive.
+        self._upstream.hang_up()
+        self._done.callback(None)
+
     def body(self, data: bytes) -> None:
         self._lease.moved()
         if self._refusal is None:
@@ -188,7 +205,8 @@ class _Exchange:
 
     def ended(self) -> None:
         if self._refusal is not None:
-            self._request.pass_on(_event(b"".join(self._refusal)))
+            refusal = b"".join(self._refusal)
+            self._request.pass_on(self._request.dialect.event(refusal))
         if self._request.producer is not None:
             self._request.unregisterProducer()
         self._done.callback(None)
@@ -199,33 +217,6 @@ class _Exchange:
         self._done.errback(error)
 
 
-def peek(body: bytes) -> _Peek:
-    """
-    What a JSON body asks for.
-
-    :raises BadRequest: saying what the body lacks
-    """
-    try:
-        return _decode(body)
-    except msgspec.ValidationError as error:
-        if "$.model" in str(error):
-            raise BadRequest("`model` must be a string.", param="model") from None
-        if "missing" in str(error):
-            raise BadRequest("The body names no `model`.", param="model") from None
-        raise BadRequest('The body must be a JSON object such as {"model": "…", …}.') from None
-    except RecursionError:
-        raise BadRequest("The body is nested too deeply.") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        what = str(error) if body else "it is empty"
-        raise BadRequest(f"The body is not JSON: {what}.") from None
-
-
-def _event(data: bytes) -> bytes:
-    """A server-sent event; the blank line before it ends one that may have been cut in two."""
-    lines = b"\ndata: ".join(data.splitlines())
-    return b"\n\ndata: %b\n\n" % lines
-
-
 def _keep_alive(request: Request) -> None:
     """Show the client of a stream, and whatever stands between, that something is going on."""
     if not request.startedWriting:
@@ -233,19 +224,27 @@ def _keep_alive(request: Request) -> None:
     request.pass_on(b": waiting for the model\n\n")
 
 
-def _request_head(request: Request, lease: Lease) -> bytes:
+def _head(request: Request, asked: Asked, lease: Lease, target: bytes, body: bytes) -> bytes:
+    address = lease.address
     headers = (
         (name, value)
         for name, values in request.requestHeaders.getAllRawHeaders()
         for value in values
     )
-    return b"%b %b HTTP/1.1\r\nHost: %b:%d\r\n%bContent-Length: %d\r\n\r\n" % (
+    own = _OWN_HEADERS if address.api_key is None else _OWN_AND_KEYS
+    lines = b"".join(end_to_end(headers, own))
+    if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
+        lines += b"Content-Length: %d\r\n" % len(body)
+    if asked.upgrade is not None:
+        lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % asked.upgrade
+    if address.api_key is not None:
+        lines += b"Authorization: Bearer %b\r\n" % address.api_key.encode()
+    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (
         request.method,
-        request.uri,
-        lease.address.host.encode(),
-        lease.address.port,
-        b"".join(end_to_end(headers, _OWN_HEADERS)),
-        len(request.body),
+        address.prefix.encode(),
+        target,
+        address.authority.encode(),
+        lines,
     )
 
 
@@ -260,7 +259,7 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
     _log.warn("an answer broke off: {error}", error=str(error))
     if request.streams_events:
         told = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
-        request.pass_on(_event(told.body()))
+        request.pass_on(request.dialect.event(told.body(request.dialect)))
     else:
         request.cut()
 

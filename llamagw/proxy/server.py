@@ -12,33 +12,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
-from urllib.parse import parse_qs, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
-    IConsumer,
     IDelayedCall,
     IPushProducer,
     IReactorTime,
-    ITCPTransport,
 )
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import NO_BODY_CODES, RESPONSES, HTTPChannel
+from twisted.web.http import NO_BODY_CODES, RESPONSES, HTTPChannel, parse_qs
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
 
 from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
+    Dialect,
     GatewayError,
     PathNotFound,
     RequestTimeout,
     ServerBusy,
 )
 from llamagw.proxy.headers import CORS, end_to_end
+from llamagw.proxy.transport import IConnection
 
 _log = Logger(namespace="llamagw.server")
 _access = Logger(namespace="llamagw.access")
@@ -105,7 +105,7 @@ class Request(server.Request):
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, query = path.partition(b"?")
-        self.args = parse_qs(query, keep_blank_values=True) if query else {}
+        self.args = parse_qs(query, keep_blank_values=1) if query else {}
         self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         self._parts.clear()
         self.process()
@@ -144,6 +144,11 @@ class Request(server.Request):
     # The answer
 
     @property
+    def dialect(self) -> Dialect:
+        """In which envelope errors are told here."""
+        return Dialect.of(self.path)
+
+    @property
     def unanswered(self) -> bool:
         """Whether there is still somebody to whom something can be said."""
         return not self._disconnected and not self.finished
@@ -176,6 +181,26 @@ class Request(server.Request):
         if data:
             lines.append(self._framed(data))
         self.channel.transport.write(b"".join(lines))
+
+    def switch(
+        self,
+        reason: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        protocol: bytes,
+        upstream: IConnection,
+    ) -> None:
+        """
+        Go on with another protocol: from now on each side's bytes are the other's, as they are.
+
+        `pass_on` and `finish`, which closes the connection, follow.
+        """
+        self.startedWriting = 1
+        self.code = 101
+        lines = [b"%b 101 %b\r\n" % (self.clientproto, reason), *end_to_end(headers, _CORS_NAMES)]
+        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol)
+        self.channel.transport.write(b"".join(lines))
+        self.registerProducer(upstream, True)
+        self.channel.tunnel(upstream)
 
     def pass_on(self, data: bytes) -> None:
         """Write more of the body, after `begin`. Never empty: that would end a chunked one."""
@@ -210,7 +235,7 @@ class Request(server.Request):
 
     def fail(self, error: GatewayError) -> None:
         """Answer with an error; nothing must have been written yet."""
-        self.answer(error.status, error.body(), error.headers())
+        self.answer(error.status, error.body(self.dialect), error.headers())
 
     def cut(self) -> None:
         """
@@ -259,10 +284,6 @@ class Request(server.Request):
         )
 
 
-class IClientTransport(ITCPTransport, IConsumer):
-    """What a channel writes to."""
-
-
 class Channel(HTTPChannel):
     """
     One connection of a client.
@@ -273,11 +294,12 @@ class Channel(HTTPChannel):
 
     requestFactory = Request
     site: Site
-    transport: IClientTransport
+    transport: IConnection
     _refused = False
     _last = False
     _sending = False
     _since = 0.0
+    _tunnel: IConnection | None = None
     _alarm: IDelayedCall | None = None
     _stalled: IDelayedCall | None = None
 
@@ -305,12 +327,26 @@ class Channel(HTTPChannel):
     def dataReceived(self, data: bytes) -> None:
         if self._refused:
             return
+        if self._tunnel is not None:
+            self._tunnel.write(data)
+            return
         if not self._sending and not self._handlingRequest:
             self._sending = True
             self._since = self.site.clock.seconds()
         super().dataReceived(data)
         if self._buffer and self.line_mode and b"\n" in self._buffer:
             self._refuse_shape("a line ends without a carriage return")
+
+    def tunnel(self, upstream: IConnection) -> None:
+        """What comes from here on is no HTTP: pass it on, and the connection ends with it."""
+        self._tunnel = upstream
+        self.persistent = 0
+        upstream.registerProducer(self.transport, True)
+        early, self._dataBuffer = self._dataBuffer, []
+        for data in early:
+            upstream.write(data)
+        # It was paused if there was much of that.
+        self.transport.resumeProducing()
 
     def requestDone(self, request: HTTPRequest) -> None:
         self._since = self.site.clock.seconds()
@@ -388,7 +424,7 @@ class Channel(HTTPChannel):
             return
         self._refused = True
         self.clearLineBuffer()
-        body = error.body()
+        body = error.body(Dialect.of(getattr(self, "_path", b"")))
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
         head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (_JSON, len(body))
         head += b"".join(b"%b: %b\r\n" % pair for pair in error.headers())

@@ -46,6 +46,10 @@ def address_of(name: Any) -> IAddress:
     return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
 
 
+class IConnection(ITCPTransport, IConsumer, IPushProducer):
+    """What a protocol here has for its transport: it can be held up, and hold up."""
+
+
 @implementer(ITransport, IConsumer, IPushProducer)
 class UvloopTransport(asyncio.Protocol):
     """What a Twisted protocol takes for its transport, and uvloop for its protocol.

@@ -14,18 +14,15 @@ from typing import Protocol, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import (
-    IDelayedCall,
-    IPushProducer,
-    IReactorTime,
-    ITCPTransport,
-)
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
+from llamagw.errors import in_words
 from llamagw.fleet.backend import Address
-from llamagw.proxy.endpoints import client_endpoint
+from llamagw.proxy.connect import Connect
+from llamagw.proxy.transport import IConnection
 
 #: Bytes of a head, at most; a backend that sends more is not talking HTTP to us.
 MAX_HEAD = 256 * 1024
@@ -39,8 +36,8 @@ Headers = list[tuple[bytes, bytes]]
 #: Bytes of a body below which it is cheaper to copy it behind its head than to send it apart.
 JOINED = 64 * 1024
 
-#: How far an answer has come.
-_HEAD, _BODY, _COMPLETE = range(3)
+#: How far an answer has come. A tunnel is what is left of one that switched the protocol.
+_HEAD, _BODY, _COMPLETE, _TUNNEL = range(4)
 
 
 class Received(Enum):
@@ -85,10 +82,6 @@ class Receiver(Protocol):
         """There will be no more of it."""
 
 
-class IUpstreamTransport(ITCPTransport, IPushProducer):
-    """What a connection to a backend reads from and writes to."""
-
-
 class Upstream(TwistedProtocol):
     """
     One connection to a backend, for one request after another.
@@ -97,7 +90,7 @@ class Upstream(TwistedProtocol):
     :ivar idle_since: when its last answer ended
     """
 
-    transport: IUpstreamTransport
+    transport: IConnection
 
     def __init__(self, pool: Pool, address: Address) -> None:
         self._pool = pool
@@ -108,9 +101,24 @@ class Upstream(TwistedProtocol):
         self._parser = HttpResponseParser(self)
         self._pieces: list[bytes] = []
 
-    def send(self, head: bytes, body: bytes, receiver: Receiver) -> None:
-        """Send a request; its answer goes to the receiver. Only when no other is under way."""
+    def send(
+        self,
+        head: bytes,
+        body: bytes,
+        receiver: Receiver,
+        *,
+        bare: bool = False,
+        upgrade: bool = False,
+    ) -> None:
+        """
+        Send a request; its answer goes to the receiver. Only when no other is under way.
+
+        :param bare: the answer has no body, whatever its head says (HEAD)
+        :param upgrade: the answer may be a 101; what follows it goes to `Receiver.body` as it is
+        """
         self._receiver = receiver
+        self._bare = bare
+        self._upgrade = upgrade
         self._headers: Headers = []
         self._reason = b""
         self._head_size = 0
@@ -132,6 +140,12 @@ class Upstream(TwistedProtocol):
         self._receiver = None
         self.transport.abortConnection()
 
+    def hang_up(self) -> None:
+        """Close a tunnel when all that was written is sent; the receiver is told nothing more."""
+        self._receiver = None
+        self.transport.unregisterProducer()
+        self.transport.loseConnection()
+
     # Twisted calls
 
     def connectionMade(self) -> None:
@@ -147,9 +161,16 @@ class Upstream(TwistedProtocol):
         before = self._state
         if before is _HEAD:
             self._head_size += len(data)
+        elif before is _TUNNEL:
+            receiver.body(data)
+            return
         try:
             self._parser.feed_data(data)
         except (HttpParserError, HttpParserUpgrade) as error:
+            if self._state is _TUNNEL:
+                data = data[error.args[0] :]
+                receiver.head(101, self._reason, self._headers, data, False)
+                return
             # Nobody asked for an upgrade. What follows a whole answer is not
             # worth an error, only the connection.
             if self._state is not _COMPLETE:
@@ -175,11 +196,13 @@ class Upstream(TwistedProtocol):
         self._pool.forget(self)
         if self._receiver is None:
             return
-        if self._state is _BODY and not self._framed and reason.check(ConnectionDone):
+        at_end = self._state is _BODY and not self._framed and reason.check(ConnectionDone)
+        if at_end or self._state is _TUNNEL:
             # Its length was not told: the end of the connection is the end of the answer.
             self._finish(False)
         else:
-            self._fail(f"the connection was lost ({reason.getErrorMessage()})", gone=True)
+            assert reason.value is not None
+            self._fail(f"the connection was lost ({in_words(reason.value)})", gone=True)
 
     # httptools calls
 
@@ -198,8 +221,10 @@ class Upstream(TwistedProtocol):
             return
         status = self._parser.get_status_code()
         if status < 200:
+            if status == 101 and self._upgrade:
+                self._state = _TUNNEL
             return
-        self._state = _BODY
+        self._state = _COMPLETE if self._bare else _BODY
         self._framed = status in (204, 304) or any(
             name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
         )
@@ -246,11 +271,13 @@ class Pool:
     """
     Connections to backends: takes an idle one where there is one, makes one where there is not.
 
-    :param reactor: keeps time and connects
+    :param reactor: keeps time
+    :param connect: makes the endpoint for an address
     """
 
-    def __init__(self, reactor: IReactorTime) -> None:
+    def __init__(self, reactor: IReactorTime, connect: Connect) -> None:
         self._reactor = reactor
+        self._connect = connect
         self._open: set[Upstream] = set()
         self._idle: dict[Address, list[Upstream]] = {}
         self._sweep: IDelayedCall | None = None
@@ -269,8 +296,7 @@ class Pool:
         """A new connection. Cancelling gives it up; it fails as the endpoint does."""
         factory = Factory.forProtocol(lambda: Upstream(self, address))
         factory.noisy = False
-        endpoint = client_endpoint(self._reactor, address.host, address.port)
-        return cast("Deferred[Upstream]", endpoint.connect(factory))
+        return cast("Deferred[Upstream]", self._connect(address).connect(factory))
 
     def put(self, upstream: Upstream) -> None:
         """Keep a connection whose answer has ended."""

@@ -1,0 +1,129 @@
+"""
+Answers that the gateway itself goes on writing: changes of the models' states, an engine's output.
+
+A client that reads too slowly is not written to, and told so or brought up to date when it reads
+again, so that nothing piles up for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+from twisted.internet.interfaces import IPushProducer, IReactorTime
+from twisted.internet.task import LoopingCall
+from zope.interface import implementer
+
+from llamagw.fleet.manager import Change, Manager
+from llamagw.listing import router_event
+from llamagw.proxy.server import Request
+
+#: Seconds between signs of life on a stream of events, for whatever stands between.
+PING_SEC = 15.0
+
+
+@implementer(IPushProducer)
+class _Feed:
+    """
+    :param again: called when the client reads on and has missed something
+    """
+
+    def __init__(self, request: Request, content_type: bytes, again: Callable[[], None]) -> None:
+        self._request = request
+        self._again = again
+        self._paused = self._missed = False
+        self._hooks: list[Callable[[], object]] = []
+        request.gone = self._stop
+        head = [(b"Content-Type", content_type), (b"Cache-Control", b"no-cache")]
+        request.begin(200, b"OK", head, b"")
+        request.registerProducer(self, True)
+
+    def until_end(self, stop: Callable[[], object]) -> None:
+        """Call this when the feed ends, whoever ends it."""
+        self._hooks.append(stop)
+
+    def send(self, data: bytes) -> None:
+        """Write, or leave it out if the client does not read."""
+        if self._paused:
+            self._missed = True
+        elif data:
+            self._request.pass_on(data)
+
+    def end(self) -> None:
+        """There is no more."""
+        self._stop()
+        if self._request.unanswered:
+            self._request.unregisterProducer()
+            self._request.finish()
+
+    def _stop(self) -> None:
+        hooks, self._hooks = self._hooks, []
+        for stop in hooks:
+            stop()
+
+    def pauseProducing(self) -> None:
+        self._paused = True
+
+    def resumeProducing(self) -> None:
+        self._paused = False
+        missed, self._missed = self._missed, False
+        if missed:
+            self._again()
+
+    def stopProducing(self) -> None:
+        self._stop()
+
+
+def feed_changes(request: Request, manager: Manager, clock: IReactorTime) -> None:
+    """``GET /models/sse``: how every model is, and from then on each change."""
+
+    def snapshot() -> None:
+        for report in manager.report():
+            change = Change(
+                model=report.id,
+                status=report.status,
+                progress=None,
+                error=report.error,
+                exit_code=report.exit_code,
+            )
+            feed.send(_event(router_event(change, "model_status")))
+
+    def changed(change: Change | None) -> None:
+        if change is None:
+            feed.end()
+        else:
+            feed.send(_event(router_event(change)))
+
+    feed = _Feed(request, b"text/event-stream", snapshot)
+    snapshot()
+    feed.until_end(manager.watch(changed))
+    ping = LoopingCall(feed.send, b": still here\n\n")
+    ping.clock = clock
+    ping.start(PING_SEC, now=False)
+    feed.until_end(ping.stop)
+
+
+def feed_log(request: Request, manager: Manager, name: str) -> None:
+    """``GET /models/logs?follow=true``: the engine's last lines, and from then on each further."""
+
+    def left_out() -> None:
+        feed.send(b"[lines were left out here: they were not read in time]\n")
+
+    def ended(change: Change | None) -> None:
+        if change is None:
+            feed.end()
+
+    log = manager.log(name)
+    feed = _Feed(request, b"text/plain; charset=utf-8", left_out)
+    feed.send(as_text(log.lines))
+    feed.until_end(log.follow(lambda line: feed.send(as_text([line]))))
+    feed.until_end(manager.watch(ended))
+
+
+def as_text(lines: Iterable[str]) -> bytes:
+    """Lines as they are sent."""
+    return "".join(f"{line}\n" for line in lines).encode(errors="replace")
+
+
+def _event(value: object) -> bytes:
+    return b"data: %b\n\n" % msgspec.json.encode(value)

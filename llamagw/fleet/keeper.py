@@ -1,0 +1,254 @@
+"""
+What the manager holds for a model: its backends, and what is known of them.
+
+An `Entry` is a model as it is configured; it has one `Keeper` for its process, or one for each
+server elsewhere that answers for it. A keeper is the `llamagw.fleet.backend.World` of its backend:
+it has done what the backend needs done, and passes on what the backend tells. It decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from msgspec import Struct
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from llamagw.config import ModelConfig, Replica
+from llamagw.errors import GatewayError
+from llamagw.fleet.backend import Backend, Exit, Running, Watch, make_backend
+from llamagw.fleet.elsewhere import Reach, Server, address_of
+from llamagw.fleet.health import Health, Readiness
+from llamagw.fleet.process import Log
+
+if TYPE_CHECKING:
+    from llamagw.fleet.manager import Manager
+
+_log = Logger(namespace="llamagw.manager")
+
+#: Of several servers that answer for one model, the one that is furthest tells how the model is.
+_FURTHEST = ("failed", "unloaded", "stopping", "loading", "loaded")
+
+
+class Engine(Running, Protocol):
+    """What a launcher returns: a running backend that can show that it gets on."""
+
+    def progress(self) -> object:
+        """Something that changes as long as it gets on."""
+
+
+class Launches(Protocol):
+    """Starts backends; `llamagw.fleet.process.Launcher` is one."""
+
+    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> Engine:
+        """
+        Start the model's backend; ``backend.ended`` follows, some time, whatever happens.
+
+        :param log: gets what it prints
+        """
+
+
+class Change(Struct, frozen=True):
+    """
+    Word of a model's new state.
+
+    :ivar status: as in `llamagw.fleet.manager.ModelReport`
+    :ivar progress: how far a load has got, from 0 to 1; None, since no engine tells
+    :ivar error: why it is failed
+    :ivar exit_code: the status that its process ended with, if one did
+    """
+
+    model: str
+    status: str
+    progress: float | None = None
+    error: str | None = None
+    exit_code: int | None = None
+
+
+class Life:
+    """
+    One run of a backend, from launch to exit.
+
+    :ivar revoked: it was ended by force
+    :ivar said: how it describes its model; None if it has not been asked
+    """
+
+    __slots__ = ("revoked", "said")
+
+    def __init__(self) -> None:
+        self.revoked = False
+        self.said: dict[str, Any] | None = None
+
+
+class Entry:
+    """
+    A model as it is configured.
+
+    :ivar keepers: one for its process, or one for each server elsewhere
+    :ivar configured: whether it is what its name stands for; its successor is, after a reload
+    :ivar told: the last that those who watch have heard of it
+    """
+
+    __slots__ = ("configured", "keepers", "model", "told")
+
+    def __init__(self, model: ModelConfig) -> None:
+        self.model = model
+        self.keepers: Sequence[Keeper] = ()
+        self.configured = True
+        self.told = Change(model.name, "unloaded")
+
+    def furthest(self) -> Change:
+        """How the model is: as the furthest of its backends."""
+        return max((k.state for k in self.keepers), key=lambda s: _FURTHEST.index(s.status))
+
+
+class Keeper:
+    """
+    What there is of one backend.
+
+    :ivar key: its name in the scheduler
+    :ivar engine: the process, from launch to exit; or the server elsewhere
+    :ivar moved: how often bytes were seen to come from it
+    :ivar state: how it is, as it was told
+    :ivar unloads: to be fired when its process is gone
+    """
+
+    def __init__(
+        self, manager: Manager, entry: Entry, key: str, log: Log, replica: Replica | None
+    ) -> None:
+        self.manager = manager
+        self.entry = entry
+        self.model = entry.model
+        self.key = key
+        self.log = log
+        self.replica = replica
+        self.engine: Engine | None = None
+        self.life = Life()
+        self.moved = 0
+        self.exit_code: int | None = None
+        self.unloads: list[Deferred[None]] = []
+        self.state = Change(entry.model.name, "unloaded")
+        self._rest: IDelayedCall | None = None
+        self._got_on: object = None
+        self.backend = make_backend(
+            entry.model.name, self, manager.clock, manager.config.load_timeout_sec
+        )
+
+    def _progress(self) -> object:
+        """
+        Something that changes as long as it gets on with its requests.
+
+        An idle one has none: what it does then may be the handling of the probe itself.
+        """
+        if self.manager.scheduler.models[self.key].in_flight and self.engine is not None:
+            self._got_on = self.moved, self.engine.progress()
+        return self._got_on
+
+    def tell(self, status: str, error: str | None = None) -> None:
+        """Tell those who watch what state the model is in now, if that is another one."""
+        exit_code = self.exit_code if status in ("unloaded", "failed") else None
+        self.state = Change(self.model.name, status, error=error, exit_code=exit_code)
+        change = self.entry.furthest()
+        if self.entry.configured and change.status != self.entry.told.status:
+            self.entry.told = change
+            self.manager.watchers.tell(change)
+
+    def gone(self) -> None:
+        """Its process is gone; so hear those who had it unloaded."""
+        unloads, self.unloads = self.unloads, []
+        for gone in unloads:
+            gone.callback(None)
+
+    def _look_whether_it_rests(self) -> None:
+        """Have it unloaded if nobody has used it for ``idle_unload_sec``, or look again."""
+        now = self.manager.clock.seconds()
+        limit = self.model.idle_unload_sec
+        actions, again = self.manager.scheduler.rest(self.key, limit, now)
+        self._rest = None
+        if again is not None:
+            self._rest = self.manager.clock.callLater(again, self._look_whether_it_rests)
+        if actions:
+            _log.info("{name} was not used for {sec:g} s", name=self.model.name, sec=limit)
+        self.manager.do(actions)
+
+    # What the backend needs done
+
+    def launch(self, backend: Backend) -> Running:
+        self.life = Life()
+        self.exit_code = None
+        self._since = self.manager.clock.seconds()
+        if self.replica is not None:
+            where = address_of(self.model, self.replica)
+            self.engine = Server(where, self.replica.url, self.manager.clock, backend)
+        else:
+            self.engine = self.manager.launcher.launch(self.model, backend, self.log)
+        return self.engine
+
+    def await_ready(self, running: Running, backend: Backend) -> Watch:
+        assert self.engine is not None
+        if isinstance(self.engine, Server):
+            return Reach(self.engine, self.manager.probe.diagnose, self.manager.clock, backend)
+        return Readiness(
+            self.manager.clock,
+            self.manager.probe,
+            address=lambda: running.address,
+            progress=self.engine.progress,
+            timeout=self.manager.config.load_timeout_sec,
+            healthy=backend.healthy,
+            give_up=backend.give_up,
+        )
+
+    def watch_health(self, running: Running, backend: Backend) -> Watch:
+        return Health(
+            self.manager.clock,
+            self.manager.probe,
+            address=running.address,
+            interval=self.manager.config.health_check_sec,
+            progress=self._progress,
+            hung=backend.hung,
+        )
+
+    # What the backend tells
+
+    def loaded(self) -> None:
+        now = self.manager.clock.seconds()
+        if self.replica is not None:
+            _log.info("{name} is reached at {url}", name=self.model.name, url=self.replica.url)
+        else:
+            sec = now - self._since
+            _log.info("{name} is loaded ({sec:.1f} s)", name=self.model.name, sec=sec)
+        self.tell("loaded")
+        if self.model.idle_unload_sec:
+            # One timer for each loaded model, which looks when it rings: a request costs nothing.
+            limit = self.model.idle_unload_sec
+            self._rest = self.manager.clock.callLater(limit, self._look_whether_it_rests)
+        self.manager.do(self.manager.scheduler.loaded(self.key, now))
+
+    def load_failed(self, error: GatewayError) -> None:
+        _log.error("{error}", error=error.message)
+        self.tell("stopping")
+        now = self.manager.clock.seconds()
+        self.manager.do(self.manager.scheduler.load_failed(self.key, error, now))
+
+    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
+        self.engine = None
+        self.exit_code = exit.code
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        if failure is None:
+            self.tell("unloaded")
+        else:
+            _log.error("{error}", error=failure.message)
+            self.tell("failed", failure.message)
+        now = self.manager.clock.seconds()
+        self.manager.do(self.manager.scheduler.exited(self.key, failure, now))
+        self.manager.forget(self)
+        self.gone()
+
+    def recovered(self) -> None:
+        self.tell("unloaded")
+        now = self.manager.clock.seconds()
+        self.manager.do(self.manager.scheduler.recovered(self.key, now))

@@ -1,0 +1,72 @@
+"""
+How a backend is reached: over TCP, or over TLS with its certificate verified.
+
+TLS is Twisted's (pyOpenSSL, and service-identity for the host's name), on whatever transports
+endpoints.py gives. It is loaded when the first address wants it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
+
+from llamagw.fleet.backend import Address
+from llamagw.proxy.endpoints import client_endpoint
+
+#: Seconds that it may take to connect.
+CONNECT_SEC = 10.0
+
+#: Makes the endpoint for an address.
+Connect = Callable[[Address], IStreamClientEndpoint]
+
+
+class Connector:
+    """
+    Makes endpoints for addresses.
+
+    :param reactor: connects
+    """
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        #: By host and file: to read the system's certificates takes longer than to connect.
+        self._tls: dict[tuple[str, str | None], IOpenSSLClientConnectionCreator] = {}
+
+    def __call__(self, address: Address) -> IStreamClientEndpoint:
+        """
+        The endpoint for an address.
+
+        :raises OSError: when its ``ca_file`` cannot be read
+        """
+        endpoint = client_endpoint(self._reactor, address.host, address.port, CONNECT_SEC)
+        if not address.tls:
+            return endpoint
+        from twisted.internet.endpoints import wrapClientTLS
+
+        key = address.host, address.ca_file
+        if key not in self._tls:
+            self._tls[key] = _verifying(*key)
+        return wrapClientTLS(self._tls[key], endpoint)
+
+    def forget(self) -> None:
+        """Read certificates anew when they are next needed."""
+        self._tls.clear()
+
+
+def _verifying(host: str, ca_file: str | None) -> IOpenSSLClientConnectionCreator:
+    from twisted.internet.ssl import (
+        Certificate,
+        optionsForClientTLS,
+        platformTrust,
+        trustRootFromCertificates,
+    )
+
+    if ca_file is None:
+        return optionsForClientTLS(host, platformTrust())
+    with open(ca_file) as file:
+        end = "-----END CERTIFICATE-----"
+        pems = [part[part.index("-----BEGIN") :] + end for part in file.read().split(end)[:-1]]
+    trusted = trustRootFromCertificates([Certificate.loadPEM(pem.encode()) for pem in pems])
+    return optionsForClientTLS(host, trusted)

@@ -1,0 +1,240 @@
+"""Models that live elsewhere, from the fleet's door: reached, chosen, replaced, found again."""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from llamagw.config import Config, ModelConfig, Replica
+from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
+from llamagw.fleet.elsewhere import address_of
+from llamagw.fleet.health import FAILURES
+from llamagw.fleet.manager import Change, Lease
+from tests.test_manager import ManagerCase
+
+A, B, C = (Replica(url=f"http://{name}:8000/v1") for name in "abc")
+
+
+def far(*replicas: Replica, name: str = "far") -> ModelConfig:
+    return ModelConfig(name=name, replicas=list(replicas))
+
+
+class ElsewhereCase(ManagerCase):
+    def start(self, *models: ModelConfig, limit: int = 1, **wrong: str) -> None:
+        """A gateway with these models; of their servers, those that are named are not well."""
+        ours = ModelConfig(name="ours", model_path="/models/ours.gguf")
+        config = Config(
+            llama_server_path="/opt/llama-server",
+            models=[*models, ours],
+            max_loaded_models=limit,
+            health_check_sec=30,
+        )
+        self.make_with(config)
+        self.probe.wrong = wrong
+        self.manager.begin()
+        self.settle()
+
+    def settle(self) -> None:
+        for _ in range(5):
+            self.clock.advance(0)
+
+    def lease(self, name: str = "far", failed: list[Lease] | None = None) -> Lease:
+        return self.successResultOf(self.manager.acquire(name, failed=failed or []))
+
+    def host(self, lease: Lease) -> str:
+        return lease.address.host
+
+    def lose(self, lease: Lease) -> None:
+        """The relay's word that this one's server broke off."""
+        lease.release()
+        self.successResultOf(self.aftermath(lease))
+        self.settle()
+
+    def aftermath(self, lease: Lease):  # type: ignore[no-untyped-def]
+        from twisted.internet.defer import ensureDeferred
+
+        return ensureDeferred(self.manager.aftermath(lease))
+
+
+class AddressTests(ManagerCase):
+    def test_it_is_what_the_configuration_says(self) -> None:
+        replica = Replica(
+            url="https://x.example/api/v1", api_key="k", ca_file="/ca.pem", upstream_model="y"
+        )
+        address = address_of(far(replica), replica)
+        self.assertEqual((address.host, address.port, address.tls), ("x.example", 443, True))
+        self.assertEqual((address.prefix, address.ca_file), ("/api", "/ca.pem"))
+        self.assertEqual((address.api_key, address.model), ("k", "y"))
+        self.assertEqual(address.url, "https://x.example:443/api")
+        self.assertEqual(address_of(far(A), A).model, "far")
+
+
+class ReachTests(ElsewhereCase):
+    def test_it_is_reached_at_the_start_and_no_process_is_started(self) -> None:
+        self.start(far(A))
+        self.assertEqual((self.probe.diagnosed, self.launcher.launched()), (["a"], []))
+        self.assertEqual(self.status(), {"far": "loaded", "ours": "unloaded"})
+        self.assertEqual(self.host(self.lease()), "a")
+
+    def test_it_takes_no_room(self) -> None:
+        self.start(far(A), far(B, name="further"), limit=1)
+        leases = [self.lease("far"), self.lease("further"), self.have_lease("ours")]
+        self.assertEqual(len(leases), 3)
+        self.assertEqual(set(self.status().values()), {"loaded"})
+
+    def test_one_that_cannot_be_reached_says_why_and_is_tried_again(self) -> None:
+        self.start(far(A), a="Connection refused")
+        error = self.error_of(self.manager.acquire("far"))
+        self.assertIsInstance(error, ModelUnavailable)
+        self.assertIn("http://a:8000/v1 cannot be reached: Connection refused", error.message)
+        self.assertEqual(self.status()["far"], "failed")
+        self.probe.wrong = {}
+        self.clock.advance(1)
+        self.settle()
+        self.assertEqual(self.host(self.lease()), "a")
+
+    def test_it_is_tried_less_and_less_often_but_at_least_once_a_minute(self) -> None:
+        self.start(far(A), a="Connection refused")
+        self.clock.pump([0.5] * 2 * 3600)
+        self.assertTrue(60 <= len(self.probe.diagnosed) <= 70, len(self.probe.diagnosed))
+
+    def test_one_that_is_ready_is_watched_and_left_when_it_no_longer_answers(self) -> None:
+        self.start(far(A))
+        self.probe.well = False
+        self.probe.wrong = {"a": "Connection refused"}
+        self.clock.advance(30)
+        self.clock.pump([1] * FAILURES)
+        self.settle()
+        self.assertEqual(self.status()["far"], "failed")
+        self.assertIn("cannot be reached", self.error_of(self.manager.acquire("far")).message)
+
+    def test_who_must_not_load_is_turned_away_while_it_cannot_be_reached(self) -> None:
+        self.start(far(A), a="Connection refused")
+        waiting = self.manager.acquire("far", load=False)
+        self.assertIsInstance(self.error_of(waiting), ModelNotLoaded)
+
+    def test_it_cannot_be_unloaded_from_here(self) -> None:
+        self.start(far(A))
+        self.assertRaises(BadRequest, self.manager.unload, "far")
+        self.assertEqual(self.status()["far"], "loaded")
+
+    def test_the_end_does_not_wait_for_it(self) -> None:
+        self.start(far(A, B))
+        drained = self.manager.drain()
+        self.settle()
+        self.successResultOf(drained)
+
+
+class ReplicaTests(ElsewhereCase):
+    def test_the_one_with_the_fewest_in_flight_gets_the_next(self) -> None:
+        self.start(far(A, B, C))
+        leases = [self.lease() for _ in range(6)]
+        self.assertEqual(sorted(map(self.host, leases)), ["a", "a", "b", "b", "c", "c"])
+        for lease in leases:
+            if self.host(lease) == "b":
+                lease.release()
+        self.assertEqual([self.host(self.lease()) for _ in range(2)], ["b", "b"])
+        report = self.manager.report()[0]
+        self.assertEqual((report.in_flight, report.status, report.port), (6, "loaded", None))
+
+    def test_of_those_alike_the_one_that_was_used_longest_ago_does(self) -> None:
+        self.start(far(A, B, C))
+        hosts = []
+        for _ in range(6):
+            self.clock.advance(1)
+            lease = self.lease()
+            lease.release()
+            hosts.append(self.host(lease))
+        self.assertEqual(hosts[:3], hosts[3:])
+        self.assertEqual(set(hosts), {"a", "b", "c"})
+
+    def test_one_that_cannot_be_reached_gets_nothing(self) -> None:
+        self.start(far(A, B), b="Connection refused")
+        self.assertEqual({self.host(self.lease()) for _ in range(4)}, {"a"})
+        self.assertEqual(self.status()["far"], "loaded")
+
+    def test_one_that_fails_is_replaced_by_another_and_comes_back_when_it_is_well(self) -> None:
+        self.start(far(A, B))
+        self.clock.advance(100)
+        self.settle()
+        first = self.lease()
+        self.assertEqual(first.tries, 2)
+        self.probe.wrong = {self.host(first): "Connection refused"}
+        self.lose(first)
+        other = {"a": "b", "b": "a"}[self.host(first)]
+        self.assertEqual(self.host(self.lease(failed=[first])), other)
+        self.assertEqual([self.host(self.lease()) for _ in range(3)], [other] * 3)
+        self.probe.wrong = {}
+        self.clock.pump([1] * 5)
+        self.settle()
+        self.assertEqual(self.host(self.lease()), self.host(first))
+
+    def test_one_that_broke_off_but_is_well_is_still_not_the_next_for_the_same_request(
+        self,
+    ) -> None:
+        self.start(far(A, B))
+        first = self.lease()
+        self.lose(first)
+        for _ in range(3):
+            self.assertNotEqual(self.host(self.lease(failed=[first])), self.host(first))
+
+    def test_a_request_is_tried_with_each_of_them_once(self) -> None:
+        self.start(far(A, B, C), far(A, name="alone"))
+        self.assertEqual((self.lease().tries, self.lease("alone").tries), (3, 1))
+        self.assertEqual(self.have_lease("ours").tries, 2)
+
+    def test_leases_go_on_while_their_server_is_looked_at(self) -> None:
+        self.start(far(A))
+        lost, kept = self.lease(), self.lease()
+        self.lose(lost)
+        self.assertEqual(self.manager.report()[0].in_flight, 1)
+        kept.release()
+        self.assertEqual(self.manager.report()[0].in_flight, 0)
+        self.assertEqual(self.status()["far"], "loaded")
+
+    def test_who_waits_for_one_that_fails_goes_on_to_one_that_is_ready(self) -> None:
+        self.start(far(A, B))
+        self.probe.later = True
+        for keeper in self.manager._entries["far"].keepers:
+            keeper.backend.hung()
+        self.settle()
+        waiting = [self.manager.acquire("far") for _ in range(2)]
+        self.assertEqual(set(self.probe.diagnoses), {"a", "b"})
+        self.probe.diagnoses["b"].callback(None)
+        self.probe.diagnoses["a"].callback("Connection refused")
+        self.settle()
+        self.assertEqual([self.host(self.successResultOf(lease)) for lease in waiting], ["b", "b"])
+
+    def test_only_a_change_of_the_whole_is_told(self) -> None:
+        self.start(far(A, B))
+        told: list[Change | None] = []
+        self.manager.watch(told.append)
+        first = self.lease()
+        self.probe.wrong = {"a": "down", "b": "down"}
+        self.lose(first)
+        self.assertEqual(told, [])
+        self.lose(self.lease(failed=[first]))
+        self.assertEqual([change.status for change in told if change][-1], "failed")
+        self.probe.wrong = {}
+        self.clock.pump([1] * 70)
+        self.settle()
+        self.assertEqual([change.status for change in told if change][-1], "loaded")
+
+
+class ReloadTests(ElsewhereCase):
+    def test_one_that_is_new_is_reached_and_one_that_is_gone_is_left(self) -> None:
+        self.start(far(A))
+        lease = self.lease()
+        config = self.manager.config
+        self.manager.reconfigure(replace(config, models=[far(B), config.models[1]]))
+        self.settle()
+        self.assertEqual(self.probe.diagnosed, ["a", "b"])
+        self.assertEqual((self.host(self.lease()), self.host(lease)), ("b", "a"))
+        lease.release()
+        self.settle()
+        self.assertEqual(len(self.manager._by_key), 2)
+
+    def test_one_that_is_the_same_is_left_as_it_is_though_the_engine_is_another(self) -> None:
+        self.start(far(A))
+        self.manager.reconfigure(replace(self.manager.config, llama_server_path="/other"))
+        self.settle()
+        self.assertEqual(self.probe.diagnosed, ["a"])

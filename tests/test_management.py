@@ -1,0 +1,295 @@
+"""Promises of the listing and the management: what clients hear of models, and have done to them.
+
+The real Api in memory (proxy_fakes.Bench), with a manager that reports what a test wants.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.defer import Deferred, fail, succeed
+
+from llamagw.config import ModelConfig, Names, Replica
+from llamagw.errors import ModelUnavailable
+from llamagw.feeds import PING_SEC
+from llamagw.fleet.manager import Change
+from tests.proxy_fakes import Answer, Bench, BenchTestCase, Wire, answers, request
+from tests.test_api import report
+
+
+class ManagementTestCase(BenchTestCase):
+    def get(self, path: str) -> Answer:
+        [answer] = self.bench.asks(request(path=path))
+        return answer
+
+    def post(self, path: str, body: object) -> Answer:
+        data = body if isinstance(body, bytes) else json.dumps(body).encode()
+        [answer] = self.bench.asks(request(data, path))
+        return answer
+
+    def configure(self, *models: ModelConfig) -> None:
+        """Have the gateway know these models instead."""
+        self.bench = Bench([model.name for model in models])
+        self.bench.manager.config.models = list(models)
+        self.bench.manager.directory = Names((m.name, m.aliases) for m in models)
+
+
+class ListingTests(ManagementTestCase):
+    """GET /v1/models."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        folder = tempfile.TemporaryDirectory()
+        self.addCleanup(folder.cleanup)
+        self.path = Path(folder.name) / "a-00001-of-00002.gguf"
+        self.path.write_bytes(b"x" * 10)
+        (Path(folder.name) / "a-00002-of-00002.gguf").write_bytes(b"x" * 7)
+        os.utime(self.path, (1700000000, 1700000000))
+        self.configure(
+            ModelConfig(name="a", model_path=str(self.path), aliases=["gpt-4o", "gpt-*"]),
+            ModelConfig(name="b", model_path="/nowhere.gguf", context_size=99, aliases=["o1"]),
+            ModelConfig(name="far", replicas=[Replica(url="http://far")]),
+        )
+
+    def entries(self) -> dict[str, Any]:
+        return {entry["id"]: entry for entry in self.get("/v1/models").json()["data"]}
+
+    def test_names_and_exact_aliases_are_listed_and_patterns_are_not(self) -> None:
+        found = self.entries()
+        self.assertEqual([*found], ["a", "gpt-4o", "b", "o1", "far"])
+        self.assertEqual((found["a"]["aliases"], found["gpt-4o"]["alias_of"]), (["gpt-4o"], "a"))
+
+    def test_each_has_its_context_the_size_of_its_file_and_its_time(self) -> None:
+        found = self.entries()
+        for name in ("a", "gpt-4o"):
+            self.assertEqual(
+                [found[name][key] for key in ("context_size", "size", "created")],
+                [4096, 17, 1700000000],
+            )
+        self.assertEqual(
+            [found["b"][k] for k in ("context_size", "size", "created")], [99, None, 0]
+        )
+
+    def test_what_a_loaded_engine_reports_is_its_meta(self) -> None:
+        self.bench.manager.said = {"a": {"id": "a", "meta": {"n_params": 7}}}
+        found = self.entries()
+        self.assertEqual((found["a"]["meta"], found["gpt-4o"]["meta"]), ({"n_params": 7},) * 2)
+        self.assertNotIn("meta", found["b"])
+
+    def test_of_a_model_elsewhere_what_is_said_there_is_told(self) -> None:
+        self.assertEqual(
+            [self.entries()["far"][key] for key in ("context_size", "size")], [None] * 2
+        )
+        for said in ({"context_size": 5}, {"meta": {"n_ctx": 5}}, {"max_model_len": 5}):
+            self.bench.manager.said = {"far": said}
+            self.assertEqual(self.entries()["far"]["context_size"], 5)
+
+    def test_one_is_found_by_its_name_an_alias_or_a_pattern(self) -> None:
+        found = self.entries()
+        for name in ("a", "gpt-4o", "o1"):
+            self.assertEqual(self.get(f"/v1/models/{name}").json(), found[name])
+        entry = self.get("/v1/models/gpt-5").json()
+        self.assertEqual((entry["id"], entry["alias_of"], entry["size"]), ("gpt-5", "a", 17))
+        self.assert_envelope(self.get("/v1/models/x"), 404)
+
+    def test_the_router_s_list_has_each_model_once_with_what_only_the_gateway_knows(self) -> None:
+        self.bench.manager.reports = [
+            report("a", "loaded", port=8081, in_flight=2, waiting=1, last_used=5.0, pinned=True),
+            report("b", "failed", error="out of memory", exit_code=1),
+            report("far", "loaded"),
+        ]
+        self.bench.manager.said = {"a": {"meta": {"n_params": 7}}}
+        found = {entry["id"]: entry for entry in self.get("/models").json()["data"]}
+        self.assertEqual([*found], ["a", "b", "far"])
+        self.assertEqual(
+            {**found["a"], "created": 0},
+            {
+                "id": "a", "aliases": ["gpt-4o"], "tags": [], "object": "model", "created": 0,
+                "owned_by": "llamagw", "context_size": 4096, "size": 17, "meta": {"n_params": 7},
+                "status": {"value": "loaded"}, "port": 8081, "in_flight": 2, "waiting": 1,
+                "last_used": 5.0, "pinned": True,
+            },
+        )  # fmt: skip
+        self.assertEqual(
+            found["b"]["status"],
+            {"value": "unloaded", "failed": True, "exit_code": 1, "error": "out of memory"},
+        )
+        self.assertEqual(found["far"]["urls"], ["http://far"])
+
+
+class OrderTests(ManagementTestCase):
+    """POST /models/load and /models/unload."""
+
+    def test_a_load_is_answered_at_once_and_goes_on(self) -> None:
+        self.bench.manager.orders_done = Deferred()
+        answer = self.post("/models/load", {"model": "small"})
+        self.assertEqual((answer.status, answer.json()), (200, {"success": True}))
+        self.assertEqual(self.bench.manager.orders, [("load", "small")])
+        self.bench.manager.orders_done.errback(ModelUnavailable("no"))
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_one_that_is_to_be_waited_for_is_answered_when_it_is_done(self) -> None:
+        self.bench.manager.orders_done = Deferred()
+        client = self.bench.client(request({"model": "small", "wait": True}, "/models/load"))
+        self.bench.settle()
+        self.assertEqual(bytes(client.heard), b"")
+        self.bench.manager.orders_done.callback(None)
+        [answer] = answers(bytes(client.heard))
+        self.assertEqual(answer.json(), {"success": True})
+
+    def test_who_waits_for_a_load_and_leaves_leaves_the_queue(self) -> None:
+        left: list[object] = []
+        self.bench.manager.orders_done = Deferred(left.append)
+        client = self.bench.client(request({"model": "small", "wait": True}, "/models/load"))
+        client.hangs_up()
+        self.assertEqual(len(left), 1)
+
+    def test_why_a_load_failed_is_told_if_it_is_known(self) -> None:
+        for wait in (True, False):
+            self.bench.manager.orders_done = fail(ModelUnavailable("out of memory", retry_after=3))
+            answer = self.post("/models/load", {"model": "small", "wait": wait})
+            self.assertIn("out of memory", self.assert_envelope(answer, 503)["message"])
+
+    def test_an_unload_is_answered_when_the_model_is_gone(self) -> None:
+        self.bench.manager.orders_done = Deferred()
+        client = self.bench.client(request({"model": "small"}, "/models/unload"))
+        self.bench.settle()
+        self.assertEqual(bytes(client.heard), b"")
+        self.bench.manager.orders_done.callback(None)
+        [answer] = answers(bytes(client.heard))
+        self.assertEqual(answer.json(), {"success": True})
+        self.bench.manager.orders_done = succeed(None)
+        self.post("/models/unload", {"model": "org/big", "force": True})
+        self.assertEqual(
+            self.bench.manager.orders, [("unload", "small", False), ("unload", "org/big", True)]
+        )
+
+    def test_what_is_wrong_with_an_order_is_told(self) -> None:
+        for path in ("/models/load", "/models/unload"):
+            for body, said in (
+                (b"", "it is empty"),
+                (b"{}", "missing required field `model`"),
+                (b"[]", "Expected `object`"),
+                (b'{"model": 1}', "Expected `str`"),
+                (b'{"model": "small", "wait": 1}', "Expected `bool`"),
+                (b'{"model": "\xff"}', "JSON object"),
+            ):
+                error = self.assert_envelope(self.post(path, body), 400)
+                self.assertIn(said, error["message"])
+            error = self.assert_envelope(self.post(path, {"model": "smal"}), 404)
+            self.assertIn("`small`", error["message"])
+        self.assertEqual(self.bench.manager.orders, [])
+
+
+class ChangesTests(ManagementTestCase):
+    """GET /models/sse."""
+
+    def told(self, client: Wire) -> list[Any]:
+        """What the client has heard since the last look, less the frames."""
+        body = bytes(client.heard).partition(b"\r\n\r\n")[2]
+        lines = [line for line in body.split(b"\n") if line.startswith(b"data: ")]
+        client.heard.clear()
+        client.heard += b"\r\n\r\n"
+        return [json.loads(line[6:]) for line in lines]
+
+    def test_first_comes_how_each_model_is_and_then_each_change(self) -> None:
+        client = self.bench.client(request(path="/models/sse"))
+        self.assertIn(b"Content-Type: text/event-stream", bytes(client.heard))
+        self.assertEqual(
+            self.told(client),
+            [
+                {"model": name, "event": "model_status", "data": {"status": "unloaded"}}
+                for name in ("small", "org/big")
+            ],
+        )
+        for change, data in (
+            (Change("small", "loading", progress=0.5), {
+                "status": "loading",
+                "progress": {"stages": ["text_model"], "current": "text_model", "value": 0.5},
+            }),
+            (Change("small", "loaded"), {"status": "loaded"}),
+            (Change("small", "unloaded", exit_code=0), {"status": "unloaded", "exit_code": 0}),
+            (Change("small", "failed", error="no"), {
+                "status": "unloaded", "failed": True, "error": "no",
+            }),
+        ):  # fmt: skip
+            self.bench.manager.watchers.tell(change)
+            wanted = {"model": "small", "event": "status_change", "data": data}
+            self.assertEqual(self.told(client), [wanted])
+
+    def test_a_silent_time_has_signs_of_life(self) -> None:
+        client = self.bench.client(request(path="/models/sse"))
+        client.heard.clear()
+        self.bench.reactor.advance(PING_SEC)
+        self.assertIn(b"\n: still here\n\n", b"\n" + bytes(client.heard))
+
+    def test_it_ends_with_the_gateway(self) -> None:
+        client = self.bench.client(request(path="/models/sse"))
+        self.bench.manager.watchers.tell(None)
+        self.bench.settle()
+        self.assertTrue(bytes(client.heard).endswith(b"0\r\n\r\n"))
+        self.assertEqual(len(self.bench.reactor.getDelayedCalls()), 1, "the idle connection's")
+
+    def test_nothing_is_left_of_one_whose_client_left(self) -> None:
+        before = len(self.bench.reactor.getDelayedCalls())
+        client = self.bench.client(request(path="/models/sse"))
+        client.hangs_up()
+        self.bench.settle()
+        self.assertEqual(len(self.bench.reactor.getDelayedCalls()), before)
+        self.bench.manager.watchers.tell(Change("small", "loaded"))
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_one_who_reads_slowly_is_brought_up_to_date_when_it_reads_on(self) -> None:
+        client = self.bench.client(request(path="/models/sse"))
+        self.told(client)
+        client.stalls()
+        for n in range(5000):
+            self.bench.manager.watchers.tell(Change("small", "loading", progress=n / 5000))
+        self.assertLess(client.most_waiting, 100_000)
+        self.bench.manager.reports = [report("small", "loaded"), report("org/big", "unloaded")]
+        client.reads_on()
+        last = self.told(client)[-2:]
+        self.assertEqual([e["data"]["status"] for e in last], ["loaded", "unloaded"])
+
+
+class LogTests(ManagementTestCase):
+    """GET /models/logs."""
+
+    def test_the_last_lines_are_told_as_text(self) -> None:
+        for line in ("one", "zwei ß", "\ud800"):
+            self.bench.manager.logs["small"].add(line)
+        answer = self.get("/models/logs?model=small")
+        self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
+        self.assertEqual(answer.body.decode(), "one\nzwei ß\n?\n")
+        self.assertEqual(self.get("/models/logs?model=org/big").body, b"")
+
+    def test_who_follows_hears_each_line_until_the_gateway_ends(self) -> None:
+        log = self.bench.manager.logs["small"]
+        log.add("one")
+        client = self.bench.client(request(path="/models/logs?model=small&follow=true"))
+        log.add("two")
+        self.bench.manager.watchers.tell(Change("small", "loaded"))
+        log.add("three")
+        self.bench.manager.watchers.tell(None)
+        log.add("four")
+        [answer] = answers(bytes(client.heard))
+        self.assertEqual((answer.body, answer.whole), (b"one\ntwo\nthree\n", True))
+
+    def test_who_does_not_read_is_told_that_lines_are_missing(self) -> None:
+        log = self.bench.manager.logs["small"]
+        client = self.bench.client(request(path="/models/logs?model=small&follow=true"))
+        client.stalls()
+        for _ in range(2000):
+            log.add("x" * 100)
+        self.assertLess(client.most_waiting, 100_000)
+        client.reads_on()
+        self.assertIn(b"[lines were left out here", bytes(client.heard))
+
+    def test_without_a_model_or_with_an_unknown_one_it_is_an_error(self) -> None:
+        for query in ("", "&follow=true"):
+            self.assert_envelope(self.get(f"/models/logs?{query}"), 400)
+            self.assert_envelope(self.get(f"/models/logs?model=x{query}"), 404)

@@ -1,0 +1,338 @@
+"""Promises of the relay about what is not a POST of JSON: other methods, forms, tunnels, dialects.
+
+The real Api, Relay, Pool and Site in memory (proxy_fakes.Bench); the test plays both ends.
+"""
+
+from __future__ import annotations
+
+import json
+
+from twisted.internet.error import ConnectionRefusedError
+
+from llamagw.errors import Dialect, ModelNotLoaded
+from llamagw.fleet.backend import Address
+from llamagw.routes import ROUTES, Where
+from tests.proxy_fakes import BenchTestCase, Wire, answers, event, request, response
+from tests.test_relay import head_and_body
+
+UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "abc")]
+SWITCHED = (
+    b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Accept: xyz\r\n\r\n"
+)
+
+
+class MethodTests(BenchTestCase):
+    def test_every_route_of_the_table_reaches_the_model_that_it_names(self) -> None:
+        form = b'--x\r\nContent-Disposition: form-data; name="model"\r\n\r\norg/big\r\n--x--\r\n'
+        as_form = [("Content-Type", "multipart/form-data; boundary=x")]
+        for route in ROUTES:
+            for path in route.paths:
+                target = path.replace("{id}", "3")
+                for method in route.methods:
+                    rest = target
+                    if route.where is Where.BODY:
+                        says = request({"model": "org/big"}, target, method)
+                    elif route.where is Where.FORM:
+                        says = request(form, target, method, as_form)
+                    elif route.where is Where.QUERY:
+                        rest = f"{target}?x=1&model=org%2Fbig"
+                        says = request(b"" if method == "POST" else None, rest, method)
+                    else:
+                        rest = "/a//b?c=%20d"
+                        says = request(None, "/upstream/org/big/a//b?c=%20d", method)
+                    client = self.bench.client(says)
+                    backend = self.bench.backend()
+                    first, _, body = head_and_body(backend.heard)
+                    self.assertEqual(first, f"{method} {rest} HTTP/1.1")
+                    self.assertEqual(body, says.partition(b"\r\n\r\n")[2])
+                    backend.says(response(b"{}"))
+                    self.bench.settle()
+                    [answer] = answers(bytes(client.heard), method)
+                    self.assertEqual((answer.status, answer.body), (200, b"{}"), says)
+                    backend.hangs_up()
+                    client.hangs_up()
+        self.assertEqual(set(self.bench.manager.asked), {"org/big"})
+        self.assertTrue(all(lease.releases == 1 for lease in self.bench.manager.leases))
+
+    def test_what_looks_is_told_not_to_load(self) -> None:
+        for says, looks in (
+            (request(path="/slots?model=small"), True),
+            (request(path="/slots?model=small&autoload=true"), False),
+            (request(path="/upstream/small/x", method="HEAD"), True),
+            (request(path="/upstream/small/x", method="DELETE"), False),
+            (request(b"", path="/slots/0?model=small&action=erase"), False),
+        ):
+            before = len(self.bench.manager.looked)
+            self.bench.client(says)
+            self.assertEqual(len(self.bench.manager.looked) - before, int(looks), says)
+
+    def test_one_that_is_not_loaded_is_a_conflict(self) -> None:
+        self.bench.manager.hold()
+        client = self.bench.client(request(path="/props?model=small"))
+        self.bench.manager.reject(ModelNotLoaded("The model `small` is not loaded."))
+        [answer] = answers(bytes(client.heard))
+        self.assertEqual(self.assert_envelope(answer, 409)["code"], "model_not_loaded")
+
+    def test_a_get_has_no_length_and_a_head_s_answer_no_body(self) -> None:
+        client = self.bench.client(
+            request(path="/upstream/small/x", method="HEAD"), request(path="/upstream/small/y")
+        )
+        backend = self.bench.backend()
+        self.assertNotIn(b"content-length", bytes(backend.heard).lower())
+        backend.says(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\nX-A: 1\r\n\r\n")
+        self.bench.settle()
+        again = self.bench.backend()
+        again.says(response(b"body"))
+        self.bench.settle()
+        first, second = answers(bytes(client.heard), "HEAD", "GET")
+        self.assertEqual((first.status, first.headers["Content-Length"]), (200, "1000"))
+        self.assertEqual((first.headers["X-A"], second.body), ("1", b"body"))
+
+    def test_without_a_model_the_default_one_is_asked(self) -> None:
+        self.bench.manager.config.default_model = "small"
+        for says in (
+            request({"messages": []}),
+            request({"model": None}),
+            request({"model": ""}),
+            request(path="/props"),
+        ):
+            self.bench.client(says)
+        self.assertEqual(self.bench.manager.asked, ["small"] * 4)
+
+    def test_without_one_where_there_is_none_it_is_told_what_is_lacking(self) -> None:
+        for says, said in (
+            (request({"messages": []}), "names no `model`"),
+            (request({"model": ""}), "names no `model`"),
+            (request(path="/props?model="), "?model="),
+        ):
+            [answer] = self.bench.asks(says)
+            self.assertIn(said, self.assert_envelope(answer, 400)["message"])
+
+
+class ShapingTests(BenchTestCase):
+    """A model's set_params and their like, where they apply and where they do not."""
+
+    def sent(self, path: str) -> bytes:
+        self.bench.manager.model = {"set_params": {"temperature": 0.5}, "strip_params": ["user"]}
+        self.bench.client(request(b'{ "model":"small", "user":1, "n":1.50}', path))
+        _, headers, body = head_and_body(self.bench.backend().heard)
+        self.assertEqual(headers["content-length"], str(len(body)))
+        return body
+
+    def test_they_shape_a_body_that_asks_for_text(self) -> None:
+        for path in ("/v1/chat/completions", "/completion", "/v1/messages", "/v1/responses"):
+            body = self.sent(path)
+            self.assertEqual(json.loads(body), {"model": "small", "n": 1.5, "temperature": 0.5})
+            self.assertIn(b"1.50", body)
+
+    def test_they_leave_all_others_alone(self) -> None:
+        for path in ("/v1/embeddings", "/tokenize", "/props", "/upstream/small/v1/messages"):
+            self.assertEqual(self.sent(path), b'{ "model":"small", "user":1, "n":1.50}')
+
+
+class DialectTests(BenchTestCase):
+    def test_errors_under_v1_messages_are_anthropics(self) -> None:
+        for path in ("/v1/messages", "/v1/messages/count_tokens"):
+            [answer] = self.bench.asks(request({"model": "nope"}, path))
+            error = self.assert_envelope(answer, 404, Dialect.ANTHROPIC)
+            self.assertEqual(error["type"], "not_found_error")
+            [answer] = self.bench.asks(request(path=path, method="PUT"))
+            self.assert_envelope(answer, 405, Dialect.ANTHROPIC)
+
+    def test_one_that_is_too_large_is_told_in_its_path_s_dialect(self) -> None:
+        for path, dialect in (
+            ("/v1/messages", Dialect.ANTHROPIC),
+            ("/v1/completions", Dialect.OPENAI),
+        ):
+            head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n".encode()
+            [answer] = self.bench.asks(head)
+            self.assert_envelope(answer, 413, dialect)
+
+    def test_a_stream_that_breaks_off_ends_with_an_event_in_its_path_s_dialect(self) -> None:
+        client = self.bench.client(request({"model": "small", "stream": True}, "/v1/messages"))
+        backend = self.bench.backend()
+        head = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+        backend.says(head + b"Transfer-Encoding: chunked\r\n\r\n" + event(b"event: ping\nda"))
+        backend.hangs_up(reset=True)
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        blank, name, data, *_ = answer.body.decode().removeprefix("event: ping\nda").split("\n")[1:]
+        self.assertEqual((blank, name), ("", "event: error"))
+        told = json.loads(data.removeprefix("data: "))
+        self.assertEqual((told["type"], told["error"]["type"]), ("error", "api_error"))
+
+
+class TunnelTests(BenchTestCase):
+    """An upgrade by path: from the 101 on each side's bytes are the other's."""
+
+    def upgraded(self, *early: bytes) -> tuple[Wire, Wire]:
+        says = request(path="/upstream/small/ws?x=1", headers=UPGRADE)
+        client = self.bench.client(says, *early)
+        backend = self.bench.backend()
+        first, headers, _ = head_and_body(backend.heard)
+        self.assertEqual(first, "GET /ws?x=1 HTTP/1.1")
+        wanted = {"connection": "Upgrade", "upgrade": "websocket", "sec-websocket-key": "abc"}
+        self.assertLessEqual(wanted.items(), headers.items())
+        backend.heard.clear()
+        return client, backend
+
+    def test_bytes_go_both_ways_as_they_are(self) -> None:
+        client, backend = self.upgraded()
+        backend.says(SWITCHED + b"\x81\x05hello")
+        head, _, rest = bytes(client.heard).partition(b"\r\n\r\n")
+        self.assertTrue(head.startswith(b"HTTP/1.1 101 Switching Protocols\r\n"))
+        for line in (b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Accept: xyz"):
+            self.assertIn(b"\r\n" + line, head)
+        self.assertNotIn(b"Transfer-Encoding", head)
+        self.assertEqual(rest, b"\x81\x05hello")
+        client.says(b"GET / HTTP/1.1\r\n\r\n")
+        client.says(b"\x00\xff")
+        backend.says(b"HTTP/1.1 200 OK\r\n\r\n")
+        self.assertEqual(bytes(backend.heard), b"GET / HTTP/1.1\r\n\r\n\x00\xff")
+        self.assertTrue(bytes(client.heard).endswith(b"helloHTTP/1.1 200 OK\r\n\r\n"))
+        self.assertEqual([lease.releases for lease in self.bench.manager.leases], [0])
+
+    def test_what_the_client_said_too_early_is_not_lost(self) -> None:
+        _client, backend = self.upgraded(b"early ", b"bird")
+        self.assertEqual(bytes(backend.heard), b"")
+        backend.says(SWITCHED)
+        self.assertEqual(bytes(backend.heard), b"early bird")
+
+    def test_it_ends_for_both_when_the_backend_ends_it(self) -> None:
+        client, backend = self.upgraded()
+        backend.says(SWITCHED + b"bye")
+        backend.hangs_up()
+        self.bench.settle()
+        self.assertEqual((client.ended, client.connected), ("lose", False))
+        self.assertTrue(bytes(client.heard).endswith(b"bye"))
+        self.assertEqual([lease.releases for lease in self.bench.manager.leases], [1])
+
+    def test_it_ends_for_both_when_the_client_ends_it_and_its_last_words_arrive(self) -> None:
+        client, backend = self.upgraded()
+        backend.says(SWITCHED)
+        backend.stalls()
+        client.says(b"farewell")
+        client.hangs_up()
+        self.bench.settle()
+        self.assertEqual((backend.ended, bytes(backend.heard)), ("lose", b""))
+        backend.reads_on()
+        self.bench.settle()
+        self.assertEqual((bytes(backend.heard), backend.connected), (b"farewell", False))
+        self.assertEqual([lease.releases for lease in self.bench.manager.leases], [1])
+
+    def test_each_side_is_slowed_down_by_the_other(self) -> None:
+        client, backend = self.upgraded()
+        backend.says(SWITCHED)
+        client.stalls()
+        backend.says(b"x" * 100_000)
+        self.assertTrue(backend.paused)
+        client.reads_on()
+        self.assertFalse(backend.paused)
+        backend.stalls()
+        client.says(b"y" * 100_000)
+        self.assertTrue(client.paused)
+        backend.reads_on()
+        self.assertFalse(client.paused)
+
+    def test_a_backend_that_does_not_want_to_answers_as_ever(self) -> None:
+        client, backend = self.upgraded()
+        backend.says(response(b"no", "426 Upgrade Required"))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard))
+        self.assertEqual((answer.status, answer.body, client.connected), (426, b"no", True))
+
+    def test_no_other_path_takes_an_upgrade(self) -> None:
+        self.bench.client(request({"model": "small"}, headers=UPGRADE))
+        _, headers, _ = head_and_body(self.bench.backend().heard)
+        self.assertNotIn("upgrade", headers)
+
+
+class ElsewhereTests(BenchTestCase):
+    """What a server elsewhere gets, and what happens when it fails."""
+
+    FAR = Address("10.0.0.1", 8000, prefix="/api", api_key="secret", model="their name")
+
+    def sent(self, says: bytes) -> tuple[str, dict[str, str], bytes]:
+        self.bench.manager.address = self.FAR
+        self.bench.client(says)
+        return head_and_body(self.bench.backend().heard)
+
+    def test_its_path_has_its_prefix_and_its_host_is_its_own(self) -> None:
+        first, headers, _ = self.sent(request({"model": "small"}, "/v1/completions?x=1"))
+        self.assertEqual(first, "POST /api/v1/completions?x=1 HTTP/1.1")
+        self.assertEqual(headers["host"], "10.0.0.1:8000")
+        first, _, _ = self.sent(request(path="/upstream/small/x"))
+        self.assertEqual(first, "GET /api/x HTTP/1.1")
+
+    def test_the_gateway_s_key_takes_the_place_of_the_client_s(self) -> None:
+        keys = [("Authorization", "Bearer mine"), ("X-Api-Key", "mine"), ("X-Other", "1")]
+        _, headers, _ = self.sent(request({"model": "small"}, headers=keys))
+        self.assertEqual(headers["authorization"], "Bearer secret")
+        self.assertNotIn("x-api-key", headers)
+        self.assertEqual(headers["x-other"], "1")
+        self.FAR = self.FAR._replace(api_key=None)
+        _, headers, _ = self.sent(request({"model": "small"}, headers=keys))
+        self.assertEqual(headers["authorization"], "Bearer mine")
+
+    def test_the_model_is_called_by_its_name_there(self) -> None:
+        _, _, body = self.sent(request(b'{ "n": 1.50, "model": "small"}', "/v1/embeddings"))
+        self.assertEqual(json.loads(body), {"n": 1.5, "model": "their name"})
+        self.assertIn(b"1.50", body)
+        first, _, _ = self.sent(request(path="/props?a=%20&model=small&b"))
+        self.assertEqual(first, "GET /api/props?a=%20&b&model=their%20name HTTP/1.1")
+        file = b'\r\nContent-Disposition: form-data; name="file"\r\n\r\n\x00small\r\n--y\r\n'
+        field = b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n%b\r\n'
+        form = b"--xyz" + file + b"--xyz" + field + b"--xyz--\r\n"
+        kind = [("Content-Type", 'multipart/form-data; boundary="xyz"')]
+        path = "/v1/audio/transcriptions"
+        _, headers, body = self.sent(request(form % b"small", path, headers=kind))
+        self.assertEqual(body, form % b"their name")
+        self.assertEqual(headers["content-length"], str(len(body)))
+
+    def test_a_body_that_calls_it_so_already_is_left_as_it_is(self) -> None:
+        self.FAR = self.FAR._replace(model="small")
+        says = b'{ "model":"small","n":1.50 }'
+        self.assertEqual(self.sent(request(says))[2], says)
+
+    def test_one_that_fails_before_its_first_byte_is_replaced_by_another_each_once(self) -> None:
+        self.bench.manager.tries = 3
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.refuse(ConnectionRefusedError())
+        self.bench.settle()
+        self.bench.backend().hangs_up()
+        self.bench.settle()
+        self.bench.backend().says(response(b"third"))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual((answer.status, answer.body), (200, b"third"))
+        leases = self.bench.manager.leases
+        self.assertEqual([lease.releases for lease in leases], [1, 1, 1])
+        self.assertEqual(self.bench.manager.mourned, leases[:2])
+        self.assertEqual(self.bench.manager.failed, [[], leases[:1], leases[:2]])
+
+    def test_when_all_of_them_fail_it_is_told(self) -> None:
+        self.bench.manager.tries = 3
+        client = self.bench.client(request({"model": "small"}))
+        for _ in range(3):
+            self.bench.refuse(ConnectionRefusedError())
+            self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertIn("cannot be reached", self.assert_envelope(answer, 502)["message"])
+        self.assertEqual(self.bench.connects, 3)
+
+    def test_one_that_has_begun_is_not_replaced(self) -> None:
+        self.bench.manager.tries = 3
+        _client, backend = self.bench.streaming()
+        backend.hangs_up(reset=True)
+        self.bench.settle()
+        self.assertEqual(self.bench.connects, 1)
+
+    def test_a_request_whose_backend_was_unloaded_by_force_is_not_repeated(self) -> None:
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.manager.leases[0].revoked = True
+        self.bench.backend().hangs_up(reset=True)
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assert_envelope(answer, 502)
+        self.assertEqual(self.bench.connects, 1)

@@ -1,0 +1,33 @@
+"""Promises of llamagw.routes: one table, and the README has it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.routes import ANY, OWN, ROUTES, Where, table
+
+README = Path(__file__).resolve().parents[1] / "README.md"
+
+
+class RoutesTests(SynchronousTestCase):
+    def test_the_readme_s_table_is_this_one(self) -> None:
+        self.assertIn(table(), README.read_text(), "python -m llamagw.routes prints the table")
+
+    def test_no_path_is_there_twice_for_one_method(self) -> None:
+        told = [(method, path) for r in ROUTES for method in r.methods for path in r.paths]
+        told += [(method, path) for method, path, _ in OWN]
+        self.assertEqual(len(told), len(set(told)))
+
+    def test_only_a_path_takes_any_method_and_only_it_has_the_model_in_it(self) -> None:
+        for route in ROUTES:
+            self.assertEqual(route.where is Where.PATH, route.methods is ANY)
+            self.assertEqual(route.where is Where.PATH, "{model}" in route.paths[0])
+
+    def test_every_path_that_openai_and_llama_server_share_is_known_with_and_without_v1(
+        self,
+    ) -> None:
+        paths = {path for route in ROUTES for path in route.paths}
+        for path in ("chat/completions", "completions", "embeddings", "responses", "rerank"):
+            self.assertLessEqual({f"/{path}", f"/v1/{path}"}, paths)
