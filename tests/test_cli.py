@@ -59,7 +59,7 @@ MODELS = [
         waiting=11,
         last_used=1_700_000_000.5,
     ),
-    a_model("far", "loaded", size=None, context_size=None),
+    a_model("far", "loaded", size="big", context_size=None),
 ]
 
 
@@ -248,6 +248,7 @@ def test_run_serves_until_sigterm_and_ends_with_0() -> None:
                 return sock.connect_ex(("127.0.0.1", port)) == 0
 
         wait_until(up, "it listens")
+        assert not list(Path().glob("*.pid"))
         process.terminate()
         said, _ = process.communicate(timeout=DEADLINE)
     finally:
@@ -256,7 +257,6 @@ def test_run_serves_until_sigterm_and_ends_with_0() -> None:
     log = Path("the.log").read_text()
     assert "Traceback" not in log
     assert sys.platform != "linux" or "uvloop" in log
-    assert not list(Path().glob("*.pid"))
 
 
 def test_run_tells_faults_a_line_each_and_ends_with_1() -> None:
@@ -298,8 +298,14 @@ def test_check_knows_an_address_that_twisted_does_not() -> None:
 def test_check_in_json() -> None:
     path = write_config()
     told = json.loads(llamagw("check --json").stdout)
-    model = {"name": "a", "model_path": str(path.parent / "a.gguf"), "missing": True}
+    model = {"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": [], "missing": True}
     assert told == {"ok": True, "faults": [], "models": [model]}
+    there = "http://10.0.0.5:8000"
+    write_config(models=[{"name": "far", "url": there, "api_key": "secret"}])
+    said = llamagw("check --json").stdout
+    model = {"name": "far", "model_path": None, "urls": [there], "missing": False}
+    assert json.loads(said)["models"] == [model]
+    assert "secret" not in said
     write_config(max_loaded_models="many")
     told = json.loads(llamagw("check --json", status=1).stdout)
     assert (told["ok"], told["models"]) == (False, [])
@@ -476,10 +482,10 @@ def test_logs_prints_the_last_lines(gateway: FakeGateway) -> None:
 
 
 def test_logs_follows_until_the_gateway_ends_it(gateway: FakeGateway) -> None:
-    gateway.to_come = ["four\nfi", "ve\n", None]
-    assert llamagw("logs -f a").stdout == "one\ntwo\nthree\nfour\nfive\n"
-    assert llamagw("logs -f -n 1 a").stdout == "three\nfour\nfive\n"
-    assert llamagw("logs -f -n 0 a").stdout == "four\nfive\n"
+    gateway.to_come = ["four\nfi", "ve\nsix", None]
+    assert llamagw("logs -f a").stdout == "one\ntwo\nthree\nfour\nfive\nsix\n"
+    assert llamagw("logs -f -n 1 a").stdout == "three\nfour\nfive\nsix\n"
+    assert llamagw("logs -f -n 0 a").stdout == "four\nfive\nsix\n"
 
 
 def test_logs_that_break_off_are_not_taken_for_whole(gateway: FakeGateway) -> None:

@@ -266,7 +266,7 @@ def address_url(address: object) -> str:
 
     :raises ValueError: when it is none that this command can reach
     """
-    from llamagw.config import endpoint_string
+    from llamagw.settings import endpoint_string
 
     kind, *parts = _split(endpoint_string(str(address)))
     options = dict(part.split("=", 1) for part in parts if "=" in part)

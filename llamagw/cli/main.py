@@ -176,7 +176,8 @@ def _served(config: Config) -> list[dict[str, Any]]:
     return [
         {
             "name": model.name,
-            "model_path": getattr(model, "model_path", None),
+            "model_path": model.model_path or None,
+            "urls": [replica.url for replica in model.replicas],
             "missing": model.name in missing,
         }
         for model in config.models
@@ -375,7 +376,7 @@ def _row(model: dict[str, Any]) -> list[str]:
     return [
         show.plain(model["id"]),
         _status(model),
-        "-" if bytes_ is None else show.size(bytes_),
+        show.size(bytes_) if isinstance(bytes_, int) else "-",
         _number(model.get("context_size")),
         _number(model.get("port")),
         _number(model.get("in_flight")),
@@ -384,8 +385,9 @@ def _row(model: dict[str, Any]) -> list[str]:
     ]
 
 
-def _number(value: int | None) -> str:
-    return "-" if value is None else show.plain(str(value))
+def _number(value: object) -> str:
+    # Of a model elsewhere, the gateway tells what it was told.
+    return str(value) if isinstance(value, int) else "-"
 
 
 @cli.command(
