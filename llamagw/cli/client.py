@@ -1,0 +1,305 @@
+"""
+Asks a running gateway: its management API over HTTP, HTTPS or a unix socket, blocking.
+
+On the standard library's http.client, which is enough for three GETs and two POSTs, one of them a
+stream of lines. What is said to the user when it fails is said here, as one line.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import http.client
+import json
+import os
+import socket
+import ssl
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+DEFAULT_URL = "http://localhost:8000"
+
+#: Seconds for a connection, and for an answer that the gateway has at hand.
+PATIENCE = 10.0
+
+
+class Failed(Exception):
+    """
+    A request that came to nothing.
+
+    :param error: the gateway's ``error`` object, or one made here in its likeness
+    """
+
+    def __init__(self, message: str, error: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.error = error or {"message": message, "type": "cli_error", "param": None, "code": None}
+
+
+class Client:
+    """
+    :param url: ``http://…``, ``https://…`` or ``unix:/path``; a ``/v1`` at its end is not minded
+    :param patience: seconds for a connection and for an answer that the gateway has at hand
+    :raises ValueError: when that is no such URL; the message is for the user
+    """
+
+    def __init__(self, url: str, patience: float = PATIENCE) -> None:
+        self.url = url
+        self._patience = patience
+        self._prefix = ""
+        if url.startswith("unix:"):
+            self._where = url.removeprefix("unix:").removeprefix("//")
+            self._scheme = "unix"
+            if not self._where:
+                raise ValueError(f"{url}: the path of the socket is missing")
+            return
+        parts = urlsplit(url)
+        self._scheme = parts.scheme
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url!r} is not http://HOST:PORT, https://HOST:PORT or unix:/PATH")
+        self._where = parts.hostname
+        try:
+            self._port = parts.port  # it is here that a bad one is noticed
+        except ValueError as error:
+            raise ValueError(f"{url}: {error}") from None
+        self._prefix = parts.path.rstrip("/").removesuffix("/v1")
+
+    def models(self) -> dict[str, Any]:
+        """
+        ``GET /models``, as the gateway said it.
+
+        :raises Failed: as all of these do
+        """
+        answer = self._json("GET", "/models")
+        models = answer.get("data")
+        if not isinstance(models, list) or not all(map(_is_model, models)):
+            raise self._strange("/models")
+        return answer
+
+    def load(self, name: str) -> None:
+        """Have a model loaded; returns when it is."""
+        self._manage("/models/load", name, {"model": name, "wait": True})
+
+    def unload(self, name: str, force: bool) -> None:
+        """
+        Have a model unloaded; returns when it is gone.
+
+        :param force: without waiting for the answers that it is giving
+        """
+        self._manage("/models/unload", name, {"model": name, "force": force})
+
+    def logs(self, name: str) -> list[str]:
+        """The last lines of a model's engine."""
+        with self._ask("GET", f"/models/logs?model={quote(name, safe='')}") as response:
+            return self._whole(response).decode("utf-8", "replace").splitlines()
+
+    def follow(self, name: str) -> Iterator[str]:
+        """The last lines of a model's engine, and then all that come, until the gateway ends it."""
+        path = f"/models/logs?model={quote(name, safe='')}&follow=true"
+        with self._ask("GET", path, endless=True) as response, self._told():
+            begun = b""
+            # Not readline(), for which a connection that breaks off is an end like any other.
+            while data := response.read1(2**16):
+                *lines, begun = (begun + data).split(b"\n")
+                for line in lines:
+                    yield line.decode("utf-8", "replace").rstrip("\r")
+            if begun:
+                yield begun.decode("utf-8", "replace")
+
+    def _manage(self, path: str, name: str, body: dict[str, Any]) -> None:
+        try:
+            # How long a load takes, or the answers that an unload waits for, the gateway knows.
+            self._json("POST", path, body, endless=True)
+        except Failed as failed:
+            if failed.error.get("code") == "model_not_found" and "Did you mean" not in str(failed):
+                hint = self._nearest(name)
+                raise Failed(f"{failed}{hint}", failed.error) from None
+            raise
+
+    def _nearest(self, name: str) -> str:
+        with contextlib.suppress(Failed):
+            near = difflib.get_close_matches(name, names(self.models()), n=1)
+            if near:
+                return f" Did you mean `{near[0]}`?"
+        return ""
+
+    def _json(
+        self, method: str, path: str, body: dict[str, Any] | None = None, endless: bool = False
+    ) -> dict[str, Any]:
+        with self._ask(method, path, body, endless) as response:
+            content = self._whole(response)
+        try:
+            answer = json.loads(content)
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict):
+            raise self._strange(path)
+        return answer
+
+    def _strange(self, path: str) -> Failed:
+        return Failed(f"{self.url}{path} did not answer as llamagw does; is it another server?")
+
+    @contextlib.contextmanager
+    def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, endless: bool = False
+    ) -> Iterator[http.client.HTTPResponse]:
+        """
+        An answer with status 200, its body still to be read.
+
+        :param endless: wait for it, and for its parts, as long as it takes
+        """
+        connection = self._connection()
+        with contextlib.closing(connection):
+            try:
+                connection.connect()
+            except (OSError, UnicodeError) as error:
+                raise Failed(
+                    f"cannot reach llamagw at {self.url}: {_reason(error, self._patience)}; "
+                    "is it running? (llamagw run)"
+                ) from None
+            if endless:
+                connection.sock.settimeout(None)
+            with self._told():
+                content = None if body is None else json.dumps(body).encode()
+                headers = {} if body is None else {"Content-Type": "application/json"}
+                connection.request(method, self._prefix + path, content, headers)
+                response = connection.getresponse()
+            if response.status != 200:
+                raise self._refused(response, path)
+            yield response
+
+    def _connection(self) -> http.client.HTTPConnection:
+        if self._scheme == "unix":
+            return _UnixConnection(self._where, self._patience)
+        if self._scheme == "https":
+            return http.client.HTTPSConnection(
+                self._where,
+                self._port,
+                timeout=self._patience,
+                context=ssl.create_default_context(),
+            )
+        return http.client.HTTPConnection(self._where, self._port, timeout=self._patience)
+
+    def _whole(self, response: http.client.HTTPResponse) -> bytes:
+        with self._told():
+            return response.read()
+
+    def _refused(self, response: http.client.HTTPResponse, path: str) -> Failed:
+        try:
+            error = json.loads(self._whole(response))["error"]
+            return Failed(str(error["message"]), error)
+        except (ValueError, KeyError, TypeError):
+            where = self.url + path.partition("?")[0]
+            said = f"{response.status} {response.reason}".strip()
+            return Failed(f"{where} answered {said}; is it llamagw that runs there?")
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """What goes wrong on a connection becomes one line."""
+        try:
+            yield
+        except TimeoutError:
+            raise Failed(f"no answer from llamagw at {self.url} for {self._patience:g} s") from None
+        except (OSError, http.client.HTTPException) as error:
+            raise Failed(
+                f"the connection to llamagw at {self.url} broke off: {_reason(error)}"
+            ) from None
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: str, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+def _is_model(model: Any) -> bool:
+    return (
+        isinstance(model, dict)
+        and isinstance(model.get("id"), str)
+        and isinstance(model.get("status"), dict)
+        and "value" in model["status"]
+    )
+
+
+def names(models: dict[str, Any]) -> list[str]:
+    """All names and aliases in an answer to ``GET /models``."""
+    found = []
+    for model in models["data"]:
+        found += [model["id"], *model.get("aliases", [])]
+    return found
+
+
+def configured_url(path: str | None) -> str:
+    """
+    Where the gateway of a configuration listens.
+
+    Only ``listen_addr`` is looked at: the rest may be for another machine.
+
+    :param path: the file; None for config.yaml in this folder, if there is one
+    :raises ValueError: when that cannot be told; the message is for the user
+    """
+    import yaml
+
+    if path is None:
+        if not os.path.exists("config.yaml"):
+            return DEFAULT_URL
+        path = "config.yaml"
+    try:
+        with open(path, encoding="utf-8") as file:
+            values = yaml.safe_load(file)
+        return address_url(values.get("listen_addr", ":8000"))
+    except OSError as error:
+        why = f"it cannot be read: {error.strerror}"
+    except (ValueError, yaml.YAMLError, AttributeError):
+        why = "its listen_addr cannot be told"
+    raise ValueError(f"{path} does not say where llamagw is ({why}); give --url")
+
+
+def address_url(address: object) -> str:
+    """
+    A ``listen_addr`` as a URL for this machine.
+
+    :raises ValueError: when it is none that this command can reach
+    """
+    from llamagw.settings import endpoint_string
+
+    kind, *parts = _split(endpoint_string(str(address)))
+    options = dict(part.split("=", 1) for part in parts if "=" in part)
+    first = next((part for part in parts if "=" not in part), "")
+    if kind == "unix":
+        return f"unix:{options.get('address', first)}"
+    if kind not in ("tcp", "tcp6", "ssl"):
+        raise ValueError(f"no URL for {address!r}")
+    host = options.get("interface", "")
+    if host in ("", "0.0.0.0", "::"):
+        host = "[::1]" if kind == "tcp6" else "localhost"
+    elif ":" in host:
+        host = f"[{host}]"
+    return f"{'https' if kind == 'ssl' else 'http'}://{host}:{options.get('port', first)}"
+
+
+def _split(endpoint: str) -> list[str]:
+    """The parts of an endpoint string; a backslash keeps the character after it."""
+    parts, rest = [""], iter(endpoint)
+    for character in rest:
+        if character == ":":
+            parts.append("")
+        else:
+            parts[-1] += next(rest, "") if character == "\\" else character
+    return parts
+
+
+def _reason(error: Exception, patience: float = 0) -> str:
+    if isinstance(error, TimeoutError):
+        return f"no answer for {patience:g} s"
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted ({error.verify_message})"
+    if isinstance(error, http.client.IncompleteRead):
+        return "its answer has no end"
+    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return said[:1].lower() + said[1:] or type(error).__name__

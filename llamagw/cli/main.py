@@ -1,0 +1,277 @@
+"""
+The command and those of its commands that need no gateway: run, check, init, completion.
+
+Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 130 ended by
+Ctrl-C. What is asked for goes to stdout, the rest to stderr. What only one command needs is
+imported there: completion must be quick.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llamagw import __version__
+from llamagw.cli import remote, show
+from llamagw.cli.remote import json_option, print_json
+
+if TYPE_CHECKING:
+    from llamagw.config import Config, Fault
+
+#: What `run` becomes: twistd, wherever its script is. Python puts the current folder on sys.path
+#: for -c, as it does not for a script; what lies there is not to be taken for a module.
+_TWISTD = (
+    "import sys; sys.path[:] = [p for p in sys.path if p]; sys.argv[0] = 'twistd'; "
+    "from twisted.scripts.twistd import run; run()"
+)
+
+
+def main() -> None:
+    """The console command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            # A terminal that cannot show a model's name gets a "?" in it, not a traceback.
+            stream.reconfigure(errors="replace")
+    try:
+        code = cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.Abort:
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="""\b
+Examples:
+  llamagw init ~/models          write config.yaml from the GGUF files there
+  llamagw check                  is it right?
+  llamagw run                    serve
+  llamagw ps                     what is loaded?
+
+Exit codes: 0 done, 1 failed, 2 called wrongly, 130 ended by Ctrl-C.""",
+)
+@click.version_option(__version__, prog_name="llamagw", message="%(prog)s %(version)s")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """One OpenAI-compatible endpoint in front of many llama-server models."""
+    if os.environ.get("NO_COLOR"):
+        context.color = False
+
+
+# ---- Serving ----------------------------------------------------------------------------------
+
+_config_option = click.option(
+    "-c",
+    "--config",
+    default="config.yaml",
+    show_default=True,
+    type=click.Path(dir_okay=False),
+    help="The configuration file.",
+)
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  llamagw run
+  llamagw run -c /etc/llamagw/config.yaml --logfile /var/log/llamagw.log"""
+)
+@_config_option
+@click.option(
+    "--logfile",
+    type=click.Path(dir_okay=False),
+    help="Write the log there instead of to the terminal.",
+)
+def run(config: str, logfile: str | None) -> None:
+    """
+    Serve, in the foreground.
+
+    The same as `twistd -n --pidfile= llamagw --config FILE`. Ctrl-C or SIGTERM ends it in order,
+    with 0; SIGHUP reads the configuration again. For a daemon, use twistd itself.
+    """
+    arguments = ["-n", "--pidfile=", *(["--logfile", logfile] if logfile else [])]
+    arguments += ["llamagw", "--config", config]
+    # Another program in this process, so that nothing of the command line stays in its memory.
+    sys.stdout.flush()
+    os.execv(sys.executable, [sys.executable, "-c", _TWISTD, *arguments])
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  llamagw check
+  llamagw check -c new.yaml && mv new.yaml config.yaml
+  llamagw check --json | jq -r '.faults[] | "\\(.line) \\(.place)"'"""
+)
+@_config_option
+@json_option
+@click.pass_context
+def check(context: click.Context, config: str, as_json: bool) -> None:
+    """
+    Check a configuration, and say what would be served.
+
+    All faults are told at once, one line each; then the exit code is 1.
+    """
+    from llamagw import tap
+
+    path = os.path.abspath(config)
+    loaded, faults = _checked(path)
+    if as_json:
+        print_json(
+            {
+                "ok": not faults,
+                "faults": [
+                    {"file": f.file, "line": f.line, "place": f.place, "message": f.message}
+                    for f in faults
+                ],
+                "models": _served(loaded) if loaded else [],
+            }
+        )
+    elif loaded:
+        click.echo(tap._summary(path, loaded))
+    else:
+        for fault in faults:
+            click.echo(str(fault), err=True)
+    context.exit(1 if faults else 0)
+
+
+def _checked(path: str) -> tuple[Config | None, list[Fault]]:
+    """What `twistd llamagw --check` looks at: the file, and whether Twisted knows the address."""
+    from llamagw import tap
+    from llamagw.config import ConfigError, load
+
+    try:
+        loaded = load(path)
+        from twisted.internet import reactor
+
+        tap._endpoint(reactor, loaded)
+    except ConfigError as error:
+        return None, error.faults
+    return loaded, []
+
+
+def _served(config: Config) -> list[dict[str, Any]]:
+    missing = {model.name for model in config.missing_files()}
+    return [
+        {
+            "name": model.name,
+            "model_path": model.model_path or None,
+            "urls": [replica.url for replica in model.replicas],
+            "missing": model.name in missing,
+        }
+        for model in config.models
+    ]
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  llamagw init ~/models
+  llamagw init ~/models --llama-server /opt/llama.cpp/llama-server
+  llamagw init ~/models --gpu-layers -1 --force
+  llamagw init ~/models -o - | less"""
+)
+@click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False))
+@click.option(
+    "-o",
+    "--output",
+    default="config.yaml",
+    show_default=True,
+    type=click.Path(dir_okay=False, allow_dash=True),
+    help="The file to write; - for stdout.",
+)
+@click.option("-f", "--force", is_flag=True, help="Overwrite a file that is there.")
+@click.option("--llama-server", metavar="PATH", help="The engine; else the one on PATH.")
+@click.option(
+    "--gpu-layers",
+    type=click.IntRange(min=-1),
+    default=0,
+    show_default=True,
+    help="Layers on the GPU, of each model; -1 for all.",
+)
+@click.pass_context
+def init(
+    context: click.Context,
+    folder: str,
+    output: str,
+    force: bool,
+    llama_server: str | None,
+    gpu_layers: int,
+) -> None:
+    """
+    Write a configuration from a folder of GGUF files.
+
+    Looks into the folders in DIR too. Names, sizes, context lengths and the kind of each model
+    come from the files; threads and how many may be loaded at once from this machine. What is no
+    model, or no whole one, is told and left out.
+
+    Exit code 1, the file being written, when no llama-server was found: then its line is marked
+    with CHANGE.
+    """
+    from llamagw.cli.init import Machine, config_text, find_engine, scan
+
+    try:
+        engine = find_engine(llama_server)
+    except ValueError as error:
+        raise click.BadParameter(str(error), param_hint="--llama-server") from None
+    if output != "-" and os.path.lexists(output) and not force:
+        raise click.ClickException(f"{output} is there already; -o another one, or --force")
+    found = scan(folder)
+    for path, why in found.left_out:
+        click.echo(f"left out: {show.plain(path)} {why}", err=True)
+    if not found.models:
+        raise click.ClickException(f"no model in {show.plain(folder)}; nothing was written")
+    text = config_text(folder, found.models, engine, Machine.this(), gpu_layers)
+    try:
+        with click.open_file(output, "w", encoding="utf-8", atomic=output != "-") as file:
+            file.write(text)
+    except OSError as error:
+        raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
+    count = len(found.models)
+    if output != "-":
+        option = "" if output == "config.yaml" else f" -c {show.plain(output)}"
+        click.echo(
+            f"{show.plain(output)} is written, with {count} model{'s'[: count != 1]}. "
+            f"Now: llamagw check{option}; llamagw run{option}",
+            err=True,
+        )
+    if engine is None:
+        raise click.ClickException(
+            "there is no llama-server on PATH: change the line that is marked with CHANGE, or "
+            "give --llama-server PATH"
+        )
+
+
+# ---- The shell ----------------------------------------------------------------------------------
+
+
+@cli.command(
+    epilog="""\b
+Examples:
+  llamagw completion bash > ~/.local/share/bash-completion/completions/llamagw
+  llamagw completion zsh > "${fpath[1]}/_llamagw"
+  llamagw completion fish > ~/.config/fish/completions/llamagw.fish"""
+)
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+def completion(shell: str) -> None:
+    """
+    Print the script by which a shell completes this command.
+
+    Names of models are completed too, from the running gateway.
+    """
+    from click.shell_completion import get_completion_class
+
+    found = get_completion_class(shell)
+    assert found is not None
+    click.echo(found(cli, {}, "llamagw", "_LLAMAGW_COMPLETE").source())
+
+
+for command in (remote.ps, remote.load, remote.unload, remote.logs):
+    cli.add_command(command)

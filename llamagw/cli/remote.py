@@ -1,0 +1,240 @@
+"""
+The commands that ask a running gateway: ps, load, unload, logs.
+
+What they say and how it looks; the asking itself is in client.py.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from llamagw.cli import show
+from llamagw.cli.client import Client, Failed, configured_url, names
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
+
+#: Seconds that completion may wait for the gateway, with somebody's finger on the tab key.
+COMPLETION_PATIENCE = 0.5
+
+_COLOURS = {"loaded": "green", "loading": "yellow", "stopping": "yellow", "failed": "red"}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+def print_json(value: object) -> None:
+    """JSON for people and programs, in ASCII, so that every terminal can take it."""
+    click.echo(json.dumps(value, indent=2))
+
+
+def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
+    """
+    A command that talks to a gateway: it gets a `Client` first, and what fails is one line.
+
+    With --json the failure is JSON on stdout as well, so that whoever parses it always can.
+    """
+
+    @click.option(
+        "--url",
+        envvar="LLAMAGW_URL",
+        show_envvar=True,
+        help="Where llamagw runs: http://…, https://… or unix:/PATH. Else the configuration's "
+        "listen_addr, else http://localhost:8000.",
+    )
+    @click.option(
+        "-c",
+        "--config",
+        type=click.Path(exists=True, dir_okay=False),
+        help="Take listen_addr from this file.  [default: config.yaml, if there]",
+    )
+    @functools.wraps(function)
+    def wrapped(url: str | None, config: str | None, **arguments: Any) -> None:
+        try:
+            # A file that was given is meant, whatever the environment says of the usual case.
+            source = click.get_current_context().get_parameter_source("url")
+            if config and source is not click.core.ParameterSource.COMMANDLINE:
+                url = None
+            client = Client(url or configured_url(config))
+        except ValueError as error:
+            raise click.UsageError(str(error)) from None
+        try:
+            function(client, **arguments)
+        except Failed as failed:
+            if arguments.get("as_json"):
+                print_json({"error": failed.error})
+            raise click.ClickException(show.plain(str(failed))) from None
+
+    return wrapped
+
+
+def _complete_name(
+    context: click.Context, parameter: click.Parameter, incomplete: str
+) -> list[CompletionItem]:
+    """The models of the gateway, if it can be asked at once; else nothing, and no word."""
+    from click.shell_completion import CompletionItem
+
+    try:
+        url = context.params.get("url") or os.environ.get("LLAMAGW_URL")
+        client = Client(url or configured_url(context.params.get("config")), COMPLETION_PATIENCE)
+        found = names(client.models())
+    except Exception:
+        return []
+    return [CompletionItem(name) for name in found if name.startswith(incomplete)]
+
+
+_name_argument = click.argument("name", shell_complete=_complete_name)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  llamagw ps
+  llamagw ps --url http://gpu-box:8000
+  llamagw ps --json | jq -r '.data[].id'"""
+)
+@_gateway_command
+@json_option
+def ps(client: Client, as_json: bool) -> None:
+    """
+    List the models of a running gateway.
+
+    Those in memory come first, each group in the order of the configuration. In a narrow terminal
+    PORT and CONTEXT are left out; in a pipe nothing is.
+    """
+    answer = client.models()
+    if as_json:
+        print_json(answer)
+        return
+    models = sorted(answer["data"], key=lambda model: _status(model) in _NOT_LOADED)
+    if not models:
+        click.echo("no models")
+        return
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    rows = [_row(model) for model in models]
+    table = show.table(_COLUMNS, rows, width, dispensable=("PORT", "CONTEXT"))
+    for number, row in enumerate(table):
+        if number:
+            row[1] = click.style(row[1], fg=_COLOURS.get(row[1].strip()))
+        click.echo(show.GAP.join(row).rstrip())
+    for model in models:
+        if error := model["status"].get("error"):
+            click.echo(f"\n{show.plain(model['id'])}: {show.plain(str(error))}")
+
+
+_COLUMNS = ("NAME", "STATUS", "SIZE", "CONTEXT", "PORT", "ACTIVE", "WAITING", "LAST USED")
+_NOT_LOADED = ("unloaded", "failed")
+
+
+def _status(model: dict[str, Any]) -> str:
+    value = model["status"]["value"]
+    failed = value == "unloaded" and model["status"].get("failed")
+    return "failed" if failed else show.plain(str(value))
+
+
+def _row(model: dict[str, Any]) -> list[str]:
+    """A line of the table; what a model does not have is "-"."""
+    bytes_, last_used = model.get("size"), model.get("last_used")
+    return [
+        show.plain(model["id"]),
+        _status(model),
+        show.size(bytes_) if isinstance(bytes_, int) else "-",
+        _number(model.get("context_size")),
+        _number(model.get("port")),
+        _number(model.get("in_flight")),
+        _number(model.get("waiting")),
+        "-" if last_used is None else show.ago(max(time.time() - last_used, 0)),
+    ]
+
+
+def _number(value: object) -> str:
+    # Of a model elsewhere, the gateway tells what it was told.
+    return str(value) if isinstance(value, int) else "-"
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  llamagw load qwen2.5-7b
+  llamagw load qwen2.5-7b && echo ready"""
+)
+@_gateway_command
+@_name_argument
+@json_option
+def load(client: Client, name: str, as_json: bool) -> None:
+    """
+    Load a model, and wait until it is.
+
+    When it cannot be loaded, the engine's last words are told, and the exit code is 1.
+    """
+    _manage(name, "loaded", as_json, lambda: client.load(name))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  llamagw unload qwen2.5-7b
+  llamagw unload --force qwen2.5-7b"""
+)
+@_gateway_command
+@_name_argument
+@click.option("-f", "--force", is_flag=True, help="Do not wait: cut off the answers it is giving.")
+@json_option
+def unload(client: Client, name: str, force: bool, as_json: bool) -> None:
+    """
+    Unload a model, and wait until it is gone.
+
+    It finishes the answers that it is giving first. A request for it loads it again.
+    """
+    _manage(name, "unloaded", as_json, lambda: client.unload(name, force))
+
+
+def _manage(name: str, done: str, as_json: bool, action: Callable[[], None]) -> None:
+    started = time.monotonic()
+    action()
+    seconds = round(time.monotonic() - started, 1)
+    if as_json:
+        print_json({"model": name, "status": done, "seconds": seconds})
+    else:
+        click.echo(f"{name} is {done} ({seconds:.1f} s)")
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  llamagw logs qwen2.5-7b
+  llamagw logs -f -n 20 qwen2.5-7b"""
+)
+@_gateway_command
+@_name_argument
+@click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
+@click.option(
+    "-n", "--lines", type=click.IntRange(min=0), help="So many lines at most.  [default: all kept]"
+)
+def logs(client: Client, name: str, follow: bool, lines: int | None) -> None:
+    """
+    Print the last lines that a model's engine has written.
+
+    The gateway keeps the last 200 of each engine. With --follow it goes on until Ctrl-C, which
+    ends it with 130, or until the gateway ends, with 0.
+    """
+    if not follow:
+        kept = client.logs(name)
+        for line in kept if lines is None else kept[max(len(kept) - lines, 0) :]:
+            click.echo(line)
+        return
+    # The stream begins with all that is kept; how many lines that is, it does not say.
+    skip = 0 if lines is None else max(len(client.logs(name)) - lines, 0)
+    with closing(client.follow(name)) as stream:  # type: ignore[type-var]
+        for number, line in enumerate(stream):
+            if number >= skip:
+                click.echo(line)

@@ -1,0 +1,740 @@
+"""Promises of the `llamagw` command: what each command asks, says, and exits with."""
+
+from __future__ import annotations
+
+import datetime
+import http.server
+import ipaddress
+import json
+import os
+import re
+import signal
+import socket
+import socketserver
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llamagw import __version__
+from llamagw.cli import remote, show
+from llamagw.cli.client import Client, Failed, address_url, configured_url
+from llamagw.cli.main import cli
+from tests.whole.harness import DEADLINE, free_port, wait_until
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
+TALKERS = ("ps", "load x", "unload x", "logs x", "logs -f x")
+
+
+def a_model(name: str, status: str = "unloaded", **more: Any) -> dict[str, Any]:
+    """A model as `GET /models` tells it."""
+    told = {"value": status, **more.pop("said", {})}
+    common = {"aliases": [], "object": "model", "created": 0, "owned_by": "llamagw"}
+    numbers = {"context_size": 4096, "size": 96576768, "port": None, "in_flight": 0, "waiting": 0}
+    return {"id": name, **common, "status": told, **numbers, "last_used": None, **more}
+
+
+MODELS = [
+    a_model("cold"),
+    a_model("broken", said={"failed": True, "exit_code": 1, "error": "out of\x1b memory"}),
+    a_model(
+        "Qwen2.5-7B-Q4_K_M",
+        "loaded",
+        aliases=["qwen"],
+        context_size=8192,
+        size=4683073184,
+        port=8081,
+        in_flight=2,
+        waiting=11,
+        last_used=1_700_000_000.5,
+    ),
+    a_model("far", "loaded", size="big", context_size=None),
+]
+
+
+class FakeGateway(socketserver.ThreadingMixIn, http.server.HTTPServer):
+    """The management API with answers from a table, on a free port or a unix socket."""
+
+    daemon_threads = True
+
+    def __init__(self, address: Any = ("127.0.0.1", 0), tls: ssl.SSLContext | None = None) -> None:
+        self.address_family = socket.AF_UNIX if isinstance(address, str) else socket.AF_INET
+        super().__init__(address, _Handler)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_side=True)
+        self.asked: list[tuple[str, str, Any]] = []
+        self.answers: dict[str, tuple[int, Any]] = {
+            "/models": (200, {"object": "list", "data": MODELS}),
+            "/models/load": (200, {"success": True}),
+            "/models/unload": (200, {"success": True}),
+            "/models/logs": (200, "one\ntwo\nthree\n"),
+        }
+        #: What a followed log goes on with; None is its end, and it waits for more otherwise.
+        self.to_come: list[str | None] = [None]
+        self.more = threading.Event()
+        self.before_answer: Callable[[], object] = lambda: None
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def server_bind(self) -> None:
+        socketserver.TCPServer.server_bind(self)
+
+    @property
+    def url(self) -> str:
+        if isinstance(self.server_address, str):
+            return f"unix:{self.server_address}"
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Clients that go away are a part of these tests."""
+
+
+class _Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: FakeGateway
+
+    def answer(self) -> None:
+        length = int(self.headers.get("Content-Length", 0))
+        body = json.loads(self.rfile.read(length)) if length else None
+        self.server.asked.append((self.command, self.path, body))
+        self.server.before_answer()
+        where = urlsplit(self.path)
+        status, content = self.server.answers[where.path]
+        data = (content if isinstance(content, str) else json.dumps(content)).encode()
+        self.send_response(status)
+        if "follow" in parse_qs(where.query):
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+            self.chunk(data)
+            for line in self.server.to_come:
+                if line is None:
+                    self.chunk(b"")
+                    return
+                self.chunk(line.encode())
+            # Not the last chunk: the stream breaks off.
+            self.server.more.wait(DEADLINE)
+            self.close_connection = True
+            return
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def chunk(self, data: bytes) -> None:
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+
+    do_GET = do_POST = answer
+
+    def log_message(self, *_: Any) -> None: ...
+
+    def address_string(self) -> str:
+        return ""
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LLAMAGW_URL", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+
+
+@pytest.fixture
+def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeGateway]:
+    with FakeGateway() as gateway:
+        monkeypatch.setenv("LLAMAGW_URL", gateway.url)
+        yield gateway
+        gateway.more.set()
+        gateway.shutdown()
+
+
+def llamagw(command: str, status: int = 0, **options: Any) -> Result:
+    done = CliRunner().invoke(cli, command.split(), **options)
+    assert done.exit_code == status, done.output
+    return done
+
+
+def error(message: str, code: str) -> dict[str, Any]:
+    return {"error": {"message": message, "type": "t", "param": None, "code": code}}
+
+
+# ---- All commands -----------------------------------------------------------------------------
+
+
+def test_the_version_is_told() -> None:
+    assert llamagw("--version").stdout == f"llamagw {__version__}\n"
+
+
+@pytest.mark.parametrize("name", ["", *cli.commands])
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+def test_every_command_has_help_with_examples(name: str, flag: str) -> None:
+    said = llamagw(f"{name} {flag}", terminal_width=80).stdout
+    assert "Examples:" in said
+    assert f"llamagw {name}" in said.partition("Examples:")[2]
+    assert max(map(len, said.splitlines())) <= 80
+
+
+def test_a_wrong_call_is_2() -> None:
+    for command in ("frobnicate", "load", "ps --frob", "logs -n x y", "init nowhere", "run x"):
+        assert llamagw(command, status=2).stderr
+
+
+def in_a_fresh_python(code: str) -> None:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_command_loads_no_reactor() -> None:
+    in_a_fresh_python(
+        "import sys, llamagw.cli.main, llamagw.cli.init\n"
+        "assert 'twisted.internet.reactor' not in sys.modules\n"
+        "assert 'twisted' not in sys.modules\n"
+    )
+
+
+def test_the_gateway_loads_nothing_of_the_command() -> None:
+    in_a_fresh_python(
+        "import sys, twisted.plugins.llamagw_plugin, llamagw.tap, llamagw.service, llamagw.api\n"
+        "import llamagw.proxy.relay, llamagw.fleet.manager, llamagw.fleet.process\n"
+        "assert 'click' not in sys.modules\n"
+        "assert not [name for name in sys.modules if name.startswith('llamagw.cli')]\n"
+    )
+
+
+# ---- run and check ----------------------------------------------------------------------------
+
+
+def write_config(**values: Any) -> Path:
+    models = [{"name": "a", "model_path": "a.gguf"}]
+    config = {"llama_server_path": sys.executable, "models": models, **values}
+    path = Path("config.yaml").absolute()
+    path.write_text(json.dumps(config))
+    return path
+
+
+def command_line(*arguments: str, **more: Any) -> subprocess.Popen[str]:
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": os.getcwd()}
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        **more,
+    )
+
+
+def test_run_serves_until_sigterm_and_ends_with_0() -> None:
+    port = free_port()
+    write_config(listen_addr=f"127.0.0.1:{port}")
+    Path("yaml.py").write_text("raise SystemExit('what lies in the folder is no module')")
+    process = command_line("run", "--logfile", "the.log")
+    try:
+
+        def up() -> bool:
+            assert process.poll() is None, process.communicate()
+            with socket.socket() as sock:
+                return sock.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(up, "it listens")
+        assert not list(Path().glob("*.pid"))
+        process.terminate()
+        said, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+    assert (process.returncode, said) == (0, "")
+    log = Path("the.log").read_text()
+    assert "Traceback" not in log
+    assert sys.platform != "linux" or "uvloop" in log
+
+
+def test_run_tells_faults_a_line_each_and_ends_with_1() -> None:
+    path = write_config(nonsense=1, max_loaded_models="many")
+    process = command_line("run", "-c", "config.yaml")
+    said, _ = process.communicate(timeout=DEADLINE)
+    assert process.returncode == 1
+    lines = said.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(str(path)) for line in lines)
+
+
+def test_check_says_what_twistd_says() -> None:
+    path = write_config()
+    done = llamagw("check")
+    assert done.stdout.startswith(f"{path} is fine.")
+    assert "a: " in done.stdout.splitlines()[-1]
+    assert done.stdout.splitlines()[-1].endswith("(warning: there is no such file)")
+    llamagw("check -c config.yaml")
+
+
+def test_check_tells_faults_a_line_each_and_ends_with_1() -> None:
+    path = write_config(nonsense=1, max_loaded_models="many")
+    done = llamagw("check", status=1)
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith(str(path)) for line in lines)
+    assert "nowhere.yaml: cannot be read" in llamagw("check -c nowhere.yaml", status=1).stderr
+
+
+def test_check_knows_an_address_that_twisted_does_not() -> None:
+    write_config(listen_addr="frob:x=1")
+    done = llamagw("check", status=1)
+    assert len(done.stderr.splitlines()) == 1
+    assert "listen_addr" in done.stderr
+
+
+def test_check_in_json() -> None:
+    path = write_config()
+    told = json.loads(llamagw("check --json").stdout)
+    model = {"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": [], "missing": True}
+    assert told == {"ok": True, "faults": [], "models": [model]}
+    there = "http://10.0.0.5:8000"
+    write_config(models=[{"name": "far", "url": there, "api_key": "secret"}])
+    said = llamagw("check --json").stdout
+    model = {"name": "far", "model_path": None, "urls": [there], "missing": False}
+    assert json.loads(said)["models"] == [model]
+    assert "secret" not in said
+    write_config(max_loaded_models="many")
+    told = json.loads(llamagw("check --json", status=1).stdout)
+    assert (told["ok"], told["models"]) == (False, [])
+    [fault] = told["faults"]
+    assert (fault["file"], fault["line"], fault["place"]) == (str(path), 1, "max_loaded_models")
+    assert "many" in fault["message"]
+
+
+# ---- ps -----------------------------------------------------------------------------------------
+
+
+def test_ps_lists_what_is_in_memory_first(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_700_000_190.0)
+    assert llamagw("ps").stdout == (
+        "NAME               STATUS    SIZE      CONTEXT  PORT  ACTIVE  WAITING  LAST USED\n"
+        "Qwen2.5-7B-Q4_K_M  loaded    4.4 GiB      8192  8081       2       11  3 min ago\n"
+        "far                loaded    -               -     -       0        0  -\n"
+        "cold               unloaded  92.1 MiB     4096     -       0        0  -\n"
+        "broken             failed    92.1 MiB     4096     -       0        0  -\n"
+        "\n"
+        "broken: out of? memory\n"
+    )
+
+
+def test_ps_in_json_is_what_the_gateway_said(gateway: FakeGateway) -> None:
+    assert json.loads(llamagw("ps --json").stdout) == {"object": "list", "data": MODELS}
+
+
+def on_a_terminal(columns: int, **environ: str) -> str:
+    """What `llamagw ps` shows there."""
+    import pty
+
+    main, other = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "ps"],
+        env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), **environ},
+        stdin=other,
+        stdout=other,
+        stderr=other,
+    )
+    os.close(other)
+    said = b""
+    try:
+        while data := os.read(main, 4096):
+            said += data
+    except OSError:
+        pass  # Linux: the other end is closed
+    finally:
+        os.close(main)
+    assert process.wait(DEADLINE) == 0, said
+    return said.decode()
+
+
+def test_ps_fits_a_terminal_of_80_columns(gateway: FakeGateway) -> None:
+    said = on_a_terminal(80)
+    assert "\x1b[32m" in said  # loaded is green
+    lines = re.sub(r"\x1b\[\d*m", "", said).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "PORT" not in lines[0]
+    assert lines[1].startswith("Qwen2.5-7B-Q4_K_M ")
+
+
+def test_ps_shortens_names_where_that_is_not_enough(gateway: FakeGateway) -> None:
+    lines = re.sub(r"\x1b\[\d*m", "", on_a_terminal(60)).splitlines()
+    assert lines[1].startswith("Qwen")
+    assert "…" in lines[1]
+    assert max(map(len, lines)) <= 66  # the 12 characters that a name keeps
+
+
+def test_no_color_means_no_colour(gateway: FakeGateway) -> None:
+    assert "\x1b" not in on_a_terminal(80, NO_COLOR="1")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [(0, "just now"), (59, "59 s ago"), (60, "1 min ago"), (7199, "1 h ago"), (200000, "2 d ago")],
+)
+def test_times_are_told_roughly(seconds: float, shown: str) -> None:
+    assert show.ago(seconds) == shown
+
+
+@pytest.mark.parametrize(
+    ("count", "shown"),
+    [(0, "0 bytes"), (1023, "1023 bytes"), (2**20, "1.0 MiB"), (200 * 2**20, "200 MiB"),
+     (2**41, "2048 GiB")],
+)  # fmt: skip
+def test_sizes_are_told_roughly(count: int, shown: str) -> None:
+    assert show.size(count) == shown
+
+
+@given(st.lists(st.text(max_size=60), min_size=1), st.integers(1, 200))
+def test_a_table_is_aligned_and_as_narrow_as_asked(names: list[str], width: int) -> None:
+    rows = [[name, "x", "12"] for name in names]
+    table = show.table(("NAME", "A", "B"), rows, width, dispensable=("A",))
+    lines = [show.GAP.join(row) for row in table]
+    assert len({len(line) for line in lines}) == 1
+    assert len(lines[0]) <= max(width, 12 + 2 + 2)
+
+
+# ---- load and unload ----------------------------------------------------------------------------
+
+
+def test_load_waits_and_says_how_long_it_took(gateway: FakeGateway) -> None:
+    assert re.fullmatch(r"org/a is loaded \(\d+\.\d s\)\n", llamagw("load org/a").stdout)
+    assert gateway.asked == [("POST", "/models/load", {"model": "org/a", "wait": True})]
+
+
+def test_unload_waits_and_says_how_long_it_took(gateway: FakeGateway) -> None:
+    assert re.fullmatch(r"a is unloaded \(\d+\.\d s\)\n", llamagw("unload a").stdout)
+    llamagw("unload --force a")
+    assert [body for _, _, body in gateway.asked] == [
+        {"model": "a", "force": False},
+        {"model": "a", "force": True},
+    ]
+
+
+def test_load_and_unload_in_json(gateway: FakeGateway) -> None:
+    for command in ("load", "unload"):
+        told = json.loads(llamagw(f"{command} --json a").stdout)
+        assert (told["model"], told["status"]) == ("a", f"{command}ed")
+        assert isinstance(told["seconds"], float)
+
+
+def test_a_load_may_take_longer_than_an_answer_at_hand(gateway: FakeGateway) -> None:
+    late = threading.Event()
+    gateway.before_answer = lambda: late.wait(DEADLINE)
+    client = Client(gateway.url, patience=0.05)
+    with pytest.raises(Failed, match=r"no answer .* for 0\.05 s"):
+        client.models()  # which shows that the patience is over by then
+    done: list[object] = []
+    thread = threading.Thread(target=lambda: done.append(client.load("a")))
+    thread.start()
+    wait_until(lambda: len(gateway.asked) == 2, "it is asked")
+    with pytest.raises(Failed):
+        client.models()
+    assert thread.is_alive()
+    late.set()
+    thread.join(DEADLINE)
+    assert done == [None]
+
+
+def test_the_gateway_s_error_is_told_and_the_status_is_1(gateway: FakeGateway) -> None:
+    for command in ("load", "unload"):
+        said = error("a cannot be loaded: out of memory", "model_unavailable")
+        gateway.answers[f"/models/{command}"] = (503, said)
+        done = llamagw(f"{command} a", status=1)
+        assert done.stdout == ""
+        assert done.stderr == "Error: a cannot be loaded: out of memory\n"
+        done = llamagw(f"{command} a --json", status=1)
+        assert json.loads(done.stdout) == said
+
+
+def test_for_an_unknown_model_the_nearest_is_named(gateway: FakeGateway) -> None:
+    said = error("The model `qwem` does not exist.", "model_not_found")
+    gateway.answers["/models/load"] = (404, said)
+    done = llamagw("load qwem", status=1)
+    assert done.stderr == "Error: The model `qwem` does not exist. Did you mean `qwen`?\n"
+    # The gateway may have said it.
+    said["error"]["message"] += " Did you mean `cold`?"
+    assert llamagw("load qwem", status=1).stderr.count("Did you mean") == 1
+
+
+# ---- logs ---------------------------------------------------------------------------------------
+
+
+def test_logs_prints_the_last_lines(gateway: FakeGateway) -> None:
+    assert llamagw("logs org/a&b").stdout == "one\ntwo\nthree\n"
+    assert gateway.asked[-1][1] == "/models/logs?model=org%2Fa%26b"
+    assert llamagw("logs -n 2 a").stdout == "two\nthree\n"
+    assert llamagw("logs -n 0 a").stdout == ""
+    assert llamagw("logs -n 9 a").stdout == "one\ntwo\nthree\n"
+
+
+def test_logs_follows_until_the_gateway_ends_it(gateway: FakeGateway) -> None:
+    gateway.to_come = ["four\nfi", "ve\nsix", None]
+    assert llamagw("logs -f a").stdout == "one\ntwo\nthree\nfour\nfive\nsix\n"
+    assert llamagw("logs -f -n 1 a").stdout == "three\nfour\nfive\nsix\n"
+    assert llamagw("logs -f -n 0 a").stdout == "four\nfive\nsix\n"
+
+
+def test_logs_that_break_off_are_not_taken_for_whole(gateway: FakeGateway) -> None:
+    gateway.to_come = ["four\n"]
+    gateway.more.set()
+    done = llamagw("logs -f a", status=1)
+    assert done.stdout.endswith("four\n")
+    assert "broke off" in done.stderr
+
+
+def test_logs_prints_lines_as_they_come_and_ctrl_c_ends_it_with_130(gateway: FakeGateway) -> None:
+    gateway.to_come = ["four\n"]
+    process = command_line("logs", "-f", "-n", "1", "a", bufsize=1)
+    try:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["three\n", "four\n"]
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=DEADLINE)
+    finally:
+        process.kill()
+    assert (process.returncode, rest.strip()) == (130, "")
+
+
+# ---- Which gateway ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("command", TALKERS)
+def test_a_gateway_that_is_not_there_is_one_line(command: str) -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    done = llamagw(f"{command} --url {url}", status=1)
+    assert (done.stdout, done.stderr) == (
+        "",
+        f"Error: cannot reach llamagw at {url}: connection refused; is it running? (llamagw run)\n",
+    )
+
+
+def test_a_gateway_that_is_not_there_is_json_too() -> None:
+    done = llamagw(f"ps --json --url http://127.0.0.1:{free_port()}", status=1)
+    assert "connection refused" in json.loads(done.stdout)["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("unix:nowhere.sock", "no such file"),
+        ("http://nowhere.invalid", "cannot reach llamagw at http://nowhere.invalid: "),
+        ("http://a..b", "cannot reach llamagw at http://a..b: "),
+    ],
+)
+def test_places_that_cannot_be_reached_are_one_line(url: str, said: str) -> None:
+    [line] = llamagw(f"ps --url {url}", status=1).stderr.splitlines()
+    assert said in line
+
+
+@pytest.mark.parametrize(
+    "url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "unix:", "x", "http://[x"]
+)
+def test_what_is_no_url_is_a_wrong_call(url: str) -> None:
+    done = llamagw(f"ps --url {url}", status=2)
+    assert done.stderr.splitlines()[-1].startswith("Error: ")
+
+
+@pytest.mark.parametrize("command", TALKERS)
+def test_another_server_there_is_told(gateway: FakeGateway, command: str) -> None:
+    for path in gateway.answers:
+        gateway.answers[path] = (404, "<html>")
+    done = llamagw(command, status=1)
+    assert "answered 404 Not Found; is it llamagw that runs there?" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.parametrize("content", ["<html>", "[1]", "", '{"data": 1}', '{"data": [{"id": 1}]}'])
+def test_an_answer_of_another_kind_is_told(gateway: FakeGateway, content: str) -> None:
+    gateway.answers["/models"] = (200, content)
+    [line] = llamagw("ps", status=1).stderr.splitlines()
+    assert "did not answer as llamagw does" in line
+
+
+def test_a_unix_socket_can_be_asked() -> None:
+    with FakeGateway("gateway.sock") as gateway:
+        assert "cold" in llamagw("ps --url unix:gateway.sock").stdout
+        write_config(listen_addr="unix:gateway.sock:mode=600")
+        assert "cold" in llamagw("ps").stdout
+        gateway.shutdown()
+
+
+def test_https_is_asked_when_its_certificate_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(_certificate())
+    with FakeGateway(tls=context) as gateway:
+        url = gateway.url.replace("http", "https")
+        said = llamagw(f"ps --url {url}", status=1).stderr
+        assert "its certificate is not trusted (self" in said
+        monkeypatch.setenv("SSL_CERT_FILE", "both.pem")
+        assert "cold" in llamagw(f"ps --url {url}").stdout
+        gateway.shutdown()
+
+
+def _certificate() -> str:
+    """A file with the key and the certificate of 127.0.0.1, signed by itself."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
+    now = datetime.datetime.now(datetime.timezone.utc)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]),
+            critical=False,
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    Path("both.pem").write_bytes(secret + certificate.public_bytes(pem))
+    return "both.pem"
+
+
+@pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
+def test_the_base_url_of_a_client_will_do(gateway: FakeGateway, suffix: str) -> None:
+    llamagw(f"ps --url {gateway.url}{suffix}")
+    assert gateway.asked[-1][1] == "/models"
+
+
+def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
+    gateway.answers["/llm/models"] = gateway.answers["/models"]
+    llamagw(f"ps --url {gateway.url}/llm/v1")
+    assert gateway.asked[-1][1] == "/llm/models"
+
+
+@pytest.mark.parametrize(
+    ("address", "url"),
+    [
+        (":8000", "http://localhost:8000"),
+        ("0.0.0.0:81", "http://localhost:81"),
+        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
+        ("gpu-box:8000", "http://gpu-box:8000"),
+        ("gpu.lan:8000", "http://gpu.lan:8000"),
+        ("[::1]:8000", "http://[::1]:8000"),
+        ("[::]:8000", "http://[::1]:8000"),
+        ("tcp:8000", "http://localhost:8000"),
+        ("tcp:port=8000:interface=10.0.0.1", "http://10.0.0.1:8000"),
+        ("tcp6:8000:interface=fe80\\:\\:1", "http://[fe80::1]:8000"),
+        ("ssl:8443:privateKey=k.pem:certKey=c.pem", "https://localhost:8443"),
+        ("unix:/run/x.sock:mode=660", "unix:/run/x.sock"),
+        ("unix:address=/run/a\\:b", "unix:/run/a:b"),
+        ("systemd:domain=INET:index=0", None),
+    ],
+)
+def test_a_listen_addr_is_an_url_for_this_machine(address: str, url: str | None) -> None:
+    if url is None:
+        with pytest.raises(ValueError, match=r"URL|listen"):
+            address_url(address)
+    else:
+        assert address_url(address) == url
+
+
+def test_the_url_comes_from_the_nearest_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert configured_url(None) == "http://localhost:8000"
+    Path("other.yaml").write_text("listen_addr: 127.0.0.1:2")
+    Path("config.yaml").write_text("listen_addr: 127.0.0.1:1")
+
+    def asked(command: str) -> str:
+        found = re.search(r"cannot reach llamagw at (\S+):", llamagw(command, status=1).stderr)
+        assert found is not None
+        return found[1]
+
+    assert asked("ps") == "http://127.0.0.1:1"
+    monkeypatch.setenv("LLAMAGW_URL", "http://127.0.0.1:3")
+    assert asked("ps") == "http://127.0.0.1:3"
+    assert asked("ps -c other.yaml") == "http://127.0.0.1:2"
+    assert asked("ps -c other.yaml --url http://127.0.0.1:4") == "http://127.0.0.1:4"
+    monkeypatch.delenv("LLAMAGW_URL")
+    Path("config.yaml").write_text("max_loaded_models: 2")
+    assert configured_url(None) == "http://localhost:8000"
+
+
+@pytest.mark.parametrize("content", ["- 1", "a: [", "listen_addr: 7", "listen_addr: x:y:z", "\0"])
+def test_a_configuration_that_does_not_say_it_is_told(content: str) -> None:
+    Path("config.yaml").write_text(content)
+    said = llamagw("ps", status=2).stderr.splitlines()[-1]
+    assert said.startswith("Error: config.yaml does not say where llamagw is")
+    assert "--url" in said
+
+
+# ---- Completion ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_script_for_each_shell(shell: str) -> None:
+    said = llamagw(f"completion {shell}").stdout
+    assert f"_LLAMAGW_COMPLETE={shell}_complete" in said
+    llamagw("completion tcsh", status=2)
+
+
+def completed(*words: str) -> list[str]:
+    """What bash would offer for the last word, as its script asks for it."""
+    environ = {**os.environ, "PYTHONPATH": str(ROOT), "COMP_WORDS": "\n".join(("llamagw", *words))}
+    environ |= {"COMP_CWORD": str(len(words)), "_LLAMAGW_COMPLETE": "bash_complete"}
+    code = "import sys; sys.argv = ['llamagw']; from llamagw.cli.main import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env=environ,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE,
+        check=False,
+    )
+    assert done.stderr == ""
+    return [line.split(",", 1)[1] for line in done.stdout.splitlines() if line]
+
+
+def test_names_of_models_are_completed_from_the_gateway(gateway: FakeGateway) -> None:
+    assert completed("load", "") == ["cold", "broken", "Qwen2.5-7B-Q4_K_M", "qwen", "far"]
+    assert completed("unload", "q") == ["qwen"]
+    assert completed("un") == ["unload"]
+    assert completed("logs", "--fo") == ["--follow"]
+
+
+def test_names_are_completed_from_the_gateway_that_is_named(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LLAMAGW_URL", f"http://127.0.0.1:{free_port()}")
+    assert completed("load", "--url", gateway.url, "c") == ["cold"]
+
+
+def test_without_a_gateway_nothing_is_completed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLAMAGW_URL", f"http://127.0.0.1:{free_port()}")
+    assert completed("load", "") == []
+    monkeypatch.setenv("LLAMAGW_URL", "nonsense")
+    assert completed("load", "") == []
+
+
+def test_a_gateway_that_does_not_answer_does_not_hang_completion(
+    gateway: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    never = threading.Event()
+    gateway.before_answer = lambda: never.wait(DEADLINE)
+    assert remote.COMPLETION_PATIENCE <= 0.5
+    assert completed("load", "") == []
+    assert len(gateway.asked) == 1
+    never.set()

@@ -1,0 +1,123 @@
+"""The `llamagw` command with a real engine: from a folder of models to a model that was asked."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.whole.harness import DEADLINE, Gateway, engine, model, small_model, wait_until
+
+COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Gateway]:
+    gateway = Gateway([model("smol", aliases=["small"]), model("corrupt", model_path="bad.gguf")])
+    (gateway.folder / "bad.gguf").write_bytes(b"this is no model" * 1000)
+    try:
+        yield gateway.start()
+        gateway.stop()
+    finally:
+        gateway.clean_up()
+
+
+def command(gateway: Gateway, *arguments: str) -> subprocess.Popen[str]:
+    """In the gateway's folder, whose config.yaml says where it is."""
+    return subprocess.Popen(
+        [*COMMAND, *arguments],
+        cwd=gateway.folder,
+        env=gateway.environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def said(gateway: Gateway, *arguments: str, status: int = 0) -> str:
+    """What it printed, on stdout when all went well, else on stderr."""
+    process = command(gateway, *arguments)
+    stdout, stderr = process.communicate(timeout=DEADLINE)
+    assert process.returncode == status, stdout + stderr
+    return stderr if status else stdout
+
+
+def row(gateway: Gateway, name: str) -> list[str]:
+    lines = said(gateway, "ps").splitlines()
+    return next(line.split() for line in lines if line.startswith(f"{name} "))
+
+
+def test_a_model_is_loaded_listed_and_unloaded(gateway: Gateway) -> None:
+    assert row(gateway, "smol")[1] == "unloaded"
+    assert re.fullmatch(r"small is loaded \(\d+\.\d s\)\n", said(gateway, "load", "small"))
+    name, status, size, unit, context, port, *rest = row(gateway, "smol")
+    assert (name, status, size, unit, context) == ("smol", "loaded", "93.8", "MiB", "2048")
+    assert int(port) == gateway.report("smol")["port"]
+    assert rest[:2] == ["0", "0"]
+    told = json.loads(said(gateway, "ps", "--json"))
+    assert told["data"][0]["status"]["value"] == "loaded"
+    assert re.fullmatch(r"smol is unloaded \(\d+\.\d s\)\n", said(gateway, "unload", "smol"))
+    assert gateway.backends() == []
+
+
+def test_what_cannot_be_loaded_is_told_with_the_engine_s_last_words(gateway: Gateway) -> None:
+    [line] = said(gateway, "load", "corrupt", status=1).splitlines()
+    assert line.startswith("Error: ")
+    assert "invalid magic" in line
+    assert row(gateway, "corrupt")[1] == "failed"
+    [line] = said(gateway, "load", "smoll", status=1).splitlines()
+    assert line.count("Did you mean `smol`?") == 1
+
+
+def test_the_engine_s_log_is_printed_and_followed(gateway: Gateway) -> None:
+    said(gateway, "load", "smol")
+    lines = said(gateway, "logs", "smol").splitlines()
+    assert len(lines) > 10
+    assert said(gateway, "logs", "smol", "-n", "3").splitlines() == lines[-3:]
+    following = command(gateway, "logs", "-f", "-n", "1", "smol")
+    try:
+        assert following.stdout is not None
+        assert following.stdout.readline() == lines[-1] + "\n"
+        gateway.chat("smol")
+        assert following.stdout.readline()
+        following.send_signal(signal.SIGINT)
+        following.communicate(timeout=DEADLINE)
+    finally:
+        following.kill()
+    assert following.returncode == 130
+
+
+def test_init_check_and_run_serve_what_is_in_a_folder() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "small.gguf").symlink_to(small_model())
+        gateway = Gateway([])
+        try:
+            command = [*COMMAND, "init", folder, "--llama-server", str(engine()), "-o", "c.yaml"]
+            places = {"cwd": gateway.folder, "env": gateway.environ, "timeout": DEADLINE}
+            subprocess.run(command, check=True, **places)
+            path = gateway.folder / "c.yaml"
+            path.write_text(f"listen_addr: 127.0.0.1:{gateway.port}\n{path.read_text()}")
+            subprocess.run([*COMMAND, "check", "-c", "c.yaml"], check=True, **places)
+            with gateway.log_path.open("wb") as log:
+                gateway.process = subprocess.Popen(
+                    [*COMMAND, "run", "-c", "c.yaml"],
+                    cwd=gateway.folder,
+                    env=gateway.environ,
+                    stdin=subprocess.DEVNULL,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                )
+            gateway.pid = gateway.process.pid
+            wait_until(gateway._is_up, "the gateway answers /health")
+            assert gateway.chat("small").status == 200
+            gateway.stop()
+        finally:
+            gateway.clean_up()
