@@ -241,8 +241,8 @@ class LoadTimeout(GatewayError):
 #: Causes by the names of their classes, which are Twisted's and service-identity's.
 _CAUSES = {
     "CancelledError": "it does not answer in time",
-    "ConnectionDone": "it breaks off the connection",
-    "ConnectionLost": "it breaks off the connection",
+    "ConnectionDone": "the connection was lost",
+    "ConnectionLost": "the connection was lost",
     "ConnectionRefusedError": "it refuses connections",
     "DNSLookupError": "its name cannot be looked up",
     "UnknownHostError": "its name cannot be looked up",

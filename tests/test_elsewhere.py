@@ -77,7 +77,7 @@ class AddressTests(ManagerCase):
         self.assertEqual((address.host, address.port, address.tls), ("x.example", 443, True))
         self.assertEqual((address.prefix, address.ca_file), ("/api", "/ca.pem"))
         self.assertEqual((address.api_key, address.model), ("k", "y"))
-        self.assertEqual(address.url, "https://x.example:443/api")
+        self.assertEqual(address.url, "https://x.example/api")
         self.assertEqual(address_of(far(A), A).model, "far")
 
 
@@ -105,10 +105,15 @@ class ReachTests(ElsewhereCase):
         self.settle()
         self.assertEqual(self.host(self.lease()), "a")
 
-    def test_it_is_tried_less_and_less_often_but_at_least_once_a_minute(self) -> None:
+    def test_it_is_tried_again_after_one_second_then_two_four_and_each_five(self) -> None:
         self.start(far(A), a="Connection refused")
-        self.clock.pump([0.5] * 2 * 3600)
-        self.assertTrue(60 <= len(self.probe.diagnosed) <= 70, len(self.probe.diagnosed))
+        tried = []
+        for second in range(1, 31):
+            before = len(self.probe.diagnosed)
+            self.clock.pump([0.5, 0, 0, 0.5, 0, 0])
+            if len(self.probe.diagnosed) > before:
+                tried.append(second)
+        self.assertEqual(tried, [1, 3, 7, 12, 17, 22, 27])
 
     def test_what_is_wrong_with_it_is_logged_once_until_it_is_well_again(self) -> None:
         lines = self.logged()
@@ -221,6 +226,13 @@ class ReplicaTests(ElsewhereCase):
         self.start(far(A, B, C), far(A, name="alone"))
         self.assertEqual((self.lease().tries, self.lease("alone").tries), (3, 1))
         self.assertEqual(self.have_lease("ours").tries, 2)
+
+    def test_one_that_breaks_off_again_and_again_but_is_well_stays_in_use(self) -> None:
+        self.start(far(A, B))
+        for _ in range(20):
+            self.lose(self.lease())
+        leases = [self.lease() for _ in range(2)]
+        self.assertEqual(sorted(map(self.host, leases)), ["a", "b"])
 
     def test_many_that_are_lost_in_one_moment_lead_to_one_look(self) -> None:
         self.start(far(A, B))

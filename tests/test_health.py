@@ -278,6 +278,11 @@ class HTTPProbeTests(SynchronousTestCase):
         self.protocol.dataReceived(b"HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n")
         self.assertFalse(self.successResultOf(self.answer))
 
+    def test_one_that_wants_a_key_from_its_clients_is_well(self) -> None:
+        self.connect()
+        self.protocol.dataReceived(b"HTTP/1.1 401 Key\r\nContent-Length: 0\r\n\r\n")
+        self.assertTrue(self.successResultOf(self.answer))
+
     def test_falling_silent_within_the_answer_is_not_and_costs_the_connection(self) -> None:
         transport = self.connect()
         self.protocol.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
@@ -326,20 +331,25 @@ class DiagnosisTests(SynchronousTestCase):
     def test_one_that_is_well_is_asked_whether_the_key_is_right(self) -> None:
         ok, no = answer(200), answer(401)
         llama = answer(200, "Server: llama.cpp")
-        self.assertEqual(self.said(ok, ok), (["/x/health", "/x/v1/models"], None))
-        self.assertEqual(self.said(llama, llama), (["/x/health", "/x/props"], None))
-        for answers in ((ok, no), (llama, no), (no,)):
-            self.assertIn("it wants an api_key (it answers 401)", self.said(*answers)[1] or "")
-            self.assertIn("it wants another api_key", self.said(*answers, key="k")[1] or "")
+        self.assertEqual(self.said(ok, ok, key="k"), (["/x/health", "/x/v1/models"], None))
+        self.assertEqual(self.said(llama, llama, key="k"), (["/x/health", "/x/props"], None))
+        for answers in ((ok, no), (llama, no), (no,), (answer(404), no)):
+            told = self.said(*answers, key="k")[1]
+            self.assertEqual(told, "it wants another api_key (it answers 401)")
 
     def test_what_else_it_answers_there_is_its_own_affair(self) -> None:
         for status in (301, 403, 404, 409, 500):
-            self.assertIsNone(self.said(answer(200), answer(status))[1])
+            self.assertIsNone(self.said(answer(200), answer(status), key="k")[1])
+
+    def test_without_a_key_one_that_wants_one_may_get_it_from_its_clients(self) -> None:
+        self.assertEqual(self.said(answer(200)), (["/x/health"], None))
+        self.assertEqual(self.said(answer(401)), (["/x/health"], None))
+        self.assertEqual(self.said(answer(404), answer(403))[1], None)
 
     def test_one_without_health_is_asked_for_its_models(self) -> None:
         missing, ok = answer(404), answer(200)
-        paths = ["/x/health", "/x/v1/models", "/x/v1/models"]
-        self.assertEqual(self.said(missing, ok, ok), (paths, None))
+        paths = ["/x/health", "/x/v1/models"]
+        self.assertEqual(self.said(missing, ok), (paths, None))
         self.assertIn("it has neither /health nor /v1/models", self.said(missing, missing)[1] or "")
 
     def test_a_redirection_is_told_and_not_followed(self) -> None:

@@ -19,7 +19,8 @@ start and when to stop is the scheduler's decision.
 
 Backoff lasts 1 s after a failed start and doubles with each further failure, to 60 s. A backend
 that had come up and then crashes costs nobody a wait the first time: its backoff is 0 s.
-`STABLE_SEC` of being ready make earlier failures forgotten.
+`STABLE_SEC` of being ready make earlier failures forgotten. A server elsewhere that had been
+reached is always looked at again at once, and then at least every 5 s.
 """
 
 from __future__ import annotations
@@ -35,6 +36,9 @@ from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
 
 #: Seconds of backoff after the first failure; each further one doubles them, up to the last.
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 60.0
+
+#: A server elsewhere costs nothing to ask, and may be back at any time.
+BACKOFF_LAST_ELSEWHERE = 5.0
 
 #: Seconds that a backend must have been ready for its earlier failures to be forgotten.
 STABLE_SEC = 10.0
@@ -63,7 +67,7 @@ class Address(NamedTuple):
     def authority(self) -> str:
         """For the ``Host`` header, and in a URL."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -170,6 +174,7 @@ class _Core:
     world: World
     clock: IReactorTime
     load_timeout: float
+    elsewhere: bool
     running: Running | None = None
     #: When it became ready; None if it has not, since it was launched.
     ready_since: float | None = None
@@ -177,6 +182,10 @@ class _Core:
 
     def backoff(self) -> float:
         """Count a failure; how many seconds to keep quiet after it."""
+        if self.elsewhere and self.ready_since is not None:
+            # Whether it is still well, only another look can tell.
+            self.failures = 0
+            return 0.0
         if self.ready_since is not None:
             if self.clock.seconds() - self.ready_since >= STABLE_SEC:
                 self.failures = 0
@@ -184,7 +193,8 @@ class _Core:
                 self.failures = 1
                 return 0.0
         # Bounded before it is a power: after days of failures that would overflow.
-        delay = min(BACKOFF_FIRST * 2.0 ** min(self.failures, 30), BACKOFF_LAST)
+        last = BACKOFF_LAST_ELSEWHERE if self.elsewhere else BACKOFF_LAST
+        delay = min(BACKOFF_FIRST * 2.0 ** min(self.failures, 30), last)
         self.failures += 1
         return delay
 
@@ -289,10 +299,13 @@ def _machine() -> Callable[[_Core], Backend]:
 _build = _machine()
 
 
-def make_backend(name: str, world: World, clock: IReactorTime, load_timeout: float) -> Backend:
+def make_backend(
+    name: str, world: World, clock: IReactorTime, load_timeout: float, elsewhere: bool = False
+) -> Backend:
     """
     A backend that is stopped.
 
     :param load_timeout: seconds; only for the words of the error, the probes do the waiting
+    :param elsewhere: whether it is no process of ours
     """
-    return _build(_Core(name, world, clock, load_timeout))
+    return _build(_Core(name, world, clock, load_timeout, elsewhere))

@@ -97,7 +97,8 @@ class HttpProbe:
 
     async def _well(self, address: Address) -> bool:
         try:
-            return (await self._health(address)).status == 200
+            said = await self._health(address)
+            return said.status == 200 or _is_for_clients(address, said)
         except Exception:
             # Refused, reset, too late, not HTTP: whatever it was, it is not well.
             return False
@@ -108,7 +109,9 @@ class HttpProbe:
             if said.status == 200:
                 if said.header("Content-Type").startswith("text/html"):
                     return "it answers with a web page; is that the right URL?"
-                # Who has no key may be told its health, and by llama-server its models too.
+                if address.api_key is None:
+                    return None
+                # Is it the right one? Its health, and llama-server its models, is told to anybody.
                 path = "/props" if said.header("Server") == "llama.cpp" else "/v1/models"
                 said = await self._get(address, path)
                 if said.status != 401:
@@ -117,9 +120,10 @@ class HttpProbe:
             return f"it does not answer within {PROBE_TIMEOUT:g} s"
         except Exception as error:
             return in_words(error)
+        if _is_for_clients(address, said):
+            return None
         if said.status in (401, 403):
-            which = "an" if address.api_key is None else "another"
-            return f"it wants {which} api_key (it answers {said.status})"
+            return f"it wants another api_key (it answers {said.status})"
         if 300 <= said.status < 400:
             return f"it answers {said.status} and points to {said.header('Location')}"
         if said.status == 404:
@@ -163,6 +167,11 @@ class HttpProbe:
             endpoint.abort()
             raise
         return _Said(response.code, response.headers, body)
+
+
+def _is_for_clients(address: Address, said: _Said) -> bool:
+    """Whether it only wants a key, and the clients are to bring theirs."""
+    return address.api_key is None and said.status in (401, 403)
 
 
 @implementer(IAgentEndpointFactory)

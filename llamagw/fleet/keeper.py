@@ -136,7 +136,11 @@ class Keeper:
         #: What was said to be wrong since it was last well; None if it never was.
         self._told: set[str] | None = None
         self.backend = make_backend(
-            entry.model.name, self, manager.clock, manager.config.load_timeout_sec
+            entry.model.name,
+            self,
+            manager.clock,
+            manager.config.load_timeout_sec,
+            elsewhere=replica is not None,
         )
 
     def _progress(self) -> object:

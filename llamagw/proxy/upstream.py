@@ -202,7 +202,7 @@ class Upstream(TwistedProtocol):
             self._finish(False)
         else:
             assert reason.value is not None
-            self._fail(f"the connection was lost ({in_words(reason.value)})", gone=True)
+            self._fail(in_words(reason.value), gone=True)
 
     # httptools calls
 

@@ -231,6 +231,53 @@ def test_one_that_is_back_gets_work_again_within_seconds(tmp_path: Path, reactor
         assert b.asked() > 3
 
 
+def test_gateways_that_are_restarted_one_after_the_other_cost_nobody_anything(
+    reactor: Any,
+) -> None:
+    with contextlib.ExitStack() as stack:
+        two = [Faulty({"far": {}}, reactor=reactor) for _ in "ab"]
+        for one in two:
+            stack.callback(one.clean_up)
+            one.start()
+        urls = [f"http://127.0.0.1:{one.port}" for one in two]
+        found = stack.enter_context(gateway({"name": "far", "url": urls}, reactor=reactor))
+        wait_until(lambda: found.said("far is reached at") == 2, "both are reached")
+        over = threading.Event()
+
+        def plain() -> list[Any]:
+            replies = []
+            while not over.is_set():
+                replies.append(ask(found, delay=0.05).status)
+            return replies
+
+        def streamed() -> list[Any]:
+            whole = []
+            while not over.is_set():
+                fake = {"rate": 50, "events": 5}
+                stream = Stream(found.port, CHAT, asking("far", stream=True, fake=fake))
+                assert_whole(stream)
+                whole.append(200)
+            return whole
+
+        def restart() -> list[Any]:
+            try:
+                for url, one in zip(urls, two, strict=True):
+                    one.terminate()
+                    assert one.wait() == 0
+                    one.start()
+                    wait_until(
+                        lambda url=url: found.said(f"far is reached at {url}") == 2, "it is back"
+                    )
+            finally:
+                over.set()
+            return []
+
+        for statuses in in_threads(restart, *[plain, streamed] * 3):
+            assert set(statuses) <= {200}
+        for one in two:
+            one.stop()
+
+
 def test_the_only_one_that_is_down_is_told_and_asked_again_when_it_is_up(
     tmp_path: Path, reactor: Any
 ) -> None:
@@ -435,11 +482,11 @@ WRONG: dict[str, tuple[Callable[[socket.socket], None], str]] = {
         says("HTTP/1.1 404 Not Found"),
         "it has neither /health nor /v1/models (404); is that the right URL?",
     ),
-    "locked": (says("HTTP/1.1 401 No"), "it wants an api_key (it answers 401)"),
+    "locked": (says("HTTP/1.1 401 No"), "it wants another api_key (it answers 401)"),
     "sick": (says("HTTP/1.1 500 Oops"), "it answers 500"),
     "ssh": (lambda sock: sock.sendall(b"SSH-2.0-OpenSSH_9.6\r\n"), "it answers what is not HTTP"),
-    "closes": (lambda sock: None, "it breaks off the connection"),
-    "resets": (reset, "it breaks off the connection"),
+    "closes": (lambda sock: None, "the connection was lost"),
+    "resets": (reset, "the connection was lost"),
 }
 
 
@@ -454,7 +501,7 @@ def test_each_that_is_none_is_told_in_words_once(reactor: Any) -> None:
         wrong["refuses"] = "it refuses connections"
         urls["nameless"] = "http://no-such-host.invalid"
         wrong["nameless"] = "its name cannot be looked up"
-        models = [{"name": name, "url": url} for name, url in urls.items()]
+        models = [{"name": name, "url": url, "api_key": "k"} for name, url in urls.items()]
         found = stack.enter_context(gateway(*models, reactor=reactor))
         for name, why in wrong.items():
             found.until("failed", name)
