@@ -110,12 +110,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.before_answer()
         where = urlsplit(self.path)
         status, content = self.server.answers[where.path]
+        for lines in parse_qs(where.query).get("lines", []):
+            kept = content.splitlines(keepends=True)
+            content = "".join(kept[max(len(kept) - int(lines), 0) :])
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
         if "follow" in parse_qs(where.query):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            self.chunk(data)
+            if data:  # or it would be the end
+                self.chunk(data)
             for line in self.server.to_come:
                 if line is None:
                     self.chunk(b"")

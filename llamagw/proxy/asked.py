@@ -23,6 +23,9 @@ from llamagw.routes import Where
 
 SLASH = 0x2F
 
+#: A form with more fields than this is a mistake, or an attack on the time that it takes.
+MOST_FIELDS = 1000
+
 #: Methods that look and change nothing: they load no model unless asked to.
 LOOKING = (b"GET", b"HEAD")
 
@@ -110,16 +113,16 @@ def by_form(request: Request) -> Asked:
         )
     model: bytes | None = None
     try:
-        with PushMultipartParser(boundary) as parser:
-            inside = False
-            for part in parser.parse(request.body):
-                if part is None:
-                    inside = False
-                elif not isinstance(part, bytes | bytearray):
-                    inside = part.name == "model"
-                    model = b"" if inside else model
-                elif inside:
-                    model = (model or b"") + part
+        parser = PushMultipartParser(boundary, max_segment_count=MOST_FIELDS)
+        for part in parser.parse(request.body):
+            if part is None and model is not None:
+                break
+            if isinstance(part, bytes | bytearray):
+                model = None if model is None else model + part
+            elif part is not None:
+                model = b"" if part.name == "model" else None
+        else:
+            parser.close()
         text = None if model is None else model.decode()
     except UnicodeDecodeError:
         raise BadRequest("The form's `model` is not UTF-8.", param="model") from None
