@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import http.client
 import http.server
 import ipaddress
 import json
@@ -249,10 +250,17 @@ def test_run_serves_until_sigterm_and_ends_with_0() -> None:
 
         def up() -> bool:
             assert process.poll() is None, process.communicate()
-            with socket.socket() as sock:
-                return sock.connect_ex(("127.0.0.1", port)) == 0
+            # An answer, not only a connection: it listens before it minds signals.
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+            try:
+                connection.request("GET", "/health")
+                return connection.getresponse().status == 200
+            except OSError:
+                return False
+            finally:
+                connection.close()
 
-        wait_until(up, "it listens")
+        wait_until(up, "it serves")
         assert not list(Path().glob("*.pid"))
         process.terminate()
         said, _ = process.communicate(timeout=DEADLINE)
