@@ -56,7 +56,7 @@ test-clients: $(VENV)/.clients $(VENV)/.engine
 		tests/clients/test_openai_python*.py tests/clients/test_langchain.py
 
 test-open-webui: $(OPEN_WEBUI)/.installed $(VENV)/.test $(VENV)/.engine
-	OPEN_WEBUI=$(OPEN_WEBUI)/bin/open-webui \
+	OPEN_WEBUI=$(CURDIR)/$(OPEN_WEBUI)/bin/open-webui \
 		$(BIN)/python -m pytest -q tests/clients/test_open_webui.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
@@ -111,7 +111,7 @@ $(VENV)/.clients: $(VENV)/.test $(wildcard tests/clients/requirements*.txt) test
 # A small build of PyTorch first: the one that Open WebUI would bring is for CUDA, with 3 GB more.
 $(OPEN_WEBUI)/.installed: tests/clients/requirements-open-webui.txt
 	@$(OPEN_WEBUI_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
-		{ echo "Open WebUI needs Python 3.11 or 3.12. Try: make $@ OPEN_WEBUI_PYTHON=python3.12"; exit 1; }
+		{ echo "Open WebUI needs Python 3.11 or 3.12. Try: make test-open-webui OPEN_WEBUI_PYTHON=python3.12"; exit 1; }
 	@echo "installing Open WebUI in $(OPEN_WEBUI) (3 GB)"
 	@$(OPEN_WEBUI_PYTHON) -m venv $(OPEN_WEBUI)
 	@$(OPEN_WEBUI)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)

@@ -1,6 +1,6 @@
 """Open WebUI: `open-webui serve` pointed at the gateway, driven by its own HTTP API.
 
-Large, so that only `make test-open-webui` runs it: OPEN_WEBUI is the path of its command.
+Large, so that only `make test-open-webui` runs it: OPEN_WEBUI says where its command is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-OPEN_WEBUI = os.environ.get("OPEN_WEBUI")
+OPEN_WEBUI = os.environ.get("OPEN_WEBUI")  # an absolute path
 pytestmark = pytest.mark.skipif(OPEN_WEBUI is None, reason="only `make test-open-webui` runs it")
 START, DEADLINE = 180.0, 60.0
 ASK: dict[str, Any] = {
