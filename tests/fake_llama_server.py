@@ -417,7 +417,7 @@ class Server:
         if not fault:
             self.become_ready()
         while True:
-            # Signal handlers run here, and only when this wakes up: another thread may get the signal.
+            # Signal handlers run here, when this wakes up: another thread may get the signal.
             threading.Event().wait(0.05)
 
     def listen(self) -> None:
