@@ -83,7 +83,7 @@ ROUTES = (
         POST,
         ("/v1/chat/completions/control",),
         Where.BODY,
-        "steers a chat that is under way",
+        "ends the reasoning of a chat that is under way",
     ),
     Route(POST, ("/infill",), Where.BODY, "fills a gap in code", shaped=True),
     Route(
