@@ -217,21 +217,31 @@ def reshape(
     :param put: keys that get this value, whether they are there or not
     :param default: keys that get this value where they are not there
     :param strip: keys that are taken out
+    :raises BadRequest: when it has keys that are no text
     """
-    fields: dict[str, object] = dict(msgspec.json.decode(body, type=dict[str, Raw]))
+    try:
+        fields: dict[str, object] = dict(msgspec.json.decode(body, type=dict[str, Raw]))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The body is not JSON: {error}.") from None
     for key in strip:
         fields.pop(key, None)
     return msgspec.json.encode({**default, **fields, **put})
 
 
 def _renamed_form(body: bytes, boundary: str, name: str) -> bytes:
-    """The form with another `model`; the boundary stands in none of its parts."""
+    """The form with another `model`, or with one; the boundary stands in none of its parts."""
     mark = b"--" + boundary.encode()
     parts = body.split(mark)
-    for number, part in enumerate(parts):
-        head, blank, _ = part.partition(b"\r\n\r\n")
-        if re.search(rb'(?i)content-disposition:[^\r]*[; ]name="?model"?(?:[;\r]|$)', head):
-            parts[number] = head + blank + name.encode() + b"\r\n"
+    fields = [
+        number
+        for number, part in enumerate(parts)
+        if re.search(rb'(?i)content-disposition:[^\r]*[; ]name="?model"?\s*[;\r]', part[:4096])
+    ]
+    if not fields:
+        parts.insert(1, b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n\r\n')
+    for number in fields or [1]:
+        head, blank, _ = parts[number].partition(b"\r\n\r\n")
+        parts[number] = head + blank + name.encode() + b"\r\n"
     return mark.join(parts)
 
 
