@@ -91,7 +91,7 @@ class Api:
                 "version": __version__,
                 "uptime_sec": round(self._clock.seconds() - self._started, 3),
                 "max_loaded_models": self._manager.config.max_loaded_models,
-                "models": [r for r in reports if r.port is not None or r.waiting],
+                "models": [r for r in reports if r.elsewhere or r.port is not None or r.waiting],
             },
         )
 

@@ -177,7 +177,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def uses_tls(self) -> bool:
         """Whether TLS is spoken, to clients or to a server elsewhere."""
         urls = [replica.url for model in self.models for replica in model.replicas]
-        return self.listen_addr.startswith("ssl:") or any(u.startswith("https:") for u in urls)
+        return self.listen_addr.strip().startswith("ssl:") or any(origin(u).tls for u in urls)
 
 
 class Names:

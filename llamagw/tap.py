@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.python import usage
@@ -133,6 +134,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
     launcher = Launcher(reactor, config, leftovers)
     manager = Manager(config, launcher, HttpProbe(reactor, connect), reactor)
     pool = Pool(reactor, connect)
+    manager.on_hung = partial(pool.break_off, "it does not answer any more")
     relay = Relay(manager, pool, reactor, keepalive=config.stream_keepalive_sec)
     api = Api(manager, relay, reactor)
     site = Site(

@@ -66,7 +66,9 @@ class ElsewhereTests(ConfigCase):
         for models, address, tls in (
             ([{"url": "http://a"}], ":1", False),
             ([{"url": ["http://a", "https://b"]}], ":1", True),
+            ([{"url": "HTTPS://a"}], ":1", True),
             ([{"url": "http://a"}], "ssl:1:privateKey=a", True),
+            ([{"url": "http://a"}], " ssl:1:privateKey=a", True),
         ):
             config = self.load(self.text(*models, listen_addr=address))
             self.assertEqual(config.uses_tls, tls)

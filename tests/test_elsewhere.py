@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from llamagw.config import Config, ModelConfig, Replica
 from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
@@ -32,6 +33,18 @@ class ElsewhereCase(ManagerCase):
         self.probe.wrong = wrong
         self.manager.begin()
         self.settle()
+
+    def logged(self) -> list[str]:
+        """What the manager logs from here on."""
+        lines: list[str] = []
+
+        def note(event: LogEvent) -> None:
+            if event["log_namespace"] == "llamagw.manager":
+                lines.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+        return lines
 
     def settle(self) -> None:
         for _ in range(5):
@@ -96,6 +109,33 @@ class ReachTests(ElsewhereCase):
         self.start(far(A), a="Connection refused")
         self.clock.pump([0.5] * 2 * 3600)
         self.assertTrue(60 <= len(self.probe.diagnosed) <= 70, len(self.probe.diagnosed))
+
+    def test_what_is_wrong_with_it_is_logged_once_until_it_is_well_again(self) -> None:
+        lines = self.logged()
+        self.start(far(A), a="Connection refused")
+        self.clock.pump([0.5] * 2 * 3600)
+        self.probe.wrong = {"a": "it answers 503"}
+        self.clock.pump([0.5] * 2 * 600)
+        self.probe.wrong = {"a": "Connection refused"}
+        self.clock.pump([0.5] * 2 * 600)
+        self.assertEqual([line.rpartition(": ")[2] for line in lines], [
+            "Connection refused", "it answers 503"
+        ])  # fmt: skip
+        self.probe.wrong, self.probe.well = {}, True
+        self.clock.pump([0.5] * 2 * 600)
+        self.assertEqual(lines[2:], ["far is reached at http://a:8000/v1"])
+        self.probe.wrong, self.probe.well = {"a": "Connection refused"}, False
+        self.clock.pump([0.5] * 2 * 600)
+        self.assertEqual(lines[3], "far: http://a:8000/v1 does not answer any more")
+        self.assertIn("Connection refused", lines[4])
+        self.assertEqual(len(lines), 5)
+
+    def test_one_that_breaks_off_and_is_well_is_looked_at_without_a_word(self) -> None:
+        self.start(far(A, B))
+        self.clock.advance(100)
+        lines = self.logged()
+        self.lose(self.lease())
+        self.assertEqual(lines, [])
 
     def test_one_that_is_ready_is_watched_and_left_when_it_no_longer_answers(self) -> None:
         self.start(far(A))
@@ -181,6 +221,32 @@ class ReplicaTests(ElsewhereCase):
         self.start(far(A, B, C), far(A, name="alone"))
         self.assertEqual((self.lease().tries, self.lease("alone").tries), (3, 1))
         self.assertEqual(self.have_lease("ours").tries, 2)
+
+    def test_many_that_are_lost_in_one_moment_lead_to_one_look(self) -> None:
+        self.start(far(A, B))
+        leases = [self.lease() for _ in range(6)]
+        lost = [lease for lease in leases if self.host(lease) == "a"]
+        before = len(self.probe.diagnosed)
+        for lease in lost:
+            self.successResultOf(self.aftermath(lease))
+        self.settle()
+        self.assertEqual(self.probe.diagnosed[before:], ["a"])
+        self.assertEqual(self.status()["far"], "loaded")
+
+    def test_whoever_waits_at_one_that_hangs_is_told_so_but_not_at_one_that_broke_off(
+        self,
+    ) -> None:
+        hung: list[str] = []
+        self.start(far(A, B))
+        self.manager.on_hung = lambda address: hung.append(address.host)
+        self.lose(self.lease())
+        self.assertEqual(hung, [])
+        self.probe.well = False
+        self.probe.wrong = {"a": "silence", "b": "silence"}
+        self.clock.advance(30)
+        self.clock.pump([1] * FAILURES)
+        self.settle()
+        self.assertEqual(sorted(hung), ["a", "b"])
 
     def test_leases_go_on_while_their_server_is_looked_at(self) -> None:
         self.start(far(A))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
-from twisted.internet.testing import MemoryReactorClock, StringTransport
+from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -252,11 +252,12 @@ class HTTPProbeTests(SynchronousTestCase):
         self.reactor = MemoryReactorClock()
         self.answer = HttpProbe(self.reactor, Connector(self.reactor))(HERE)
 
-    def connect(self) -> StringTransport:
+    def connect(self) -> StringTransportWithDisconnection:
         [(host, port, factory, _, _)] = self.reactor.tcpClients
         self.assertEqual(Address(host, port), HERE)
         self.protocol = factory.buildProtocol(None)
-        transport = StringTransport()
+        transport = StringTransportWithDisconnection()
+        transport.protocol = self.protocol
         self.protocol.makeConnection(transport)
         return transport
 
@@ -277,6 +278,13 @@ class HTTPProbeTests(SynchronousTestCase):
         self.protocol.dataReceived(b"HTTP/1.1 503 Loading\r\nContent-Length: 0\r\n\r\n")
         self.assertFalse(self.successResultOf(self.answer))
 
+    def test_falling_silent_within_the_answer_is_not_and_costs_the_connection(self) -> None:
+        transport = self.connect()
+        self.protocol.dataReceived(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\no")
+        self.reactor.advance(PROBE_TIMEOUT)
+        self.assertFalse(self.successResultOf(self.answer))
+        self.assertFalse(transport.connected)
+
     def test_a_refused_connection_is_not(self) -> None:
         [(_, _, factory, _, _)] = self.reactor.tcpClients
         factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
@@ -294,3 +302,59 @@ class HTTPProbeTests(SynchronousTestCase):
         self.reactor.advance(0.2)
         self.assertFalse(self.successResultOf(self.answer))
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+
+class DiagnosisTests(SynchronousTestCase):
+    """What is said of a server elsewhere, by what it answers to one question after the other."""
+
+    def said(self, *answers: bytes, key: str | None = None) -> tuple[list[str], str | None]:
+        """The paths that are asked for, and what is found."""
+        reactor = MemoryReactorClock()
+        address = Address("127.0.0.1", 8081, api_key=key, prefix="/x")
+        found = HttpProbe(reactor, Connector(reactor)).diagnose(address)
+        paths = []
+        for number, answer in enumerate(answers):
+            protocol = reactor.tcpClients[number][2].buildProtocol(None)
+            transport = StringTransportWithDisconnection()
+            transport.protocol = protocol
+            protocol.makeConnection(transport)
+            paths.append(transport.value().split()[1].decode())
+            protocol.dataReceived(answer)
+        self.assertEqual(len(reactor.tcpClients), len(answers))
+        return paths, self.successResultOf(found)
+
+    def test_one_that_is_well_is_asked_whether_the_key_is_right(self) -> None:
+        ok, no = answer(200), answer(401)
+        llama = answer(200, "Server: llama.cpp")
+        self.assertEqual(self.said(ok, ok), (["/x/health", "/x/v1/models"], None))
+        self.assertEqual(self.said(llama, llama), (["/x/health", "/x/props"], None))
+        for answers in ((ok, no), (llama, no), (no,)):
+            self.assertIn("it wants an api_key (it answers 401)", self.said(*answers)[1] or "")
+            self.assertIn("it wants another api_key", self.said(*answers, key="k")[1] or "")
+
+    def test_what_else_it_answers_there_is_its_own_affair(self) -> None:
+        for status in (301, 403, 404, 409, 500):
+            self.assertIsNone(self.said(answer(200), answer(status))[1])
+
+    def test_one_without_health_is_asked_for_its_models(self) -> None:
+        missing, ok = answer(404), answer(200)
+        paths = ["/x/health", "/x/v1/models", "/x/v1/models"]
+        self.assertEqual(self.said(missing, ok, ok), (paths, None))
+        self.assertIn("it has neither /health nor /v1/models", self.said(missing, missing)[1] or "")
+
+    def test_a_redirection_is_told_and_not_followed(self) -> None:
+        moved = answer(301, "Location: https://elsewhere/health")
+        self.assertEqual(
+            self.said(moved)[1], "it answers 301 and points to https://elsewhere/health"
+        )
+
+    def test_a_web_page_is_no_health(self) -> None:
+        self.assertIn("web page", self.said(answer(200, "Content-Type: text/html"))[1] or "")
+
+    def test_any_other_status_is_told(self) -> None:
+        self.assertEqual(self.said(answer(500))[1], "it answers 500")
+
+
+def answer(status: int, *headers: str) -> bytes:
+    lines = [f"HTTP/1.1 {status} So", *headers, "Content-Length: 0", "", ""]
+    return "\r\n".join(lines).encode()

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 
-from twisted.internet.error import ConnectionRefusedError
+from twisted.internet.error import ConnectionRefusedError, DNSLookupError, TimeoutError
 
+from llamagw.config import Replica
 from llamagw.errors import Dialect, ModelNotLoaded
 from llamagw.fleet.backend import Address
 from llamagw.routes import ROUTES, Where
-from tests.proxy_fakes import BenchTestCase, Wire, answers, event, request, response
+from tests.proxy_fakes import BACKEND, BenchTestCase, Wire, answers, event, request, response
 from tests.test_relay import head_and_body
 
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "abc")]
@@ -314,12 +315,40 @@ class ElsewhereTests(BenchTestCase):
     def test_when_all_of_them_fail_it_is_told(self) -> None:
         self.bench.manager.tries = 3
         client = self.bench.client(request({"model": "small"}))
-        for _ in range(3):
-            self.bench.refuse(ConnectionRefusedError())
+        # The last one is no ConnectError: a name that is known no more.
+        for error in (ConnectionRefusedError(), TimeoutError(), DNSLookupError("no results")):
+            self.bench.refuse(error)
             self.bench.settle()
         [answer] = answers(bytes(client.heard), "POST")
-        self.assertIn("cannot be reached", self.assert_envelope(answer, 502)["message"])
+        told = self.assert_envelope(answer, 502)["message"]
+        self.assertIn("it cannot be reached: its name cannot be looked up", told)
         self.assertEqual(self.bench.connects, 3)
+
+    def test_one_that_answers_what_is_not_http_is_replaced_but_an_engine_is_not(self) -> None:
+        far = {"replicas": [Replica(url="http://far")]}
+        for model, connects, status in (({}, 1, 502), (far, 2, 200)):
+            self.bench.manager.model = model
+            before = self.bench.connects
+            client = self.bench.client(request({"model": "small"}))
+            self.bench.backend().says(b"SSH-2.0\r\n")
+            self.bench.settle()
+            if connects == 2:
+                self.bench.backend().says(response(b"second"))
+                self.bench.settle()
+            [answer] = answers(bytes(client.heard), "POST")
+            self.assertEqual((self.bench.connects - before, answer.status), (connects, status))
+
+    def test_what_waits_at_one_that_hangs_goes_on_to_another_and_the_rest_stays(self) -> None:
+        waits = self.bench.client(request({"model": "small"}))
+        hangs = self.bench.backend()
+        self.bench.manager.address = self.FAR
+        _client, other = self.bench.streaming()
+        self.bench.pool.break_off("it does not answer any more", BACKEND)
+        self.bench.settle()
+        self.assertEqual((hangs.ended, other.ended), ("abort", None))
+        self.bench.backend().says(response(b"second"))
+        self.bench.settle()
+        self.assertEqual(answers(bytes(waits.heard), "POST")[0].body, b"second")
 
     def test_one_that_has_begun_is_not_replaced(self) -> None:
         self.bench.manager.tries = 3

@@ -41,25 +41,27 @@ class Server:
         self.url = url
         self._clock = clock
         self._backend = backend
-        self._over = False
+        #: It is not used any more.
+        self.over = False
 
     def stop(self) -> None:
-        self._end("was left")
+        self.end("was left")
 
     def kill(self) -> None:
-        self._end("does not answer any more")
+        self.end("was left")
 
     def progress(self) -> object:
         """What it does there cannot be seen."""
         return None
 
-    def unreachable(self, why: str) -> None:
-        """It cannot be used, for this reason."""
-        self._end(f"cannot be reached: {why}")
+    def end(self, how: str) -> None:
+        """
+        Use it no more. What comes after the first time changes nothing.
 
-    def _end(self, how: str) -> None:
-        if not self._over:
-            self._over = True
+        :param how: for a person, such as "cannot be reached: …"
+        """
+        if not self.over:
+            self.over = True
             # Not within the call: who says "stop" is not ready to hear that it has.
             self._clock.callLater(0, self._backend.ended, Exit(how, "", who=self.url))
 
@@ -77,17 +79,21 @@ class Reach:
         self._server = server
         self._clock = clock
         self._backend = backend
+        self._over = False
         self._asking: Deferred[None] = Deferred.fromCoroutine(self._ask(diagnose))
         self._asking.addErrback(lambda failure: failure.trap(CancelledError) and None)
 
     def stop(self) -> None:
+        self._over = True
         self._asking.cancel()
 
     async def _ask(self, diagnose: Diagnosis) -> None:
         # Not within the call: the backend is not in the state yet that this leads out of.
         await deferLater(self._clock, 0)
         wrong = await diagnose(self._server.address)
+        if self._over:  # a diagnosis that is cancelled ends like one that found something
+            return
         if wrong is None:
             self._backend.healthy()
         else:
-            self._server.unreachable(wrong)
+            self._server.end(f"cannot be reached: {wrong}")

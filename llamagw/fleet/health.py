@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import treq
-from twisted.internet.defer import CancelledError, Deferred, ensureDeferred
+from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
 from twisted.internet.interfaces import (
     IProtocol,
     IProtocolFactory,
@@ -59,6 +59,18 @@ class Asks(Protocol):
         """Its entry in its own list of models. Must not fail: no answer is {}."""
 
 
+class _Said(NamedTuple):
+    """An answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: str) -> str:
+        """Its value; empty without one."""
+        return str(self.headers.getRawHeaders(name, [""])[-1])
+
+
 class HttpProbe:
     """
     Asks over HTTP.
@@ -84,24 +96,46 @@ class HttpProbe:
         return ensureDeferred(self._describe(address))
 
     async def _well(self, address: Address) -> bool:
-        return await self._diagnose(address) is None
+        try:
+            return (await self._health(address)).status == 200
+        except Exception:
+            # Refused, reset, too late, not HTTP: whatever it was, it is not well.
+            return False
 
     async def _diagnose(self, address: Address) -> str | None:
         try:
-            status, _ = await self._get(address, "/health")
-            if status in (404, 405, 501):
-                # Not every server has one; every one that speaks OpenAI's API has this.
-                status, _ = await self._get(address, "/v1/models")
+            said = await self._health(address)
+            if said.status == 200:
+                if said.header("Content-Type").startswith("text/html"):
+                    return "it answers with a web page; is that the right URL?"
+                # Who has no key may be told its health, and by llama-server its models too.
+                path = "/props" if said.header("Server") == "llama.cpp" else "/v1/models"
+                said = await self._get(address, path)
+                if said.status != 401:
+                    return None
+        except TimeoutError:
+            return f"it does not answer within {PROBE_TIMEOUT:g} s"
         except Exception as error:
-            # Refused, reset, too late, not HTTP: whatever it was, it is not well.
             return in_words(error)
-        if status in (401, 403):
-            return f"it wants another api_key (it answered {status})"
-        return None if status == 200 else f"it answered {status}"
+        if said.status in (401, 403):
+            which = "an" if address.api_key is None else "another"
+            return f"it wants {which} api_key (it answers {said.status})"
+        if 300 <= said.status < 400:
+            return f"it answers {said.status} and points to {said.header('Location')}"
+        if said.status == 404:
+            return "it has neither /health nor /v1/models (404); is that the right URL?"
+        return f"it answers {said.status}"
+
+    async def _health(self, address: Address) -> _Said:
+        said = await self._get(address, "/health")
+        if said.status in (404, 405, 501):
+            # Not every server has one; every one that speaks OpenAI's API has this.
+            return await self._get(address, "/v1/models")
+        return said
 
     async def _describe(self, address: Address) -> dict[str, Any]:
         try:
-            status, body = await self._get(address, "/v1/models")
+            status, _, body = await self._get(address, "/v1/models")
             entries = json.loads(body)["data"] if status == 200 else []
             named = [entry for entry in entries if entry["id"] == address.model]
             return dict((named or entries or [{}])[0])
@@ -109,38 +143,63 @@ class HttpProbe:
             # Whatever it was, it is no description.
             return {}
 
-    async def _get(self, address: Address, path: str) -> tuple[int, bytes]:
-        agent = Agent.usingEndpointFactory(self._reactor, _To(self._connect(address)))
+    def _get(self, address: Address, path: str) -> Deferred[_Said]:
+        # The whole of it has a limit: a server may also fall silent within its answer.
+        asking = ensureDeferred(self._ask(address, path))
+        return asking.addTimeout(PROBE_TIMEOUT, self._reactor)
+
+    async def _ask(self, address: Address, path: str) -> _Said:
+        endpoint = _Endpoint(self._connect(address))
+        agent = Agent.usingEndpointFactory(self._reactor, _To(endpoint))
         headers = Headers()
         if address.api_key is not None:
             headers.addRawHeader("Authorization", f"Bearer {address.api_key}")
         response = await treq.client.HTTPClient(agent).get(
-            address.url + path, headers=headers, timeout=PROBE_TIMEOUT, reactor=self._reactor
+            address.url + path, headers=headers, allow_redirects=False
         )
-        return response.code, await treq.content(response)
+        try:
+            body = await treq.content(response)
+        except CancelledError:
+            endpoint.abort()
+            raise
+        return _Said(response.code, response.headers, body)
 
 
 @implementer(IAgentEndpointFactory)
 class _To:
     """Has an Agent use one endpoint, whatever the URL; it was made for it."""
 
-    def __init__(self, endpoint: IStreamClientEndpoint) -> None:
+    def __init__(self, endpoint: _Endpoint) -> None:
         self._endpoint = endpoint
 
     def endpointForURI(self, uri: URI) -> IStreamClientEndpoint:
-        return _Quiet(self._endpoint)
+        return self._endpoint
 
 
 @implementer(IStreamClientEndpoint)
-class _Quiet:
-    """An endpoint without a log line for each connection, which would drown the others."""
+class _Endpoint:
+    """
+    One connection's.
+
+    Without a log line for it, which would drown the others; and it can be broken off in the middle
+    of a body, which the Agent has no way to do.
+    """
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
+        self._made: Any = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         protocolFactory.noisy = False  # type: ignore[attr-defined]  # a Factory's
-        return self._endpoint.connect(protocolFactory)
+
+        def made(protocol: IProtocol) -> IProtocol:
+            self._made = protocol
+            return protocol
+
+        return self._endpoint.connect(protocolFactory).addCallback(made)
+
+    def abort(self) -> None:
+        self._made.transport.abortConnection()
 
 
 class _Probing:

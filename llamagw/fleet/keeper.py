@@ -22,6 +22,7 @@ from llamagw.fleet.backend import Backend, Exit, Running, Watch, make_backend
 from llamagw.fleet.elsewhere import Reach, Server, address_of
 from llamagw.fleet.health import Health, Readiness
 from llamagw.fleet.process import Log
+from llamagw.fleet.scheduler import Status
 
 if TYPE_CHECKING:
     from llamagw.fleet.manager import Manager
@@ -132,6 +133,8 @@ class Keeper:
         self.state = Change(entry.model.name, "unloaded")
         self._rest: IDelayedCall | None = None
         self._got_on: object = None
+        #: What was said to be wrong since it was last well; None if it never was.
+        self._told: set[str] | None = None
         self.backend = make_backend(
             entry.model.name, self, manager.clock, manager.config.load_timeout_sec
         )
@@ -207,15 +210,52 @@ class Keeper:
             address=running.address,
             interval=self.manager.config.health_check_sec,
             progress=self._progress,
-            hung=backend.hung,
+            hung=self._hung,
         )
+
+    def look_again(self) -> None:
+        """
+        Its server broke off a request: find out how it is, and give it nothing meanwhile.
+
+        What else it is answering goes on.
+        """
+        # Others may have lost theirs in the same moment; one look will do for all.
+        ready = self.manager.scheduler.models[self.key].status is Status.READY
+        if ready and isinstance(self.engine, Server) and not self.engine.over:
+            self.engine.end("broke off a request")
+            self.backend.hung()
+
+    def _hung(self) -> None:
+        """The health check's word: it neither answers nor gets on."""
+        engine = self.engine
+        if not isinstance(engine, Server):
+            self.backend.hung()
+            return
+        engine.end("does not answer any more")
+        self.backend.hung()
+        self._complain(f"{self.model.name}: {engine.url} does not answer any more")
+        # A process that is killed takes its connections along; these nobody else would close.
+        self.manager.on_hung(engine.address)
+
+    def _complain(self, what: str) -> None:
+        """
+        Log what is wrong.
+
+        A server elsewhere is asked again and again; each thing is said once until it is well.
+        """
+        told = self._told or set()
+        if self.replica is None or what not in told:
+            _log.error("{what}", what=what)
+        self._told = {*told, what}
 
     # What the backend tells
 
     def loaded(self) -> None:
         now = self.manager.clock.seconds()
         if self.replica is not None:
-            _log.info("{name} is reached at {url}", name=self.model.name, url=self.replica.url)
+            if self._told != set():
+                _log.info("{name} is reached at {url}", name=self.model.name, url=self.replica.url)
+            self._told = set()
         else:
             sec = now - self._since
             _log.info("{name} is loaded ({sec:.1f} s)", name=self.model.name, sec=sec)
@@ -241,7 +281,7 @@ class Keeper:
         if failure is None:
             self.tell("unloaded")
         else:
-            _log.error("{error}", error=failure.message)
+            self._complain(failure.message)
             self.tell("failed", failure.message)
         now = self.manager.clock.seconds()
         self.manager.do(self.manager.scheduler.exited(self.key, failure, now))

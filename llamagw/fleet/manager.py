@@ -22,6 +22,7 @@ from twisted.python.failure import Failure
 
 from llamagw.config import Config, ModelConfig, Names, Replica
 from llamagw.errors import BadRequest, ModelNotFound, QueueTimeout
+from llamagw.fleet.backend import Address
 from llamagw.fleet.health import Asks
 from llamagw.fleet.keeper import Change, Engine, Entry, Keeper, Launches
 from llamagw.fleet.listeners import Listeners
@@ -48,6 +49,7 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar port: where its backend listens; None without one
     :ivar last_used: seconds since the epoch; None if it never was
     :ivar pinned: whether it is never unloaded for room
+    :ivar elsewhere: whether it is no process of ours
     :ivar exit_code: the status that its last process ended with; None while one runs, and if it was
         killed or never started
     :ivar error: why it is failed; None if it is not
@@ -60,6 +62,7 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     waiting: int
     last_used: float | None
     pinned: bool = False
+    elsewhere: bool = False
     exit_code: int | None = None
     error: str | None = None
 
@@ -161,6 +164,8 @@ class Manager:
         self.directory = _directory(config)
         self._wake: IDelayedCall | None = None
         self._drained: Deferred[None] | None = None
+        #: Told of a server elsewhere that hangs: nobody is to wait there any longer.
+        self.on_hung: Callable[[Address], object] = lambda address: None
         self.watchers = Listeners[Change | None]()
         #: By name, so that a model that is configured anew goes on with the log that it has.
         self._logs: dict[str, Log] = {}
@@ -378,8 +383,7 @@ class Manager:
         waited = self.clock.seconds() + AFTERMATH_SEC
         while keeper := self._runs(lease.engine):
             if keeper.replica is not None:
-                if self.scheduler.models[keeper.key].status is Status.READY:
-                    keeper.backend.hung()
+                keeper.look_again()
                 return
             if self.clock.seconds() >= waited:
                 return
@@ -406,6 +410,7 @@ class Manager:
             waiting=sum(len(model.waiting) for model in models),
             last_used=since_epoch + max(used) if used else None,
             pinned=entry.model.pinned,
+            elsewhere=entry.model.elsewhere,
             exit_code=state.exit_code,
             error=state.error,
         )
@@ -483,7 +488,8 @@ class Manager:
                 keeper.backend.kill()
             else:
                 keeper = self._by_key[action.model]
-                _log.info("stopping {name}", name=keeper.model.name)
+                if keeper.replica is None:
+                    _log.info("stopping {name}", name=keeper.model.name)
                 keeper.tell("stopping")
                 keeper.backend.stop()
         self._set_alarm()

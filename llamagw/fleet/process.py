@@ -491,6 +491,8 @@ class Launcher:
 
     def prepare(self) -> None:
         """Ask the binary for its flags; to be done before the first launch."""
+        if not self.config.llama_server_path:  # all models live elsewhere
+            return
         env = dict([*os.environ.items(), self.library_path])
         self.flags = known_flags(self.config.llama_server_path, env)
 

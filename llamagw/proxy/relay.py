@@ -9,13 +9,13 @@ upstream.py and server.py.
 from __future__ import annotations
 
 from twisted.internet.defer import CancelledError, Deferred
-from twisted.internet.error import ConnectError, ConnectingCancelledError
+from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw.errors import BackendLost, BadRequest, GatewayError
+from llamagw.errors import BackendLost, BadRequest, GatewayError, in_words
 from llamagw.fleet.manager import Lease, Manager
 from llamagw.proxy.asked import LACKING, Asked, Reader, outgoing
 from llamagw.proxy.headers import end_to_end
@@ -91,14 +91,20 @@ class Relay:
                 return await self._exchange(request, asked, lease)
             except UpstreamLost as error:
                 failed.append(lease)
-                again = error.gone and error.received is not Received.HEAD and not lease.revoked
+                # An engine started anew would answer as this one did, another server need not.
+                again = error.gone or lease.model.elsewhere
+                again = again and error.received is not Received.HEAD and not lease.revoked
                 if not again or len(failed) >= lease.tries:
                     return _broken_off(request, error)
+                why = str(error)
             finally:
                 lease.release()
             # Nothing has reached the client: to it, this is one request that takes a little longer.
             _log.warn(
-                "{name} broke off before it answered; asking once more", name=lease.model.name
+                "{name} at {where} broke off before it answered ({why}); asking once more",
+                name=lease.model.name,
+                where=lease.address.url,
+                why=why,
             )
             await self._manager.aftermath(lease)
 
@@ -135,8 +141,8 @@ class Relay:
                     raise
         try:
             upstream = await self._pool.connect(lease.address)
-        except ConnectError as error:
-            why = f"it cannot be reached ({error})"
+        except (ConnectError, DNSLookupError) as error:
+            why = f"it cannot be reached: {in_words(error)}"
             raise UpstreamLost(why, gone=True, received=Received.NOTHING) from error
         await _Exchange(request, asked, lease, upstream).run(head, body)
 

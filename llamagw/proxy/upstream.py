@@ -309,10 +309,15 @@ class Pool:
         """A connection is there."""
         self._open.add(upstream)
 
-    def break_off(self, why: str) -> None:
-        """Close all connections; whoever waits for an answer is told that it is lost."""
+    def break_off(self, why: str, address: Address | None = None) -> None:
+        """
+        Close all connections; whoever waits for an answer is told that it is lost.
+
+        :param address: only those to there
+        """
         for upstream in list(self._open):
-            upstream.break_off(why)
+            if address is None or upstream.address == address:
+                upstream.break_off(why)
 
     def forget(self, upstream: Upstream) -> None:
         """A connection is gone."""

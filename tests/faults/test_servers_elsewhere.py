@@ -1,0 +1,419 @@
+"""Servers elsewhere that fail: what their model's clients notice of it, and what the log says.
+
+Each server is a process of its own (tests/fake_llama_server.py), which the gateway has not started
+and cannot stop; where not even that is wrong enough, a socket of the test's own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.faults.support import (
+    FAKE,
+    STOCK,
+    Faulty,
+    Script,
+    asking,
+    assert_broken_off,
+    code,
+    loud,
+    message,
+    post,
+    took,
+)
+from tests.whole.harness import CHAT, DEADLINE, Stream, free_port, in_threads, wait_until
+
+#: Answers that come as slowly as nobody waits for, and soon enough.
+SLOW = {"rate": 20, "events": 1000}
+
+
+class Server:
+    """A server that is none of the gateway's.
+
+    :param folder: for its script and what it records
+    """
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self.name = name
+        self.port = free_port()
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.model = folder / f"{name}.json"
+        self.record_path = folder / f"{name}.record"
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **script: Any) -> Server:
+        """Returns when it answers."""
+        self.model.write_text(json.dumps({"record": str(self.record_path), **script}))
+        flags = ["-m", str(self.model), "--port", str(self.port), "--parallel", "64"]
+        self.process = subprocess.Popen(
+            [sys.executable, "-S", str(FAKE), *flags],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        wait_until(self._is_up, f"{self.name} is up")
+        return self
+
+    def _is_up(self) -> bool:
+        with socket.socket() as sock:
+            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        os.kill(self.process.pid, number)
+
+    def kill(self) -> None:
+        """At once, and until it is gone."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(DEADLINE)
+            self.process = None
+
+    def answers(self, **script: Any) -> None:
+        """From now on, each request like this."""
+        self.tell(request=script)
+
+    def tell(self, **script: Any) -> None:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as sock:
+            sock.sendall(post(script, "Connection: close", path="/fake"))
+            while sock.recv(65536):
+                pass
+
+    def asked(self) -> int:
+        """How many requests of clients have come."""
+        if not self.record_path.exists():
+            return 0
+        whole = self.record_path.read_text().rpartition("\n")[0]
+        found = [json.loads(line) for line in whole.splitlines()]
+        return sum(line["event"] == "request" and line["method"] == "POST" for line in found)
+
+
+class Far(Faulty):
+    """A gateway whose models live elsewhere."""
+
+    def __init__(self, models: Sequence[dict[str, Any]], **more: Any) -> None:
+        super().__init__({}, **more)
+        self.config["models"] = list(models)
+        del self.config["llama_server_path"]
+
+    def status(self, name: str = "far") -> str:
+        found: str = self.report(name)["status"]
+        return found
+
+    def until(self, status: str, name: str = "far") -> None:
+        wait_until(lambda: self.status(name) == status, f"{name} is {status}")
+
+    def said(self, what: str) -> int:
+        """In how many lines of the log."""
+        return sum(what in line for line in self.log.splitlines())
+
+
+@contextlib.contextmanager
+def servers(tmp_path: Path, *names: str, **script: Any) -> Iterator[list[Server]]:
+    """So many, all the same, that run meanwhile."""
+    found = [Server(tmp_path, name) for name in names]
+    try:
+        yield [server.start(**script) for server in found]
+    finally:
+        for server in found:
+            server.kill()
+
+
+@contextlib.contextmanager
+def gateway(*models: dict[str, Any], **more: Any) -> Iterator[Far]:
+    """One that runs meanwhile, and ends in order after it."""
+    found = Far(models, **{"health_check_sec": 0.5, **more})
+    try:
+        found.start()
+        yield found
+        found.stop()
+    finally:
+        found.clean_up()
+
+
+def far(servers: Sequence[Server], name: str = "far") -> dict[str, Any]:
+    return {"name": name, "url": [server.url for server in servers]}
+
+
+def ask(found: Far, **fake: Any) -> Any:
+    return found.ask("POST", CHAT, asking("far", fake=fake))
+
+
+@pytest.fixture(params=[None, STOCK], ids=["uvloop", "stock"])
+def reactor(request: pytest.FixtureRequest) -> Any:
+    return request.param
+
+
+# Which of them is asked
+
+
+def test_each_of_them_gets_its_share_of_what_is_in_flight(tmp_path: Path, reactor: Any) -> None:
+    with servers(tmp_path, "a", "b", "c") as three, gateway(far(three), reactor=reactor) as found:
+        found.until("loaded")
+        streams = [Stream(found.port, CHAT, asking("far", stream=True, fake=SLOW)) for _ in "x" * 9]
+        for stream in streams:
+            stream.read_events(1)
+        assert [server.asked() for server in three] == [3, 3, 3]
+        assert found.report("far")["in_flight"] == 9
+        for stream in streams:
+            stream.leave()
+        found.until_nobody_is_left()
+        # One after the other they are spread as well.
+        for _ in range(6):
+            assert ask(found).status == 200
+        assert [server.asked() for server in three] == [5, 5, 5]
+
+
+# They end
+
+
+def test_a_server_that_is_killed_costs_nobody_who_has_heard_nothing_yet(
+    tmp_path: Path, reactor: Any
+) -> None:
+    """Also not when many connections break in one moment."""
+    with servers(tmp_path, "a", "b") as (a, b), gateway(far([a, b]), reactor=reactor) as found:
+        found.until("loaded")
+        streams = [Stream(found.port, CHAT, asking("far", stream=True, fake=SLOW)) for _ in "x" * 4]
+        for stream in streams:
+            stream.read_events(1)
+        for server in (a, b):
+            server.answers(delay=3)
+
+        def kill() -> Any:
+            wait_until(lambda: a.asked() == b.asked() == 12, "all have come")
+            a.kill()
+
+        _, *replies = in_threads(kill, *[lambda: ask(found)] * 20)
+        assert [reply.status for reply in replies] == [200] * 20
+        assert (b.asked(), found.report("far")["in_flight"]) == (22, 2)
+        assert found.said("broke off before it answered") == 10
+        for stream in streams:
+            stream.leave()
+
+
+def test_a_stream_of_a_server_that_is_killed_ends_with_an_error(
+    tmp_path: Path, reactor: Any
+) -> None:
+    with servers(tmp_path, "a") as [a], gateway(far([a]), reactor=reactor) as found:
+        found.until("loaded")
+        stream = Stream(found.port, CHAT, asking("far", stream=True, fake=SLOW))
+        stream.read_events(3)
+        a.kill()
+        assert took(lambda: assert_broken_off(stream)) < 2
+
+
+def test_one_that_is_back_gets_work_again_within_seconds(tmp_path: Path, reactor: Any) -> None:
+    with servers(tmp_path, "a", "b") as (a, b), gateway(far([a, b]), reactor=reactor) as found:
+        found.until("loaded")
+        a.kill()
+        for _ in range(4):
+            assert ask(found).status == 200
+        wait_until(lambda: found.said(f"{a.url} cannot be reached: it refuses connections"), "told")
+        a.start()
+        before = a.asked()
+        assert took(lambda: wait_until(lambda: ask(found) and a.asked() > before, "back", 10)) < 5
+        wait_until(lambda: found.said(f"far is reached at {a.url}") == 2, "its return is told")
+        assert b.asked() > 3
+
+
+def test_the_only_one_that_is_down_is_told_and_asked_again_when_it_is_up(
+    tmp_path: Path, reactor: Any
+) -> None:
+    with servers(tmp_path, "a") as [a]:
+        a.kill()
+        with gateway(far([a]), reactor=reactor) as found:
+            found.until("failed")
+            reply = ask(found)
+            assert (reply.status, code(reply)) == (503, "model_unavailable")
+            assert int(reply.headers["Retry-After"]) >= 1
+            assert f"{a.url} cannot be reached: it refuses connections" in message(reply)
+            a.start()
+            found.until("loaded")
+            assert ask(found).status == 200
+
+
+def test_the_only_one_that_breaks_off_is_a_502_and_goes_on_being_asked(
+    tmp_path: Path, reactor: Any
+) -> None:
+    with servers(tmp_path, "a") as [a], gateway(far([a]), reactor=reactor) as found:
+        found.until("loaded")
+        reply = ask(found, fault="close")
+        assert (reply.status, code(reply)) == (502, "backend_lost")
+        assert ask(found).status == 200
+
+
+# They do as they should not
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"fault": "close"},
+        {"fault": "reset"},
+        {"raw": "garbage"},
+        {"raw": "endless_line", "byte_sec": 0},
+        {"fault": "close", "when": "after_head", "status": 200, "body": "x"},
+    ],
+    ids=["closes", "resets", "garbage", "endless head", "closes in its answer"],
+)
+def test_one_that_breaks_off_is_replaced_unseen_by_the_client(
+    tmp_path: Path, wrong: Script
+) -> None:
+    """As long as nothing has reached the client; a body that is cut is cut there too."""
+    with servers(tmp_path, "a", "b") as (a, b), gateway(far([a, b])) as found:
+        found.until("loaded")
+        a.answers(**wrong)
+        begun = wrong.get("when") == "after_head"
+        for _ in range(10):
+            if not begun:
+                assert ask(found).status == 200
+                continue
+            answer = found.raw(post(asking("far"), "Connection: close")).answer()
+            assert answer.whole is (b"choices" in answer.body)
+        assert a.asked() >= 1
+        assert b.asked() >= 5
+        found.until_nobody_is_left()
+
+
+def test_one_that_hangs_is_taken_out_and_its_requests_go_to_another(
+    tmp_path: Path, reactor: Any
+) -> None:
+    """As nothing can be seen of it, it has hung when three probes failed and nothing came."""
+    with servers(tmp_path, "a", "b") as (a, b), gateway(far([a, b]), reactor=reactor) as found:
+        found.until("loaded")
+        a.answers(delay=60)
+        b.answers(delay=0.2)
+        stream = Stream(found.port, CHAT, asking("far", stream=True, fake={**SLOW, "delay": 0}))
+        stream.read_events(2)
+
+        def stop() -> Any:
+            wait_until(lambda: a.asked() + b.asked() >= 5, "all have come")
+            a.signal(signal.SIGSTOP)
+
+        hung = time.monotonic()
+        _, *replies = in_threads(stop, *[lambda: ask(found)] * 4)
+        assert [reply.status for reply in replies] == [200] * 4
+        assert time.monotonic() - hung < 30
+        assert found.said(f"far: {a.url} does not answer any more") == 1
+        if a.asked() > 2:  # the stream was there
+            assert_broken_off(stream)
+        for _ in range(4):
+            assert took(lambda: ask(found)) < 3
+        a.signal(signal.SIGCONT)
+        stream.leave()
+
+
+def test_one_that_falls_silent_in_the_middle_of_its_health_is_not_waited_for_for_ever() -> None:
+    """Nor kept a connection to."""
+    ends: list[bool] = []
+
+    def half(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{")
+        with contextlib.suppress(ConnectionResetError):
+            sock.recv(1)
+        ends.append(True)
+
+    with listening(half) as url, gateway({"name": "far", "url": url}) as found:
+        assert ask(found).status == 503
+        assert f"{url} cannot be reached: it does not answer within 5 s" in found.log
+        wait_until(lambda: ends, "the connection is closed")
+
+
+# Servers that are none
+
+
+@contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+    """A URL at which each connection is served like that, and closed."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def one(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            serve(sock)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+
+
+def says(*lines: str, body: str = "") -> Callable[[socket.socket], None]:
+    head = "\r\n".join([*lines, f"Content-Length: {len(body)}", "Connection: close", "", body])
+
+    def serve(sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(head.encode())
+
+    return serve
+
+
+def reset(sock: socket.socket) -> None:
+    sock.recv(1)
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+
+WRONG: dict[str, tuple[Callable[[socket.socket], None], str]] = {
+    "page": (
+        says("HTTP/1.1 200 OK", "Content-Type: text/html; charset=utf-8", body="<html>"),
+        "it answers with a web page; is that the right URL?",
+    ),
+    "elsewhere": (
+        says("HTTP/1.1 301 Moved", "Location: https://x.example/health"),
+        "it answers 301 and points to https://x.example/health",
+    ),
+    "nothing": (
+        says("HTTP/1.1 404 Not Found"),
+        "it has neither /health nor /v1/models (404); is that the right URL?",
+    ),
+    "locked": (says("HTTP/1.1 401 No"), "it wants an api_key (it answers 401)"),
+    "sick": (says("HTTP/1.1 500 Oops"), "it answers 500"),
+    "ssh": (lambda sock: sock.sendall(b"SSH-2.0-OpenSSH_9.6\r\n"), "it answers what is not HTTP"),
+    "closes": (lambda sock: None, "it breaks off the connection"),
+    "resets": (reset, "it breaks off the connection"),
+}
+
+
+def test_each_that_is_none_is_told_in_words_once(reactor: Any) -> None:
+    """In the log and to whoever asks; and the others' work goes on meanwhile."""
+    with contextlib.ExitStack() as stack:
+        urls = {name: stack.enter_context(listening(how)) for name, (how, _) in WRONG.items()}
+        wrong = {name: why for name, (_, why) in WRONG.items()}
+        urls["plain"] = urls["ssh"].replace("http:", "https:")
+        wrong["plain"] = "it does not speak TLS there (is it http:// instead of https://?)"
+        urls["refuses"] = f"http://127.0.0.1:{free_port()}"
+        wrong["refuses"] = "it refuses connections"
+        urls["nameless"] = "http://no-such-host.invalid"
+        wrong["nameless"] = "its name cannot be looked up"
+        models = [{"name": name, "url": url} for name, url in urls.items()]
+        found = stack.enter_context(gateway(*models, reactor=reactor))
+        for name, why in wrong.items():
+            found.until("failed", name)
+            reply = found.chat(name)
+            assert (reply.status, code(reply)) == (503, "model_unavailable"), reply
+            assert f"{urls[name]} cannot be reached: {why}" in message(reply)
+        # Each is asked again after 1 s, then 2, then 4: three times while this one is away.
+        wait_until(lambda: found.health()["uptime_sec"] > 8, "some have been asked again")
+        lines = loud(found.log)
+        assert len(lines) == len(wrong), lines
+        for name, why in wrong.items():
+            assert sum(f"{urls[name]} cannot be reached: {why}" in line for line in lines) == 1
