@@ -259,7 +259,7 @@ def in_words(error: BaseException) -> str:
     reasons = getattr(error, "reasons", None)  # what Twisted's HTTP client wraps the cause in
     if reasons:
         return in_words(reasons[0].value)
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).removeprefix("An error occurred while connecting: ")
     if "certificate verify failed" in text:
         return (
             "its certificate is not trusted here (ca_file: names the authority that is to be; "

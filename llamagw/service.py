@@ -28,6 +28,7 @@ from llamagw import __version__
 from llamagw.config import Config, ConfigError, load
 from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.manager import Manager
+from llamagw.proxy.connect import has_tls
 from llamagw.proxy.server import Site
 from llamagw.proxy.upstream import Pool
 from llamagw.routes import ANY, OWN, ROUTES
@@ -115,6 +116,8 @@ class Gateway(Service):
         """
         try:
             config = load(path)
+            if config.uses_tls and not has_tls():
+                raise CannotStart("TLS (an https: url, listen_addr ssl:) is new: it wants a restart")
             port = None
             if config.listen_addr != self._config.listen_addr:
                 port = self._listen(config)

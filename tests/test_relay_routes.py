@@ -243,6 +243,16 @@ class TunnelTests(BenchTestCase):
         [answer] = answers(bytes(client.heard))
         self.assertEqual((answer.status, answer.body, client.connected), (426, b"no", True))
 
+    def test_a_client_that_leaves_after_the_backend_has_is_no_error(self) -> None:
+        for reset in (True, False):
+            client, backend = self.upgraded()
+            backend.says(SWITCHED)
+            backend.hangs_up(reset)
+            client.hangs_up()
+            self.bench.settle()
+            self.assertEqual(self.flushLoggedErrors(), [])
+            self.assertEqual(self.bench.site.channels, set())
+
     def test_no_other_path_takes_an_upgrade(self) -> None:
         self.bench.client(request({"model": "small"}, headers=UPGRADE))
         _, headers, _ = head_and_body(self.bench.backend().heard)

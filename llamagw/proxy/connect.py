@@ -7,9 +7,11 @@ endpoints.py gives. It is loaded when the first address wants it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
 from llamagw.fleet.backend import Address
@@ -20,6 +22,11 @@ CONNECT_SEC = 10.0
 
 #: Makes the endpoint for an address.
 Connect = Callable[[Address], IStreamClientEndpoint]
+
+
+def has_tls() -> bool:
+    """Whether this process can speak TLS; OpenSSL is left out where nobody wants it (tap.py)."""
+    return sys.modules.get("OpenSSL", True) is not None
 
 
 class Connector:
@@ -38,7 +45,7 @@ class Connector:
         """
         The endpoint for an address.
 
-        :raises OSError: when its ``ca_file`` cannot be read
+        :raises ConnectError: when its ``ca_file`` cannot be used
         """
         endpoint = client_endpoint(self._reactor, address.host, address.port, CONNECT_SEC)
         if not address.tls:
@@ -65,8 +72,11 @@ def _verifying(host: str, ca_file: str | None) -> IOpenSSLClientConnectionCreato
 
     if ca_file is None:
         return optionsForClientTLS(host, platformTrust())
-    with open(ca_file) as file:
-        end = "-----END CERTIFICATE-----"
-        pems = [part[part.index("-----BEGIN") :] + end for part in file.read().split(end)[:-1]]
-    trusted = trustRootFromCertificates([Certificate.loadPEM(pem.encode()) for pem in pems])
+    end = "-----END CERTIFICATE-----"
+    try:
+        with open(ca_file) as file:
+            pems = [part[part.index("-----BEGIN") :] + end for part in file.read().split(end)[:-1]]
+        trusted = trustRootFromCertificates([Certificate.loadPEM(pem.encode()) for pem in pems])
+    except Exception as error:
+        raise ConnectError(string=f"ca_file {ca_file} cannot be used: {error}") from error
     return optionsForClientTLS(host, trusted)

@@ -198,6 +198,8 @@ class _Exchange:
             self.body(data)
 
     def _left_tunnel(self) -> None:
+        if self._done.called:
+            return  # the backend had left before
         # Not cut off: the last that the client said before it left is to arrive.
         self._upstream.hang_up()
         self._done.callback(None)

@@ -430,9 +430,12 @@ class Channel(HTTPChannel):
         head += b"".join(b"%b: %b\r\n" % pair for pair in error.headers())
         self.transport.write(head + _CORS_LINES + b"Connection: close\r\n\r\n" + body)
         self.transport.unregisterProducer()
-        if linger and hasattr(self.transport, "loseWriteConnection"):
+        if linger:
             self.setTimeout(LINGER_SEC)
-            self.transport.loseWriteConnection()
+            # TLS cannot be half closed (it would pass this on to the socket, unsent data or not);
+            # but it reads on until the other side has closed as well.
+            half = hasattr(type(self.transport), "loseWriteConnection")
+            (self.transport.loseWriteConnection if half else self.transport.loseConnection)()
         else:
             self.transport.loseConnection()
 

@@ -29,6 +29,7 @@ from tests.faults.support import (
     Script,
     asking,
     assert_broken_off,
+    assert_whole,
     code,
     loud,
     message,
@@ -332,6 +333,55 @@ def test_one_that_falls_silent_in_the_middle_of_its_health_is_not_waited_for_for
         assert ask(found).status == 503
         assert f"{url} cannot be reached: it does not answer within 5 s" in found.log
         wait_until(lambda: ends, "the connection is closed")
+
+
+# Another configuration
+
+
+def test_tls_that_is_new_wants_a_restart_and_changes_nothing(tmp_path: Path) -> None:
+    """
+    A process that does not need OpenSSL has done without it from its start.
+
+    Unless --reactor is given: then Twisted has loaded it before the configuration was read.
+    """
+    with servers(tmp_path, "a") as [a], gateway(far([a])) as found:
+        found.until("loaded")
+        good = dict(found.config)
+        for change in (
+            {"models": [{"name": "far", "url": "https://127.0.0.1:1"}]},
+            {"listen_addr": f"ssl:{free_port()}:privateKey=key.pem:certKey=cert.pem"},
+        ):
+            before = len(found.log)
+            found.reload(**{**good, **change})
+            assert [line.partition("] ")[2] for line in found.log[before:].splitlines()] == [
+                "TLS (an https: url, listen_addr ssl:) is new: it wants a restart",
+                "the configuration was not reloaded; all goes on as before",
+            ]
+            assert ask(found).status == 200
+        found.reload(**good)
+        assert "the configuration was reloaded" in found.log
+
+
+def test_servers_come_and_go_with_a_reload_and_streams_go_on(tmp_path: Path, reactor: Any) -> None:
+    with (
+        servers(tmp_path, "a", "b") as (a, b),
+        gateway(far([a]), far([a], "same"), reactor=reactor) as found,
+    ):
+        for name in ("far", "same"):
+            found.until("loaded", name)
+        streams = [
+            Stream(found.port, CHAT, asking(name, stream=True, fake={"rate": 20, "events": 40}))
+            for name in ("far", "same")
+        ]
+        for stream in streams:
+            stream.read_events(2)
+        found.reload(models=[far([b]), far([a], "same")])
+        found.until("loaded")
+        assert ask(found).status == 200
+        assert b.asked() == 1
+        assert found.said(f"same is reached at {a.url}") == 1
+        for stream in streams:
+            assert_whole(stream)
 
 
 # Servers that are none
