@@ -117,7 +117,9 @@ class Gateway(Service):
         try:
             config = load(path)
             if config.uses_tls and not has_tls():
-                raise CannotStart("TLS (an https: url, listen_addr ssl:) is new: it wants a restart")
+                raise CannotStart(
+                    "TLS (an https: url, listen_addr ssl:) is new: it wants a restart"
+                )
             port = None
             if config.listen_addr != self._config.listen_addr:
                 port = self._listen(config)
