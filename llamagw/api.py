@@ -8,6 +8,7 @@ URL match.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from difflib import get_close_matches
 from functools import partial
@@ -27,7 +28,7 @@ from werkzeug.routing import RequestRedirect
 from llamagw import __version__
 from llamagw.config import ModelConfig
 from llamagw.errors import BadRequest, GatewayError, MethodNotAllowed, PathNotFound
-from llamagw.feeds import as_text, feed_changes, feed_log
+from llamagw.feeds import as_text, feed_changes, feed_log, last
 from llamagw.fleet.manager import Manager, ModelReport
 from llamagw.listing import Described, openai_entries, router_entry
 from llamagw.proxy.asked import LACKING, Reader, by_body, by_form, by_path, by_query, by_shaped_body
@@ -146,10 +147,13 @@ class Api:
         name = asked.model or self._manager.config.default_model
         if not name:
             raise BadRequest(LACKING[asked.where], param="model")
+        [count] = request.args.get(b"lines", [b"-1"])[-1:]
+        if not re.fullmatch(rb"-1|\d{1,9}", count):
+            raise BadRequest("?lines= must be a number, 0 or more.", param="lines")
         if request.args.get(b"follow") in ([b"true"], [b"1"]) and request.method == b"GET":
-            feed_log(request, self._manager, name)
+            feed_log(request, self._manager, name, int(count))
             return Deferred()
-        body = as_text(self._manager.log(name).lines)
+        body = as_text(last(self._manager.log(name).lines, int(count)))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         return body

@@ -1,9 +1,9 @@
 """
-How a YAML file becomes a configuration, and what is said when it is wrong.
+What a configuration file may say, and what is said when it is wrong.
 
 ``load`` turns a file into a frozen `Config` (settings.py), or raises one `ConfigError` that holds
-all faults at once. Nothing here starts, opens or serves anything; files are looked at only to say
-that they are missing.
+all faults at once. How the file is parsed is document.py's affair. Nothing here starts, opens or
+serves anything; files are looked at only to say that they are missing.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from collections.abc import Iterator
 from typing import Any, get_args, get_type_hints
 
 import msgspec
-import yaml
 from msgspec import Meta, Struct
 
+from llamagw.document import ConfigError, Document, Fault, show
 from llamagw.settings import (
     TEXT,
     Config,
@@ -66,29 +66,6 @@ _OF_A_FILE = (
 _ROOM = Config(llama_server_path="", models=[]).max_loaded_models
 
 
-class Fault(Struct, frozen=True):
-    """One thing that is wrong: where it stands, what it is and what would be right."""
-
-    file: str
-    line: int | None
-    place: str
-    message: str
-
-    def __str__(self) -> str:
-        where = self.file if self.line is None else f"{self.file}:{self.line}"
-        text = ": ".join(filter(None, (where, self.place, self.message)))
-        # One line, whatever the file has in it, and one that any terminal can take.
-        return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-class ConfigError(Exception):
-    """A configuration that cannot be used; ``faults`` holds all that is wrong with it."""
-
-    def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("\n".join(str(fault) for fault in faults))
-        self.faults = faults
-
-
 def load(path: str) -> Config:
     """
     Read and check a configuration file.
@@ -99,27 +76,16 @@ def load(path: str) -> Config:
     return _Reader(path).read()
 
 
-class _Reader:
+class _Reader(Document):
     """One reading of one file: collects faults on its way instead of stopping at the first."""
 
     def __init__(self, path: str) -> None:
-        self.path = path
+        super().__init__(path)
         self.folder = os.path.dirname(os.path.abspath(path))
-        self.faults: list[Fault] = []
-        self.lines: dict[str, int] = {}
         self._known: dict[str, str] = {}
-        #: What stands at each place, letter by letter: YAML reads 0755 as 493.
-        self.texts: dict[str, str] = {}
-
-    def fault(self, place: str, message: str) -> None:
-        # A key that is missing has no line; its parent's is the next best.
-        at = place
-        while at and at not in self.lines:
-            at = at[: max(at.rfind("."), at.rfind("["), 0)]
-        self.faults.append(Fault(self.path, self.lines.get(at), place, message))
 
     def read(self) -> Config:
-        raw = self._parse()
+        raw = self.parse()
         if raw is not None:
             values = self._fields(Config, raw, "")
             models = self._models(raw["models"]) if "models" in raw else []
@@ -131,59 +97,6 @@ class _Reader:
         if self.faults:
             raise ConfigError(sorted(self.faults, key=lambda f: f.line or 0))
         return Config(**{**values, "models": models})
-
-    def _parse(self) -> dict[Any, Any] | None:
-        """The file as plain values; None, with a fault noted, if it cannot be had."""
-        try:
-            with open(self.path, encoding="utf-8") as file:
-                text = file.read()
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-            self.fault("", f"cannot be read: {reason}; see config.example.yaml for a beginning")
-            return None
-        try:
-            node = yaml.compose(text, Loader=yaml.SafeLoader)
-            if node is not None:
-                self._walk(node, "")
-            raw = yaml.safe_load(text)
-        except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else None
-            what = " ".join(str(error.problem or error.context).split())
-            if "alias" in str(error.context):
-                what += '; a text that begins with * or & needs quotes, such as "*"'
-            self.faults.append(Fault(self.path, line, "", f"is not YAML: {what}"))
-            return None
-        except RecursionError:
-            self.faults.append(Fault(self.path, None, "", "is not YAML: it is nested too deeply"))
-            return None
-        except (yaml.YAMLError, ValueError, LookupError, AttributeError) as error:
-            # PyYAML lets the last three out for a value that does not fit its tag (!!int "").
-            what = " ".join(str(error).split())
-            self.faults.append(Fault(self.path, None, "", f"is not YAML: {what}"))
-            return None
-        if not isinstance(raw, dict):
-            self.fault(
-                "", f'expected keys and values such as "listen_addr: :8000", got {_show(raw)}'
-            )
-            return None
-        return raw
-
-    def _walk(self, node: yaml.Node, place: str) -> None:
-        """Note the line of each place, and keys given twice (YAML would keep the last)."""
-        if place in self.lines:
-            self.fault(place, f"is given twice; line {node.start_mark.line + 1} has it again")
-            return
-        self.lines[place] = node.start_mark.line + 1
-        if isinstance(node, yaml.ScalarNode):
-            self.texts[place] = node.value
-        elif isinstance(node, yaml.MappingNode):
-            for key, value in node.value:
-                inner = f"{place}.{key.value}" if place else str(key.value)
-                self._walk(value, inner)
-        elif isinstance(node, yaml.SequenceNode):
-            for index, value in enumerate(node.value):
-                self._walk(value, f"{place}[{index}]")
 
     def _fields(self, struct: type[Struct], raw: dict[Any, Any], place: str) -> dict[str, Any]:
         """The fields of one Struct that are right; those that are not become faults."""
@@ -212,7 +125,7 @@ class _Reader:
                     values[name] = msgspec.convert(raw[name], hints[name])
                 except (msgspec.ValidationError, UnicodeEncodeError):
                     wanted = _description(hints[name])
-                    self.fault(f"{prefix}{name}", f"expected {wanted}, got {_show(raw[name])}")
+                    self.fault(f"{prefix}{name}", f"expected {wanted}, got {show(raw[name])}")
         for name in ("llama_server_path", "model_path", "ca_file"):
             if name in values:
                 values[name] = self._absolute(values[name])
@@ -220,7 +133,7 @@ class _Reader:
 
     def _models(self, raw: Any) -> list[ModelConfig]:
         if not isinstance(raw, list) or not raw:
-            self.fault("models", f"expected a list with at least one model, got {_show(raw)}")
+            self.fault("models", f"expected a list with at least one model, got {show(raw)}")
             return []
         models: list[ModelConfig] = []
         seen: dict[str, int] = {}
@@ -228,7 +141,7 @@ class _Reader:
         for index, entry in enumerate(raw):
             place = f"models[{index}]"
             if not isinstance(entry, dict):
-                self.fault(place, f'expected keys such as "name: …", got {_show(entry)}')
+                self.fault(place, f'expected keys such as "name: …", got {show(entry)}')
                 continue
             before = len(self.faults)
             if isinstance(entry.get("env"), dict):
@@ -293,7 +206,7 @@ class _Reader:
             if isinstance(one, dict):
                 servers[at] = self._fields(Replica, one, at)
             else:
-                self.fault(at, f'expected keys such as "url: …", got {_show(one)}')
+                self.fault(at, f'expected keys such as "url: …", got {show(one)}')
         if entry.get("replicas") == []:
             self.fault(f"{place}.replicas", "is an empty list; at least one is needed")
         replicas = [self._replica(server, at) for at, server in servers.items()]
@@ -352,7 +265,7 @@ class _Reader:
                 if not _is_json(given[name]):
                     self.fault(
                         f"{place}.{key}.{name}",
-                        f"JSON has no such value: {_show(given[name])}; quote it if it is a text",
+                        f"JSON has no such value: {show(given[name])}; quote it if it is a text",
                     )
 
     def _aliases(self, named: dict[int, tuple[str, list[str]]]) -> None:
@@ -389,9 +302,9 @@ class _Reader:
             if isinstance(value, int | float) and not isinstance(value, bool):
                 value = self.texts.get(at, str(value))
             if not isinstance(name, str) or not re.fullmatch(r"[^=\0\ud800-\udfff]+", name):
-                self.fault(at, f'expected a name without "=", such as OMP_WAIT, got {_show(name)}')
+                self.fault(at, f'expected a name without "=", such as OMP_WAIT, got {show(name)}')
             elif not isinstance(value, str) or not re.search(TEXT, value):
-                self.fault(at, f"expected a text, got {_show(value)}; put it in quotes")
+                self.fault(at, f"expected a text, got {show(value)}; put it in quotes")
             else:
                 variables[name] = value
         return variables
@@ -479,17 +392,3 @@ def _metas(annotation: Any) -> Iterator[Meta]:
 def _description(annotation: Any) -> str:
     """What a key wants, in words, from its ``Meta``."""
     return next((meta.description for meta in _metas(annotation) if meta.description), "a value")
-
-
-def _show(value: Any) -> str:
-    """A value of the file as its writer would know it again, shortened."""
-    if value is None:
-        return "nothing"
-    try:
-        text = msgspec.json.encode(value, enc_hook=str).decode()
-    except (TypeError, ValueError, OverflowError):
-        text = str(value)
-    if isinstance(value, float):
-        # JSON has no infinity.
-        text = str(value)
-    return text if len(text) <= 60 else text[:57] + "…"

@@ -103,9 +103,10 @@ class GatewayError(Exception):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the status: ``Retry-After`` (whole seconds), ``Allow``."""
+        # Never just as long: who comes back to the second would come a moment too soon.
         headers = []
         if self.retry_after is not None:
-            headers.append((b"Retry-After", b"%d" % max(1, math.ceil(self.retry_after))))
+            headers.append((b"Retry-After", b"%d" % (math.floor(self.retry_after) + 1)))
         if self.allow:
             headers.append((b"Allow", ", ".join(self.allow).encode()))
         return headers

@@ -7,7 +7,7 @@ again, so that nothing piles up for it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import msgspec
 from twisted.internet.interfaces import IPushProducer, IReactorTime
@@ -103,8 +103,12 @@ def feed_changes(request: Request, manager: Manager, clock: IReactorTime) -> Non
     feed.until_end(ping.stop)
 
 
-def feed_log(request: Request, manager: Manager, name: str) -> None:
-    """``GET /models/logs?follow=true``: the engine's last lines, and from then on each further."""
+def feed_log(request: Request, manager: Manager, name: str, count: int) -> None:
+    """
+    ``GET /models/logs?follow=true``: the engine's last lines, and from then on each further.
+
+    :param count: how many lines to begin with; -1 for all that are kept
+    """
 
     def left_out() -> None:
         feed.send(b"[lines were left out here: they were not read in time]\n")
@@ -115,9 +119,14 @@ def feed_log(request: Request, manager: Manager, name: str) -> None:
 
     log = manager.log(name)
     feed = _Feed(request, b"text/plain; charset=utf-8", left_out)
-    feed.send(as_text(log.lines))
+    feed.send(as_text(last(log.lines, count)))
     feed.until_end(log.follow(lambda line: feed.send(as_text([line]))))
     feed.until_end(manager.watch(ended))
+
+
+def last(lines: Sequence[str], count: int) -> Sequence[str]:
+    """So many of the last lines; all of them for -1."""
+    return lines if count < 0 else [*lines][max(len(lines) - count, 0) :]
 
 
 def as_text(lines: Iterable[str]) -> bytes:

@@ -83,7 +83,7 @@ ROUTES = (
         POST,
         ("/v1/chat/completions/control",),
         Where.BODY,
-        "steers a chat that is under way",
+        "ends the reasoning of a chat that is under way",
     ),
     Route(POST, ("/infill",), Where.BODY, "fills a gap in code", shaped=True),
     Route(
@@ -141,7 +141,7 @@ OWN = (
     (
         "GET",
         "/models",
-        "the models as llama-server's router tells of them, with port, running and waiting requests",
+        "the models as llama-server's router tells them, with port, running and waiting requests",
     ),
     ("POST", "/models/load", '`{"model": …}`: loads it; with `"wait": true` answers when it is'),
     (
@@ -150,7 +150,11 @@ OWN = (
         '`{"model": …}`: unloads it when its answers are out; `"force": true` at once',
     ),
     ("GET", "/models/sse", "an event for each change of a model's state"),
-    ("GET", "/models/logs", "`?model=`: its engine's last lines; `&follow=true` goes on"),
+    (
+        "GET",
+        "/models/logs",
+        "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on",
+    ),
     (
         "GET",
         "/health",

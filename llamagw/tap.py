@@ -62,11 +62,11 @@ class Options(usage.Options):
                 # Only Twisted itself can say whether an endpoint string is one.
                 from twisted.internet import reactor
 
-                _endpoint(reactor, self.loaded)
+                endpoint(reactor, self.loaded)
         except ConfigError as error:
             raise SystemExit(str(error)) from None
         if self["check"]:
-            print(_summary(path, self.loaded))
+            print(summary(path, self.loaded))
             raise SystemExit(0)
         if not self.loaded.uses_tls:
             leave_out_tls()
@@ -126,7 +126,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
     from llamagw.service import Gateway
 
     try:
-        _endpoint(reactor, config)
+        endpoint(reactor, config)
     except ConfigError as error:
         raise SystemExit(str(error)) from None
     connect = Connector(reactor)
@@ -160,7 +160,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
         prepare=launcher.prepare,
         leftovers=leftovers,
         adopt=adopt,
-        make_endpoint=lambda config: _endpoint(reactor, config),
+        make_endpoint=lambda config: endpoint(reactor, config),
         clock=reactor,
         transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,
     )
@@ -190,7 +190,7 @@ def raise_open_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
 
 
-def _endpoint(reactor: Any, config: Config) -> Any:
+def endpoint(reactor: Any, config: Config) -> Any:
     """
     :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
     """
@@ -199,7 +199,7 @@ def _endpoint(reactor: Any, config: Config) -> Any:
     try:
         return server_endpoint(reactor, config.listen_addr)
     except ValueError as error:
-        raise ConfigError([Fault("listen_addr", None, "", str(error))]) from None
+        raise ConfigError([Fault("", None, "listen_addr", str(error))]) from None
 
 
 def _handle_signals(reactor: Any, gateway: Gateway, path: str) -> None:
@@ -229,16 +229,23 @@ def _handle_signals(reactor: Any, gateway: Gateway, path: str) -> None:
     signal.signal(signal.SIGCHLD, lambda *_: reactor.callFromThread(reapAllProcesses))
 
 
-def _summary(path: str, config: Config) -> str:
+def summary(path: str, config: Config) -> str:
     """What would be served, for ``--check``."""
-    lines = [
-        f"{path} is fine.",
-        f"llamagw {__version__} would listen on {config.listen_addr},",
-        f"run {config.llama_server_path}",
-        f"and keep at most {config.max_loaded_models} of these in memory:",
-    ]
     missing = config.missing_files()
-    for model in config.models:
+    ours = [model for model in config.models if not model.elsewhere]
+    lines = [f"{path} is fine.", f"llamagw {__version__} would listen on {config.listen_addr}"]
+    if ours:
+        lines += [
+            f"and run {config.llama_server_path},",
+            f"with at most {config.max_loaded_models} of these in memory:",
+        ]
+    for model in ours:
         note = "   (warning: there is no such file)" if model in missing else ""
         lines.append(f"  {model.name}: {model.model_path}{note}")
+    if len(ours) < len(config.models):
+        lines.append("and pass on what is for these, which live elsewhere:")
+    for model in config.models:
+        if model.elsewhere:
+            urls = ", ".join(replica.url for replica in model.replicas)
+            lines.append(f"  {model.name}: {urls}")
     return "\n".join(lines)

@@ -417,7 +417,8 @@ class Server:
         if not fault:
             self.become_ready()
         while True:
-            threading.Event().wait()  # signal handlers run here
+            # Signal handlers run here, when this wakes up: another thread may get the signal.
+            threading.Event().wait(0.05)
 
     def listen(self) -> None:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET

@@ -11,9 +11,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
-from llamagw.config import Names
+from llamagw.config import ModelConfig, Names
 from llamagw.errors import BadRequest, GatewayError, Moved, PathNotFound
-from llamagw.proxy.asked import LACKING, Asked, by_form, by_path, by_query, peek, reshape
+from llamagw.proxy.asked import LACKING, Asked, by_form, by_path, by_query, outgoing, peek, reshape
+from llamagw.routes import Where
 
 
 class _Request:
@@ -252,3 +253,52 @@ class ReshapeTests(SynchronousTestCase):
     def test_nothing_else_changes(self, fields: dict[str, Any]) -> None:
         done = json.loads(reshape(json.dumps(fields).encode(), {"put!": 1}, {}, []))
         self.assertEqual(done, {**fields, "put!": 1})
+
+    def test_keys_that_are_no_text_are_a_bad_request(self) -> None:
+        self.assertRaises(BadRequest, reshape, b'{"model":"m","\xff":1}', {"x": 1}, {}, [])
+
+
+class OutgoingTests(SynchronousTestCase):
+    """The request as a server gets it that calls the model by another name."""
+
+    PLAIN = ModelConfig(name="m", model_path="x")
+
+    def form(self, *parts: bytes) -> bytes:
+        return b"".join(b"--xyz\r\n" + part + b"\r\n" for part in parts) + b"--xyz--\r\n"
+
+    def renamed(self, *parts: bytes, model: str | None = "m") -> bytes:
+        headers = {"Content-Type": ["multipart/form-data; boundary=xyz"]}
+        request = fake(body=self.form(*parts), headers=headers)
+        return outgoing(request, Asked(model, Where.FORM), self.PLAIN, "their name")[1]
+
+    FILE = b'Content-Disposition: form-data; name="file"; filename="name=model"\r\n\r\nname="model"'
+
+    def test_a_form_s_field_is_another_and_the_rest_as_it_was(self) -> None:
+        for disposition in (
+            b'Content-Disposition: form-data; name="model"\r\nX-Y: z\r\n\r\n',
+            b"content-disposition:form-data; name=model\r\n\r\n",
+        ):
+            done = self.renamed(self.FILE, disposition + b"m")
+            self.assertEqual(done, self.form(self.FILE, disposition + b"their name"))
+
+    def test_a_form_without_one_gets_one(self) -> None:
+        done = self.renamed(self.FILE, model=None)
+        field = b'Content-Disposition: form-data; name="model"\r\n\r\ntheir name'
+        self.assertEqual(done, self.form(field, self.FILE))
+        headers = {"Content-Type": ["multipart/form-data; boundary=xyz"]}
+        self.assertEqual(by_form(fake(body=done, headers=headers)).model, "their name")
+
+    def test_a_query_without_one_gets_one(self) -> None:
+        for target, done in (
+            ("/props", b"/props?model=their%20name"),
+            ("/props?x=1", b"/props?x=1&model=their%20name"),
+            ("/props?model=m&model=n&x", b"/props?x&model=their%20name"),
+        ):
+            asked = Asked(None, Where.QUERY)
+            self.assertEqual(outgoing(fake(target), asked, self.PLAIN, "their name")[0], done)
+
+    def test_a_body_gets_the_name_and_what_is_set_at_once(self) -> None:
+        model = ModelConfig(name="m", model_path="x", set_params={"n": 2}, strip_params=["user"])
+        request = fake(body=b'{"user": 1, "x": 1.50}')
+        _, body = outgoing(request, Asked(None, Where.BODY, shaped=True), model, "their name")
+        self.assertEqual(body, b'{"x":1.50,"model":"their name","n":2}')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import http.client
 import http.server
 import ipaddress
 import json
@@ -110,12 +111,16 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.before_answer()
         where = urlsplit(self.path)
         status, content = self.server.answers[where.path]
+        for lines in parse_qs(where.query).get("lines", []):
+            kept = content.splitlines(keepends=True)
+            content = "".join(kept[max(len(kept) - int(lines), 0) :])
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
         if "follow" in parse_qs(where.query):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
-            self.chunk(data)
+            if data:  # or it would be the end
+                self.chunk(data)
             for line in self.server.to_come:
                 if line is None:
                     self.chunk(b"")
@@ -245,10 +250,17 @@ def test_run_serves_until_sigterm_and_ends_with_0() -> None:
 
         def up() -> bool:
             assert process.poll() is None, process.communicate()
-            with socket.socket() as sock:
-                return sock.connect_ex(("127.0.0.1", port)) == 0
+            # An answer, not only a connection: it listens before it minds signals.
+            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
+            try:
+                connection.request("GET", "/health")
+                return connection.getresponse().status == 200
+            except OSError:
+                return False
+            finally:
+                connection.close()
 
-        wait_until(up, "it listens")
+        wait_until(up, "it serves")
         assert not list(Path().glob("*.pid"))
         process.terminate()
         said, _ = process.communicate(timeout=DEADLINE)

@@ -435,6 +435,11 @@ class FaultTests(ConfigCase):
         for key in ("1", "null", "true", "2001-01-01", "1.50", "!!binary YVs="):
             self.assertIn("unknown key", self.fault(GATEWAY.format(f"{key}: 1")))
 
+    def test_aliases_that_make_too_much_of_a_file_are_a_fault(self) -> None:
+        lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
+        lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+        self.assertIn("its aliases make too much of it", self.fault("\n".join(lines)))
+
     def test_a_key_given_twice(self) -> None:
         self.assertEqual(
             self.fault(GATEWAY.format("max_queue: 1\nmax_queue: 2")),

@@ -266,18 +266,23 @@ class LogTests(ManagementTestCase):
         self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
         self.assertEqual(answer.body.decode(), "one\nzwei ß\n?\n")
         self.assertEqual(self.get("/models/logs?model=org/big").body, b"")
+        for lines, body in ((0, b""), (1, b"?\n"), (99, answer.body)):
+            self.assertEqual(self.get(f"/models/logs?model=small&lines={lines}").body, body)
+        for lines in ("-2", "x", "", "1.5", "9999999999"):
+            self.assert_envelope(self.get(f"/models/logs?model=small&lines={lines}"), 400)
 
     def test_who_follows_hears_each_line_until_the_gateway_ends(self) -> None:
         log = self.bench.manager.logs["small"]
         log.add("one")
-        client = self.bench.client(request(path="/models/logs?model=small&follow=true"))
         log.add("two")
+        path = "/models/logs?model=small&follow=true&lines=1"
+        client = self.bench.client(request(path=path))
         self.bench.manager.watchers.tell(Change("small", "loaded"))
         log.add("three")
         self.bench.manager.watchers.tell(None)
         log.add("four")
         [answer] = answers(bytes(client.heard))
-        self.assertEqual((answer.body, answer.whole), (b"one\ntwo\nthree\n", True))
+        self.assertEqual((answer.body, answer.whole), (b"two\nthree\n", True))
 
     def test_who_does_not_read_is_told_that_lines_are_missing(self) -> None:
         log = self.bench.manager.logs["small"]

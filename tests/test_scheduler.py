@@ -457,7 +457,10 @@ class FailureTests(SynchronousTestCase):
         made = scheduler()
         made.arrived("a", 1, 0)
         made.exited("a", BROKEN, 1)
-        self.assertEqual(made.arrived("a", 2, 2), [Reject(2, BROKEN)])
+        [action] = made.arrived("a", 2, 1.75)
+        assert isinstance(action, Reject)
+        self.assertEqual((action.ticket, action.error.message), (2, BROKEN.message))
+        self.assertEqual((action.error.retry_after, BROKEN.retry_after), (0.25, 1))
         self.assertEqual(made.recovered("a", 3), [])
         self.assertEqual(made.arrived("a", 3, 3), [Start("a")])
 

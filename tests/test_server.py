@@ -307,6 +307,16 @@ class ConnectionTests(BenchTestCase):
             self.bench.settle()
         self.assertTrue(client.connected)
 
+    def test_a_client_that_wants_it_closed_has_it_closed_however_it_says_so(self) -> None:
+        for value in ("close", "Close", "close, X-Hop", "x-hop,close", "keep-alive ,  close"):
+            client = self.bench.client(request(path="/health", headers=[("Connection", value)]))
+            self.bench.settle()
+            self.assertFalse(client.connected, value)
+        for value in ("keep-alive", "X-Close", "closed"):
+            client = self.bench.client(request(path="/health", headers=[("Connection", value)]))
+            self.bench.settle()
+            self.assertTrue(client.connected, value)
+
     def test_connections_over_the_limit_are_told_so_and_closed(self) -> None:
         self.bench.site.max_connections = 2
         clients = [self.bench.client() for _ in range(3)]

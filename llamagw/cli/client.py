@@ -88,14 +88,14 @@ class Client:
         """
         self._manage("/models/unload", name, {"model": name, "force": force})
 
-    def logs(self, name: str) -> list[str]:
-        """The last lines of a model's engine."""
-        with self._ask("GET", f"/models/logs?model={quote(name, safe='')}") as response:
+    def logs(self, name: str, most: int | None) -> list[str]:
+        """The last lines of a model's engine, so many at most; None for all that are kept."""
+        with self._ask("GET", _logs(name, most)) as response:
             return self._whole(response).decode("utf-8", "replace").splitlines()
 
-    def follow(self, name: str) -> Iterator[str]:
-        """The last lines of a model's engine, and then all that come, until the gateway ends it."""
-        path = f"/models/logs?model={quote(name, safe='')}&follow=true"
+    def follow(self, name: str, most: int | None) -> Iterator[str]:
+        """The same, and then all lines that come, until the gateway ends it."""
+        path = _logs(name, most) + "&follow=true"
         with self._ask("GET", path, endless=True) as response, self._told():
             begun = b""
             # Not readline(), for which a connection that breaks off is an end like any other.
@@ -215,6 +215,11 @@ class _UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+def _logs(name: str, most: int | None) -> str:
+    lines = "" if most is None else f"&lines={most}"
+    return f"/models/logs?model={quote(name, safe='')}{lines}"
 
 
 def _is_model(model: Any) -> bool:

@@ -135,7 +135,7 @@ def check(context: click.Context, config: str, as_json: bool) -> None:
             }
         )
     elif loaded:
-        click.echo(tap._summary(path, loaded))
+        click.echo(tap.summary(path, loaded))
     else:
         for fault in faults:
             click.echo(str(fault), err=True)
@@ -151,7 +151,7 @@ def _checked(path: str) -> tuple[Config | None, list[Fault]]:
         loaded = load(path)
         from twisted.internet import reactor
 
-        tap._endpoint(reactor, loaded)
+        tap.endpoint(reactor, loaded)
     except ConfigError as error:
         return None, error.faults
     return loaded, []

@@ -228,13 +228,9 @@ def logs(client: Client, name: str, follow: bool, lines: int | None) -> None:
     ends it with 130, or until the gateway ends, with 0.
     """
     if not follow:
-        kept = client.logs(name)
-        for line in kept if lines is None else kept[max(len(kept) - lines, 0) :]:
+        for line in client.logs(name, lines):
             click.echo(line)
         return
-    # The stream begins with all that is kept; how many lines that is, it does not say.
-    skip = 0 if lines is None else max(len(client.logs(name)) - lines, 0)
-    with closing(client.follow(name)) as stream:  # type: ignore[type-var]
-        for number, line in enumerate(stream):
-            if number >= skip:
-                click.echo(line)
+    with closing(client.follow(name, lines)) as stream:  # type: ignore[type-var]
+        for line in stream:
+            click.echo(line)

@@ -40,6 +40,7 @@ reason: a model that was closing for a waiter who has left opens again.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Collection, Hashable, Iterable
 from enum import Enum
 from typing import NamedTuple
@@ -107,6 +108,7 @@ class Model:
     __slots__ = (
         "closing",
         "elsewhere",
+        "failed_at",
         "failure",
         "in_flight",
         "last_used",
@@ -140,8 +142,9 @@ class Model:
         self.waiting: dict[Hashable, float] = {}
         #: When a lease that counts as use was last given or ended; None before the first.
         self.last_used: float | None = None
-        #: Why it is in FAILED.
+        #: Why it is in FAILED, and since when.
         self.failure: GatewayError | None = None
+        self.failed_at = 0.0
 
     @property
     def idle(self) -> bool:
@@ -149,6 +152,14 @@ class Model:
         if self.in_flight:
             return False
         return self.closing or not self.waiting
+
+    def what_is_left_of_its_failure(self, now: float) -> GatewayError:
+        """Why it cannot be had, and for how much longer."""
+        assert self.failure is not None, "a model that failed says why"
+        failure = copy.copy(self.failure)
+        if failure.retry_after is not None:
+            failure.retry_after = max(0.0, failure.retry_after - (now - self.failed_at))
+        return failure
 
     def _age(self) -> float:
         return float("-inf") if self.last_used is None else self.last_used
@@ -197,8 +208,7 @@ class Scheduler:
         if not load:
             return [Reject(ticket, _not_loaded(model))]
         if model.status is Status.FAILED:
-            assert model.failure is not None
-            return [Reject(ticket, model.failure)]
+            return [Reject(ticket, model.what_is_left_of_its_failure(now))]
         if len(model.waiting) >= self.max_queue:
             busy = ServerBusy(
                 f"{self.max_queue} requests wait for the model `{model.title}` already.",
@@ -257,6 +267,7 @@ class Scheduler:
         model.closing = False
         model.leaving = model.retired
         model.failure = failure
+        model.failed_at = now
         if failure is None:
             model.status = Status.UNLOADED
             self._forget(model)

@@ -23,6 +23,9 @@ from llamagw.routes import Where
 
 SLASH = 0x2F
 
+#: A form with more fields than this is a mistake, or an attack on the time that it takes.
+MOST_FIELDS = 1000
+
 #: Methods that look and change nothing: they load no model unless asked to.
 LOOKING = (b"GET", b"HEAD")
 
@@ -110,16 +113,16 @@ def by_form(request: Request) -> Asked:
         )
     model: bytes | None = None
     try:
-        with PushMultipartParser(boundary) as parser:
-            inside = False
-            for part in parser.parse(request.body):
-                if part is None:
-                    inside = False
-                elif not isinstance(part, bytes | bytearray):
-                    inside = part.name == "model"
-                    model = b"" if inside else model
-                elif inside:
-                    model = (model or b"") + part
+        parser = PushMultipartParser(boundary, max_segment_count=MOST_FIELDS)
+        for part in parser.parse(request.body):
+            if part is None and model is not None:
+                break
+            if isinstance(part, bytes | bytearray):
+                model = None if model is None else model + part
+            elif part is not None:
+                model = b"" if part.name == "model" else None
+        else:
+            parser.close()
         text = None if model is None else model.decode()
     except UnicodeDecodeError:
         raise BadRequest("The form's `model` is not UTF-8.", param="model") from None
@@ -214,21 +217,31 @@ def reshape(
     :param put: keys that get this value, whether they are there or not
     :param default: keys that get this value where they are not there
     :param strip: keys that are taken out
+    :raises BadRequest: when it has keys that are no text
     """
-    fields: dict[str, object] = dict(msgspec.json.decode(body, type=dict[str, Raw]))
+    try:
+        fields: dict[str, object] = dict(msgspec.json.decode(body, type=dict[str, Raw]))
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadRequest(f"The body is not JSON: {error}.") from None
     for key in strip:
         fields.pop(key, None)
     return msgspec.json.encode({**default, **fields, **put})
 
 
 def _renamed_form(body: bytes, boundary: str, name: str) -> bytes:
-    """The form with another `model`; the boundary stands in none of its parts."""
+    """The form with another `model`, or with one; the boundary stands in none of its parts."""
     mark = b"--" + boundary.encode()
     parts = body.split(mark)
-    for number, part in enumerate(parts):
-        head, blank, _ = part.partition(b"\r\n\r\n")
-        if re.search(rb'(?i)content-disposition:[^\r]*[; ]name="?model"?(?:[;\r]|$)', head):
-            parts[number] = head + blank + name.encode() + b"\r\n"
+    fields = [
+        number
+        for number, part in enumerate(parts)
+        if re.search(rb'(?i)content-disposition:[^\r]*[; ]name="?model"?\s*[;\r]', part[:4096])
+    ]
+    if not fields:
+        parts.insert(1, b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n\r\n')
+    for number in fields or [1]:
+        head, blank, _ = parts[number].partition(b"\r\n\r\n")
+        parts[number] = head + blank + name.encode() + b"\r\n"
     return mark.join(parts)
 
 

@@ -448,7 +448,14 @@ class Channel(HTTPChannel):
 
     def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
         # Asked when a request's head is whole, which may be after `close_when_idle`.
-        return not self._last and bool(super().checkPersistence(request, version))
+        if self._last or not super().checkPersistence(request, version):
+            return False
+        # Twisted splits at blanks, and would miss the "close" of "close, X-Hop".
+        for line in request.requestHeaders.getRawHeaders(b"connection", ()):
+            if b"close" in [token.strip() for token in line.lower().split(b",")]:
+                request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
+                return False
+        return True
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(BadRequest("A line of the request's head is too long."))

