@@ -242,6 +242,7 @@ class LoadTimeout(GatewayError):
 #: Causes by the names of their classes, which are Twisted's and service-identity's.
 _CAUSES = {
     "CancelledError": "it does not answer in time",
+    "ConnectingCancelledError": "no connection in time",
     "ConnectionDone": "the connection was lost",
     "ConnectionLost": "the connection was lost",
     "ConnectionRefusedError": "it refuses connections",

@@ -117,7 +117,7 @@ class HttpProbe:
                 if said.status != 401:
                     return None
         except TimeoutError:
-            return f"it does not answer within {PROBE_TIMEOUT:g} s"
+            return "it does not answer in time"
         except Exception as error:
             return in_words(error)
         if _is_for_clients(address, said):
