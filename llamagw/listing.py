@@ -45,8 +45,8 @@ def router_entry(report: ModelReport, model: ModelConfig, said: Described) -> De
         "last_used": report.last_used,
         "pinned": report.pinned,
     }
-    if model.elsewhere:
-        entry["urls"] = [replica.url for replica in model.replicas]
+    if report.replicas:
+        entry["replicas"] = report.replicas
     return entry
 
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Address, Backend, Exit
-from llamagw.fleet.process import Log
+from llamagw.fleet.output import Log
 
 
 def make_config(*names: str, **more: object) -> Config:

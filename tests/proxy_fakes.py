@@ -35,7 +35,7 @@ from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet.backend import Address
 from llamagw.fleet.listeners import Listeners
 from llamagw.fleet.manager import Change, ModelReport
-from llamagw.fleet.process import Log
+from llamagw.fleet.output import Log
 from llamagw.proxy.connect import Connector
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site

@@ -181,6 +181,15 @@ class ReplicaTests(ElsewhereCase):
         report = self.manager.report()[0]
         self.assertEqual((report.in_flight, report.status, report.port), (6, "loaded", None))
 
+    def test_it_is_told_which_of_them_is_down_and_why(self) -> None:
+        self.start(far(A, B), b="Connection refused")
+        self.lease()
+        up, down = self.manager.report()[0].replicas
+        self.assertEqual((up.url, up.status, up.in_flight), (A.url, "loaded", 1))
+        self.assertEqual((down.url, down.status, down.in_flight), (B.url, "failed", 0))
+        self.assertIn("Connection refused", down.error or "")
+        self.assertEqual(self.manager.report()[1].replicas, [])
+
     def test_of_those_alike_the_one_that_was_used_longest_ago_does(self) -> None:
         self.start(far(A, B, C))
         hosts = []

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import ModelUnavailable
 from llamagw.feeds import PING_SEC
-from llamagw.fleet.manager import Change
+from llamagw.fleet.manager import Change, ReplicaReport
 from tests.proxy_fakes import Answer, Bench, BenchTestCase, Wire, answers, request
 from tests.test_api import report
 
@@ -100,7 +100,11 @@ class ListingTests(ManagementTestCase):
         self.bench.manager.reports = [
             report("a", "loaded", port=8081, in_flight=2, waiting=1, last_used=5.0, pinned=True),
             report("b", "failed", error="out of memory", exit_code=1),
-            report("far", "loaded"),
+            report(
+                "far",
+                "loaded",
+                replicas=[ReplicaReport(url="http://far", status="loaded", in_flight=3)],
+            ),
         ]
         self.bench.manager.said = {"a": {"meta": {"n_params": 7}}}
         found = {entry["id"]: entry for entry in self.get("/models").json()["data"]}
@@ -118,7 +122,8 @@ class ListingTests(ManagementTestCase):
             found["b"]["status"],
             {"value": "unloaded", "failed": True, "exit_code": 1, "error": "out of memory"},
         )
-        self.assertEqual(found["far"]["urls"], ["http://far"])
+        told = [{"url": "http://far", "status": "loaded", "in_flight": 3}]
+        self.assertEqual((found["far"]["replicas"], "replicas" in found["a"]), (told, False))
 
 
 class OrderTests(ManagementTestCase):

@@ -27,15 +27,12 @@ from llamagw.config import Config, ModelConfig
 from llamagw.fleet import process
 from llamagw.fleet.backend import Exit
 from llamagw.fleet.leftovers import Leftovers
+from llamagw.fleet.output import KEPT_LINES, LINE_BYTES, Log, Output
 from llamagw.fleet.process import (
-    KEPT_LINES,
-    LINE_BYTES,
     LOOPBACK,
     PIPE_GRACE_SEC,
     EngineProcess,
     Launcher,
-    Log,
-    Output,
     Ports,
     command_line,
     known_flags,

@@ -44,6 +44,14 @@ class ReconfigureTests(ManagerCase):
         configured = [entry.keepers[0].key for entry in self.manager._entries.values()]
         self.assertEqual(list(self.manager._by_key), configured)
 
+    def test_another_interval_of_health_checks_holds_for_what_is_loaded_already(self) -> None:
+        self.have_lease("a").release()
+        asked = len(self.probe.asked)
+        self.probe.well = True
+        self.manager.reconfigure(replace(self.manager.config, health_check_sec=2.0))
+        self.clock.pump([1.0] * 6)
+        self.assertEqual(len(self.probe.asked) - asked, 3)
+
     def test_an_idle_model_that_is_removed_is_stopped_at_once(self) -> None:
         self.have_lease("a").release()
         self.reconfigure("b")

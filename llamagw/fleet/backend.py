@@ -75,6 +75,10 @@ class Address(NamedTuple):
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
 
+#: What a backend is, unless it lives elsewhere.
+ENGINE = "llama-server"
+
+
 class Exit(NamedTuple):
     """
     Word of a process's end.
@@ -88,7 +92,7 @@ class Exit(NamedTuple):
     how: str
     last_words: str
     code: int | None = None
-    who: str = "llama-server"
+    who: str = ENGINE
 
 
 class Running(Protocol):
@@ -220,8 +224,9 @@ def _machine() -> Callable[[_Core], Backend]:
     def back_off(backend: Backend, core: _Core, exit: Exit) -> IDelayedCall:
         delay = core.backoff()
         said = f": {exit.last_words}" if exit.last_words else ""
+        lacks = "cannot be loaded" if exit.who == ENGINE else "is not available"
         failure = ModelUnavailable(
-            f"The model `{core.name}` cannot be loaded: {exit.who} {exit.how}{said}",
+            f"The model `{core.name}` {lacks}: {exit.who} {exit.how}{said}",
             param="model",
             retry_after=delay,
         )

@@ -319,6 +319,12 @@ class Health(_Probing):
         self._hung = hung
         super().__init__(clock, interval, now=False)
 
+    def every(self, interval: float) -> None:
+        """Another interval, from now on."""
+        if self._loop.running and interval != self._loop.interval:
+            self._loop.interval = interval
+            self._loop.reset()
+
     async def turn(self) -> None:
         before = self._progress()
         for attempt in range(FAILURES):

@@ -21,7 +21,7 @@ from llamagw.errors import GatewayError
 from llamagw.fleet.backend import Backend, Exit, Running, Watch, make_backend
 from llamagw.fleet.elsewhere import Reach, Server, address_of
 from llamagw.fleet.health import Health, Readiness
-from llamagw.fleet.process import Log
+from llamagw.fleet.output import Log
 from llamagw.fleet.scheduler import Status
 
 if TYPE_CHECKING:
@@ -132,6 +132,7 @@ class Keeper:
         self.unloads: list[Deferred[None]] = []
         self.state = Change(entry.model.name, "unloaded")
         self._rest: IDelayedCall | None = None
+        self._health: Health | None = None
         self._got_on: object = None
         #: What was said to be wrong since it was last well; None if it never was.
         self._told: set[str] | None = None
@@ -208,7 +209,7 @@ class Keeper:
         )
 
     def watch_health(self, running: Running, backend: Backend) -> Watch:
-        return Health(
+        self._health = Health(
             self.manager.clock,
             self.manager.probe,
             address=running.address,
@@ -216,6 +217,12 @@ class Keeper:
             progress=self._progress,
             hung=self._hung,
         )
+        return self._health
+
+    def check_every(self, interval: float) -> None:
+        """Check its health at another interval, in seconds, from now on."""
+        if self._health is not None:
+            self._health.every(interval)
 
     def look_again(self) -> None:
         """

@@ -25,8 +25,9 @@ from llamagw.errors import BadRequest, ModelNotFound, QueueTimeout
 from llamagw.fleet.backend import Address
 from llamagw.fleet.health import Asks
 from llamagw.fleet.keeper import Change, Engine, Entry, Keeper, Launches
+from llamagw.fleet.lease import Lease, Ticket
 from llamagw.fleet.listeners import Listeners
-from llamagw.fleet.process import Log
+from llamagw.fleet.output import Log
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status
 
 _log = Logger(namespace="llamagw.manager")
@@ -41,6 +42,15 @@ DESCRIBE_SEC = 1.0
 AFTERMATH_SEC = 0.5
 
 
+class ReplicaReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What can be told of one of the servers of a model that lives elsewhere."""
+
+    url: str
+    status: str
+    in_flight: int
+    error: str | None = None
+
+
 class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
     What can be told of a model.
@@ -53,6 +63,7 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar exit_code: the status that its last process ended with; None while one runs, and if it was
         killed or never started
     :ivar error: why it is failed; None if it is not
+    :ivar replicas: its servers, if it lives elsewhere
     """
 
     id: str
@@ -65,74 +76,7 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     elsewhere: bool = False
     exit_code: int | None = None
     error: str | None = None
-
-
-class Lease:
-    """
-    The right to send one request to a model's backend, which is not stopped for room meanwhile.
-
-    :ivar model: the model as it was configured when it was asked for
-    :ivar address: where the backend answers
-    :ivar key: the backend's name in the scheduler
-    """
-
-    __slots__ = ("_keeper", "_life", "_replicas", "_used", "address", "engine", "key", "model")
-
-    def __init__(self, keeper: Keeper, used: bool) -> None:
-        assert keeper.engine is not None, "a model that admits has a process"
-        self._keeper: Keeper | None = keeper
-        self._life = keeper.life
-        self._used = used
-        self.model = keeper.model
-        self.key = keeper.key
-        self._replicas = keeper.entry.keepers
-        self.engine = keeper.engine
-        self.address = keeper.engine.address
-
-    @property
-    def tries(self) -> int:
-        """How many backends are worth asking when they break off before they answer."""
-        # A process that died is started anew; a server elsewhere is replaced by another.
-        return len(self._replicas) if self._replicas[0].replica is not None else 2
-
-    @property
-    def revoked(self) -> bool:
-        """Whether the backend was unloaded by force: the request is not to be sent to another."""
-        return self._life.revoked
-
-    def moved(self) -> None:
-        """
-        Bytes came from the backend.
-
-        The health check then knows that it works, even when it has no thread left for /health.
-        """
-        if self._keeper is not None:
-            self._keeper.moved += 1
-
-    def release(self) -> None:
-        """The request is over. More than once is the same as once."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.manager._finished(keeper, self._used)
-
-
-class _Ticket:
-    """Somebody who waits, or does not want to (see ``load``)."""
-
-    __slots__ = ("deferred", "keeper", "load", "timer")
-
-    def __init__(self, keeper: Keeper, deferred: Deferred[Lease], load: bool) -> None:
-        self.keeper = keeper
-        self.deferred = deferred
-        self.load = load
-        self.timer: IDelayedCall | None = None
-
-    def answered(self) -> Deferred[Lease]:
-        """It waits no more."""
-        if self.timer is not None:
-            self.timer.cancel()
-            self.timer = None
-        return self.deferred
+    replicas: list[ReplicaReport] = []
 
 
 class Manager:
@@ -204,7 +148,7 @@ class Manager:
         """
         keeper = self._keeper(name, failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(ticket))
-        ticket = _Ticket(keeper, deferred, load)
+        ticket = Ticket(keeper, deferred, load)
         self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds(), load))
         if not deferred.called:
             patience = self.config.queue_timeout_sec
@@ -341,7 +285,7 @@ class Manager:
         self._entries = {name: self._entries[name] for name in wanted}
         now = self.clock.seconds()
         for ticket in homeless:
-            assert isinstance(ticket, _Ticket)
+            assert isinstance(ticket, Ticket)
             name = ticket.keeper.model.name
             if name in self._entries:
                 ticket.keeper = self._keeper(name)
@@ -356,6 +300,8 @@ class Manager:
                 now=now,
             )
         )
+        for keeper in self._by_key.values():
+            keeper.check_every(config.health_check_sec)
         self._preload(fresh)
 
     def _add(self, model: ModelConfig) -> None:
@@ -413,6 +359,16 @@ class Manager:
             elsewhere=entry.model.elsewhere,
             exit_code=state.exit_code,
             error=state.error,
+            replicas=[
+                ReplicaReport(
+                    url=keeper.replica.url,
+                    status=keeper.state.status,
+                    in_flight=model.in_flight,
+                    error=keeper.state.error,
+                )
+                for keeper, model in zip(entry.keepers, models, strict=True)
+                if keeper.replica is not None
+            ],
         )
 
     async def descriptions(self) -> dict[str, dict[str, Any]]:
@@ -464,15 +420,15 @@ class Manager:
         for action in actions:
             if isinstance(action, Admit):
                 ticket = action.ticket
-                assert isinstance(ticket, _Ticket)
+                assert isinstance(ticket, Ticket)
                 if ticket.deferred.called:
                     # It went away while those before it in the list were answered.
-                    self._finished(ticket.keeper, ticket.load)
+                    self.finished(ticket.keeper, ticket.load)
                 else:
                     ticket.answered().callback(Lease(ticket.keeper, ticket.load))
             elif isinstance(action, Reject):
                 ticket = action.ticket
-                assert isinstance(ticket, _Ticket)
+                assert isinstance(ticket, Ticket)
                 # One error may be told to many; each needs a traceback of its own.
                 if not ticket.deferred.called and not self._moved_on(ticket):
                     ticket.answered().errback(copy.copy(action.error))
@@ -497,7 +453,7 @@ class Manager:
             drained, self._drained = self._drained, None
             drained.callback(None)
 
-    def _moved_on(self, ticket: _Ticket) -> bool:
+    def _moved_on(self, ticket: Ticket) -> bool:
         """Whether another server that is ready answers for the one that it waited for in vain."""
         keeper = self._freest(ticket.keeper.entry.keepers)
         if keeper is ticket.keeper or self.scheduler.models[keeper.key].closing:
@@ -508,7 +464,7 @@ class Manager:
         self.do(self.scheduler.arrived(keeper.key, ticket, self.clock.seconds(), ticket.load))
         return True
 
-    def _timed_out(self, ticket: _Ticket) -> None:
+    def _timed_out(self, ticket: Ticket) -> None:
         ticket.timer = None
         patience = self.config.queue_timeout_sec
         self._left(ticket)
@@ -516,14 +472,15 @@ class Manager:
             QueueTimeout(f"The request waited for `{ticket.keeper.model.name}` for {patience:g} s.")
         )
 
-    def _left(self, ticket: _Ticket) -> None:
+    def _left(self, ticket: Ticket) -> None:
         ticket.answered()
         # The scheduler may have answered already, and the answer be on its way (see `do`).
         model = self.scheduler.models.get(ticket.keeper.key)
         if model is not None and ticket in model.waiting:
             self.do(self.scheduler.left(ticket.keeper.key, ticket, self.clock.seconds()))
 
-    def _finished(self, keeper: Keeper, used: bool) -> None:
+    def finished(self, keeper: Keeper, used: bool) -> None:
+        """Told by a lease: it has ended."""
         self.do(self.scheduler.finished(keeper.key, self.clock.seconds(), used))
         self.forget(keeper)
 

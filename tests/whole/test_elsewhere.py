@@ -202,8 +202,9 @@ def test_it_takes_no_room_and_is_told_of(near: Gateway) -> None:
     assert report["elsewhere"] is True
     models = {entry["id"]: entry for entry in near.get("/models")["data"]}
     assert [models[name]["status"]["value"] for name in ("ours", "smol")] == ["loaded"] * 2
-    assert models["smol"]["urls"] == [near.config["models"][1]["url"]]
-    assert "urls" not in models["ours"]
+    url = near.config["models"][1]["url"]
+    assert models["smol"]["replicas"] == [{"url": url, "status": "loaded", "in_flight": 1}]
+    assert "replicas" not in models["ours"]
     assert len(near.backends()) == 1
     stream.leave()
 
