@@ -154,6 +154,10 @@ def ask(found: Far, **fake: Any) -> Any:
     return found.ask("POST", CHAT, asking("far", fake=fake))
 
 
+#: For those that take long, and where it is not the transports that matter.
+only_uvloop = pytest.mark.parametrize("reactor", [None], ids=["uvloop"], indirect=True)
+
+
 @pytest.fixture(params=[None, STOCK], ids=["uvloop", "stock"])
 def reactor(request: pytest.FixtureRequest) -> Any:
     return request.param
@@ -338,6 +342,7 @@ def test_one_that_breaks_off_is_replaced_unseen_by_the_client(
         found.until_nobody_is_left()
 
 
+@only_uvloop
 def test_one_that_hangs_is_taken_out_and_its_requests_go_to_another(
     tmp_path: Path, reactor: Any
 ) -> None:
@@ -504,6 +509,7 @@ WRONG: dict[str, tuple[Callable[[socket.socket], None], str]] = {
 }
 
 
+@only_uvloop
 def test_each_that_is_none_is_told_in_words_once(reactor: Any) -> None:
     """In the log and to whoever asks; and the others' work goes on meanwhile."""
     with contextlib.ExitStack() as stack:
