@@ -131,7 +131,7 @@ def last(lines: Sequence[str], count: int) -> Sequence[str]:
 
 def as_text(lines: Iterable[str]) -> bytes:
     """Lines as they are sent."""
-    return "".join(f"{line}\n" for line in lines).encode(errors="replace")
+    return "".join(f"{line}\n" for line in lines).encode()
 
 
 def _event(value: object) -> bytes:
