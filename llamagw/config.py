@@ -62,6 +62,9 @@ _OF_A_FILE = (
     "idle_unload_sec",
 )
 
+#: What stands beside `url`, for each of them.
+_BESIDE_URL = ("api_key", "api_key_env", "ca_file", "upstream_model")
+
 #: How many may be in memory when the file does not say.
 _ROOM = Config(llama_server_path="", models=[]).max_loaded_models
 
@@ -185,62 +188,61 @@ class _Reader(Document):
                 self.fault(
                     f"{place}.{key}", "is for a model that llamagw starts itself, with model_path"
                 )
-        for key in ("api_key", "api_key_env", "ca_file", "upstream_model"):
+        for key in _BESIDE_URL:
             if key in entry and "url" not in given:
                 self.fault(f"{place}.{key}", "goes with url (or inside of each of the replicas)")
-        servers: dict[str, dict[str, Any]] = {}
+        common = {key: values.pop(key) for key in _BESIDE_URL if key in values}
+        replicas: list[Replica | None] = []
         if "url" in values:
-            urls = values["url"] if isinstance(values["url"], list) else [values["url"]]
-            common: dict[str, Any] = {
-                key: values[key]
-                for key in ("api_key", "api_key_env", "ca_file", "upstream_model")
-                if key in values
-            }
+            given_urls = values.pop("url")
+            urls = given_urls if isinstance(given_urls, list) else [given_urls]
             for number, url in enumerate(urls):
                 at = f"{place}.url" + (f"[{number}]" if len(urls) > 1 else "")
-                servers[at] = {"url": url, **common}
+                replicas.append(self._replica({"url": url, **common}, place, at))
             if not urls:
                 self.fault(f"{place}.url", "is an empty list; at least one URL is needed")
         for number, one in enumerate(_list(entry.get("replicas"))):
             at = f"{place}.replicas[{number}]"
             if isinstance(one, dict):
-                servers[at] = self._fields(Replica, one, at)
+                replicas.append(self._replica(self._fields(Replica, one, at), at, f"{at}.url"))
             else:
                 self.fault(at, f'expected keys such as "url: …", got {show(one)}')
         if entry.get("replicas") == []:
             self.fault(f"{place}.replicas", "is an empty list; at least one is needed")
-        replicas = [self._replica(server, at) for at, server in servers.items()]
-        values.pop("url", None)
         if "model_path" not in given:
             values["replicas"] = [r for r in replicas if r is not None]
 
-    def _replica(self, server: dict[str, Any], place: str) -> Replica | None:
+    def _replica(self, server: dict[str, Any], place: str, at: str) -> Replica | None:
+        """
+        One server, with its key found and all of it looked at.
+
+        :param place: where its keys stand
+        :param at: where its URL stands
+        """
         if "url" not in server:
             return None
         try:
             tls = origin(server["url"]).tls
         except ValueError as error:
-            at = place if "].url" in place or place.endswith(".url") else f"{place}.url"
             self.fault(at, str(error))
             return None
-        base = place.partition(".url")[0]
         if "api_key_env" in server:
             key = os.environ.get(server["api_key_env"], "")
             if "api_key" in server:
-                self.fault(f"{base}.api_key_env", "does not go together with api_key; give one")
+                self.fault(f"{place}.api_key_env", "does not go together with api_key; give one")
             elif not key:
                 self.fault(
-                    f"{base}.api_key_env",
+                    f"{place}.api_key_env",
                     f"the environment has no {server['api_key_env']}; set it, or give api_key",
                 )
             server["api_key"] = key
         if "ca_file" in server:
             if not tls:
-                self.fault(f"{base}.ca_file", "is for https, and the URL is http")
+                self.fault(f"{place}.ca_file", "is for https, and the URL is http")
             else:
-                self._certificates(server["ca_file"], f"{base}.ca_file")
+                self._certificates(server["ca_file"], f"{place}.ca_file")
         if not re.fullmatch(r"[!-~]*", server.get("api_key", "")):
-            self.fault(f"{base}.api_key", "has characters that no header can carry")
+            self.fault(f"{place}.api_key", "has characters that no header can carry")
         return Replica(**server)
 
     def _certificates(self, path: str, place: str) -> None:

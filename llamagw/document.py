@@ -54,12 +54,14 @@ class Document:
         self.texts: dict[str, str] = {}
 
     def fault(self, place: str, message: str) -> None:
-        """Something is wrong at this place."""
+        """Something is wrong at this place. What is said already is not said again."""
         # A key that is missing has no line; its parent's is the next best.
         at = place
         while at and at not in self.lines:
             at = at[: max(at.rfind("."), at.rfind("["), 0)]
-        self.faults.append(Fault(self.path, self.lines.get(at), place, message))
+        fault = Fault(self.path, self.lines.get(at), place, message)
+        if fault not in self.faults:
+            self.faults.append(fault)
 
     def parse(self) -> dict[Any, Any] | None:
         """The file as plain values; None, with a fault noted, if it cannot be had."""

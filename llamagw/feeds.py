@@ -82,7 +82,6 @@ def feed_changes(request: Request, manager: Manager, clock: IReactorTime) -> Non
             change = Change(
                 model=report.id,
                 status=report.status,
-                progress=None,
                 error=report.error,
                 exit_code=report.exit_code,
             )

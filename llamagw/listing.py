@@ -54,9 +54,6 @@ def router_event(change: Change, event: str = "status_change") -> Described:
     """What ``GET /models/sse`` says of a change, as llama-server's router says it."""
     data = _status(change.status, change.exit_code, change.error)
     data = {"status": data.pop("value"), **data}
-    if change.progress is not None:
-        stage = "text_model"
-        data["progress"] = {"stages": [stage], "current": stage, "value": change.progress}
     return {"model": change.model, "event": event, "data": data}
 
 

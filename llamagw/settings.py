@@ -190,26 +190,22 @@ class Names:
 
     def __init__(self, named: Iterable[tuple[str, Iterable[str]]]) -> None:
         """:param named: each model's own name and its aliases"""
-        self._exact: dict[str, str] = {}
+        #: The model's own name for each name and each alias that is no pattern.
+        self.exact: dict[str, str] = {}
         self._patterns: list[tuple[re.Pattern[str], str]] = []
         for name, aliases in named:
-            self._exact[name] = name
+            self.exact[name] = name
             for alias in aliases:
                 if is_pattern(alias):
                     self._patterns.append((re.compile(fnmatch.translate(alias)), name))
                 else:
-                    self._exact[alias] = name
+                    self.exact[alias] = name
         #: So many slashes a name has at most.
-        self.most_slashes = max((name.count("/") for name in self._exact), default=0)
-
-    @property
-    def exact(self) -> dict[str, str]:
-        """The model's own name for each name and each alias that is no pattern."""
-        return self._exact
+        self.most_slashes = max((name.count("/") for name in self.exact), default=0)
 
     def find(self, name: str) -> str | None:
         """The own name of the model that this name means; None if it means none."""
-        exact = self._exact.get(name)
+        exact = self.exact.get(name)
         if exact is not None:
             return exact
         return next((own for pattern, own in self._patterns if pattern.match(name)), None)

@@ -48,6 +48,14 @@ class ElsewhereTests(ConfigCase):
             "models[0].api_key_env: the environment has no LLAMAGW_TEST_KEY", self.one_fault(model)
         )
 
+    def test_what_is_wrong_beside_several_urls_is_said_once(self) -> None:
+        model = {"url": ["http://a", "http://b"], "api_key_env": "LLAMAGW_TEST_KEY"}
+        self.assertIn("the environment has no", self.one_fault(model))
+
+    def test_what_stands_beside_url_is_the_replicas_alone(self) -> None:
+        [model] = self.load(self.text({"url": "http://a", "api_key": "k"})).models
+        self.assertEqual((model.url, model.api_key, model.replicas[0].api_key), ([], None, "k"))
+
     def test_a_ca_file_counts_from_the_configurations_folder(self) -> None:
         (self.folder / "ca.pem").write_text(PEM)
         for model in (

@@ -56,14 +56,12 @@ class Change(Struct, frozen=True):
     Word of a model's new state.
 
     :ivar status: as in `llamagw.fleet.manager.ModelReport`
-    :ivar progress: how far a load has got, from 0 to 1; None, since no engine tells
     :ivar error: why it is failed
     :ivar exit_code: the status that its process ended with, if one did
     """
 
     model: str
     status: str
-    progress: float | None = None
     error: str | None = None
     exit_code: int | None = None
 

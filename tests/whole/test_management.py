@@ -9,7 +9,16 @@ from typing import Any
 
 import pytest
 
-from tests.whole.harness import DEADLINE, Gateway, in_threads, model, small_model, wait_until
+from tests.whole.harness import (
+    DEADLINE,
+    Gateway,
+    Stream,
+    in_threads,
+    model,
+    question,
+    small_model,
+    wait_until,
+)
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +28,14 @@ def gateway() -> Iterator[Gateway]:
         [
             model("first", preload=True, pinned=True, aliases=["gpt-4o", "gpt-*"], **one),
             model("second", env={"LLAMAGW_TEST_SECRET": "s3cret", "OMP_NUM_THREADS": 1}, **one),
-            model("third", idle_unload_sec=0.5, set_params={"max_tokens": 3}, **one),
+            model(
+                "third",
+                idle_unload_sec=0.5,
+                set_params={"max_tokens": 3},
+                default_params={"logprobs": True},
+                strip_params=["n"],
+                **one,
+            ),
             model("corrupt", model_path="corrupt.gguf", **one),
         ],
         max_loaded_models=2,
@@ -125,8 +141,12 @@ def test_one_that_nobody_uses_is_unloaded_though_somebody_looks_at_it(gateway: G
 
 
 def test_what_is_set_for_a_model_is_what_its_engine_gets(gateway: Gateway) -> None:
-    answer = gateway.chat("third", tokens=50)
-    assert answer.json()["usage"]["completion_tokens"] == 3
+    answer = gateway.chat("third", tokens=50, n=2).json()
+    assert answer["usage"]["completion_tokens"] == 3
+    [only] = answer["choices"]
+    assert len(only["logprobs"]["content"]) == 3
+    [quiet] = gateway.chat("third", logprobs=False).json()["choices"]
+    assert "logprobs" not in quiet
 
 
 def test_an_unload_waits_for_running_answers_and_its_newcomers_get_theirs(gateway: Gateway) -> None:
@@ -154,6 +174,19 @@ def test_one_by_force_is_immediate_and_its_streams_end_with_an_error(gateway: Ga
     rest = stream.rest()
     assert b'data: {"error":' in rest
     assert b"[DONE]" not in rest
+
+
+def test_a_stream_of_messages_that_breaks_off_ends_with_anthropics_error(gateway: Gateway) -> None:
+    body = question("second", 400, stream=True)
+    stream = Stream(gateway.port, "/v1/messages", body)
+    stream.read_until(b"content_block_delta")
+    order(gateway, "unload", "second", force=True)
+    rest = stream.rest()
+    name, data = rest.split(b"\n\n")[-2].rpartition(b"event: error\n")[1:]
+    assert name == b"event: error\n"
+    error = json.loads(data.removeprefix(b"data: "))
+    assert (error["type"], error["error"]["type"]) == ("error", "api_error")
+    assert b"message_stop" not in rest
 
 
 def test_a_load_that_fails_says_why_and_so_do_the_list_and_the_log(gateway: Gateway) -> None:
