@@ -31,7 +31,7 @@ from llamagw.errors import BadRequest, GatewayError, MethodNotAllowed, PathNotFo
 from llamagw.feeds import as_text, feed_changes, feed_log, last
 from llamagw.fleet.manager import Manager, ModelReport
 from llamagw.listing import Described, openai_entries, router_entry
-from llamagw.proxy.asked import LACKING, Reader, by_body, by_form, by_path, by_query, by_shaped_body
+from llamagw.proxy.asked import Reader, by_body, by_form, by_path, by_query, by_shaped_body
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Request
 from llamagw.routes import OWN, ROUTES, Route, Where
@@ -103,8 +103,9 @@ class Api:
     @app.route("/v1/models/<path:name>", methods=["GET"])
     async def model(self, request: Request, name: str) -> bytes:
         """One model."""
-        own = self._manager.own_name(name)
         entries = {entry["id"]: entry for entry in await self._openai_entries()}
+        # Not before: a reload may come while the engines are asked.
+        own = self._manager.own_name(name)
         # One that a pattern means is not among them.
         fitting = {**entries[own], "id": name, "aliases": [], "alias_of": own}
         return _json(request, entries.get(name, fitting))
@@ -143,10 +144,7 @@ class Api:
     @app.route("/models/logs", methods=["GET"])
     def logs(self, request: Request) -> bytes | Deferred[None]:
         """What a model's engine printed last."""
-        asked = by_query(request)
-        name = asked.model or self._manager.config.default_model
-        if not name:
-            raise BadRequest(LACKING[asked.where], param="model")
+        name = by_query(request).named(self._manager.config.default_model)
         [count] = request.args.get(b"lines", [b"-1"])[-1:]
         if not re.fullmatch(rb"-1|\d{1,9}", count):
             raise BadRequest("?lines= must be a number, 0 or more.", param="lines")

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import difflib
 import math
-import re
 from collections.abc import Iterable
 from enum import Enum
 
@@ -237,35 +236,3 @@ class LoadTimeout(GatewayError):
 
     status = 504
     code = "load_timeout"
-
-
-#: Causes by the names of their classes, which are Twisted's and service-identity's.
-_CAUSES = {
-    "CancelledError": "it does not answer in time",
-    "ConnectingCancelledError": "no connection in time",
-    "ConnectionDone": "the connection was lost",
-    "ConnectionLost": "the connection was lost",
-    "ConnectionRefusedError": "it refuses connections",
-    "DNSLookupError": "its name cannot be looked up",
-    "UnknownHostError": "its name cannot be looked up",
-    "ParseError": "it answers what is not HTTP",
-    "TCPTimedOutError": "no connection in time",
-    "TimeoutError": "no connection in time",
-    "VerificationError": "its certificate is for another host",
-}
-
-
-def in_words(error: BaseException) -> str:
-    """Why a connection was not made or lost, for a person."""
-    reasons = getattr(error, "reasons", None)  # what Twisted's HTTP client wraps the cause in
-    if reasons:
-        return in_words(reasons[0].value)
-    text = " ".join(str(error).split()).removeprefix("An error occurred while connecting: ")
-    if "certificate verify failed" in text:
-        return (
-            "its certificate is not trusted here (ca_file: names the authority that is to be; "
-            "or has it expired?)"
-        )
-    if "SSL routines" in text and re.search("wrong version number|record layer failure", text):
-        return "it does not speak TLS there (is it http:// instead of https://?)"
-    return _CAUSES.get(type(error).__name__) or text.rstrip(".") or type(error).__name__

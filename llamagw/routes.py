@@ -158,8 +158,8 @@ OWN = (
     (
         "GET",
         "/health",
-        "200 as long as llamagw serves; version, uptime, and the models in memory or on their way "
-        "with port, running and waiting requests. Loads nothing",
+        "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
+        "memory or on their way with port, running and waiting requests. Loads nothing",
     ),
 )
 

@@ -1,5 +1,5 @@
 """
-What a configuration is: every key, its type, its limits and its default.
+What a configuration is: every key, its type, limits and default; what its names and URLs mean.
 
 Every default stands in the Structs below and nowhere else. How a file becomes one, and what is said
 of a file that is wrong, is config.py's affair.

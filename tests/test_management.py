@@ -96,6 +96,18 @@ class ListingTests(ManagementTestCase):
         self.assertEqual((entry["id"], entry["alias_of"], entry["size"]), ("gpt-5", "a", 17))
         self.assert_envelope(self.get("/v1/models/x"), 404)
 
+    def test_one_that_a_reload_removes_meanwhile_is_unknown(self) -> None:
+        manager = self.bench.manager
+
+        async def descriptions() -> dict[str, Any]:
+            manager.config.models = [m for m in manager.config.models if m.name != "a"]
+            manager.directory = Names((m.name, m.aliases) for m in manager.config.models)
+            return {}
+
+        manager.descriptions = descriptions  # type: ignore[method-assign]
+        for name in ("a", "gpt-5"):
+            self.assert_envelope(self.get(f"/v1/models/{name}"), 404)
+
     def test_the_router_s_list_has_each_model_once_with_what_only_the_gateway_knows(self) -> None:
         self.bench.manager.reports = [
             report("a", "loaded", port=8081, in_flight=2, waiting=1, last_used=5.0, pinned=True),

@@ -26,7 +26,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llamagw.errors import in_words
+from llamagw.causes import in_words
 from llamagw.fleet.backend import Address
 
 #: Seconds between probes while a model loads. A refused connection is cheap.

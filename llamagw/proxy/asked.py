@@ -30,6 +30,15 @@ MOST_FIELDS = 1000
 LOOKING = (b"GET", b"HEAD")
 
 
+#: What is said when there is no name, nor a default.
+LACKING = {
+    Where.BODY: "The body names no `model`.",
+    Where.FORM: "The form has no field `model`.",
+    Where.QUERY: "Say which model: ?model=….",
+    Where.PATH: "The path names no model.",
+}
+
+
 class Asked(Struct):
     """
     :ivar model: the name that the request gives; None if it gives none
@@ -48,6 +57,18 @@ class Asked(Struct):
     shaped: bool = False
     target: bytes | None = None
     upgrade: bytes | None = None
+
+    def named(self, default: str | None) -> str:
+        """
+        The name to go by.
+
+        :param default: that for a request that gives none
+        :raises BadRequest: when there is none either
+        """
+        name = self.model or default
+        if not name:
+            raise BadRequest(LACKING[self.where], param="model")
+        return name
 
 
 #: Reads a request; may raise a GatewayError.
@@ -169,15 +190,6 @@ def by_path(request: Request, names: Names) -> Asked:
         target=(given[end:] or b"/") + query,
         upgrade=upgrade,
     )
-
-
-#: What is said when there is no name, nor a default.
-LACKING = {
-    Where.BODY: "The body names no `model`.",
-    Where.FORM: "The form has no field `model`.",
-    Where.QUERY: "Say which model: ?model=….",
-    Where.PATH: "The path names no model.",
-}
 
 
 def outgoing(

@@ -15,9 +15,10 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw.errors import BackendLost, BadRequest, GatewayError, in_words
+from llamagw.causes import in_words
+from llamagw.errors import BackendLost, GatewayError
 from llamagw.fleet.manager import Lease, Manager
-from llamagw.proxy.asked import LACKING, Asked, Reader, outgoing
+from llamagw.proxy.asked import Asked, Reader, outgoing
 from llamagw.proxy.headers import end_to_end
 from llamagw.proxy.server import Request
 from llamagw.proxy.upstream import Headers, Pool, Received, Upstream, UpstreamLost
@@ -109,9 +110,7 @@ class Relay:
             await self._manager.aftermath(lease)
 
     async def _lease(self, request: Request, asked: Asked, failed: list[Lease]) -> Lease:
-        model = asked.model or self._manager.config.default_model
-        if not model:
-            raise BadRequest(LACKING[asked.where], param="model")
+        model = asked.named(self._manager.config.default_model)
         waiting = self._manager.acquire(model, asked.load, failed)
         if waiting.called or not self.keepalive or not asked.stream:
             return await waiting

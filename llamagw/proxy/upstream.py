@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
-from llamagw.errors import in_words
+from llamagw.causes import in_words
 from llamagw.fleet.backend import Address
 from llamagw.proxy.connect import Connect
 from llamagw.proxy.transport import IConnection
