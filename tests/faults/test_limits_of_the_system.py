@@ -7,9 +7,9 @@ import http.client
 import json
 import os
 import resource
-import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -45,17 +45,7 @@ def test_a_second_gateway_on_the_same_port_says_so_and_leaves_the_first_alone() 
             second.config["listen_addr"] = first.config["listen_addr"]
             second.more_environ["TMPDIR"] = str(first.tmp)
             second.write_config()
-            done = subprocess.run(
-                second.command("-n", "--pidfile="),
-                cwd=second.folder,
-                env=second.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-                timeout=DEADLINE,
-                check=False,
-            )
+            done = second.run(second.command("-n", "--pidfile="))
         finally:
             second.clean_up()
         assert done.returncode == 1
@@ -184,17 +174,8 @@ def test_a_log_that_cannot_be_written_stops_nothing(reactor: str | None) -> None
     gateway = Faulty({"m": {}}, reactor=reactor)
     try:
         gateway.write_config()
-        with open("/dev/full", "wb") as full:
-            gateway.process = subprocess.Popen(
-                gateway.command("-n", "--pidfile="),
-                cwd=gateway.folder,
-                env=gateway.environ,
-                stdin=subprocess.DEVNULL,
-                stdout=full,
-                stderr=full,
-            )
-        gateway.pid = gateway.process.pid
-        wait_until(gateway._is_up, "the gateway answers /health")
+        gateway.spawn(gateway.command("-n", "--pidfile="), log=Path("/dev/full"))
+        gateway.wait_until_up()
         for _ in range(20):
             assert gateway.chat("m").status == 200
         gateway.terminate()

@@ -190,18 +190,39 @@ class Gateway:
     def start(self) -> Gateway:
         """In the foreground, in a folder of its own; returns when /health answers."""
         self.write_config()
-        with self.log_path.open("wb") as log:
+        self.spawn(self.command("-n", "--pidfile="))
+        self.wait_until_up()
+        return self
+
+    def spawn(self, command: list[str], log: Path | None = None) -> None:
+        """Start it by a command, in its folder; what it prints goes to its log, or to another."""
+        with (log or self.log_path).open("wb") as file:
             self.process = subprocess.Popen(
-                self.command("-n", "--pidfile="),
+                command,
                 cwd=self.folder,
                 env=self.environ,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=file,
                 stderr=subprocess.STDOUT,
             )
         self.pid = self.process.pid
+
+    def wait_until_up(self) -> None:
         wait_until(self._is_up, "the gateway answers /health")
-        return self
+
+    def run(self, command: list[str]) -> subprocess.CompletedProcess[str]:
+        """A command in its folder, to its end; what it prints is in `stdout`."""
+        return subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=DEADLINE,
+            check=False,
+        )
 
     def start_daemon(self) -> Gateway:
         """As a daemon, with a pidfile; returns when /health answers."""

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.whole.harness import DEADLINE, Gateway, engine, model, small_model, wait_until
+from tests.whole.harness import DEADLINE, Gateway, engine, model, small_model
 
 COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 
@@ -106,17 +106,8 @@ def test_init_check_and_run_serve_what_is_in_a_folder() -> None:
             path = gateway.folder / "c.yaml"
             path.write_text(f"listen_addr: 127.0.0.1:{gateway.port}\n{path.read_text()}")
             subprocess.run([*COMMAND, "check", "-c", "c.yaml"], check=True, **places)
-            with gateway.log_path.open("wb") as log:
-                gateway.process = subprocess.Popen(
-                    [*COMMAND, "run", "-c", "c.yaml"],
-                    cwd=gateway.folder,
-                    env=gateway.environ,
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                )
-            gateway.pid = gateway.process.pid
-            wait_until(gateway._is_up, "the gateway answers /health")
+            gateway.spawn([*COMMAND, "run", "-c", "c.yaml"])
+            gateway.wait_until_up()
             assert gateway.chat("small").status == 200
             gateway.stop()
         finally:

@@ -40,17 +40,7 @@ def make() -> Iterator[Make]:
 def run(gateway: Gateway, *llamagw: str) -> subprocess.CompletedProcess[str]:
     """twistd in the foreground, to its own end."""
     gateway.write_config()
-    return subprocess.run(
-        [*gateway.command("-n", "--pidfile="), *llamagw],
-        cwd=gateway.folder,
-        env=gateway.environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=DEADLINE,
-        check=False,
-    )
+    return gateway.run([*gateway.command("-n", "--pidfile="), *llamagw])
 
 
 def said(done: subprocess.CompletedProcess[str]) -> list[str]:
@@ -225,17 +215,7 @@ def test_a_daemon_that_cannot_listen_says_so_and_leaves_no_pidfile(make: Make) -
     gateway = make()
     gateway.write_config()
     with socket.create_server(("127.0.0.1", gateway.port)):
-        done = subprocess.run(
-            gateway.command("--pidfile=gateway.pid", "--logfile=log"),
-            cwd=gateway.folder,
-            env=gateway.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=DEADLINE,
-            check=False,
-        )
+        done = gateway.run(gateway.command("--pidfile=gateway.pid", "--logfile=log"))
     assert done.returncode == 1
     assert "Traceback" not in done.stdout + gateway.log
     assert f"cannot listen on 127.0.0.1:{gateway.port}" in done.stdout + gateway.log
@@ -246,16 +226,7 @@ def test_a_unix_socket_is_served_too(make: Make) -> None:
     gateway = make()
     gateway.config["listen_addr"] = f"unix:{gateway.folder}/s"
     gateway.write_config()
-    with gateway.log_path.open("wb") as log:
-        gateway.process = subprocess.Popen(
-            gateway.command("-n", "--pidfile="),
-            cwd=gateway.folder,
-            env=gateway.environ,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-    gateway.pid = gateway.process.pid
+    gateway.spawn(gateway.command("-n", "--pidfile="))
     path = gateway.folder / "s"
     wait_until(path.exists, "the socket is there")
     with socket.socket(socket.AF_UNIX) as sock:
