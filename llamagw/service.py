@@ -8,6 +8,7 @@ answers finish or run out of ``drain_sec``, the backends end, and only then the 
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from collections.abc import Callable
 
@@ -153,6 +154,7 @@ class Gateway(Service):
                     "end what listens there, or change listen_addr"
                 )
             failure.raiseException()
+        self._site.loopback = is_loopback(ports[0].getHost())
         return ports[0]
 
     def startService(self) -> None:
@@ -189,8 +191,8 @@ class Gateway(Service):
             methods = "ANY" if route.methods is ANY else "/".join(route.methods)
             also = f" (also {', '.join(others)})" if others else ""
             _log.info("{m:4} {base}{path}{also}", m=methods, base=base, path=first, also=also)
-        for method, path, _ in OWN:
-            _log.info("{m:4} {base}{path}", m=method, base=base, path=path)
+        for own in OWN:
+            _log.info("{m:4} {base}{path}", m=own.method, base=base, path=own.path)
 
     def stopService(self) -> Deferred[None]:
         """Drain and stop; fires when no backend is left."""
@@ -245,6 +247,13 @@ def shown_address(address: IAddress) -> str:
     if isinstance(address, IPv4Address):
         return f"{address.host}:{address.port}"
     return os.fsdecode(getattr(address, "name", str(address)))
+
+
+def is_loopback(address: IAddress) -> bool:
+    """Whether only programs on this machine, a browser among them, reach what listens here."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return False
+    return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
 
 
 def base_url(address: IAddress, listen_addr: str) -> str:

@@ -168,15 +168,30 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
 
 def limits(config: Config) -> Limits:
     """What clients may do, by the configuration and by the system's limit of open files."""
+    from llamagw.proxy.origins import Origins
     from llamagw.proxy.server import Limits
 
     # Each connection may need a second one, to a backend; a few files are for everything else.
     return Limits(
         max_body=int(config.max_body_mb * 2**20),
+        max_bodies=int(config.bodies_mb(machine_memory()) * 2**20),
         request_timeout=config.request_timeout_sec,
         client_stall=config.client_stall_sec,
         max_connections=max((raise_open_files() - 128) // 2, 8),
+        origins=Origins(config.cors_origins),
     )
+
+
+def machine_memory() -> int:
+    """The bytes of memory that this process may use: the machine's, or its container's limit."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    # A container's own group is at the top of what it sees (cgroup v2, then v1).
+    for path in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{path}") as file:
+            return min(total, int(file.read()))
+    return total
 
 
 def raise_open_files() -> int:
