@@ -614,6 +614,7 @@ class CheapTests(BenchTestCase):
         self.assertEqual(self.bench.site.bodies.held, 0)
 
     def test_few_small_chunks_and_many_large_ones_are_taken(self) -> None:
+        self.bench = Bench(max_body=16 * 1024 * 1024)
         for pieces in ([b" "] * (FREE_CHUNKS - 1), [b" " * CHUNK_BYTES] * (2 * FREE_CHUNKS)):
             client = self.bench.client(CHUNKED + chunked([*pieces, b'{"model": "x"}']))
             self.bench.settle()
@@ -639,6 +640,10 @@ class CheapTests(BenchTestCase):
         self.assertEqual(len(found), len(paths))
         for number, answer in enumerate(found):
             self.assertIn(f"`{number}`", answer.json()["error"]["message"])
+
+    def test_a_request_with_a_body_behind_one_that_is_answered_at_once_is_answered(self) -> None:
+        [first, second, third] = self.bench.asks(request({"model": "nobody"}) * 3)
+        self.assertEqual((first.status, second.status, third.status), (404, 404, 404))
 
     def test_a_turn_begun_is_read_on_after(self) -> None:
         client = self.bench.client(request(path="/health") * (PIPELINED + 1))
