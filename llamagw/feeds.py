@@ -119,7 +119,7 @@ def feed_log(request: Request, manager: Manager, name: str, count: int) -> None:
     log = manager.log(name)
     feed = _Feed(request, b"text/plain; charset=utf-8", left_out)
     feed.send(as_text(last(log.lines, count)))
-    feed.until_end(log.follow(lambda line: feed.send(as_text([line]))))
+    feed.until_end(log.follow(lambda lines: feed.send(as_text(lines))))
     feed.until_end(manager.watch(ended))
 
 

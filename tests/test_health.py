@@ -23,6 +23,7 @@ class ReadinessTests(SynchronousTestCase):
         self.probe = FakeProbe()
         self.address = HERE
         self.work = 0
+        self.ours = True
         self.told: list[str] = []
 
     def readiness(self, timeout: float = 60) -> Readiness:
@@ -31,6 +32,7 @@ class ReadinessTests(SynchronousTestCase):
             self.probe,
             address=lambda: self.address,
             progress=lambda: self.work,
+            confirm=lambda: self.ours,
             timeout=timeout,
             healthy=lambda: self.told.append("healthy"),
             give_up=lambda: self.told.append("give up"),
@@ -50,6 +52,32 @@ class ReadinessTests(SynchronousTestCase):
         self.assertEqual(self.told, ["healthy"])
         self.assertEqual(len(self.probe.asked), 4)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_answer_of_another_process_is_none(self) -> None:
+        self.probe.well, self.ours = True, False
+        self.readiness(timeout=5)
+        self.clock.pump([0.05] * 60)
+        self.assertEqual(self.told, [])
+        self.ours = True
+        self.clock.advance(0.05)
+        self.assertEqual(self.told, ["healthy"])
+
+    def test_answers_of_another_process_are_no_progress(self) -> None:
+        self.probe.well, self.ours = True, False
+        self.readiness(timeout=5)
+        self.clock.pump([0.05] * 130)
+        self.assertEqual(self.told, ["give up"])
+
+    def test_who_it_was_is_asked_only_when_it_is_well(self) -> None:
+        asked: list[int] = []
+        readiness = self.readiness()
+        readiness._confirm = lambda: bool(asked.append(1))
+        self.clock.pump([0.05] * 20)
+        self.assertEqual(asked, [])
+        self.probe.well = True
+        self.clock.advance(0.05)
+        self.assertEqual(asked, [1])
+        readiness.stop()
 
     def test_the_address_may_move(self) -> None:
         self.readiness()
@@ -89,6 +117,7 @@ class ReadinessTests(SynchronousTestCase):
             self.probe,
             address=lambda: HERE,
             progress=lambda: looks.append(1),
+            confirm=self.fail,
             timeout=60,
             healthy=self.fail,
             give_up=self.fail,
@@ -134,6 +163,7 @@ class ReadinessTests(SynchronousTestCase):
                     self.probe,
                     address=lambda: HERE,
                     progress=lambda: 0,
+                    confirm=lambda: True,
                     timeout=1,
                     healthy=lambda: self.told.append("healthy") or readiness.stop(),  # noqa: B023
                     give_up=lambda: self.told.append("give up") or readiness.stop(),  # noqa: B023

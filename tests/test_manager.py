@@ -708,7 +708,7 @@ class LogTests(ManagerCase):
     def test_it_goes_on_over_failures_restarts_and_reloads(self) -> None:
         log = self.manager.log("a")
         heard: list[str] = []
-        log.follow(heard.append)
+        log.follow(heard.extend)
         self.manager.acquire("a").addErrback(lambda _: None)
         self.engine("a").log.add("out of memory")
         self.engine("a").end()

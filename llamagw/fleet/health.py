@@ -247,6 +247,7 @@ class Readiness(_Probing):
 
     :param address: where it will answer; asked for anew each time, since it may move
     :param progress: something that changes as long as it gets on
+    :param confirm: whether it was the backend that answered that it is well
     :param healthy: called once, when it is ready
     :param give_up: called once, when ``timeout`` seconds have passed without progress
     """
@@ -257,6 +258,7 @@ class Readiness(_Probing):
         probe: Probe,
         address: Callable[[], Address],
         progress: Callable[[], object],
+        confirm: Callable[[], bool],
         timeout: float,
         healthy: Callable[[], None],
         give_up: Callable[[], None],
@@ -265,6 +267,7 @@ class Readiness(_Probing):
         self._probe = probe
         self._address = address
         self._progress = progress
+        self._confirm = confirm
         self._timeout = timeout
         self._healthy = healthy
         self._give_up = give_up
@@ -276,7 +279,7 @@ class Readiness(_Probing):
         well = await self._probe(self._address())
         if not self._loop.running:  # stopped meanwhile; a probe that is cancelled says False too
             return
-        if well:
+        if well and self._confirm():
             self._loop.stop()
             self._healthy()
             return
