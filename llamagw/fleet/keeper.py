@@ -75,13 +75,15 @@ class Life:
 
     :ivar revoked: it was ended by force
     :ivar said: how it describes its model; None if it has not been asked
+    :ivar curious: who waits for that while it is being asked
     """
 
-    __slots__ = ("revoked", "said")
+    __slots__ = ("curious", "revoked", "said")
 
     def __init__(self) -> None:
         self.revoked = False
         self.said: dict[str, Any] | None = None
+        self.curious: list[Deferred[None]] = []
 
 
 class Entry:
