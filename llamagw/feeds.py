@@ -143,7 +143,7 @@ class Feeds:
         log = self._manager.log(name)
         feed = self._begin(request, b"text/plain; charset=utf-8", left_out)
         feed.send(as_text(last(log.lines, count)))
-        feed.until_end(log.follow(lambda line: feed.send(as_text([line]))))
+        feed.until_end(log.follow(lambda lines: feed.send(as_text(lines))))
         feed.until_end(self._manager.watch(ended))
 
     def _begin(self, request: Request, content_type: bytes, again: Callable[[], None]) -> _Feed:

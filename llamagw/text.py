@@ -1,31 +1,40 @@
 """
-Text of unknown origin, made harmless: for logs, errors and terminals.
+Text of unknown origin, made harmless for logs and terminals.
 
-What an engine prints, a remote server answers or a client sends may hold characters that move a
-terminal's cursor, forge a line, or fill a screen. Here they become visible, and texts short.
+Only the text is changed, never judged; who shows it decides how much of it there may be.
 """
 
 from __future__ import annotations
 
 import re
 
-#: What a terminal, or a reader's eye, may take for more than text: control characters (C0 but the
-#: tab, DEL, C1), line and paragraph separators, marks that change the direction of what follows,
-#: zero-width characters, tags, and halves of surrogate pairs.
-_ACTIVE = re.compile(
-    "[\0-\x08\x0a-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f"
+#: What a terminal or a reader of logs acts upon instead of showing it: control characters but the
+#: tab, line and paragraph separators, and those that turn the direction of text or are invisible.
+#: Lone surrogates belong here because they cannot be encoded. The two joiners (200C, 200D) do not:
+#: scripts and emoji are written with them.
+_ACTED_UPON = re.compile(
+    "[\x00-\x08\x0a-\x1f\x7f-\x9f\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f"
     "\ud800-\udfff\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 
 
 def harmless(text: str, limit: int | None = None) -> str:
-    r"""
-    A text on one line, with nothing in it that acts on a terminal.
+    """
+    A text with each character that a terminal acts upon written out, such as ``\\x1b``.
 
     :param text: any text
-    :param limit: how many of its characters are kept at most; None for all
-    :return: the text; characters that act are written as Python writes them, such as ``\x1b``
+    :param limit: characters that it may have at most; None for any number
+    :return: the text on one line; what was longer ends with "…"
     """
     if limit is not None and len(text) > limit:
-        text = text[: limit - 1] + "…"
-    return _ACTIVE.sub(lambda found: ascii(found[0])[1:-1], text)
+        # Only so much of it is looked at: it may be megabytes.
+        text = text[: limit + 1]
+    text = _ACTED_UPON.sub(_written_out, text)
+    return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _written_out(found: re.Match[str]) -> str:
+    number = ord(found[0])
+    if number < 0x100:
+        return f"\\x{number:02x}"
+    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"

@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 
 from llamagw.config import ModelConfig, Names, Replica
@@ -84,9 +85,12 @@ class ListingTests(ManagementTestCase):
         self.assertEqual(
             [self.entries()["far"][key] for key in ("context_size", "size")], [None] * 2
         )
-        for said in ({"context_size": 5}, {"meta": {"n_ctx": 5}}, {"max_model_len": 5}):
-            self.bench.manager.said = {"far": said}
-            self.assertEqual(self.entries()["far"]["context_size"], 5)
+        self.bench.manager.said = {"far": {"context_size": 5, "size": 7}}
+        self.assertEqual([self.entries()["far"][key] for key in ("context_size", "size")], [5, 7])
+
+    def test_a_meta_is_repeated_as_it_was_kept(self) -> None:
+        self.bench.manager.said = {"far": {"meta": msgspec.Raw(b'{"n_ctx":5,"deep":[1]}')}}
+        self.assertEqual(self.entries()["far"]["meta"], {"n_ctx": 5, "deep": [1]})
 
     def test_one_is_found_by_its_name_an_alias_or_a_pattern(self) -> None:
         found = self.entries()

@@ -39,6 +39,9 @@ class Engine(Running, Protocol):
     def progress(self) -> object:
         """Something that changes as long as it gets on."""
 
+    def has_its_port(self) -> bool:
+        """Whether what answers at its address is this backend; asked when it seems to be ready."""
+
 
 class Launches(Protocol):
     """Starts backends; `llamagw.fleet.process.Launcher` is one."""
@@ -72,13 +75,15 @@ class Life:
 
     :ivar revoked: it was ended by force
     :ivar said: how it describes its model; None if it has not been asked
+    :ivar curious: who waits for that while it is being asked
     """
 
-    __slots__ = ("revoked", "said")
+    __slots__ = ("curious", "revoked", "said")
 
     def __init__(self) -> None:
         self.revoked = False
         self.said: dict[str, Any] | None = None
+        self.curious: list[Deferred[None]] = []
 
 
 class Entry:
@@ -199,8 +204,10 @@ class Keeper:
         return Readiness(
             self.manager.clock,
             self.manager.probe,
-            address=lambda: running.address,
+            # Whoever answers there may be another process, which is not to have its key.
+            address=lambda: running.address._replace(api_key=None),
             progress=self.engine.progress,
+            confirm=self.engine.has_its_port,
             timeout=self.manager.config.load_timeout_sec,
             healthy=backend.healthy,
             give_up=backend.give_up,

@@ -388,15 +388,26 @@ class Manager:
         }
 
     def _describe(self, keeper: Keeper) -> Deferred[None]:
+        """Fires when it has described its model, or has not in time; it is asked once for all."""
         assert keeper.engine is not None, "a model that is ready has a process"
         life = keeper.life
+        waiting: Deferred[None] = Deferred()
+        life.curious.append(waiting)
+        if len(life.curious) == 1:
 
-        def said(entry: dict[str, Any]) -> None:
-            life.said = entry
+            def said(entry: dict[str, Any]) -> None:
+                life.said = entry
 
-        asking = self.probe.describe(keeper.engine.address)
-        asking.addTimeout(DESCRIBE_SEC, self.clock)
-        return asking.addCallbacks(said, lambda _: None)
+            def over(_: None) -> None:
+                curious, life.curious = life.curious, []
+                for one in curious:
+                    one.callback(None)
+
+            asking = self.probe.describe(keeper.engine.address)
+            asking.addTimeout(DESCRIBE_SEC, self.clock)
+            asking.addCallbacks(said, lambda _: None).addCallback(over)
+        # One whose client has left is cancelled, and the others wait on.
+        return waiting.addErrback(lambda _: None)
 
     def drain(self) -> Deferred[None]:
         """
