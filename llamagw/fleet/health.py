@@ -45,6 +45,10 @@ PROBE_TIMEOUT = 5.0
 #: Bytes that an answer may have, with its head.
 MAX_ANSWER = 1_000_000
 
+#: Lines that it may have (of its head, and two for each chunk), and one more for so many bytes:
+#: Twisted takes some 3 µs for each.
+MAX_LINES, LINE_BYTES = 2000, 64
+
 #: Asks a backend whether it is well. Must not fail: no answer is False.
 Probe = Callable[[Address], "Deferred[bool]"]
 
@@ -204,7 +208,7 @@ class _Endpoint:
     One connection's.
 
     Without a log line for it, which would drown the others; and it can be broken off in the middle
-    of a body, which the Agent has no way to do, and is when more than `MAX_ANSWER` bytes come.
+    of a body, which the Agent has no way to do, and is when more comes than an answer has.
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
@@ -230,6 +234,8 @@ class _Endpoint:
         """
         if self._made is not None and self._made.left < 0:
             raise _TooMuch(f"it answers with more than {MAX_ANSWER:,} bytes")
+        if self._made is not None and self._made.lines < 0:
+            raise _TooMuch("it answers with too many small chunks, or headers")
 
     def abort(self) -> None:
         if self._made is not None:
@@ -237,13 +243,15 @@ class _Endpoint:
 
 
 class _Counted(ProtocolWrapper):
-    """Passes on what comes, up to a limit."""
+    """Passes on what comes, up to a limit of bytes, and of lines for these bytes."""
 
     left = MAX_ANSWER
+    lines = MAX_LINES
 
     def dataReceived(self, data: bytes) -> None:
         self.left -= len(data)
-        if self.left < 0:
+        self.lines -= data.count(b"\r\n") - len(data) // LINE_BYTES
+        if self.left < 0 or self.lines < 0:
             self.abort()
         else:
             super().dataReceived(data)
