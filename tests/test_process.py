@@ -23,6 +23,7 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet import process
 from llamagw.fleet.backend import Exit
@@ -174,31 +175,32 @@ class KnownFlagsTests(SynchronousTestCase):
             "E"
         )
         self.assertEqual(
-            known_flags(self.binary(script), os.environ),
+            known_flags(self.binary(script), os.environ, Asking()),
             {"-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers", "-kvu", "--kv-unified"},
         )
 
     def test_help_on_stderr_is_help(self) -> None:
-        flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ)
+        flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ, Asking())
         self.assertEqual(flags, {"--model"})
 
     def test_the_environment_is_handed_on(self) -> None:
-        flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"})
+        flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"}, Asking())
         self.assertEqual(flags, {"--model", "--other"})
 
     def test_a_binary_that_fails_is_believed_to_know_all_and_a_warning_says_so(self) -> None:
         observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
         for script in ("echo --model; exit 1", "echo usage unknown", "exit 127"):
-            self.assertEqual(known_flags(self.binary(script), os.environ), frozenset())
-        self.assertEqual(known_flags("/no/such/binary", os.environ), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
+        self.assertEqual(known_flags("/no/such/binary", os.environ, Asking()), frozenset())
         said = [event["said"] for event in observer if "said" in event]
         self.assertEqual(said[:3], ["--model", "usage unknown", "status 127"])
         self.assertIn("No such file", said[3])
 
     def test_a_binary_that_never_answers(self) -> None:
-        expired = subprocess.TimeoutExpired("llama-server", 30)
-        with mock.patch.object(subprocess, "run", side_effect=expired):
-            self.assertEqual(known_flags("llama-server", {}), frozenset())
+        # A child of its own holds its pipes open, and is not to be waited for either.
+        with mock.patch.object(process, "HELP_TIMEOUT", 0.1):
+            script = "sleep 600 & echo --model; sleep 600"
+            self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
 
 
 class PortsTests(SynchronousTestCase):
@@ -505,6 +507,10 @@ class EngineCase(SynchronousTestCase):
         return self.launcher.launch(self.model, self.backend, self.log)  # type: ignore[arg-type]
 
     @property
+    def library_path(self) -> tuple[str, str]:
+        return library_path(self.launcher.config.llama_server_path, os.environ, sys.platform)
+
+    @property
     def child(self) -> FakeTransport:
         return self.reactor.spawned[-1]
 
@@ -521,7 +527,7 @@ class SpawnTests(EngineCase):
 
     def test_the_engines_libraries_are_the_engines_affair(self) -> None:
         self.launch()
-        self.assertIn("=".join(self.launcher.library_path), self.child.args)
+        self.assertIn("=".join(self.library_path), self.child.args)
 
     def test_the_gateways_own_environment_is_handed_on(self) -> None:
         with mock.patch.dict(os.environ, {"FROM_OUTSIDE": "1"}):
@@ -544,7 +550,7 @@ class SpawnTests(EngineCase):
         self.assertNotIn("secr", " ".join(self.child.args))
 
     def test_a_models_library_path_comes_after_the_engines_folder(self) -> None:
-        variable, folders = self.launcher.library_path
+        variable, folders = self.library_path
         folder = folders.split(os.pathsep)[0]
         self.model = replace(self.model, env={variable: "/cuda/lib", "A": "1"})
         self.launch()
@@ -604,13 +610,13 @@ class SpawnTests(EngineCase):
     def test_the_binary_is_asked_for_its_flags_before(self) -> None:
         asked = []
 
-        def known_flags(binary: str, env: dict[str, str]) -> frozenset[str]:
-            asked.append((binary, env[self.launcher.library_path[0]]))
+        def known_flags(binary: str, env: dict[str, str], _: object) -> frozenset[str]:
+            asked.append((binary, env[self.library_path[0]]))
             return frozenset({"--model"})
 
         self.patch(process, "known_flags", known_flags)
-        self.launcher.prepare()
-        self.assertEqual(asked, [("/opt/llama-server", self.launcher.library_path[1])])
+        self.launcher.prepare(self.launcher.config, Asking())
+        self.assertEqual(asked, [("/opt/llama-server", self.library_path[1])])
         self.launch()
         self.assertNotIn("--port", self.child.args)
 

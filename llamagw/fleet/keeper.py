@@ -9,6 +9,7 @@ it has done what the backend needs done, and passes on what the backend tells. I
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -139,12 +140,16 @@ class Keeper:
         self._got_on: object = None
         #: What was said to be wrong since it was last well; None if it never was.
         self._told: set[str] | None = None
-        self.backend = make_backend(
-            entry.model.name,
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Made when it is first needed: of thousands of models few ever are."""
+        return make_backend(
+            self.model.name,
             self,
-            manager.clock,
-            manager.config.load_timeout_sec,
-            elsewhere=replica is not None,
+            self.manager.clock,
+            self.manager.config.load_timeout_sec,
+            elsewhere=self.replica is not None,
         )
 
     def _progress(self) -> object:

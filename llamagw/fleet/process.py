@@ -1,9 +1,9 @@
 """
 Processes: how a llama-server is started, listened to and ended.
 
-The only file that touches a process. It builds the command line and the environment, finds a free
-port (and another when the engine cannot bind that one), keeps the last lines of output, and ends
-a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
+The only file that touches an engine's process. It builds the command line and the environment,
+finds a free port (and another when the engine cannot bind that one), keeps the last lines of
+output, and ends a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
 
 An engine is trusted when it is seen to be what listens on its port (sockets.py), not for an answer.
 
@@ -37,6 +37,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Address, Backend, Exit
 from llamagw.fleet.leftovers import Leftovers
@@ -183,17 +184,17 @@ def _has_own_key(model: ModelConfig, inherited: Mapping[str, str]) -> bool:
     return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
 
 
-def known_flags(binary: str, env: Mapping[str, str]) -> frozenset[str]:
+def known_flags(binary: str, env: Mapping[str, str], asking: Asking) -> frozenset[str]:
     """
     The flags named in the binary's ``--help``; empty, and a warning logged, if it has none.
 
-    Waits for the binary: it is asked once, before anything is served.
+    Waits for the binary: it is asked before anything is served, or in a thread.
+
+    :raises TakenBack: when nobody wants to know any more
     """
     try:
-        done = subprocess.run(
-            [binary, "--help"], env=env, capture_output=True, timeout=HELP_TIMEOUT, check=False
-        )
-        said, status = (done.stdout + done.stderr).decode(errors="replace"), done.returncode
+        out, err, status = asking.run([binary, "--help"], env, HELP_TIMEOUT)
+        said = (out + err).decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         said, status = str(error), -1
     flags = frozenset(re.findall(r"(?<!\S)-{1,2}[A-Za-z][\w-]*", said))
@@ -526,26 +527,34 @@ class Launcher:
         self.leftovers = leftovers
         self.config = config
         self.ports = Ports(config.port_range_start)
-        self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
-        self.flags: frozenset[str] = frozenset()
+        #: By binary.
+        self._known: dict[str, frozenset[str]] = {}
         #: By pid: when its CPU time was last looked at, how much it was, how often it had grown.
         self._work: dict[int, tuple[float, float, int]] = {}
 
     def reconfigure(self, config: Config) -> None:
-        """Start what is started from now on by another configuration."""
-        if config.llama_server_path != self.config.llama_server_path:
-            self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
-            self.config = config
-            self.prepare()
+        """Start what is started from now on by another configuration, for which it is prepared."""
+        path = config.llama_server_path
+        self._known = {path: self._known.get(path, frozenset())}
         self.config = config
         self.ports.first = config.port_range_start
 
-    def prepare(self) -> None:
-        """Ask the binary for its flags; to be done before the first launch."""
-        if not self.config.llama_server_path:  # all models live elsewhere
-            return
-        env = dict([*os.environ.items(), self.library_path])
-        self.flags = known_flags(self.config.llama_server_path, env)
+    def prepare(self, config: Config, asking: Asking) -> None:
+        """
+        Ask the configuration's binary for its flags, if it is another one; to be done before the
+        first launch, and before `reconfigure`. Takes its time, and may be called in a thread.
+
+        :raises TakenBack: when nobody wants to know any more
+        """
+        path = config.llama_server_path
+        if path and path not in self._known:  # none: all models live elsewhere
+            env = dict([*os.environ.items(), library_path(path, os.environ, sys.platform)])
+            self._known[path] = known_flags(path, env, asking)
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """What the binary knows; empty if nobody knows."""
+        return self._known.get(self.config.llama_server_path, frozenset())
 
     def launch(self, model: ModelConfig, backend: Backend, log: Log) -> EngineProcess:
         """
