@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from difflib import get_close_matches
-from functools import partial
+from functools import partial, wraps
 from typing import Any
 
 import msgspec
@@ -27,16 +27,47 @@ from werkzeug.routing import RequestRedirect
 
 from llamagw import __version__
 from llamagw.config import ModelConfig
-from llamagw.errors import BadRequest, GatewayError, MethodNotAllowed, PathNotFound
-from llamagw.feeds import as_text, feed_changes, feed_log, last
+from llamagw.errors import (
+    SHOWN,
+    BadRequest,
+    GatewayError,
+    MethodNotAllowed,
+    NotAllowed,
+    PathNotFound,
+)
+from llamagw.feeds import Feeds, as_text, last
 from llamagw.fleet.manager import Manager, ModelReport
 from llamagw.listing import Described, openai_entries, router_entry
-from llamagw.proxy.asked import Reader, by_body, by_form, by_path, by_query, by_shaped_body
+from llamagw.proxy.asked import (
+    Reader,
+    by_body,
+    by_form,
+    by_path,
+    by_query,
+    by_shaped_body,
+    checked_name,
+)
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Request
-from llamagw.routes import OWN, ROUTES, Route, Where
+from llamagw.routes import OWN, ROUTES, Route, Scope, Where
+from llamagw.text import harmless
 
-_PATHS = (*(path for route in ROUTES for path in route.paths), *(path for _, path, _ in OWN))
+_PATHS = (*(path for route in ROUTES for path in route.paths), *(own.path for own in OWN))
+
+
+#: Bytes that the body of a request to load or unload may have: it names a model.
+MOST_ORDER = 16 * 1024
+
+
+def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
+    """A handler whose answers are not for web pages of other origins."""
+
+    @wraps(handler)
+    def guarded(self: Api, request: Request, **rest: str) -> Any:
+        request.guard()
+        return handler(self, request, **rest)
+
+    return guarded
 
 
 class Api:
@@ -56,6 +87,9 @@ class Api:
         self._relay = relay
         self._clock = clock
         self._started = clock.seconds()
+        self._feeds = Feeds(manager, clock)
+        #: The own names of models that are being loaded for clients that do not wait.
+        self._loading: set[str] = set()
 
     @property
     def tree(self) -> KleinResource:
@@ -66,11 +100,22 @@ class Api:
     def table(self) -> dict[bytes, Callable[[Request], object]]:
         """The paths of the relay that are POSTed to, to be looked at before the tree."""
         return {
-            path.encode(): partial(self._relay.render, read=self._reader(route))
+            path.encode(): partial(
+                self._relay.render if route.scope is Scope.INFER else self._render_guarded,
+                read=self._reader(route),
+            )
             for route in ROUTES
             for path in route.paths
             if "POST" in route.methods and "{" not in path
         }
+
+    def _render_guarded(self, request: Request, read: Reader) -> None:
+        try:
+            request.guard()
+        except NotAllowed as error:
+            request.fail(error)
+        else:
+            self._relay.render(request, read)
 
     def _reader(self, route: Route) -> Reader:
         if route.where is Where.PATH:
@@ -103,6 +148,7 @@ class Api:
     @app.route("/v1/models/<path:name>", methods=["GET"])
     async def model(self, request: Request, name: str) -> bytes:
         """One model."""
+        checked_name(name)
         entries = {entry["id"]: entry for entry in await self._openai_entries()}
         # Not before: a reload may come while the engines are asked.
         own = self._manager.own_name(name)
@@ -117,18 +163,27 @@ class Api:
         return _json(request, {"object": "list", "data": data})
 
     @app.route("/models/load", methods=["POST"])
+    @_guarded
     async def load(self, request: Request) -> bytes:
         """Load a model, as a request for it would; `wait` for it if that is asked for."""
         asked = _orders(request)
-        loading = self._manager.load(asked.model)
-        if asked.wait or loading.called:
-            await loading
-        else:
-            # The manager logs why it was in vain, and /models tells.
-            loading.addErrback(lambda _: None)
+        name = self._manager.own_name(asked.model)
+        if asked.wait:
+            await self._manager.load(name)
+        elif name not in self._loading:
+            # One place in the queue is enough for all who do not wait for it.
+            loading = self._manager.load(name)
+            if loading.called:
+                await loading
+            else:
+                self._loading.add(name)
+                # The manager logs why it was in vain, and /models tells.
+                loading.addErrback(lambda _: None)
+                loading.addBoth(lambda _: self._loading.discard(name))
         return _json(request, {"success": True})
 
     @app.route("/models/unload", methods=["POST"])
+    @_guarded
     async def unload(self, request: Request) -> bytes:
         """Unload a model; answers when it is gone."""
         asked = _orders(request)
@@ -136,12 +191,14 @@ class Api:
         return _json(request, {"success": True})
 
     @app.route("/models/sse", methods=["GET"])
+    @_guarded
     def changes(self, request: Request) -> Deferred[None]:
         """Events, as long as the client listens."""
-        feed_changes(request, self._manager, self._clock)
+        self._feeds.changes(request)
         return Deferred()
 
     @app.route("/models/logs", methods=["GET"])
+    @_guarded
     def logs(self, request: Request) -> bytes | Deferred[None]:
         """What a model's engine printed last."""
         name = by_query(request).named(self._manager.config.default_model)
@@ -149,7 +206,7 @@ class Api:
         if not re.fullmatch(rb"-1|\d{1,9}", count):
             raise BadRequest("?lines= must be a number, 0 or more.", param="lines")
         if request.args.get(b"follow") in ([b"true"], [b"1"]) and request.method == b"GET":
-            feed_log(request, self._manager, name, int(count))
+            self._feeds.log(request, name, int(count))
             return Deferred()
         body = as_text(last(self._manager.log(name).lines, int(count)))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
@@ -170,13 +227,13 @@ class Api:
     def method_not_allowed(self, request: Request, failure: Failure) -> bytes:
         assert isinstance(failure.value, WerkzeugMethodNotAllowed)
         allowed = sorted({*(failure.value.valid_methods or ()), "OPTIONS"})
-        method = request.method.decode(errors="replace")
+        method = harmless(request.method.decode(errors="replace"), 20)
         message = f"{method} is not possible here; {', '.join(allowed)} is."
         return _error(request, MethodNotAllowed(message, allow=allowed))
 
     @app.handle_errors(WerkzeugNotFound, RequestRedirect)  # type: ignore[arg-type]
     def not_found(self, request: Request, failure: Failure) -> bytes:
-        path = request.path.decode(errors="replace")
+        path = harmless(request.path.decode(errors="replace"), SHOWN)
         near = get_close_matches(path, _PATHS, n=3)
         hint = (
             f"Did you mean {' or '.join(near)}?" if near else f"Known paths: {', '.join(_PATHS)}."
@@ -193,6 +250,8 @@ def _relayed(route: Route) -> Callable[..., Deferred[None]]:
     """The handler of a route of the relay; to those in `Api.table` it gives the 405."""
 
     def relayed(self: Api, request: Request, **_: str) -> Deferred[None]:
+        if route.scope is not Scope.INFER:
+            request.guard()
         self._relay.render(request, self._reader(route))
         # The relay has the last word; Klein is not to finish what it may have cut off.
         return Deferred()
@@ -227,10 +286,14 @@ def _orders(request: Request) -> _Orders:
     """
     :raises BadRequest: when the body is none such
     """
+    if len(request.body) > MOST_ORDER:
+        raise BadRequest(f"The body is over {MOST_ORDER} bytes; it needs to name a model only.")
     try:
-        return msgspec.json.decode(request.body, type=_Orders)
+        asked = msgspec.json.decode(request.body, type=_Orders)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         what = str(error) if request.body else "it is empty"
         raise BadRequest(
             f'The body must be a JSON object such as {{"model": "…"}}: {what}.'
         ) from None
+    checked_name(asked.model)
+    return asked

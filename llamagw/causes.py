@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import re
 
+from llamagw.text import harmless
+
+#: Characters of somebody else's words that are told at most.
+WORDS = 300
+
 #: Causes by the names of their classes, which are Twisted's and service-identity's.
 _CAUSES = {
     "CancelledError": "it does not answer in time",
@@ -25,11 +30,12 @@ _CAUSES = {
 
 
 def in_words(error: BaseException) -> str:
-    """Why a connection was not made or lost, for a person."""
+    """Why a connection was not made or lost, for a person; the other side's words shortened."""
     reasons = getattr(error, "reasons", None)  # what Twisted's HTTP client wraps the cause in
     if reasons:
         return in_words(reasons[0].value)
-    text = " ".join(str(error).split()).removeprefix("An error occurred while connecting: ")
+    text = " ".join(str(error)[: 10 * WORDS].split())
+    text = text.removeprefix("An error occurred while connecting: ")
     if "certificate verify failed" in text:
         return (
             "its certificate is not trusted here (ca_file: names the authority that is to be; "
@@ -37,4 +43,5 @@ def in_words(error: BaseException) -> str:
         )
     if "SSL routines" in text and re.search("wrong version number|record layer failure", text):
         return "it does not speak TLS there (is it http:// instead of https://?)"
-    return _CAUSES.get(type(error).__name__) or text.rstrip(".") or type(error).__name__
+    known = _CAUSES.get(type(error).__name__)
+    return known or harmless(text.rstrip("."), WORDS) or type(error).__name__

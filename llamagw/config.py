@@ -13,7 +13,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, get_args, get_type_hints
 
 import msgspec
@@ -21,6 +21,10 @@ from msgspec import Meta, Struct
 
 from llamagw.document import ConfigError, Document, Fault, show
 from llamagw.settings import (
+    ANY_ORIGIN,
+    CORS_NAMES,
+    LOCALHOST,
+    NEVER_PASSED,
     TEXT,
     Config,
     ModelConfig,
@@ -65,8 +69,9 @@ _OF_A_FILE = (
 #: What stands beside `url`, for each of them.
 _BESIDE_URL = ("api_key", "api_key_env", "ca_file", "upstream_model")
 
-#: How many may be in memory when the file does not say.
-_ROOM = Config(llama_server_path="", models=[]).max_loaded_models
+#: What holds when the file does not say.
+_DEFAULTS = Config(llama_server_path="", models=[])
+_ROOM, _ONE_BODY = _DEFAULTS.max_loaded_models, _DEFAULTS.max_body_mb
 
 
 def load(path: str) -> Config:
@@ -95,6 +100,8 @@ class _Reader(Document):
             self._default_model(values.get("default_model"))
             self._executable(values, raw, models)
             self._listen_addr(values)
+            self._origins(values.get("cors_origins", ()))
+            self._bodies(values)
             if not self.faults:
                 self._room(values.get("max_loaded_models", _ROOM), models)
         if self.faults:
@@ -157,6 +164,7 @@ class _Reader(Document):
                         f"{argument} is set by llamagw itself; leave it out",
                     )
             self._params(values, place)
+            self._headers(values.get("pass_headers", ()), place)
             self._elsewhere(values, entry, place)
             name = values.get("name")
             if name is not None and name in seen:
@@ -211,6 +219,11 @@ class _Reader(Document):
             self.fault(f"{place}.replicas", "is an empty list; at least one is needed")
         if "model_path" not in given:
             values["replicas"] = [r for r in replicas if r is not None]
+        if "paths" in entry and not any(r is not None and r.api_key for r in replicas):
+            self.fault(
+                f"{place}.paths",
+                "is for a server that gets an api_key from here: without one, no path is refused",
+            )
 
     def _replica(self, server: dict[str, Any], place: str, at: str) -> Replica | None:
         """
@@ -244,6 +257,41 @@ class _Reader(Document):
         if not re.fullmatch(r"[!-~]*", server.get("api_key", "")):
             self.fault(f"{place}.api_key", "has characters that no header can carry")
         return Replica(**server)
+
+    def _headers(self, names: Iterable[str], place: str) -> None:
+        """Headers that mean something to one connection, or that the gateway writes itself."""
+        for number, name in enumerate(names):
+            if name.lower().encode() in NEVER_PASSED:
+                self.fault(
+                    f"{place}.pass_headers[{number}]",
+                    f"{name} is the gateway's own to write, on each connection; leave it out",
+                )
+            elif name.lower().encode() in CORS_NAMES:
+                self.fault(
+                    f"{place}.pass_headers[{number}]",
+                    f"{name} is written by the gateway: cors_origins says which origins it allows",
+                )
+
+    def _origins(self, origins: Iterable[str]) -> None:
+        for number, given in enumerate(origins):
+            if given in (ANY_ORIGIN, LOCALHOST):
+                continue
+            if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@*\\]+", given):
+                self.fault(
+                    f"cors_origins[{number}]",
+                    f"expected an origin such as https://chat.example:8443, without a path, or "
+                    f'"*" (any), or localhost (any port of this machine), got {show(given)}',
+                )
+
+    def _bodies(self, values: dict[str, Any]) -> None:
+        one = values.get("max_body_mb", _ONE_BODY)
+        together = values.get("max_bodies_mb")
+        if together is not None and together < one:
+            self.fault(
+                "max_bodies_mb",
+                f"is {together:g}, less than the {one:g} MB of one body (max_body_mb); "
+                f"raise it, or lower max_body_mb",
+            )
 
     def _certificates(self, path: str, place: str) -> None:
         try:

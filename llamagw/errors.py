@@ -14,10 +14,20 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from enum import Enum
+from itertools import islice
 
 import msgspec
+
+from llamagw.text import harmless
+
+#: How much of a name or path that a client gave is repeated to it.
+SHOWN = 64
+
+#: How many of the configured names an error lists, and among how many it looks for a near one:
+#: each comparison takes some 10 µs.
+LISTED, COMPARED = 20, 200
 
 
 class Dialect(Enum):
@@ -45,6 +55,7 @@ class Dialect(Enum):
 #: Anthropic's ``error.type`` by status; other statuses are an ``invalid_request_error`` below 500
 #: and an ``api_error`` above.
 _ANTHROPIC_TYPES = {
+    403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",
     503: "overloaded_error",
@@ -126,14 +137,38 @@ class ModelNotFound(GatewayError):
     type = "invalid_request_error"
     code = "model_not_found"
 
-    def __init__(self, name: str, known: Iterable[str]) -> None:
-        known = list(known)
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f" Did you mean `{near[0]}`?" if near else ""
-        names = ", ".join(f"`{k}`" for k in known)
+    def __init__(self, name: str, known: Collection[str]) -> None:
+        shown = harmless(name, SHOWN)
+        near = nearest(name, known)
+        hint = f" Did you mean `{near}`?" if near else ""
+        names = ", ".join(f"`{k}`" for k in islice(known, LISTED))
+        more = f" and {len(known) - LISTED} more" if len(known) > LISTED else ""
         super().__init__(
-            f"The model `{name}` does not exist.{hint} Configured here: {names}.", param="model"
+            f"The model `{shown}` does not exist.{hint} Configured here: {names}{more}.",
+            param="model",
         )
+
+
+def nearest(name: str, known: Collection[str]) -> str | None:
+    """
+    The known name that this one may be a mistake for; None if none is near.
+
+    :param name: of any length; only its first `SHOWN` characters are compared
+    :param known: of more than `COMPARED`, only those with the same first character count
+    """
+    name = name[:SHOWN]
+    if len(known) > COMPARED:
+        known = list(islice((k for k in known if k[:1] == name[:1]), COMPARED))
+    found = difflib.get_close_matches(name, known, n=1)
+    return found[0] if found else None
+
+
+class NotAllowed(GatewayError):
+    """Whoever asks may not ask this; the message says what would allow it."""
+
+    status = 403
+    type = "permission_error"
+    code = "not_allowed"
 
 
 class ModelNotLoaded(GatewayError):
@@ -172,7 +207,7 @@ class Moved(GatewayError):
     code = "moved"
 
     def __init__(self, location: bytes) -> None:
-        super().__init__(f"This is at {location.decode()}.")
+        super().__init__(f"This is at {harmless(location.decode(), SHOWN)}.")
         self.location = location
 
     def headers(self) -> list[tuple[bytes, bytes]]:
@@ -211,7 +246,7 @@ class ModelUnavailable(GatewayError):
 
 
 class ServerBusy(GatewayError):
-    """Too many wait for this model already."""
+    """Too many wait for this model already, or too much is held for clients."""
 
     status = 503
     code = "server_busy"

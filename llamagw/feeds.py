@@ -2,7 +2,7 @@
 Answers that the gateway itself goes on writing: changes of the models' states, an engine's output.
 
 A client that reads too slowly is not written to, and told so or brought up to date when it reads
-again, so that nothing piles up for it.
+again, so that nothing piles up for it. There are so many at most.
 """
 
 from __future__ import annotations
@@ -14,12 +14,16 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
+from llamagw.errors import ServerBusy
 from llamagw.fleet.manager import Change, Manager
 from llamagw.listing import router_event
 from llamagw.proxy.server import Request
 
 #: Seconds between signs of life on a stream of events, for whatever stands between.
 PING_SEC = 15.0
+
+#: How many clients may follow something at a time: each costs time at every change.
+MOST_FOLLOWERS = 64
 
 
 @implementer(IPushProducer)
@@ -74,53 +78,84 @@ class _Feed:
         self._stop()
 
 
-def feed_changes(request: Request, manager: Manager, clock: IReactorTime) -> None:
-    """``GET /models/sse``: how every model is, and from then on each change."""
+class Feeds:
+    """
+    All that goes on at a time.
 
-    def snapshot() -> None:
-        for report in manager.report():
-            change = Change(
-                model=report.id,
-                status=report.status,
-                error=report.error,
-                exit_code=report.exit_code,
+    :param clock: for the signs of life
+    """
+
+    def __init__(self, manager: Manager, clock: IReactorTime) -> None:
+        self._manager = manager
+        self._clock = clock
+        self._open: set[_Feed] = set()
+
+    def changes(self, request: Request) -> None:
+        """
+        ``GET /models/sse``: how every model is, and from then on each change.
+
+        :raises ServerBusy: when there are too many feeds already
+        """
+        manager = self._manager
+
+        def snapshot() -> None:
+            changes = [
+                Change(
+                    model=report.id,
+                    status=report.status,
+                    error=report.error,
+                    exit_code=report.exit_code,
+                )
+                for report in manager.report()
+            ]
+            # In one piece: one that is paused in its middle would begin anew, again and again.
+            feed.send(b"".join(_event(router_event(c, "model_status")) for c in changes))
+
+        def changed(change: Change | None) -> None:
+            if change is None:
+                feed.end()
+            else:
+                feed.send(_event(router_event(change)))
+
+        feed = self._begin(request, b"text/event-stream", snapshot)
+        snapshot()
+        feed.until_end(manager.watch(changed))
+        ping = LoopingCall(feed.send, b": still here\n\n")
+        ping.clock = self._clock
+        ping.start(PING_SEC, now=False)
+        feed.until_end(ping.stop)
+
+    def log(self, request: Request, name: str, count: int) -> None:
+        """
+        ``GET /models/logs?follow=true``: the engine's last lines, and from then on each further.
+
+        :param count: how many lines to begin with; -1 for all that are kept
+        :raises ServerBusy: when there are too many feeds already
+        """
+
+        def left_out() -> None:
+            feed.send(b"[lines were left out here: they were not read in time]\n")
+
+        def ended(change: Change | None) -> None:
+            if change is None:
+                feed.end()
+
+        log = self._manager.log(name)
+        feed = self._begin(request, b"text/plain; charset=utf-8", left_out)
+        feed.send(as_text(last(log.lines, count)))
+        feed.until_end(log.follow(lambda lines: feed.send(as_text(lines))))
+        feed.until_end(self._manager.watch(ended))
+
+    def _begin(self, request: Request, content_type: bytes, again: Callable[[], None]) -> _Feed:
+        if len(self._open) >= MOST_FOLLOWERS:
+            raise ServerBusy(
+                f"{MOST_FOLLOWERS} clients follow events or logs already, as many as may.",
+                retry_after=5,
             )
-            feed.send(_event(router_event(change, "model_status")))
-
-    def changed(change: Change | None) -> None:
-        if change is None:
-            feed.end()
-        else:
-            feed.send(_event(router_event(change)))
-
-    feed = _Feed(request, b"text/event-stream", snapshot)
-    snapshot()
-    feed.until_end(manager.watch(changed))
-    ping = LoopingCall(feed.send, b": still here\n\n")
-    ping.clock = clock
-    ping.start(PING_SEC, now=False)
-    feed.until_end(ping.stop)
-
-
-def feed_log(request: Request, manager: Manager, name: str, count: int) -> None:
-    """
-    ``GET /models/logs?follow=true``: the engine's last lines, and from then on each further.
-
-    :param count: how many lines to begin with; -1 for all that are kept
-    """
-
-    def left_out() -> None:
-        feed.send(b"[lines were left out here: they were not read in time]\n")
-
-    def ended(change: Change | None) -> None:
-        if change is None:
-            feed.end()
-
-    log = manager.log(name)
-    feed = _Feed(request, b"text/plain; charset=utf-8", left_out)
-    feed.send(as_text(last(log.lines, count)))
-    feed.until_end(log.follow(lambda line: feed.send(as_text([line]))))
-    feed.until_end(manager.watch(ended))
+        feed = _Feed(request, content_type, again)
+        self._open.add(feed)
+        feed.until_end(lambda: self._open.discard(feed))
+        return feed
 
 
 def last(lines: Sequence[str], count: int) -> Sequence[str]:

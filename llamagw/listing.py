@@ -12,7 +12,7 @@ from typing import Any
 from llamagw.config import ModelConfig, is_pattern
 from llamagw.fleet.manager import Change, ModelReport
 
-#: What the engine says of its model, as an entry of its own /v1/models; {} if nothing is known.
+#: What the engine says of its model (`llamagw.fleet.described`); {} if nothing is known.
 Described = dict[str, Any]
 
 
@@ -58,20 +58,15 @@ def router_event(change: Change, event: str = "status_change") -> Described:
 
 
 def _facts(model: ModelConfig, said: Described) -> Described:
-    meta = said.get("meta")
-    context: object = model.context_size
-    if model.elsewhere:
-        theirs = meta if isinstance(meta, dict) else {}
-        context = said.get("context_size") or theirs.get("n_ctx") or said.get("max_model_len")
     facts: Described = {
         "object": "model",
         "created": _created(model),
         "owned_by": "llamagw",
-        "context_size": context,
+        "context_size": said.get("context_size") if model.elsewhere else model.context_size,
         "size": said.get("size") if model.elsewhere else model.size(),
     }
-    if meta:
-        facts["meta"] = meta
+    if "meta" in said:
+        facts["meta"] = said["meta"]
     return facts
 
 

@@ -24,6 +24,19 @@ class Where(Enum):
     PATH = "the path"
 
 
+class Scope(Enum):
+    """
+    What a request does with a model, or with the gateway.
+
+    Only `INFER` is open to web pages of other origins (`llamagw.proxy.origins`), and may go to a
+    remote server that is asked with a key of the gateway's own.
+    """
+
+    INFER = "uses a model, or lists the models"
+    OBSERVE = "reads what others do: logs, events, slots, metrics"
+    MANAGE = "changes what runs, or reaches the engine itself"
+
+
 class Route(NamedTuple):
     """
     Some paths that are treated alike.
@@ -39,6 +52,16 @@ class Route(NamedTuple):
     where: Where
     what: str
     shaped: bool = False
+    scope: Scope = Scope.INFER
+
+
+class Own(NamedTuple):
+    """A path that the gateway answers itself."""
+
+    method: str
+    path: str
+    what: str
+    scope: Scope = Scope.INFER
 
 
 GET, POST = ("GET",), ("POST",)
@@ -112,56 +135,104 @@ ROUTES = (
     ),
     Route(POST, ("/v1/images/edits",), Where.FORM, "changes images: of engines that can (`url:`)"),
     Route(GET, ("/v1/audio/voices",), Where.QUERY, "voices: of engines that have them (`url:`)"),
+    Route(GET, ("/props",), Where.QUERY, "the engine's properties"),
     Route(
         GET,
-        ("/props", "/slots", "/metrics"),
+        ("/slots", "/metrics"),
         Where.QUERY,
-        "the engine's properties, slots, and metrics (`--metrics`)",
+        "the engine's slots, and its metrics (`--metrics`)",
+        scope=Scope.OBSERVE,
     ),
-    Route(POST, ("/props",), Where.BODY, "changes its properties (`--props`)"),
+    Route(POST, ("/props",), Where.BODY, "changes its properties (`--props`)", scope=Scope.MANAGE),
     Route(
         POST,
         ("/slots/{id}",),
         Where.QUERY,
         "`?action=save`, `restore` or `erase` a slot (`--slot-save-path`)",
+        scope=Scope.MANAGE,
     ),
-    Route(("GET", "POST"), ("/lora-adapters",), Where.QUERY, "LoRA adapters and their scales"),
+    Route(
+        ("GET", "POST"),
+        ("/lora-adapters",),
+        Where.QUERY,
+        "LoRA adapters and their scales",
+        scope=Scope.MANAGE,
+    ),
     Route(
         ANY,
         ("/upstream/{model}/{rest}",),
         Where.PATH,
         "anything else that the engine serves, its web page and WebSockets too",
+        scope=Scope.MANAGE,
     ),
 )
 
 #: What the gateway answers itself: methods, path, and what it is.
 OWN = (
-    ("GET", "/v1/models", "all models and their aliases, each with its `status`"),
-    ("GET", "/v1/models/{id}", "one of them"),
-    (
+    Own("GET", "/v1/models", "all models and their aliases, each with its `status`"),
+    Own("GET", "/v1/models/{id}", "one of them"),
+    Own(
         "GET",
         "/models",
         "the models as llama-server's router tells them, with port, running and waiting requests",
     ),
-    ("POST", "/models/load", '`{"model": …}`: loads it; with `"wait": true` answers when it is'),
-    (
+    Own(
+        "POST",
+        "/models/load",
+        '`{"model": …}`: loads it; with `"wait": true` answers when it is',
+        Scope.MANAGE,
+    ),
+    Own(
         "POST",
         "/models/unload",
         '`{"model": …}`: unloads it when its answers are out; `"force": true` at once',
+        Scope.MANAGE,
     ),
-    ("GET", "/models/sse", "an event for each change of a model's state"),
-    (
+    Own("GET", "/models/sse", "an event for each change of a model's state", Scope.OBSERVE),
+    Own(
         "GET",
         "/models/logs",
         "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on",
+        Scope.OBSERVE,
     ),
-    (
+    Own(
         "GET",
         "/health",
         "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
         "memory or on their way with port, running and waiting requests. Loads nothing",
     ),
 )
+
+#: What may be asked of a remote server with a key of the gateway's own: method and path.
+INFERENCE = frozenset(
+    (method, path)
+    for route in ROUTES
+    if route.scope is Scope.INFER
+    for method in route.methods
+    for path in route.paths
+) | {("GET", "/v1/models"), ("GET", "/health")}
+
+#: By path, and by its first part for those with more behind it: the scope of each method.
+_SCOPES: dict[str, dict[str, Scope]] = {}
+for _methods, _path, _scope in (
+    *((route.methods, path, route.scope) for route in ROUTES for path in route.paths),
+    *(((own.method,), own.path, own.scope) for own in OWN),
+):
+    for _method in _methods:
+        _SCOPES.setdefault(_path.partition("{")[0], {})[_method] = _scope
+
+
+def scope_of(method: str, path: str) -> Scope:
+    """
+    The scope of a request, before anything else is known of it; for an answer to OPTIONS.
+
+    :param path: decoded
+    :return: for a method that the path does not take, that of another one that is not open to all;
+        `Scope.INFER` for what does not exist
+    """
+    scopes = _SCOPES.get(path) or _SCOPES.get(path[: path.find("/", 1) + 1], {})
+    closed = next((scope for scope in scopes.values() if scope is not Scope.INFER), Scope.INFER)
+    return scopes.get("GET" if method == "HEAD" else method, closed)
 
 
 def table() -> str:
@@ -171,8 +242,8 @@ def table() -> str:
         methods = "any method" if route.methods is ANY else ", ".join(route.methods)
         paths = "<br>".join(f"`{path}`" for path in route.paths)
         lines.append(f"| {methods} {paths} | {route.where.value} | {route.what} |")
-    for method, path, what in OWN:
-        lines.append(f"| {method} `{path}` | | {what} |")
+    for own in OWN:
+        lines.append(f"| {own.method} `{own.path}` | | {own.what} |")
     lines.append("| OPTIONS on any of them | | CORS preflight |")
     return "\n".join(lines)
 

@@ -2,14 +2,17 @@
 What starts and stops with the gateway, and in which order.
 
 Start: the engine is asked for its flags; the port is bound, and a taken one ends the start with one
-clear line; the start-up lines are logged. Stop: no new connections, running
+clear line; the start-up lines are logged. While it runs: the configuration is read again, as often
+as that is asked for, but once at a time. Stop: no new connections, running
 answers finish or run out of ``drain_sec``, the backends end, and only then the process.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 from twisted.application.service import Service
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
@@ -25,10 +28,12 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw import __version__
-from llamagw.config import Config, ConfigError, load
+from llamagw.apart import Asking, TakenBack, load_apart
+from llamagw.config import Config, ConfigError, Fault, ModelConfig
 from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.manager import Manager
 from llamagw.proxy.connect import has_tls
+from llamagw.proxy.endpoints import Tls, TlsEndpoint, read_tls
 from llamagw.proxy.server import Site
 from llamagw.proxy.upstream import Pool
 from llamagw.routes import ANY, OWN, ROUTES
@@ -37,6 +42,9 @@ _log = Logger(namespace="llamagw")
 
 #: Seconds that clients get, when the last backend is gone, to be told of it.
 GOODBYE_SEC = 1.0
+
+#: How many models a reload names at most, of each kind.
+_NAMED = 10
 
 
 class CannotStart(SystemExit, Exception):
@@ -52,11 +60,22 @@ class CannotStart(SystemExit, Exception):
         self.code = 1
 
 
+class _Reading(NamedTuple):
+    """A configuration that was read while the gateway runs, and all that takes time to find out."""
+
+    config: Config
+    tls: Tls | None
+    changes: str
+    missing: list[ModelConfig]
+
+
 class Gateway(Service):
     """
     The whole gateway as a service.
 
-    :param prepare: called before anything is served
+    :param prepare: called with a configuration before it is gone by; may take its time, until the
+        `Asking` is taken back, and be called by `in_thread`
+    :param in_thread: calls a function in a thread; the Deferred fires on the reactor's
     :param leftovers: what an earlier gateway may have left is ended before anything is started
     :param adopt: called with a configuration that everything but the address is to go by
     :param make_endpoint: where to listen, for a configuration; may raise `ConfigError`
@@ -72,7 +91,8 @@ class Gateway(Service):
         site: Site,
         manager: Manager,
         pool: Pool,
-        prepare: Callable[[], None],
+        prepare: Callable[[Config, Asking], None],
+        in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         leftovers: Leftovers,
         adopt: Callable[[Config], None],
         make_endpoint: Callable[[Config], IStreamServerEndpoint],
@@ -84,12 +104,17 @@ class Gateway(Service):
         self._manager = manager
         self._pool = pool
         self._prepare = prepare
+        self._asking = Asking()
+        self._in_thread = in_thread
         self._leftovers = leftovers
         self._adopt = adopt
         self._make_endpoint = make_endpoint
         self._clock = clock
         self._transports = transports
+        self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
+        #: Whether the file is to be read (again), and whether somebody is at it.
+        self._reload_wanted = self._reloading = False
         self._hurry: Deferred[None] | None = None
 
     def privilegedStartService(self) -> None:
@@ -99,9 +124,9 @@ class Gateway(Service):
         :raises CannotStart: when it cannot be had
         """
         super().privilegedStartService()
-        self._prepare()
+        self._prepare(self._config, self._asking)
         try:
-            self._port = self._listen(self._config)
+            self._endpoint, self._port = self._listen(self._config)
         except CannotStart as error:
             _log.critical("{error}", error=str(error))
             raise
@@ -113,32 +138,86 @@ class Gateway(Service):
         Read the configuration again and go by it; one that is wrong is logged and changes nothing.
 
         Connections, streams and the backends of models that did not change are left as they are.
+        The file is read in a thread. However often this is called meanwhile, it is then read once
+        more, so that what it says last holds. A gateway that stops reads it no more.
         """
+        if not self.running:
+            return self._not_reloaded()
+        self._reload_wanted = True
+        if not self._reloading:
+            self._reloading = True
+            Deferred.fromCoroutine(self._reload(path)).addErrback(
+                lambda failure: _log.failure("the configuration was not reloaded", failure)
+            )
+
+    async def _reload(self, path: str) -> None:
         try:
-            config = load(path)
-            if config.uses_tls and not has_tls():
-                raise CannotStart(
-                    "TLS (an https: url, listen_addr ssl:) is new: it wants a restart"
-                )
-            port = None
-            if config.listen_addr != self._config.listen_addr:
-                port = self._listen(config)
-        except (ConfigError, CannotStart) as error:
-            for line in str(error).splitlines():
-                _log.error("{line}", line=line)
-            _log.error("the configuration was not reloaded; all goes on as before")
-            return
+            while self._reload_wanted:
+                self._reload_wanted = False
+                try:
+                    reading = await self._in_thread(lambda: self._read(path))
+                    if not self.running:
+                        return self._not_reloaded()
+                    self._go_by(reading)
+                    _log.info(
+                        "the configuration was reloaded from {path}: {changes}",
+                        path=path,
+                        changes=reading.changes,
+                    )
+                    self._say_what_is_missing(reading.missing)
+                except TakenBack:
+                    return self._not_reloaded()
+                except (ConfigError, CannotStart) as error:
+                    for line in str(error).splitlines():
+                        _log.error("{line}", line=line)
+                    _log.error("the configuration was not reloaded; all goes on as before")
+        finally:
+            self._reloading = False
+
+    def _not_reloaded(self) -> None:
+        _log.info("the configuration is not reloaded: the gateway is stopping")
+
+    def _read(self, path: str) -> _Reading:
+        """
+        All of a reload that takes time; in a thread, so nothing is changed here.
+
+        :raises ConfigError: when it cannot be gone by
+        :raises CannotStart: likewise
+        :raises TakenBack: when the gateway stops
+        """
+        config = load_apart(path, self._asking)
+        if config.uses_tls and not has_tls():
+            raise CannotStart("TLS (an https: url, listen_addr ssl:) is new: it wants a restart")
+        try:
+            tls = read_tls(config.listen_addr)
+        except ValueError as error:
+            raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
+        self._prepare(config, self._asking)
+        return _Reading(config, tls, changes(self._config, config), config.missing_files())
+
+    def _go_by(self, reading: _Reading) -> None:
+        """
+        :raises CannotStart: when its address cannot be had; then nothing has changed
+        """
+        config, endpoint = reading.config, self._endpoint
+        renewed = (
+            reading.tls is not None
+            and isinstance(endpoint, TlsEndpoint)
+            and endpoint.renew(reading.tls)
+        )
+        old, port = self._config, self._port
+        if not renewed and config.listen_addr != old.listen_addr:
+            self._endpoint, self._port = self._listen(config)
         self._config = config
         self._adopt(config)
-        if port is not None and self._port is not None:
-            self._port.stopListening()
-            self._port = port
-        _log.info("the configuration was reloaded from {path}", path=path)
-        self._say_what_is_served()
+        if self._port is not port and port is not None:
+            port.stopListening()
+            self._say_where()
 
-    def _listen(self, config: Config) -> IListeningPort:
+    def _listen(self, config: Config) -> tuple[IStreamServerEndpoint, IListeningPort]:
         """
         :raises CannotStart: when the address cannot be had
+        :raises ConfigError: when it is none
         """
         ports: list[IListeningPort] = []
         failures: list[Failure] = []
@@ -153,7 +232,8 @@ class Gateway(Service):
                     "end what listens there, or change listen_addr"
                 )
             failure.raiseException()
-        return ports[0]
+        self._site.loopback = is_loopback(ports[0].getHost())
+        return endpoint, ports[0]
 
     def startService(self) -> None:
         """Say what is served."""
@@ -166,35 +246,40 @@ class Gateway(Service):
 
     def _say_what_is_served(self) -> None:
         config = self._config
-        assert self._port is not None
-        _log.info(
-            "{count} configured, at most {limit} in memory at once",
-            count="1 model" if len(config.models) == 1 else f"{len(config.models)} models",
-            limit=config.max_loaded_models,
-        )
+        _log.info("{scope}", scope=scope(config))
         for model in config.models:
             where = ", ".join(r.url for r in model.replicas) or model.model_path
             _log.info("model {name}: {where}", name=model.name, where=where)
-        for model in config.missing_files():
+        self._say_what_is_missing(config.missing_files())
+        self._say_where()
+
+    def _say_what_is_missing(self, missing: Sequence[ModelConfig]) -> None:
+        for model in missing[:_NAMED]:
             _log.warn(
                 "model {name} cannot be served: there is no file {path}",
                 name=model.name,
                 path=model.model_path,
             )
+        if len(missing) > _NAMED:
+            _log.warn("{count} more have no file either", count=len(missing) - _NAMED)
+
+    def _say_where(self) -> None:
+        assert self._port is not None
         address = self._port.getHost()
         _log.info("listening on {address}", address=shown_address(address))
-        base = base_url(address, config.listen_addr)
+        base = base_url(address, self._config.listen_addr)
         for route in ROUTES:
             first, *others = route.paths
             methods = "ANY" if route.methods is ANY else "/".join(route.methods)
             also = f" (also {', '.join(others)})" if others else ""
             _log.info("{m:4} {base}{path}{also}", m=methods, base=base, path=first, also=also)
-        for method, path, _ in OWN:
-            _log.info("{m:4} {base}{path}", m=method, base=base, path=path)
+        for own in OWN:
+            _log.info("{m:4} {base}{path}", m=own.method, base=base, path=own.path)
 
     def stopService(self) -> Deferred[None]:
         """Drain and stop; fires when no backend is left."""
         super().stopService()
+        self._asking.take_back()
         return Deferred.fromCoroutine(self._drain())
 
     def hurry(self) -> None:
@@ -238,6 +323,31 @@ class Gateway(Service):
         _log.info("stopped; no backend is left")
 
 
+def scope(config: Config) -> str:
+    """How many models there are, in words."""
+    count = "1 model" if len(config.models) == 1 else f"{len(config.models)} models"
+    return f"{count} configured, at most {config.max_loaded_models} in memory at once"
+
+
+def changes(old: Config, new: Config) -> str:
+    """What a reload changes, in words; some names of many."""
+    before = {model.name: model for model in old.models}
+    after = {model.name: model for model in new.models}
+    kept = [name for name in after if name in before]
+    said = [scope(new)]
+    for what, names in (
+        ("new", [name for name in after if name not in before]),
+        ("changed", [name for name in kept if after[name] != before[name]]),
+        ("removed", [name for name in before if name not in after]),
+    ):
+        if names:
+            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+            said.append(f"{what}: {', '.join(names[:_NAMED])}{more}")
+    if old.llama_server_path != new.llama_server_path:
+        said.append(f"run by {new.llama_server_path}")
+    return "; ".join(said)
+
+
 def shown_address(address: IAddress) -> str:
     """An address as a person writes it."""
     if isinstance(address, IPv6Address):
@@ -245,6 +355,13 @@ def shown_address(address: IAddress) -> str:
     if isinstance(address, IPv4Address):
         return f"{address.host}:{address.port}"
     return os.fsdecode(getattr(address, "name", str(address)))
+
+
+def is_loopback(address: IAddress) -> bool:
+    """Whether only programs on this machine, a browser among them, reach what listens here."""
+    if not isinstance(address, IPv4Address | IPv6Address):
+        return False
+    return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
 
 
 def base_url(address: IAddress, listen_addr: str) -> str:

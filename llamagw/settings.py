@@ -15,15 +15,60 @@ from collections.abc import Iterable
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
+import msgspec
 from msgspec import Meta, Struct
 
 #: YAML can write characters that no file name, command line or JSON can carry.
 TEXT = r"\A[^\0\ud800-\udfff]*\Z"
 
+#: What stands in ``cors_origins`` for any origin, and for any port of this machine.
+ANY_ORIGIN, LOCALHOST = "*", "localhost"
+
+#: Headers of one hop (RFC 9110, 7.6.1), and those that say how long a body is: each connection
+#: has its own. In lower case, as all names of headers here.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+NEVER_PASSED = HOP_BY_HOP | {b"content-length"}
+
+#: The headers by which the gateway itself tells browsers what pages may do.
+CORS_NAMES = frozenset(
+    b"access-control-" + name
+    for name in (
+        b"allow-credentials",
+        b"allow-headers",
+        b"allow-methods",
+        b"allow-origin",
+        b"expose-headers",
+        b"max-age",
+    )
+)
+
 #: The longest time that a timer is given; infinity would break it.
 _YEAR = 365 * 24 * 3600.0
 
-_Name = Annotated[str, Meta(min_length=1, pattern=TEXT, description='a name, such as "qwen2.5-7b"')]
+#: Characters that a model's name may have, in a configuration and in a request.
+NAME_LENGTH = 256
+
+_Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=NAME_LENGTH,
+        pattern=TEXT,
+        description='a name of 1 to 256 characters, such as "qwen2.5-7b"',
+    ),
+]
 _Path = Annotated[str, Meta(min_length=1, pattern=TEXT, description="the path of a file")]
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 _Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
@@ -43,12 +88,27 @@ _Arguments = Annotated[
     Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
 ]
 _Aliases = Annotated[
-    list[Annotated[str, Meta(min_length=1, pattern=TEXT)]],
-    Meta(description='a list of names or patterns, such as ["gpt-4o", "gpt-4*"]'),
+    list[Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH, pattern=TEXT)]],
+    Meta(
+        description="a list of names or patterns of 1 to 256 characters, "
+        'such as ["gpt-4o", "gpt-4*"]'
+    ),
 ]
 _Keys = Annotated[
     list[Annotated[str, Meta(min_length=1, pattern=TEXT)]],
     Meta(description='a list of keys of the request, such as ["temperature"]'),
+]
+_Headers = Annotated[
+    list[Annotated[str, Meta(pattern=r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")]],
+    Meta(description='a list of names of headers, such as ["Set-Cookie"]'),
+]
+_Paths = Annotated[
+    list[Annotated[str, Meta(pattern=r"\A[/*][!-~]*\Z")]],
+    Meta(description='a list of paths or patterns, such as ["/v1/files*"] or ["*"]'),
+]
+_Origins = Annotated[
+    list[Annotated[str, Meta(min_length=1, pattern=TEXT)]],
+    Meta(description='a list of origins, such as ["https://chat.example", "localhost"]'),
 ]
 _Params = Annotated[
     dict[str, Any], Meta(description='keys and values of the request, such as "temperature: 0.6"')
@@ -119,6 +179,8 @@ class ModelConfig(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     set_params: _Params = {}
     default_params: _Params = {}
     strip_params: _Keys = []
+    pass_headers: _Headers = []
+    paths: _Paths = []
     env: _Environment = {}
     pinned: _Switch = False
     preload: _Switch = False
@@ -164,9 +226,22 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     stop_timeout_sec: _Seconds = 10
     drain_sec: _Patience = 30
     max_body_mb: _Megabytes = 64
+    #: None for an eighth of the machine's memory.
+    max_bodies_mb: _Megabytes | None = None
+    cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
     request_timeout_sec: _Seconds = 60
     client_stall_sec: _Seconds = 600
     access_log: _Switch = False
+
+    def bodies_mb(self, memory: int) -> float:
+        """
+        How many megabytes of bodies are held at a time.
+
+        :param memory: bytes that the gateway's machine has
+        """
+        if self.max_bodies_mb is not None:
+            return self.max_bodies_mb
+        return max(memory / 8 / 2**20, self.max_body_mb)
 
     def missing_files(self) -> list[ModelConfig]:
         """The models whose file is not there now (a warning at start, a 503 when asked for)."""

@@ -14,6 +14,7 @@ import resource
 import signal
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -24,13 +25,17 @@ from llamagw.config import Config, ConfigError, Fault, load
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
+    from twisted.internet.defer import Deferred
 
     from llamagw.proxy.server import Limits
     from llamagw.service import Gateway
 
 
 class Options(usage.Options):
-    """The command line. After parsing, ``options.loaded`` is the checked configuration."""
+    """
+    The command line. After parsing, ``options.loaded`` is the checked configuration, and
+    ``options.hung_up`` whether a SIGHUP has come since.
+    """
 
     synopsis = "[options]"
     longdesc = (
@@ -42,6 +47,7 @@ class Options(usage.Options):
         ["check", None, "Check the configuration, print what would be served, and exit."]
     ]
     loaded: Config
+    hung_up = False
 
     def opt_version(self) -> None:
         """Print the version of llamagw, and exit."""
@@ -56,6 +62,8 @@ class Options(usage.Options):
         """
         # Resolved now: a daemon changes its directory.
         path = self["config"] = os.path.abspath(self["config"])
+        if self.parent is not None and not self["check"]:
+            self._note_hangups()
         try:
             self.loaded = load(path)
             if self["check"]:
@@ -71,6 +79,20 @@ class Options(usage.Options):
         if not self.loaded.uses_tls:
             leave_out_tls()
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
+
+    def _note_hangups(self) -> None:
+        """
+        Have a SIGHUP wait until the gateway runs, rather than end it.
+
+        Not ignored: what is ignored here would be ignored by the engines, too.
+        """
+
+        def note(*_: object) -> None:
+            self.hung_up = True
+
+        signal.signal(signal.SIGHUP, note)
+        # `llamagw run` holds it back from its own beginning to here.
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
 
 
 def leave_out_tls() -> None:
@@ -103,16 +125,27 @@ def install_reactor(daemon: bool) -> None:
 def makeService(options: Options) -> IService:
     """The gateway, wired to the global reactor."""
     from twisted.internet import reactor
+    from twisted.internet.threads import deferToThreadPool
 
     # Twisted's own is the time of day: when that is set back, no timer fires until it is made up.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
-    gateway = make_gateway(options.loaded, reactor)
-    reactor.callWhenRunning(_handle_signals, reactor, gateway, options["config"])
+    pool = reactor.getThreadPool()  # type: ignore[attr-defined]
+    in_thread = partial(deferToThreadPool, reactor, pool)  # type: ignore[arg-type]
+    gateway = make_gateway(options.loaded, reactor, in_thread)
+    reactor.callWhenRunning(_handle_signals, reactor, gateway, options)
     return gateway
 
 
-def make_gateway(config: Config, reactor: Any) -> Gateway:
-    """Put the parts together."""
+def make_gateway(
+    config: Config,
+    reactor: Any,
+    in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+) -> Gateway:
+    """
+    Put the parts together.
+
+    :param in_thread: calls a function in a thread, where it may take its time
+    """
     from llamagw.api import Api
     from llamagw.fleet.health import HttpProbe
     from llamagw.fleet.leftovers import Leftovers, default_folder
@@ -158,6 +191,7 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
         manager,
         pool,
         prepare=launcher.prepare,
+        in_thread=in_thread,
         leftovers=leftovers,
         adopt=adopt,
         make_endpoint=lambda config: endpoint(reactor, config),
@@ -168,15 +202,30 @@ def make_gateway(config: Config, reactor: Any) -> Gateway:
 
 def limits(config: Config) -> Limits:
     """What clients may do, by the configuration and by the system's limit of open files."""
+    from llamagw.proxy.origins import Origins
     from llamagw.proxy.server import Limits
 
     # Each connection may need a second one, to a backend; a few files are for everything else.
     return Limits(
         max_body=int(config.max_body_mb * 2**20),
+        max_bodies=int(config.bodies_mb(machine_memory()) * 2**20),
         request_timeout=config.request_timeout_sec,
         client_stall=config.client_stall_sec,
         max_connections=max((raise_open_files() - 128) // 2, 8),
+        origins=Origins(config.cors_origins),
     )
+
+
+def machine_memory() -> int:
+    """The bytes of memory that this process may use: the machine's, or its container's limit."""
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    # A container's own group is at the top of what it sees (cgroup v2, then v1).
+    for path in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{path}") as file:
+            return min(total, int(file.read()))
+    return total
 
 
 def raise_open_files() -> int:
@@ -202,7 +251,7 @@ def endpoint(reactor: Any, config: Config) -> Any:
         raise ConfigError([Fault("", None, "listen_addr", str(error))]) from None
 
 
-def _handle_signals(reactor: Any, gateway: Gateway, path: str) -> None:
+def _handle_signals(reactor: Any, gateway: Gateway, options: Options) -> None:
     """
     SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGHUP reads the
     configuration again; SIGCHLD is heard.
@@ -222,11 +271,19 @@ def _handle_signals(reactor: Any, gateway: Gateway, path: str) -> None:
             asked = True
             reactor.stop()
 
+    def reload() -> None:
+        gateway.reload(options["config"])
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: reactor.callFromThread(stop))
-    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(gateway.reload, path))
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    if options.hung_up:
+        reload()
     # uvloop takes the wakeup descriptor from Twisted by which it learns of its children's ends.
     signal.signal(signal.SIGCHLD, lambda *_: reactor.callFromThread(reapAllProcesses))
+    # Python takes its handlers away before the process ends; no child is left to inherit this.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        reactor.addSystemEventTrigger("after", "shutdown", signal.signal, number, signal.SIG_IGN)
 
 
 def summary(path: str, config: Config) -> str:

@@ -11,7 +11,8 @@ file's content on top (`-m`: a small text file, empty or a JSON object; a file o
 a corrupt model, as a missing one is missing, except that a real GGUF is an empty script). A
 request's script is the process's `request` key, then the body's `fake`, then the header `X-Fake`.
 `POST /fake` merges an object into the process's script while it runs; `GET /fake` tells pid, port,
-script and the requests in flight with the bytes sent so far. Neither is blocked or counted.
+script and the requests in flight with the bytes sent so far. Neither is blocked, counted or wants a
+key; where there are keys (`--api-key`, LLAMA_API_KEY), the rest does, as the real one's.
 
 Every script may say `once: PATH` (with `times: N`, default 1): it is used by the first N processes
 or requests that meet that file, after which it counts as empty. So "the first start fails, the next
@@ -138,12 +139,14 @@ STARTED = time.monotonic()
 FINGERPRINT = "b1-571d0d5"
 JSON_TYPE = "application/json; charset=utf-8"
 REASONS = {
-    200: "OK", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 404: "Not Found",
-    429: "Too Many Requests", 500: "Internal Server Error", 501: "Not Implemented",
-    503: "Service Unavailable",
+    200: "OK", 204: "No Content", 304: "Not Modified", 400: "Bad Request", 401: "Unauthorized",
+    404: "Not Found", 429: "Too Many Requests", 500: "Internal Server Error",
+    501: "Not Implemented", 503: "Service Unavailable",
 }  # fmt: skip
 LOADING = {"error": {"message": "Loading model", "type": "unavailable_error", "code": 503}}
+WRONG_KEY = {"error": {"message": "Invalid API Key", "type": "authentication_error", "code": 401}}
 NOT_FOUND = {"error": {"message": "File Not Found", "type": "not_found_error", "code": 404}}
+PUBLIC = ("/health", "/models", "/", "/index.html", "/favicon.ico")  # without a key
 INFERENCE = ("/chat/completions", "/completions", "/completion", "/embeddings", "/rerank")
 
 # Flags as --help shows them; a flag that takes a value names it.
@@ -186,6 +189,12 @@ HELP = """\
                                         (env: LLAMA_ARG_HOST)
 --port PORT                             port to listen (default: 8080)
                                         (env: LLAMA_ARG_PORT)
+--reuse-port                            allow multiple sockets to bind to the same port
+                                        (default: disabled)
+                                        (env: LLAMA_ARG_REUSE_PORT)
+--api-key KEY                           API key to use for authentication, multiple keys can
+                                        be provided as a comma-separated list (default: none)
+                                        (env: LLAMA_API_KEY)
 --embedding, --embeddings               restrict to only support embedding use case; use
                                         only with dedicated embedding models
                                         (env: LLAMA_ARG_EMBEDDINGS)
@@ -295,7 +304,9 @@ class Server:
         self.argv = argv
         self.model, self.host, self.port, self.alias, self.slots = "", "127.0.0.1", 8080, "", 4
         self.context = 4096
-        self.embeddings = self.metrics = False
+        self.embeddings = self.metrics = self.reuse_port = False
+        self.keys: list[str] = []
+        self.add_keys(os.environ.get("LLAMA_API_KEY", ""))
         self.ready = threading.Event()
         self.blocked = threading.Event()
         self.lingering = threading.Event()
@@ -321,6 +332,7 @@ class Server:
         takes("alias", str, "-a", "--alias")
         takes("slots", int, "-np", "--parallel")
         takes("context", int, "-c", "--ctx-size")
+        values["--api-key"] = self.add_keys
         left = list(self.argv)
         while left:
             flag = left.pop(0)
@@ -336,11 +348,16 @@ class Server:
                 self.embeddings = True
             elif flag == "--metrics":
                 self.metrics = True
+            elif flag == "--reuse-port":
+                self.reuse_port = True
             elif left and not (left[0].startswith("-") and not left[0][1:2].isdigit()):
                 value = left.pop(0)  # of a flag that is not known here, it is dropped
                 if flag in values:
                     values[flag](value)
         self.slots = max(self.slots, 1)
+
+    def add_keys(self, keys: str) -> None:
+        self.keys += filter(None, keys.split(","))
 
     def show_help(self) -> NoReturn:
         how = self.script.get("help", "ok")
@@ -424,6 +441,8 @@ class Server:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         self.listener = socket.socket(family, socket.SOCK_STREAM)
         self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if self.reuse_port:
+            self.listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         try:
             self.listener.bind((self.host, self.port))
         except OSError:
@@ -769,12 +788,18 @@ class Connection:
             self.wait(None)
         if not server.ready.is_set():
             self.answer(503, LOADING)
+        elif not self.may_ask(route):
+            self.answer(401, WRONG_KEY)
         elif self.method == "POST" and (route in INFERENCE or self.script):
             self.infer(route)
         elif self.script:
             self.scripted(route)
         else:
             self.look(route)
+
+    def may_ask(self, route: str) -> bool:
+        key = self.header("authorization").removeprefix("Bearer ") or self.header("x-api-key")
+        return not self.server.keys or route in PUBLIC or key in self.server.keys
 
     def look(self, route: str) -> None:
         """What the engine tells about itself."""

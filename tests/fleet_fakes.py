@@ -42,6 +42,9 @@ class FakeEngine:
     def progress(self) -> object:
         return self.work
 
+    def has_its_port(self) -> bool:
+        return True
+
     def end(
         self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
     ) -> None:

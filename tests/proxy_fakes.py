@@ -37,6 +37,7 @@ from llamagw.fleet.listeners import Listeners
 from llamagw.fleet.manager import Change, ModelReport
 from llamagw.fleet.output import Log
 from llamagw.proxy.connect import Connector
+from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site
 from llamagw.proxy.upstream import Pool
@@ -426,6 +427,8 @@ class Bench:
         max_connections: int = 1000,
         keepalive: float = 0,
         access_log: bool = False,
+        max_bodies: int = 16 * 1024 * 1024,
+        origins: Iterable[str] = ("*",),
     ) -> None:
         self.reactor = MemoryReactorClock()
         self.manager = FakeManager(names)
@@ -436,7 +439,7 @@ class Bench:
             self.api.tree,
             self.api.table,
             clock=self.reactor,
-            limits=Limits(max_body, 60, 600, max_connections),
+            limits=Limits(max_body, max_bodies, 60, 600, max_connections, Origins(origins)),
             access_log=access_log,
         )
         self.accepted = 0
@@ -512,12 +515,20 @@ class BenchTestCase(SynchronousTestCase):
         self.assertEqual([e for e in self.events if e.get("log_namespace") != "warnings"], [])
 
     def assert_envelope(
-        self, answer: Answer, status: int, dialect: Dialect = Dialect.OPENAI
+        self,
+        answer: Answer,
+        status: int,
+        dialect: Dialect = Dialect.OPENAI,
+        open_to_all: bool = True,
     ) -> Mapping[str, Any]:
-        """It is an error as the dialect has it, with CORS headers; returns what is inside."""
+        """It is an error as the dialect has it; returns what is inside.
+
+        :param open_to_all: whether a page of any origin may read it
+        """
         self.assertEqual(answer.status, status)
         self.assertEqual(answer.headers["Content-Type"], "application/json")
-        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
+        allowed = answer.headers["Access-Control-Allow-Origin"]
+        self.assertEqual(allowed, "*" if open_to_all else None)
         self.assertTrue(answer.whole)
         error: Mapping[str, Any] = answer.json()["error"]
         if dialect is Dialect.ANTHROPIC:

@@ -10,7 +10,7 @@ from typing import Any
 from llamagw import __version__
 from llamagw.errors import Dialect
 from llamagw.fleet.manager import ModelReport
-from llamagw.routes import OWN, ROUTES, Where
+from llamagw.routes import OWN, ROUTES, Scope, Where, scope_of
 from tests.proxy_fakes import CHAT, Answer, Bench, BenchTestCase, request
 
 #: POST, by the model in the body.
@@ -134,12 +134,12 @@ class WrongTurnTests(ApiTestCase):
         for path in ("/", "/index", "/upstream"):
             error = self.assert_envelope(self.get(path), 404)
             self.assertEqual(error["code"], "path_not_found")
-            for known in (*INFERENCE, *(path for _, path, _ in OWN)):
+            for known in (*INFERENCE, *(path for _, path, _, _ in OWN)):
                 self.assertIn(known, error["message"])
             self.assertEqual(self.assert_envelope(self.post(b"{}", path), 404), error)
 
     def test_what_the_table_says_the_gateway_answers_itself_it_does(self) -> None:
-        for method, path, _ in OWN:
+        for method, path, _, _ in OWN:
             target = path.replace("{id}", "small")
             client = self.bench.client(request(b"" if method == "POST" else None, target, method))
             self.bench.settle()
@@ -222,7 +222,8 @@ class BodyTests(ApiTestCase):
                 (b'{"model": 7}', "string"),
             ):
                 dialect = Dialect.of(path.encode())
-                error = self.assert_envelope(self.post(body, path), 400, dialect)
+                open_to_all = scope_of("POST", path) is Scope.INFER
+                error = self.assert_envelope(self.post(body, path), 400, dialect, open_to_all)
                 self.assertEqual(error["type"], "invalid_request_error")
                 self.assertIn(said, error["message"])
         self.assertEqual(self.bench.manager.asked, [])
@@ -241,7 +242,8 @@ class BodyTests(ApiTestCase):
     def test_an_unknown_model_is_told_with_those_that_exist(self) -> None:
         for path in INFERENCE:
             answer = self.post(b'{"model": "gpt-4"}', path)
-            error = self.assert_envelope(answer, 404, Dialect.of(path.encode()))
+            open_to_all = scope_of("POST", path) is Scope.INFER
+            error = self.assert_envelope(answer, 404, Dialect.of(path.encode()), open_to_all)
             for name in ("`gpt-4`", "`small`", "`org/big`"):
                 self.assertIn(name, error["message"])
         self.assertEqual(self.bench.connects, 0)

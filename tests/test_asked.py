@@ -47,11 +47,36 @@ class PeekTests(SynchronousTestCase):
             b'{"model":"\\u006d"}',
             b'{"model":"no","model":"m"}',  # as json.loads and the engine read it
         ):
-            self.assertEqual(peek(body).model, "m", body)
+            self.assertEqual(peek(body)[0], "m", body)
 
     def test_a_model_that_is_not_there_or_null_is_none(self) -> None:
-        for body in (b"{}", b'{"Model": "m"}', b'{"model": null}'):
-            self.assertIsNone(peek(body).model, body)
+        for body in (b"{}", b'{"models": "m"}', b'{"model": null}'):
+            self.assertIsNone(peek(body)[0], body)
+
+    def test_a_stream_is_asked_for_by_true_and_by_nothing_else(self) -> None:
+        for value, stream in (
+            (b"true", True),
+            (b" true ", True),
+            (b"false", False),
+            (b"1", False),
+            (b'"true"', False),
+            (b"[[], {}]", False),
+        ):
+            self.assertEqual(peek(b'{"stream": %b}' % value), (None, stream), value)
+
+    def test_model_in_capitals_is_refused_since_some_servers_read_it(self) -> None:
+        for key in (b"Model", b"MODEL", b"modeL", b"\\u004dodel"):
+            for body in (b'{"%b": "m"}' % key, b'{"model": "m", "%b": "n"}' % key):
+                with self.assertRaises(BadRequest) as caught:
+                    peek(body)
+                self.assertIn("lower case", caught.exception.message, body)
+
+    def test_a_value_of_model_is_read_only_if_it_can_be_a_name(self) -> None:
+        with self.assertRaises(BadRequest) as caught:
+            peek(b'{"model": "%b"}' % (b"x" * 1_000_000))
+        self.assertLess(len(caught.exception.message), 200)
+        longest = "\U0001f600" * 256
+        self.assertEqual(peek(json.dumps({"model": longest}).encode())[0], longest)
 
     def test_what_is_wrong_is_said(self) -> None:
         for body, said, param in (
@@ -75,7 +100,7 @@ class PeekTests(SynchronousTestCase):
     @given(body=st.binary(max_size=60) | st.text(alphabet='{}[]":,\\model01 \n', max_size=40))
     def test_whatever_comes_it_is_a_name_or_none_or_a_bad_request(self, body: bytes | str) -> None:
         try:
-            name = peek(body.encode() if isinstance(body, str) else body).model
+            name, _ = peek(body.encode() if isinstance(body, str) else body)
         except BadRequest:
             return
         self.assertIsInstance(name, str | None)

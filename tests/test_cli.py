@@ -494,6 +494,15 @@ def test_logs_prints_the_last_lines(gateway: FakeGateway) -> None:
     assert llamagw("logs -n 9 a").stdout == "one\ntwo\nthree\n"
 
 
+def test_logs_prints_nothing_that_a_terminal_would_act_upon(gateway: FakeGateway) -> None:
+    # A gateway writes them out itself; one of an earlier version does not.
+    gateway.answers["/models/logs"] = (200, "\x1b]0;t\x07 one\ttwo \u202e\n")
+    gateway.to_come = ["\x1b[2Jthree\n", None]
+    plain = "\\x1b]0;t\\x07 one\ttwo \\u202e\n"
+    assert llamagw("logs a").stdout == plain
+    assert llamagw("logs -f a").stdout == plain + "\\x1b[2Jthree\n"
+
+
 def test_logs_follows_until_the_gateway_ends_it(gateway: FakeGateway) -> None:
     gateway.to_come = ["four\nfi", "ve\nsix", None]
     assert llamagw("logs -f a").stdout == "one\ntwo\nthree\nfour\nfive\nsix\n"

@@ -97,11 +97,18 @@ class DefaultsTests(ConfigCase):
                 "stop_timeout_sec": 10,
                 "drain_sec": 30,
                 "max_body_mb": 64,
+                "max_bodies_mb": None,
+                "cors_origins": ["*"],
                 "request_timeout_sec": 60,
                 "client_stall_sec": 600,
                 "access_log": False,
             },
         )
+
+    def test_all_bodies_have_an_eighth_of_the_memory_and_room_for_one(self) -> None:
+        self.assertEqual(self.load(LEAST).bodies_mb(16 * 2**30), 2048)
+        self.assertEqual(self.load(LEAST).bodies_mb(2**20), 64)
+        self.assertEqual(self.load(LEAST + "max_bodies_mb: 100\n").bodies_mb(2**40), 100)
 
     def test_every_default_of_a_model(self) -> None:
         [model] = self.load(LEAST).models
@@ -279,6 +286,40 @@ class PathTests(ConfigCase):
 
 
 class FaultTests(ConfigCase):
+    def test_bodies_together_have_no_less_than_one_of_them(self) -> None:
+        [fault] = self.faults(LEAST + "max_bodies_mb: 10\n")
+        self.assertIn("max_bodies_mb: is 10, less than the 64 MB of one body", fault)
+        self.assertEqual(self.load(LEAST + "max_bodies_mb: 10\nmax_body_mb: 5\n").max_body_mb, 5)
+
+    def test_origins_are_origins(self) -> None:
+        good = ["*", "localhost", "https://a.example", "http://[::1]:80", "app://obsidian.md"]
+        self.assertEqual(self.load(LEAST + f"cors_origins: {good}\n").cors_origins, good)
+        self.assertEqual(self.load(LEAST + "cors_origins: []\n").cors_origins, [])
+        for bad in ("a.example", "https://a.example/", "https://*.example", "null", "127.0.0.1"):
+            [fault] = self.faults(LEAST + f'cors_origins: ["{bad}"]\n')
+            self.assertIn("cors_origins[0]: expected an origin such as https://", fault)
+        self.assertEqual(len(self.faults(LEAST + 'cors_origins: "*"\n')), 1)
+
+    def test_headers_that_are_passed_are_no_affair_of_the_connection(self) -> None:
+        passed = LEAST + "    pass_headers: [%s]\n"
+        names = ["Set-Cookie", "Access-Control-Allow-Private-Network"]
+        [model] = self.load(passed % ", ".join(names)).models
+        self.assertEqual(model.pass_headers, names)
+        for name, said in (
+            ("Transfer-Encoding", "the gateway's own"),
+            ("content-length", "the gateway's own"),
+            ("Access-Control-Allow-Origin", "cors_origins"),
+            ('"a b"', "expected a list of names of headers"),
+        ):
+            [fault] = self.faults(passed % name)
+            self.assertIn("models[0].pass_headers", fault)
+            self.assertIn(said, fault)
+
+    def test_a_name_has_256_characters_at_most(self) -> None:
+        self.load(LEAST.replace("name: tiny", f"name: {'x' * 256}"))
+        [fault] = self.faults(LEAST.replace("name: tiny", f"name: {'x' * 257}"))
+        self.assertIn("expected a name of 1 to 256 characters", fault)
+
     def test_all_faults_are_told_at_once(self) -> None:
         faults = self.faults(
             textwrap.dedent("""\
@@ -382,7 +423,8 @@ class FaultTests(ConfigCase):
         self.assertEqual(
             self.faults("llama_server_path: ./llama-server\nmodels:\n  - threads: 2\n"),
             [
-                'config.yaml:3: models[0].name: is missing; a name, such as "qwen2.5-7b" is needed',
+                "config.yaml:3: models[0].name: is missing; a name of 1 to 256 characters, such as "
+                '"qwen2.5-7b" is needed',
                 "config.yaml:3: models[0].model_path: is missing; the path of a file is needed "
                 "(or url:, for a model that lives elsewhere)",
             ],

@@ -114,6 +114,8 @@ class ElsewhereTests(ConfigCase):
             ({"url": "http://a", "ca_file": "x"}, "models[0].ca_file: is for https"),
             ({"url": "https://a", "ca_file": "x"}, "models[0].ca_file: "),
             ({"url": "http://a", "api_key": "ß"}, "models[0].api_key: has characters"),
+            ({"url": "http://a", "paths": ["/x"]}, "models[0].paths: is for a server that gets"),
+            ({"url": "http://a", "api_key": "k", "paths": ["x"]}, "models[0].paths: expected a"),
         ):
             self.assertTrue(self.one_fault(model).startswith(said), (model, self.one_fault(model)))
         (self.folder / "no.pem").write_text("nothing")

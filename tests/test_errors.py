@@ -46,6 +46,7 @@ class ErrorTests(SynchronousTestCase):
             ModelNotFound("x", []),
             errors.BodyTooLarge("x"),
             errors.BackendLost("x"),
+            errors.NotAllowed("x"),
             errors.ModelUnavailable("x"),
             errors.LoadTimeout("x"),
         ):
@@ -56,6 +57,7 @@ class ErrorTests(SynchronousTestCase):
                 "invalid_request_error",
                 "not_found_error",
                 "request_too_large",
+                "permission_error",
                 "api_error",
                 "overloaded_error",
                 "timeout_error",
@@ -75,6 +77,7 @@ class ErrorTests(SynchronousTestCase):
             {
                 "BadRequest": (400, "invalid_request_error"),
                 "ModelNotFound": (404, "invalid_request_error"),
+                "NotAllowed": (403, "permission_error"),
                 "ModelNotLoaded": (409, "invalid_request_error"),
                 "PathNotFound": (404, "invalid_request_error"),
                 "Moved": (308, "invalid_request_error"),
@@ -89,6 +92,18 @@ class ErrorTests(SynchronousTestCase):
                 "QueueTimeout": (504, "server_error"),
             },
         )
+
+    def test_an_unknown_name_is_repeated_shortened_and_harmless(self) -> None:
+        error = ModelNotFound("\x1b]0;x\x07" + "y" * 10_000, ["small"])
+        self.assertLess(len(error.message), 300)
+        self.assertIn(r"`\x1b]0;x\x07yyy", error.message)
+
+    def test_of_very_many_names_a_few_are_listed_and_a_near_one_is_found(self) -> None:
+        names = [f"{letter}{number}" for letter in "abc" for number in range(10_000)]
+        error = ModelNotFound("b42x", [*names, "b42"])
+        self.assertLess(len(error.message), 500)
+        self.assertIn("and 29981 more", error.message)
+        self.assertIn("Did you mean `b42`?", ModelNotFound("b4 2", [*names[:150], "b42"]).message)
 
     def test_no_two_ways_to_fail_have_one_code(self) -> None:
         codes = [error.code for error in GatewayError.__subclasses__()]

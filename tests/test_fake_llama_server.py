@@ -407,6 +407,21 @@ class FaultTests(unittest.TestCase):
         self.assertEqual(fake.ask(path="/health")[0], 200)
         self.assertIsNone(fake.process.poll())
 
+    def test_wants_one_of_its_keys_as_the_real_one_does(self) -> None:
+        fake = Fake(self, {"load_sec": 0.2}, "--api-key", "a,b")
+        fake.until("listening")
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", fake.port)) as client:
+            self.assertEqual(exchange(client, path="/props")[0], 503, "while it loads")
+        for path in ("/health", "/v1/models", "/fake"):
+            self.assertEqual(fake.ask(path=path)[0], 200)
+        for path in ("/props", "/slots", "/nothing"):
+            self.assertEqual(fake.ask(path=path)[0], 401)
+        self.assertEqual(fake.ask({"messages": []})[0], 401)
+        for headers in ({"Authorization": "Bearer a"}, {"X-Api-Key": "b"}):
+            with contextlib.closing(fake.connect()) as client:
+                client.request("GET", "/props", headers=headers)
+                self.assertEqual(client.getresponse().status, 200)
+
     def test_leaves_a_grandchild_that_holds_stderr_open(self) -> None:
         fake = Fake(self, {"grandchild_sec": 600})
         grandchild = fake.until("grandchild")["grandchild"]

@@ -9,7 +9,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet.backend import Address
-from llamagw.fleet.health import PROBE_TIMEOUT, Health, HttpProbe, Readiness
+from llamagw.fleet.health import MAX_ANSWER, PROBE_TIMEOUT, Health, HttpProbe, Readiness
 from llamagw.proxy.connect import Connector
 from tests.fleet_fakes import FakeProbe
 
@@ -23,6 +23,7 @@ class ReadinessTests(SynchronousTestCase):
         self.probe = FakeProbe()
         self.address = HERE
         self.work = 0
+        self.ours = True
         self.told: list[str] = []
 
     def readiness(self, timeout: float = 60) -> Readiness:
@@ -31,6 +32,7 @@ class ReadinessTests(SynchronousTestCase):
             self.probe,
             address=lambda: self.address,
             progress=lambda: self.work,
+            confirm=lambda: self.ours,
             timeout=timeout,
             healthy=lambda: self.told.append("healthy"),
             give_up=lambda: self.told.append("give up"),
@@ -50,6 +52,32 @@ class ReadinessTests(SynchronousTestCase):
         self.assertEqual(self.told, ["healthy"])
         self.assertEqual(len(self.probe.asked), 4)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_an_answer_of_another_process_is_none(self) -> None:
+        self.probe.well, self.ours = True, False
+        self.readiness(timeout=5)
+        self.clock.pump([0.05] * 60)
+        self.assertEqual(self.told, [])
+        self.ours = True
+        self.clock.advance(0.05)
+        self.assertEqual(self.told, ["healthy"])
+
+    def test_answers_of_another_process_are_no_progress(self) -> None:
+        self.probe.well, self.ours = True, False
+        self.readiness(timeout=5)
+        self.clock.pump([0.05] * 130)
+        self.assertEqual(self.told, ["give up"])
+
+    def test_who_it_was_is_asked_only_when_it_is_well(self) -> None:
+        asked: list[int] = []
+        readiness = self.readiness()
+        readiness._confirm = lambda: bool(asked.append(1))
+        self.clock.pump([0.05] * 20)
+        self.assertEqual(asked, [])
+        self.probe.well = True
+        self.clock.advance(0.05)
+        self.assertEqual(asked, [1])
+        readiness.stop()
 
     def test_the_address_may_move(self) -> None:
         self.readiness()
@@ -89,6 +117,7 @@ class ReadinessTests(SynchronousTestCase):
             self.probe,
             address=lambda: HERE,
             progress=lambda: looks.append(1),
+            confirm=self.fail,
             timeout=60,
             healthy=self.fail,
             give_up=self.fail,
@@ -134,6 +163,7 @@ class ReadinessTests(SynchronousTestCase):
                     self.probe,
                     address=lambda: HERE,
                     progress=lambda: 0,
+                    confirm=lambda: True,
                     timeout=1,
                     healthy=lambda: self.told.append("healthy") or readiness.stop(),  # noqa: B023
                     give_up=lambda: self.told.append("give up") or readiness.stop(),  # noqa: B023
@@ -322,9 +352,12 @@ class DiagnosisTests(SynchronousTestCase):
             protocol = reactor.tcpClients[number][2].buildProtocol(None)
             transport = StringTransportWithDisconnection()
             transport.protocol = protocol
+            self.protocol, self.transport = protocol, transport
             protocol.makeConnection(transport)
             paths.append(transport.value().split()[1].decode())
-            protocol.dataReceived(answer)
+            for at in range(0, len(answer), 65536):
+                if transport.connected:
+                    protocol.dataReceived(answer[at : at + 65536])
         self.assertEqual(len(reactor.tcpClients), len(answers))
         return paths, self.successResultOf(found)
 
@@ -357,6 +390,40 @@ class DiagnosisTests(SynchronousTestCase):
         self.assertEqual(
             self.said(moved)[1], "it answers 301 and points to https://elsewhere/health"
         )
+
+    def test_a_redirection_is_told_in_harmless_words_and_not_many(self) -> None:
+        moved = b"HTTP/1.1 301 So\r\nLocation: " + b"\x1b[2J" + b"x" * 9000
+        told = self.said(moved + b"\r\nContent-Length: 0\r\n\r\n")[1] or ""
+        self.assertIn("points to \\x1b[2Jxxx", told)
+        self.assertLess(len(told), 350)
+
+    def test_what_is_not_http_is_told_in_harmless_words_and_not_many(self) -> None:
+        for wrong in (
+            b"HTTP/1.1 \x1b[2Jno number\r\n\r\n",
+            b"HTTP/1.1 2\x1b" + b"x" * 9000 + b"\r\n\r\n",
+        ):
+            told = self.said(wrong)[1] or ""
+            self.assertNotIn("\x1b", told)
+            self.assertTrue(0 < len(told) < 350, told)
+
+    def test_an_answer_that_is_too_long_is_broken_off(self) -> None:
+        chunked = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+        for sent, said in (
+            (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * MAX_ANSWER, "more than 1,000,000 bytes"),
+            (b"HTTP/1.1 200 OK\r\n" + b"X-More: and more\r\n" * 10_000, "or headers"),
+            (b"HTTP/1.1 100 Continue\r\n\r\n" * 10_000, "or headers"),
+            (chunked + b"1\r\nx\r\n" * 10_000, "too many small chunks"),
+        ):
+            self.assertIn(said, self.said(sent)[1] or "")
+            self.assertFalse(self.transport.connected)
+
+    def test_what_comes_after_that_is_not_kept(self) -> None:
+        self.said(b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * MAX_ANSWER)
+        self.protocol.dataReceived(b"x" * 1000)
+
+    def test_compressed_answers_are_not_asked_for(self) -> None:
+        self.said(answer(200))
+        self.assertNotIn(b"accept-encoding", self.transport.value().lower())
 
     def test_a_web_page_is_no_health(self) -> None:
         self.assertIn("web page", self.said(answer(200, "Content-Type: text/html"))[1] or "")

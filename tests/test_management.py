@@ -11,11 +11,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 
 from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import ModelUnavailable
-from llamagw.feeds import PING_SEC
+from llamagw.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.fleet.manager import Change, ReplicaReport
 from tests.proxy_fakes import Answer, Bench, BenchTestCase, Wire, answers, request
 from tests.test_api import report
@@ -84,9 +85,12 @@ class ListingTests(ManagementTestCase):
         self.assertEqual(
             [self.entries()["far"][key] for key in ("context_size", "size")], [None] * 2
         )
-        for said in ({"context_size": 5}, {"meta": {"n_ctx": 5}}, {"max_model_len": 5}):
-            self.bench.manager.said = {"far": said}
-            self.assertEqual(self.entries()["far"]["context_size"], 5)
+        self.bench.manager.said = {"far": {"context_size": 5, "size": 7}}
+        self.assertEqual([self.entries()["far"][key] for key in ("context_size", "size")], [5, 7])
+
+    def test_a_meta_is_repeated_as_it_was_kept(self) -> None:
+        self.bench.manager.said = {"far": {"meta": msgspec.Raw(b'{"n_ctx":5,"deep":[1]}')}}
+        self.assertEqual(self.entries()["far"]["meta"], {"n_ctx": 5, "deep": [1]})
 
     def test_one_is_found_by_its_name_an_alias_or_a_pattern(self) -> None:
         found = self.entries()
@@ -169,7 +173,9 @@ class OrderTests(ManagementTestCase):
         for wait in (True, False):
             self.bench.manager.orders_done = fail(ModelUnavailable("out of memory", retry_after=3))
             answer = self.post("/models/load", {"model": "small", "wait": wait})
-            self.assertIn("out of memory", self.assert_envelope(answer, 503)["message"])
+            self.assertIn(
+                "out of memory", self.assert_envelope(answer, 503, open_to_all=False)["message"]
+            )
 
     def test_an_unload_is_answered_when_the_model_is_gone(self) -> None:
         self.bench.manager.orders_done = Deferred()
@@ -195,11 +201,31 @@ class OrderTests(ManagementTestCase):
                 (b'{"model": "small", "wait": 1}', "Expected `bool`"),
                 (b'{"model": "\xff"}', "JSON object"),
             ):
-                error = self.assert_envelope(self.post(path, body), 400)
+                error = self.assert_envelope(self.post(path, body), 400, open_to_all=False)
                 self.assertIn(said, error["message"])
-            error = self.assert_envelope(self.post(path, {"model": "smal"}), 404)
+            error = self.assert_envelope(self.post(path, {"model": "smal"}), 404, open_to_all=False)
             self.assertIn("`small`", error["message"])
         self.assertEqual(self.bench.manager.orders, [])
+
+
+class ModestOrderTests(ManagementTestCase):
+    def test_loads_that_nobody_waits_for_take_one_place_in_the_queue(self) -> None:
+        self.bench.manager.orders_done = Deferred()
+        for name in ("small", "small", "org/big", "small"):
+            self.assertEqual(self.post("/models/load", {"model": name}).status, 200)
+        orders = [("load", "small"), ("load", "org/big")]
+        self.assertEqual(self.bench.manager.orders, orders)
+        done, self.bench.manager.orders_done = self.bench.manager.orders_done, Deferred()
+        done.callback(None)
+        self.assertEqual(self.post("/models/load", {"model": "small"}).status, 200)
+        self.assertEqual(self.bench.manager.orders, [*orders, ("load", "small")])
+
+    def test_a_body_or_a_name_out_of_all_bounds_is_a_bad_request(self) -> None:
+        for path in ("/models/load", "/models/unload"):
+            for name in ("x" * 257, "x" * 1_000_000):
+                answer = self.post(path, {"model": name})
+                error = self.assert_envelope(answer, 400, open_to_all=False)
+                self.assertLess(len(error["message"]), 300)
 
 
 class ChangesTests(ManagementTestCase):
@@ -269,6 +295,25 @@ class ChangesTests(ManagementTestCase):
         last = self.told(client)[-2:]
         self.assertEqual([e["data"]["status"] for e in last], ["loaded", "unloaded"])
 
+    def test_very_many_models_are_told_in_one_piece_and_once(self) -> None:
+        self.bench.manager.reports = [report(f"model-{n}", "unloaded") for n in range(5000)]
+        client = self.bench.client()
+        client.stalls()
+        client.says(request(path="/models/sse"))
+        client.reads_on()
+        self.bench.settle()
+        self.assertEqual(len(self.told(client)), 5000)
+
+    def test_one_too_many_who_follow_is_told_so_and_there_is_room_when_one_leaves(self) -> None:
+        paths = ("/models/sse", "/models/logs?model=small&follow=true")
+        clients = [self.bench.client(request(path=paths[n % 2])) for n in range(MOST_FOLLOWERS)]
+        for path in paths:
+            error = self.assert_envelope(self.get(path), 503, open_to_all=False)
+            self.assertEqual(error["code"], "server_busy")
+        clients[1].hangs_up()
+        self.bench.settle()
+        self.assertIn(b" 200 ", bytes(self.bench.client(request(path=paths[0])).heard))
+
 
 class LogTests(ManagementTestCase):
     """GET /models/logs."""
@@ -283,7 +328,9 @@ class LogTests(ManagementTestCase):
         for lines, body in ((0, b""), (1, b"3\n"), (99, answer.body)):
             self.assertEqual(self.get(f"/models/logs?model=small&lines={lines}").body, body)
         for lines in ("-2", "x", "", "1.5", "9999999999"):
-            self.assert_envelope(self.get(f"/models/logs?model=small&lines={lines}"), 400)
+            self.assert_envelope(
+                self.get(f"/models/logs?model=small&lines={lines}"), 400, open_to_all=False
+            )
 
     def test_who_follows_hears_each_line_until_the_gateway_ends(self) -> None:
         log = self.bench.manager.logs["small"]
@@ -310,5 +357,5 @@ class LogTests(ManagementTestCase):
 
     def test_without_a_model_or_with_an_unknown_one_it_is_an_error(self) -> None:
         for query in ("", "&follow=true"):
-            self.assert_envelope(self.get(f"/models/logs?{query}"), 400)
-            self.assert_envelope(self.get(f"/models/logs?model=x{query}"), 404)
+            self.assert_envelope(self.get(f"/models/logs?{query}"), 400, open_to_all=False)
+            self.assert_envelope(self.get(f"/models/logs?model=x{query}"), 404, open_to_all=False)

@@ -22,7 +22,8 @@ from llamagw.errors import (
     ServerBusy,
     ShuttingDown,
 )
-from llamagw.fleet.manager import Change, Lease, Manager
+from llamagw.fleet.backend import Address
+from llamagw.fleet.manager import DESCRIBE_SEC, Change, Lease, Manager
 from tests.fleet_fakes import FakeEngine, FakeLauncher, FakeProbe, make_config
 
 
@@ -708,7 +709,7 @@ class LogTests(ManagerCase):
     def test_it_goes_on_over_failures_restarts_and_reloads(self) -> None:
         log = self.manager.log("a")
         heard: list[str] = []
-        log.follow(heard.append)
+        log.follow(heard.extend)
         self.manager.acquire("a").addErrback(lambda _: None)
         self.engine("a").log.add("out of memory")
         self.engine("a").end()
@@ -729,6 +730,48 @@ class LogTests(ManagerCase):
         self.manager.reconfigure(make_config("b"))
         self.manager.reconfigure(make_config("a"))
         self.assertIsNot(self.manager.log("a"), log)
+
+
+class DescriptionTests(ManagerCase):
+    """What the backends say of their models, for the lists."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.asked: list[Deferred[dict[str, Any]]] = []
+        self.patch(self.probe, "describe", self.describe)
+        self.have_lease("a").release()
+
+    def describe(self, address: Address) -> Deferred[dict[str, Any]]:
+        self.asked.append(Deferred())
+        return self.asked[-1]
+
+    def listing(self) -> Deferred[dict[str, dict[str, Any]]]:
+        return Deferred.fromCoroutine(self.manager.descriptions())
+
+    def test_one_question_answers_all_who_ask_meanwhile(self) -> None:
+        lists = [self.listing() for _ in range(50)]
+        self.assertEqual(len(self.asked), 1)
+        self.asked[0].callback({"size": 7})
+        told = [self.successResultOf(one) for one in lists]
+        self.assertEqual(told, [{"a": {"size": 7}}] * 50)
+        self.assertEqual(self.successResultOf(self.listing()), {"a": {"size": 7}})
+        self.assertEqual(len(self.asked), 1)
+
+    def test_one_that_does_not_answer_in_time_is_left_out_and_asked_anew(self) -> None:
+        lists = [self.listing() for _ in range(2)]
+        self.clock.advance(DESCRIBE_SEC)
+        self.assertEqual([self.successResultOf(one) for one in lists], [{}, {}])
+        again = self.listing()
+        self.asked[1].callback({"size": 7})
+        self.assertEqual(self.successResultOf(again), {"a": {"size": 7}})
+
+    def test_who_leaves_takes_nothing_from_the_others(self) -> None:
+        leaving, staying = self.listing(), self.listing()
+        leaving.addErrback(lambda _: None)
+        leaving.cancel()
+        self.asked[0].callback({"size": 7})
+        self.assertEqual(self.successResultOf(staying), {"a": {"size": 7}})
+        self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class ReportTests(ManagerCase):

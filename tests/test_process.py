@@ -23,21 +23,27 @@ from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
+from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet import process
 from llamagw.fleet.backend import Exit
 from llamagw.fleet.leftovers import Leftovers
-from llamagw.fleet.output import KEPT_LINES, LINE_BYTES, Log, Output
+from llamagw.fleet.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
 from llamagw.fleet.process import (
+    KEY_VARIABLE,
+    LOOK_AGAIN_SEC,
     LOOPBACK,
     PIPE_GRACE_SEC,
+    PIPE_GRACES,
     EngineProcess,
     Launcher,
     Ports,
     command_line,
     known_flags,
     library_path,
+    masked,
 )
+from llamagw.fleet.sockets import Listener
 
 ALL = frozenset(
     {
@@ -101,6 +107,23 @@ class CommandLineTests(SynchronousTestCase):
         self.assertEqual(command[-3:], extra)
 
 
+class MaskedTests(SynchronousTestCase):
+    def test_secrets_on_a_command_line_are_not_shown(self) -> None:
+        for flag in ("--api-key", "--hf-token", "-hft", "--api_key", "--some-new-token"):
+            said = masked(["x", flag, "s3cret", "--port", "1"])
+            self.assertEqual(said, f"x {flag} *** --port 1")
+            self.assertEqual(masked(["x", f"{flag}=s3cret=", "y"]), f"x {flag}=*** y")
+
+    def test_a_secret_may_look_like_a_flag(self) -> None:
+        said = masked(["x", "--api-key", "--hf-token", "--port", "1"])
+        self.assertEqual(said, "x --api-key *** --port 1")
+
+    def test_all_else_is(self) -> None:
+        command = ["/my-key", "--api-key-file", "keys", "--ssl-key-file", "a", "--override-kv", "b"]
+        self.assertEqual(masked(command), " ".join(command))
+        self.assertEqual(masked(["x", "--api-key"]), "x --api-key")
+
+
 class LibraryPathTests(SynchronousTestCase):
     def setUp(self) -> None:
         folder = tempfile.TemporaryDirectory()
@@ -152,31 +175,32 @@ class KnownFlagsTests(SynchronousTestCase):
             "E"
         )
         self.assertEqual(
-            known_flags(self.binary(script), os.environ),
+            known_flags(self.binary(script), os.environ, Asking()),
             {"-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers", "-kvu", "--kv-unified"},
         )
 
     def test_help_on_stderr_is_help(self) -> None:
-        flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ)
+        flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ, Asking())
         self.assertEqual(flags, {"--model"})
 
     def test_the_environment_is_handed_on(self) -> None:
-        flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"})
+        flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"}, Asking())
         self.assertEqual(flags, {"--model", "--other"})
 
     def test_a_binary_that_fails_is_believed_to_know_all_and_a_warning_says_so(self) -> None:
         observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
         for script in ("echo --model; exit 1", "echo usage unknown", "exit 127"):
-            self.assertEqual(known_flags(self.binary(script), os.environ), frozenset())
-        self.assertEqual(known_flags("/no/such/binary", os.environ), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
+        self.assertEqual(known_flags("/no/such/binary", os.environ, Asking()), frozenset())
         said = [event["said"] for event in observer if "said" in event]
         self.assertEqual(said[:3], ["--model", "usage unknown", "status 127"])
         self.assertIn("No such file", said[3])
 
     def test_a_binary_that_never_answers(self) -> None:
-        expired = subprocess.TimeoutExpired("llama-server", 30)
-        with mock.patch.object(subprocess, "run", side_effect=expired):
-            self.assertEqual(known_flags("llama-server", {}), frozenset())
+        # A child of its own holds its pipes open, and is not to be waited for either.
+        with mock.patch.object(process, "HELP_TIMEOUT", 0.1):
+            script = "sleep 600 & echo --model; sleep 600"
+            self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
 
 
 class PortsTests(SynchronousTestCase):
@@ -220,66 +244,100 @@ class OutputTests(SynchronousTestCase):
         self.log = Log("tiny")
         self.output = Output(self.log)
 
+    def received(self, fd: int, data: bytes) -> None:
+        self.output.received(fd, data)
+        while self.output.hand_on():
+            pass
+
+    def closed(self) -> None:
+        self.output.closed()
+        self.output.hand_on()
+
     def test_the_last_200_lines_are_kept(self) -> None:
-        self.output.received(1, b"".join(b"line %d\n" % n for n in range(1000)))
+        self.received(1, b"".join(b"line %d\n" % n for n in range(1000)))
         self.assertEqual(len(self.log.lines), KEPT_LINES)
         self.assertEqual((self.log.lines[0], self.log.lines[-1]), ("line 800", "line 999"))
         self.assertEqual(self.output.count, 1000)
 
     def test_a_line_may_come_in_pieces(self) -> None:
         for piece in (b"load", b"ing ", b"model\nnext"):
-            self.output.received(2, piece)
+            self.received(2, piece)
         self.assertEqual(list(self.log.lines), ["loading model"])
 
     def test_the_pieces_of_stdout_and_stderr_are_kept_apart(self) -> None:
-        self.output.received(1, b"out")
-        self.output.received(2, b"err\n")
-        self.output.received(1, b"put\n")
+        self.received(1, b"out")
+        self.received(2, b"err\n")
+        self.received(1, b"put\n")
         self.assertEqual(list(self.log.lines), ["err", "output"])
 
     def test_what_has_no_end_of_line_counts_when_the_pipes_close(self) -> None:
-        self.output.received(2, b"its last gasp")
-        self.output.closed()
-        self.output.closed()
+        self.received(2, b"its last gasp")
+        self.closed()
+        self.closed()
         self.assertEqual(list(self.log.lines), ["its last gasp"])
 
     def test_long_lines_are_cut(self) -> None:
-        self.output.received(1, b"x" * 3 * LINE_BYTES + b"\nshort\n")
+        self.received(1, b"x" * 3 * LINE_BYTES + b"\nshort\n")
         self.assertEqual([len(line) for line in self.log.lines], [LINE_BYTES, 5])
 
     def test_a_line_without_end_does_not_grow_for_ever(self) -> None:
         for _ in range(1000):
-            self.output.received(1, b"x" * 1000)
+            self.received(1, b"x" * 1000)
         held = sum(map(len, self.log.lines)) + len(self.output._partial[1])
         self.assertLessEqual(held, (KEPT_LINES + 1) * LINE_BYTES)
 
     def test_binary_and_windows_line_ends(self) -> None:
-        self.output.received(1, b"\xff\x00\xfe\r\nwords\r\n")
-        self.assertEqual(list(self.log.lines), ["\ufffd\x00\ufffd", "words"])
+        self.received(1, b"\xff\x00\xfe\r\nwords\r\n")
+        self.assertEqual(list(self.log.lines), ["\ufffd\\x00\ufffd", "words"])
+
+    def test_what_would_act_on_a_terminal_is_written_out(self) -> None:
+        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        heard: list[str] = []
+        self.log.follow(heard.extend)
+        self.received(1, "\x1b]0;t\x07\x9b2J\rforged \u2028line\ttab\n".encode())
+        plain = "\\x1b]0;t\\x07\\x9b2J\\x0dforged \\u2028line\ttab"
+        self.assertEqual([*self.log.lines, *heard, *self.output.recent], [plain] * 3)
+        self.assertEqual([event["line"] for event in observer], [plain])
+        self.assertEqual(self.output.last_words(), plain)
+
+    def test_so_many_lines_are_handed_on_at_a_time(self) -> None:
+        heard: list[Sequence[str]] = []
+        self.log.follow(heard.append)
+        self.output.received(1, b"".join(b"%d\n" % n for n in range(2 * LINES_A_TURN + 1)))
+        self.assertEqual(self.output.count, 0)
+        more = [self.output.hand_on() for _ in range(3)]
+        self.assertEqual(more, [True, True, False])
+        self.assertEqual([len(lines) for lines in heard], [LINES_A_TURN, LINES_A_TURN, 1])
+        told = [int(line) for lines in heard for line in lines]
+        self.assertEqual(told, [*range(2 * LINES_A_TURN + 1)])
+        self.assertFalse(self.output.hand_on())
+        self.assertEqual(len(heard), 3, "nobody is told of nothing")
 
     def test_the_log_goes_on_with_the_next_engine_which_is_judged_by_its_own_words(self) -> None:
-        self.output.received(2, b"0.00.1 E srv: out of memory\n")
+        self.received(2, b"0.00.1 E srv: out of memory\n")
         second = Output(self.log)
         second.received(2, b"unterminated")
+        second.hand_on()
         self.assertEqual((second.count, second.last_words()), (0, ""))
         second.closed()
+        second.hand_on()
         self.assertEqual((second.count, second.last_words()), (1, "unterminated"))
         self.assertEqual(list(self.log.lines), ["0.00.1 E srv: out of memory", "unterminated"])
 
     def test_a_log_can_be_followed(self) -> None:
-        heard: list[str] = []
-        self.output.received(1, b"before\n")
+        heard: list[Sequence[str]] = []
+        self.received(1, b"before\n")
         stop = self.log.follow(heard.append)
-        self.output.received(1, b"one\ntwo\nthr")
-        self.assertEqual(heard, ["one", "two"])
+        self.received(1, b"one\ntwo\nthr")
+        self.assertEqual(heard, [("one", "two")], "those that come together")
         stop()
         stop()
-        self.output.received(1, b"ee\n")
-        self.assertEqual(heard, ["one", "two"])
+        self.received(1, b"ee\n")
+        self.assertEqual(heard, [("one", "two")])
 
     def test_each_line_is_logged_under_the_models_name(self) -> None:
         observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
-        self.output.received(1, b"a {brace} and 100%\n")
+        self.received(1, b"a {brace} and 100%\n")
         [event] = observer
         self.assertEqual(event["log_namespace"], "backend.tiny")
         self.assertEqual(event["line"], "a {brace} and 100%")
@@ -291,6 +349,8 @@ class LastWordsTests(SynchronousTestCase):
         output = Output(Log("tiny"))
         output.received(2, text.encode())
         output.closed()
+        while output.hand_on():
+            pass
         return output.last_words()
 
     def test_cause_and_consequence_of_a_broken_file(self) -> None:
@@ -339,12 +399,20 @@ class FakeTransport:
         self.args = list(args)
         self.signals: list[object] = []
         self.gone = self.closed = False
+        self.reading = True
 
     def closeStdin(self) -> None:
         self.signals.append("stdin")
 
     def loseConnection(self) -> None:
         self.closed = True
+
+    def pauseProducing(self) -> None:
+        self.reading = False
+
+    def resumeProducing(self) -> None:
+        assert not self.closed
+        self.reading = True
 
     def signalProcess(self, number: object) -> None:
         if self.gone:
@@ -416,6 +484,10 @@ class EngineCase(SynchronousTestCase):
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None
         self.launcher.kill_group = self.kill_group  # type: ignore[method-assign]
+        #: Who has the engines' ports, and who was asked for.
+        self.listener: Listener | OSError = Listener.NOBODY
+        self.looked: list[tuple[int, int]] = []
+        self.launcher.who_listens = self.who_listens  # type: ignore[method-assign]
         self.patch(process, "_can_bind", lambda port: True)
         self.backend = FakeBackend()
         self.log = Log("tiny")
@@ -425,8 +497,18 @@ class EngineCase(SynchronousTestCase):
             raise self.no_group
         self.groups.append((pid, number))
 
+    def who_listens(self, port: int, leader: int) -> Listener:
+        self.looked.append((port, leader))
+        if isinstance(self.listener, OSError):
+            raise self.listener
+        return self.listener
+
     def launch(self) -> EngineProcess:
         return self.launcher.launch(self.model, self.backend, self.log)  # type: ignore[arg-type]
+
+    @property
+    def library_path(self) -> tuple[str, str]:
+        return library_path(self.launcher.config.llama_server_path, os.environ, sys.platform)
 
     @property
     def child(self) -> FakeTransport:
@@ -445,11 +527,15 @@ class SpawnTests(EngineCase):
 
     def test_the_engines_libraries_are_the_engines_affair(self) -> None:
         self.launch()
-        self.assertIn("=".join(self.launcher.library_path), self.child.args)
+        self.assertIn("=".join(self.library_path), self.child.args)
 
     def test_the_gateways_own_environment_is_handed_on(self) -> None:
-        self.launch()
-        self.assertEqual(self.reactor.environments, [None])
+        with mock.patch.dict(os.environ, {"FROM_OUTSIDE": "1"}):
+            self.launch()
+            inherited = dict(os.environb)
+        [env] = self.reactor.environments
+        del env[KEY_VARIABLE.encode()]
+        self.assertEqual(env, inherited)
 
     def test_a_models_variables_are_added_where_nobody_else_sees_them(self) -> None:
         # What is no UTF-8 in the gateway's environment must not get in the way.
@@ -464,7 +550,7 @@ class SpawnTests(EngineCase):
         self.assertNotIn("secr", " ".join(self.child.args))
 
     def test_a_models_library_path_comes_after_the_engines_folder(self) -> None:
-        variable, folders = self.launcher.library_path
+        variable, folders = self.library_path
         folder = folders.split(os.pathsep)[0]
         self.model = replace(self.model, env={variable: "/cuda/lib", "A": "1"})
         self.launch()
@@ -524,13 +610,13 @@ class SpawnTests(EngineCase):
     def test_the_binary_is_asked_for_its_flags_before(self) -> None:
         asked = []
 
-        def known_flags(binary: str, env: dict[str, str]) -> frozenset[str]:
-            asked.append((binary, env[self.launcher.library_path[0]]))
+        def known_flags(binary: str, env: dict[str, str], _: object) -> frozenset[str]:
+            asked.append((binary, env[self.library_path[0]]))
             return frozenset({"--model"})
 
         self.patch(process, "known_flags", known_flags)
-        self.launcher.prepare()
-        self.assertEqual(asked, [("/opt/llama-server", self.launcher.library_path[1])])
+        self.launcher.prepare(self.launcher.config, Asking())
+        self.assertEqual(asked, [("/opt/llama-server", self.library_path[1])])
         self.launch()
         self.assertNotIn("--port", self.child.args)
 
@@ -626,6 +712,237 @@ class BindTests(EngineCase):
         self.child.end(1)
         self.assertEqual(len(self.reactor.spawned), 1)
         self.assertEqual(len(self.backend.exits), 1)
+
+    def test_an_engine_that_another_process_has_the_port_of_is_too(self) -> None:
+        engine = self.launch()
+        self.listener = Listener.OTHER
+        self.child.say(b"error in words that nobody knows\n")
+        self.child.end(1)
+        self.assertEqual((len(self.reactor.spawned), engine.address.port), (2, 8082))
+        self.assertEqual(self.looked, [(8081, 1000)])
+        for whose in (Listener.NOBODY, Listener.OURS, PermissionError()):
+            self.listener = whose
+            self.launch()
+            self.child.end(1)
+        self.assertEqual(len(self.backend.exits), 3)
+
+    def test_once_it_was_ready_its_words_are_anybodys(self) -> None:
+        engine = self.launch()
+        self.listener = Listener.OURS
+        self.assertTrue(engine.has_its_port())
+        self.listener = Listener.OTHER
+        self.child.say(b"parse: " + CANNOT_BIND)
+        self.child.end(None, 9)
+        self.assertEqual(len(self.reactor.spawned), 1)
+        self.assertEqual([exit.how for exit in self.backend.exits], ["was killed by SIGKILL"])
+
+
+class PortTests(EngineCase):
+    """Whose the port is at which something answered that it is well."""
+
+    def test_an_engine_that_listens_itself_is_trusted(self) -> None:
+        engine = self.launch()
+        self.listener = Listener.OURS
+        self.assertTrue(engine.has_its_port())
+        self.assertEqual(self.looked, [(8081, 1000)])
+        self.assertEqual((self.groups, self.backend.exits), ([], []))
+
+    def test_another_process_is_not_and_is_looked_at_once_a_second(self) -> None:
+        engine = self.launch()
+        self.listener = Listener.OTHER
+        for _ in range(20):
+            self.assertFalse(engine.has_its_port())
+            self.reactor.advance(0.04)
+        self.assertEqual(len(self.looked), 1)
+        self.reactor.advance(LOOK_AGAIN_SEC - 0.8)
+        self.listener = Listener.OURS
+        self.assertTrue(engine.has_its_port())
+        self.assertEqual(self.groups, [], "it is not for the other's sake that it is killed")
+
+    def test_on_its_next_port_it_is_looked_at_anew(self) -> None:
+        engine = self.launch()
+        self.listener = Listener.OTHER
+        self.assertFalse(engine.has_its_port())
+        self.child.end(1)
+        self.listener = Listener.OURS
+        self.assertTrue(engine.has_its_port())
+        self.assertEqual(self.looked[-1], (8082, 1001))
+
+    def test_when_nobody_is_there_any_more_it_is_looked_at_again(self) -> None:
+        engine = self.launch()
+        self.assertFalse(engine.has_its_port())
+        self.listener = Listener.OURS
+        self.assertTrue(engine.has_its_port())
+
+    def test_from_a_port_that_is_shared_it_is_moved_unseen(self) -> None:
+        engine = self.launch()
+        first = engine.address
+        self.listener = Listener.SHARED
+        self.assertFalse(engine.has_its_port())
+        self.assertFalse(engine.has_its_port(), "it is being killed")
+        self.assertEqual(self.groups, [(1000, signal.SIGKILL)])
+        self.child.end(None, 9)
+        self.assertEqual((engine.pid, engine.address.port), (1001, 8082))
+        self.assertNotEqual(engine.address.api_key, first.api_key)
+        self.listener = Listener.OURS
+        self.assertTrue(engine.has_its_port())
+        self.assertEqual(self.backend.exits, [])
+
+    def test_it_is_not_moved_for_ever(self) -> None:
+        engine = self.launch()
+        self.listener = Listener.SHARED
+        while not self.backend.exits:
+            self.assertFalse(engine.has_its_port())
+            self.child.end(None, 9)
+        self.assertEqual(len(self.reactor.spawned), 20)
+        self.assertEqual(
+            self.backend.exits,
+            [Exit("was killed by SIGKILL", "another process shares port 8100")],
+        )
+
+    def test_one_that_is_being_stopped_is_not_moved(self) -> None:
+        engine = self.launch()
+        self.listener = Listener.SHARED
+        engine.has_its_port()
+        engine.stop()
+        self.child.end(None, 9)
+        self.assertEqual((len(self.reactor.spawned), len(self.backend.exits)), (1, 1))
+
+    def test_what_cannot_be_seen_is_not_trusted(self) -> None:
+        engine = self.launch()
+        self.listener = PermissionError(errno.EACCES, "Permission denied", "/proc/1000/fd")
+        self.assertFalse(engine.has_its_port())
+        self.assertFalse(engine.has_its_port())
+        self.assertEqual(self.groups, [(1000, signal.SIGKILL)])
+        self.child.end(None, 9)
+        [exit] = self.backend.exits
+        self.assertEqual(exit.how, "was killed by SIGKILL")
+        self.assertIn("whether it is what listens on port 8081 cannot be seen", exit.last_words)
+        self.assertIn("Permission denied", exit.last_words)
+
+    def test_what_has_ended_has_no_port(self) -> None:
+        engine = self.launch()
+        self.child.end(1)
+        self.listener, self.looked = Listener.OURS, []
+        self.assertFalse(engine.has_its_port())
+        self.assertEqual(self.looked, [])
+
+
+class KeyTests(EngineCase):
+    def test_each_start_has_a_key_of_its_own_which_no_command_line_shows(self) -> None:
+        keys = []
+        for number in range(2):
+            key = self.launch().address.api_key
+            assert key is not None
+            keys.append(key)
+            self.assertEqual(self.reactor.environments[number][b"LLAMA_API_KEY"], key.encode())
+            self.assertNotIn(key, " ".join(self.child.args))
+        self.assertNotEqual(*keys)
+        self.assertGreaterEqual(len(keys[0]), 32)
+
+    def test_where_the_settings_name_a_key_the_clients_bring_it(self) -> None:
+        own: list[dict[str, Any]] = [
+            {"extra_args": ["--api-key", "k"]},
+            {"extra_args": ["--api_key=k"]},
+            {"extra_args": ["--api-key-file", "/keys"]},
+            {"env": {"LLAMA_API_KEY": "k"}},
+            {"env": {"LLAMA_ARG_API_KEY_FILE": "/keys"}},
+        ]
+        for settings in own:
+            self.model = replace(self.model, **{"extra_args": [], "env": {}, **settings})
+            self.assertIsNone(self.launch().address.api_key)
+            env = self.reactor.environments[-1] or {}
+            self.assertEqual(env.get(b"LLAMA_API_KEY"), b"k" if env.get(b"LLAMA_API_KEY") else None)
+
+    def test_so_they_do_where_the_gateways_environment_has_one(self) -> None:
+        with mock.patch.dict(os.environ, {"LLAMA_API_KEY": "theirs"}):
+            self.assertIsNone(self.launch().address.api_key)
+        self.assertEqual(self.reactor.environments, [None])
+
+    def test_the_start_is_logged_without_secrets(self) -> None:
+        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        self.model = replace(self.model, extra_args=["--api-key", "s3cret"])
+        self.launch()
+        self.assertIn("s3cret", self.child.args)
+        said = [event["command"] for event in observer if "command" in event]
+        self.assertEqual([line.endswith("--api-key ***") for line in said], [True])
+
+
+class FloodTests(EngineCase):
+    """An engine that prints more than can be handed on in one turn."""
+
+    LINES = 3 * LINES_A_TURN
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.flood = b"".join(b"%d\n" % n for n in range(self.LINES))
+        self.heard: list[str] = []
+        self.log.follow(self.heard.extend)
+        #: Seconds until the next turn; a Clock would take all turns at once.
+        self.turn = 0.001
+        call_later = self.reactor.callLater
+        self.patch(
+            self.reactor, "callLater", lambda sec, *call: call_later(sec or self.turn, *call)
+        )
+
+    def assert_all_is_heard(self, *last: str) -> None:
+        self.assertEqual(self.heard, [*map(str, range(self.LINES)), *last])
+
+    def test_its_pipes_are_not_read_until_all_is_handed_on(self) -> None:
+        self.launch()
+        self.child.say(self.flood)
+        for turns in (1, 2):
+            self.assertEqual(len(self.heard), turns * LINES_A_TURN)
+            self.assertFalse(self.child.reading)
+            self.reactor.advance(self.turn)
+        self.assertTrue(self.child.reading)
+        self.assert_all_is_heard()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.child.say(b"one more\n")
+        self.assert_all_is_heard("one more")
+
+    def test_what_comes_meanwhile_waits_for_its_turn(self) -> None:
+        self.launch()
+        self.child.say(self.flood)
+        self.child.say(b"one more\n")
+        self.assertEqual(len(self.heard), LINES_A_TURN)
+        self.reactor.pump([self.turn] * 4)
+        self.assert_all_is_heard("one more")
+
+    def test_its_end_is_told_when_its_last_words_have_been_heard(self) -> None:
+        self.launch()
+        self.child.say(self.flood + b"last words")
+        self.child.end(1)
+        self.assertEqual(self.backend.exits, [])
+        self.reactor.pump([self.turn] * 4)
+        self.assertEqual(self.backend.exits, [Exit("exited with status 1", "last words", 1)])
+        self.assert_all_is_heard("last words")
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_pipes_that_stay_open_are_read_on_while_there_is_much(self) -> None:
+        self.turn = PIPE_GRACE_SEC * 0.7
+        self.launch()
+        self.child.say(self.flood)
+        self.child.exit(None, 9)
+        self.reactor.pump([self.turn] * 2)
+        self.assertEqual((self.backend.exits, self.child.closed), ([], False))
+        self.child.say(b"last words\n")
+        self.reactor.advance(PIPE_GRACE_SEC)
+        self.assertEqual([exit.last_words for exit in self.backend.exits], ["last words"])
+        self.assert_all_is_heard("last words")
+
+    def test_one_who_never_stops_printing_does_not_put_the_end_off_for_ever(self) -> None:
+        self.turn = PIPE_GRACE_SEC * 0.7
+        self.launch()
+        self.child.exit(None, 9)
+        for _ in range(PIPE_GRACES + 1):
+            if not self.child.closed:
+                self.child.say(self.flood * 2)
+            self.reactor.advance(PIPE_GRACE_SEC)
+        self.assertTrue(self.child.closed)
+        self.reactor.pump([self.turn] * 10 * PIPE_GRACES)
+        self.assertEqual(len(self.backend.exits), 1)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
 
 class StopTests(EngineCase):

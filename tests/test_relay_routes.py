@@ -6,6 +6,7 @@ The real Api, Relay, Pool and Site in memory (proxy_fakes.Bench); the test plays
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from twisted.internet.error import ConnectionRefusedError, DNSLookupError, TimeoutError
 
@@ -13,7 +14,17 @@ from llamagw.config import Replica
 from llamagw.errors import Dialect, ModelNotLoaded
 from llamagw.fleet.backend import Address
 from llamagw.routes import ROUTES, Where
-from tests.proxy_fakes import BACKEND, BenchTestCase, Wire, answers, event, request, response
+from tests.proxy_fakes import (
+    BACKEND,
+    Answer,
+    Bench,
+    BenchTestCase,
+    Wire,
+    answers,
+    event,
+    request,
+    response,
+)
 from tests.test_relay import head_and_body
 
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "abc")]
@@ -375,3 +386,185 @@ class ElsewhereTests(BenchTestCase):
         [answer] = answers(bytes(client.heard), "POST")
         self.assert_envelope(answer, 502)
         self.assertEqual(self.bench.connects, 1)
+
+    def test_a_request_on_which_two_broke_off_is_not_tried_on_a_third(self) -> None:
+        self.bench.manager.tries = 5
+        client = self.bench.client(request({"model": "small"}))
+        for _ in range(2):
+            self.bench.backend().hangs_up(reset=True)
+            self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assert_envelope(answer, 502)
+        self.assertEqual(self.bench.connects, 2)
+
+
+class KeyTests(BenchTestCase):
+    """What goes to a remote server with the gateway's own key."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bench.manager.address = Address("10.0.0.1", 8000, prefix="/api", api_key="secret")
+        self.model = {"replicas": [Replica(url="http://10.0.0.1:8000/api", api_key="secret")]}
+        self.bench.manager.model = self.model
+
+    def answer(self, says: bytes, method: str = "GET") -> Answer:
+        before = self.bench.connects
+        client = self.bench.client(says)
+        if self.bench.connects > before:
+            body = b"" if method == "HEAD" else b"{}"
+            self.bench.backend().says(response(body, headers=[("Connection", "close")]))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), method)
+        return answer
+
+    def test_only_what_a_model_is_for_goes_there(self) -> None:
+        for method, path, status in (
+            ("POST", "/v1/chat/completions", 200),
+            ("POST", "/upstream/small/v1/chat/completions?x=1", 200),
+            ("GET", "/upstream/small/v1/models", 200),
+            ("HEAD", "/upstream/small/health", 200),
+            ("GET", "/upstream/small/v1/files", 403),
+            ("DELETE", "/upstream/small/v1/chat/completions", 403),
+            ("GET", "/upstream/small/v1/chat/completions", 403),
+            ("POST", "/upstream/small/v1/chat/completions/", 403),
+            ("POST", "/upstream/small//v1/chat/completions", 403),
+            ("POST", "/upstream/small/v1/ch%61t/completions", 403),
+            ("GET", "/slots?model=small", 403),
+            ("POST", "/slots/0?model=small&action=save", 403),
+            ("POST", "/lora-adapters?model=small", 403),
+            ("POST", "/props", 403),
+        ):
+            body = b'{"model": "small"}' if method == "POST" else None
+            answer = self.answer(request(body, path, method), method)
+            self.assertEqual(answer.status, status, (method, path))
+            if status == 403:
+                self.assertIn("`paths`", answer.json()["error"]["message"])
+
+    def test_its_paths_may_allow_more(self) -> None:
+        self.bench.manager.model = {**self.model, "paths": ["/v1/files*", "/slots"]}
+        for path, status in (
+            ("/upstream/small/v1/files/7/content?x=/slots", 200),
+            ("/slots?model=small", 200),
+            ("/upstream/small/v1/fine_tuning", 403),
+        ):
+            self.assertEqual(self.answer(request(path=path)).status, status, path)
+        self.bench.manager.model = {**self.model, "paths": ["*"]}
+        self.assertEqual(self.answer(request(path="/upstream/small/any")).status, 200)
+
+    def test_an_engine_of_our_own_and_a_server_without_a_key_are_asked_anything(self) -> None:
+        self.bench.manager.model = {}
+        self.assertEqual(self.answer(request(path="/upstream/small/any")).status, 200)
+        self.bench.manager.model = self.model
+        self.bench.manager.address = self.bench.manager.address._replace(api_key=None)
+        self.assertEqual(self.answer(request(path="/upstream/small/any")).status, 200)
+
+    def test_no_path_leads_out_of_its_prefix(self) -> None:
+        self.bench.manager.model = {**self.model, "paths": ["*"]}
+        for path in (
+            "/upstream/small/../../admin",
+            "/upstream/small/v1/%2e%2e/%2E%2E/admin",
+            "/upstream/small/.%2e/admin",
+            "/upstream/small/..%2fadmin",
+            "/upstream/small/%252e%252e/admin",
+            "/upstream/small/..\\admin",
+            "/upstream/small/..%5cadmin",
+            "/upstream/small/..;x=1/admin",
+            "/upstream/small/./x",
+            "/upstream/small/a%00b",
+            "/slots/..?model=small",
+        ):
+            method = "POST" if "slots" in path else "GET"
+            answer = self.answer(request(b"{}" if method == "POST" else None, path, method), method)
+            self.assertIn(answer.status, (400, 404), path)
+        self.assertEqual(self.bench.connects, 0)
+
+
+class AnswerHeadTests(BenchTestCase):
+    """How an answer is framed, and what of its head reaches a browser."""
+
+    def answered(self, backend: bytes, model: dict[str, Any] | None = None) -> Wire:
+        self.bench = Bench()
+        self.bench.manager.model = model or {}
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.backend().says(backend)
+        self.bench.settle()
+        return client
+
+    def test_connection_takes_away_no_header_by_which_an_answer_is_read(self) -> None:
+        protected = ("Content-Length", "Content-Type", "Content-Encoding", "Transfer-Encoding")
+        for nominated in ("content-length", ", ".join(protected), "Content-Length,X-Y"):
+            client = self.answered(
+                response(
+                    b"abc",
+                    headers=[
+                        ("Connection", nominated),
+                        ("Content-Type", "x/y"),
+                        ("Content-Encoding", "br"),
+                        ("X-Y", "1"),
+                    ],
+                )
+            )
+            client.says(request(path="/health"))
+            self.bench.settle()
+            first, second = answers(bytes(client.heard), "POST")
+            self.assertEqual((first.body, first.headers["Content-Length"]), (b"abc", "3"))
+            self.assertEqual((first.headers["Content-Type"], second.status), ("x/y", 200))
+            self.assertEqual(first.headers["Content-Encoding"], "br")
+            self.assertEqual(first.headers["X-Y"], None if "X-Y" in nominated else "1")
+
+    def test_an_answer_without_a_body_promises_none(self) -> None:
+        client = self.answered(b"HTTP/1.1 204 No Content\r\nContent-Length: 5\r\n\r\n")
+        self.assertNotIn(b"Content-Length", bytes(client.heard))
+        client.says(request(path="/health"))
+        self.bench.settle()
+        self.assertEqual([a.status for a in answers(bytes(client.heard), "POST")], [204, 200])
+
+    ACTING = (
+        ("Set-Cookie", "a=1"),
+        ("Alt-Svc", 'h2="evil:443"'),
+        ("Service-Worker-Allowed", "/"),
+        ("Strict-Transport-Security", "max-age=1"),
+        ("Clear-Site-Data", '"*"'),
+        ("Refresh", "0; url=http://evil"),
+        ("X-Accel-Redirect", "/etc/passwd"),
+        ("Access-Control-Allow-Private-Network", "true"),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Anything", "1"),
+    )
+
+    def test_what_acts_on_the_browser_or_a_proxy_is_dropped(self) -> None:
+        client = self.answered(response(headers=[*self.ACTING, ("X-Accel-Buffering", "no")]))
+        [answer] = answers(bytes(client.heard), "POST")
+        for name, _ in self.ACTING:
+            self.assertIsNone(answer.headers[name], name)
+        self.assertEqual(answer.headers["X-Accel-Buffering"], "no")
+        self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
+
+    def test_a_model_may_say_that_some_of_it_is_passed(self) -> None:
+        model = {"pass_headers": ["set-cookie", "Access-Control-Anything"]}
+        client = self.answered(response(headers=self.ACTING), model)
+        [answer] = answers(bytes(client.heard), "POST")
+        passed = [name for name, _ in self.ACTING if answer.headers[name] is not None]
+        self.assertEqual(passed, ["Set-Cookie", "Access-Control-Anything"])
+
+    def test_cookies_of_other_programs_on_this_machine_go_to_no_backend(self) -> None:
+        for model, sent in (({}, False), ({"pass_headers": ["Set-Cookie"]}, True)):
+            self.bench.manager.model = model
+            self.bench.client(request({"model": "small"}, headers=[("Cookie", "session=1")]))
+            _, headers, _ = head_and_body(self.bench.backend().heard)
+            self.assertEqual("cookie" in headers, sent)
+
+    def test_an_error_without_end_in_a_stream_that_was_begun_early_is_cut_off(self) -> None:
+        self.bench = Bench(keepalive=5)
+        self.bench.manager.hold()
+        client = self.bench.client(request({"model": "small", "stream": True}))
+        self.bench.reactor.advance(5)
+        self.bench.manager.admit()
+        backend = self.bench.backend()
+        backend.says(b"HTTP/1.1 500 Oh\r\nConnection: close\r\n\r\n")
+        for _ in range(100):
+            backend.says(b"x" * 65536)
+        self.bench.settle()
+        self.assertEqual(backend.ended, "abort")
+        self.assertLess(len(client.heard), 2000)
+        self.assertIn(b'data: {"error"', bytes(client.heard))

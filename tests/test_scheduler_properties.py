@@ -455,7 +455,7 @@ class Fleet(RuleBasedStateMachine):
                 kind.add(new)
         self.add(new)
         self.pinned.discard(name)
-        waited, actions = self.scheduler.retire(name, self.now)
+        waited, actions = self.scheduler.retire([name], self.now)
         self.hold((6, 8), waited == list(self.queue[name]), "those who waited are not handed back")
         self.queue[name].clear()
         self.hear(actions)

@@ -7,6 +7,7 @@ test_api.
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import patch
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -14,9 +15,22 @@ from klein import Klein
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
-from llamagw.proxy.server import LINGER_SEC, Limits, Request, Site
+from llamagw.proxy.origins import Origins
+from llamagw.proxy.server import (
+    CHUNK_BYTES,
+    FREE_CHUNKS,
+    HEADER_NAME,
+    LINGER_SEC,
+    PIPELINED,
+    READ_AT_LEAST,
+    SLOWEST,
+    Limits,
+    Request,
+    Site,
+)
 from tests.proxy_fakes import (
     CHAT,
+    HIGH_WATER,
     STREAM_HEAD,
     Answer,
     Bench,
@@ -299,13 +313,25 @@ class ConnectionTests(BenchTestCase):
 
     def test_a_client_that_reads_on_in_time_is_not_cut_off(self) -> None:
         client, backend = self.bench.streaming()
+        # Once for a long time, then steadily at the pace that is the slowest allowed.
+        for seconds in (self.bench.site.client_stall - 1, *[READ_AT_LEAST / SLOWEST] * 30):
+            client.stalls()
+            backend.says(event(b"x" * 100_000))
+            self.bench.reactor.advance(seconds)
+            client.reads_on()
+            self.bench.settle()
+        self.assertTrue(client.connected)
+
+    def test_a_client_that_reads_too_slowly_does_not_keep_its_model_for_ever(self) -> None:
+        client, backend = self.bench.streaming()
         for _ in range(3):
             client.stalls()
             backend.says(event(b"x" * 100_000))
             self.bench.reactor.advance(self.bench.site.client_stall - 1)
             client.reads_on()
             self.bench.settle()
-        self.assertTrue(client.connected)
+        self.assertFalse(client.connected)
+        self.assert_over(backend)
 
     def test_a_client_that_wants_it_closed_has_it_closed_however_it_says_so(self) -> None:
         for value in ("close", "Close", "close, X-Hop", "x-hop,close", "keep-alive ,  close"):
@@ -456,7 +482,7 @@ class BrokenHandlerTests(SynchronousTestCase):
         def broken(request: Request) -> None:
             raise ZeroDivisionError("secret detail")
 
-        limits = Limits(100, 60, 600, 100)
+        limits = Limits(100, 1000, 60, 600, 100, Origins(["*"]))
         bench.site = Site(tree, {b"/table": broken}, clock=bench.reactor, limits=limits)
         client = bench.client(request(b"{}", path=path))
         bench.settle()
@@ -488,3 +514,174 @@ class BrokenHandlerTests(SynchronousTestCase):
         self.assertEqual(answer.status, 500)
         self.assertEqual(answer.json()["error"]["code"], "internal_error")
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+def unfinished(size: int, path: str = CHAT) -> bytes:
+    """A request whose body lacks its last byte."""
+    return request(b"x" * size, path=path)[:-1]
+
+
+class BodiesTests(BenchTestCase):
+    """All bodies that are held at a time have one budget."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bench = Bench(max_body=LIMIT, max_bodies=2 * LIMIT)
+
+    def held(self) -> int:
+        return self.bench.site.bodies.held
+
+    def assert_refused(self, client: Wire) -> None:
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        error = self.assert_envelope(answer, 503)
+        self.assertEqual(error["code"], "server_busy")
+        self.assertIn("max_bodies_mb", error["message"])
+        self.assertTrue(answer.headers["Retry-After"])
+
+    def test_one_too_many_is_refused_and_those_that_are_in_go_on(self) -> None:
+        first, second = (self.bench.client(unfinished(LIMIT)) for _ in range(2))
+        self.assert_refused(self.bench.client(unfinished(LIMIT)))
+        self.assert_refused(self.bench.client(CHUNKED + event(b"x" * LIMIT)))
+        for client in (first, second):
+            client.says(b"x")
+            self.bench.settle()
+            [answer] = answers(bytes(client.heard), "POST")
+            self.assertEqual(answer.status, 400, "it is no JSON, and that was looked at")
+        self.assertEqual(self.held(), 0)
+
+    def test_a_length_that_does_not_fit_is_refused_before_the_body_comes(self) -> None:
+        self.bench.client(unfinished(LIMIT))
+        self.bench.client(unfinished(LIMIT // 2))
+        head = unfinished(LIMIT)[: -LIMIT + 1]
+        self.assert_refused(self.bench.client(head))
+
+    def test_a_length_takes_no_room_before_its_bytes_are_there(self) -> None:
+        for _ in range(10):
+            self.bench.client(unfinished(LIMIT)[: -LIMIT + 1])
+        self.assertEqual(self.held(), 0)
+
+    def test_room_is_free_again_however_a_request_ends(self) -> None:
+        for end in ("hang up", "time", "too large"):
+            client = self.bench.client(CHUNKED + event(b"x" * 900))
+            self.assertEqual(self.held(), 900)
+            if end == "hang up":
+                client.hangs_up()
+            elif end == "time":
+                self.bench.reactor.advance(self.bench.site.request_timeout)
+            else:
+                client.says(event(b"x" * 200))
+            self.bench.settle()
+            self.assertEqual(self.held(), 0, end)
+
+    def test_a_body_that_waits_for_its_model_is_held_and_one_that_is_answered_is_not(self) -> None:
+        self.bench.manager.hold()
+        body = b'{"model": "small", "stream": true, "x": "%b"}' % (b"y" * 800)
+        client = self.bench.client(request(body))
+        self.assertEqual(self.held(), len(body))
+        self.bench.manager.admit()
+        backend = self.bench.backend()
+        self.assertEqual(self.held(), len(body), "it may have to be sent once more")
+        backend.says(STREAM_HEAD + event(b"data: 1\n\n"))
+        self.assertEqual(self.held(), 0, "for as long as the stream goes on")
+        client.hangs_up()
+        self.bench.settle()
+        self.assertEqual(self.held(), 0)
+
+    def test_what_comes_before_the_answer_is_out_is_held_too(self) -> None:
+        self.bench.manager.hold()
+        client = self.bench.client(request({"model": "small"}))
+        client.says(b"x" * LIMIT)
+        self.assertGreaterEqual(self.held(), LIMIT)
+        client.says(b"x" * 2 * LIMIT)
+        self.bench.settle()
+        self.assertFalse(client.connected)
+        self.assertEqual(self.held(), 0)
+
+
+class CheapTests(BenchTestCase):
+    """What costs a client little costs the gateway little."""
+
+    def test_very_many_small_chunks_are_refused_and_not_taken_apart(self) -> None:
+        with patch.object(
+            Request, "handleContentChunk", autospec=True, side_effect=Request.handleContentChunk
+        ) as handled:
+            client = self.bench.client(CHUNKED + event(b"xy") * 100_000)
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertIn("small chunks", self.assert_envelope(answer, 400)["message"])
+        self.assertLess(handled.call_count, 1.1 * FREE_CHUNKS)
+        self.assertEqual(self.bench.site.bodies.held, 0)
+
+    def test_few_small_chunks_and_many_large_ones_are_taken(self) -> None:
+        self.bench = Bench(max_body=16 * 1024 * 1024)
+        for pieces in ([b" "] * (FREE_CHUNKS - 1), [b" " * CHUNK_BYTES] * (2 * FREE_CHUNKS)):
+            client = self.bench.client(CHUNKED + chunked([*pieces, b'{"model": "x"}']))
+            self.bench.settle()
+            [answer] = answers(bytes(client.heard), "POST")
+            self.assertEqual(answer.status, 404)
+
+    def test_a_body_without_chunks_may_come_byte_by_byte(self) -> None:
+        body = b'{"model": "x"}' + b" " * FREE_CHUNKS
+        client = self.bench.client(request(body)[: -len(body)])
+        for byte in body:
+            client.says(bytes([byte]))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual(answer.status, 404)
+
+    def test_requests_that_come_in_one_read_are_answered_in_turns_all_and_in_order(self) -> None:
+        paths = [f"/v1/models/{n}" for n in range(5 * PIPELINED)]
+        client = self.bench.client(b"".join(request(path=path) for path in paths))
+        found = answers(bytes(client.heard))
+        self.assertEqual(len(found), PIPELINED)
+        self.bench.settle()
+        found = answers(bytes(client.heard))
+        self.assertEqual(len(found), len(paths))
+        for number, answer in enumerate(found):
+            self.assertIn(f"`{number}`", answer.json()["error"]["message"])
+
+    def test_a_request_with_a_body_behind_one_that_is_answered_at_once_is_answered(self) -> None:
+        [first, second, third] = self.bench.asks(request({"model": "nobody"}) * 3)
+        self.assertEqual((first.status, second.status, third.status), (404, 404, 404))
+
+    def test_a_turn_begun_is_read_on_after(self) -> None:
+        client = self.bench.client(request(path="/health") * (PIPELINED + 1))
+        self.bench.settle()
+        client.says(request(path="/health"))
+        self.bench.settle()
+        self.assertEqual(len(answers(bytes(client.heard))), PIPELINED + 2)
+        self.assertFalse(client.paused)
+
+    def test_nothing_is_answered_to_a_client_that_does_not_read_its_answers(self) -> None:
+        client = self.bench.client()
+        client.stalls()
+        client.says(request(path="/v1/models") * 5000)
+        self.bench.settle()
+        one = len(answers(bytes(self.bench.client(request(path="/v1/models")).heard))[0].body)
+        self.assertLess(client.most_waiting, HIGH_WATER + PIPELINED * 2 * (one + 1000))
+        client.reads_on()
+        for _ in range(5000):
+            self.bench.reactor.advance(0)
+            client.reads_on()
+        self.assertEqual(len(answers(bytes(client.heard))), 5000)
+
+    def test_a_connection_that_ends_between_two_turns_leaves_nothing(self) -> None:
+        before = len(self.bench.reactor.getDelayedCalls())
+        client = self.bench.client(request(path="/health") * 100)
+        client.hangs_up()
+        self.bench.settle()
+        self.assertEqual(len(self.bench.reactor.getDelayedCalls()), before)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_the_name_of_a_header_is_short(self) -> None:
+        for length, status in ((HEADER_NAME, 200), (HEADER_NAME + 1, 400)):
+            [answer] = self.bench.asks(request(path="/health", headers=[("x" * length, "1")]))
+            self.assertEqual(answer.status, status)
+
+    def test_a_length_of_thousands_of_digits_is_too_large(self) -> None:
+        for digits in (20, 5000):
+            head = request(b"").replace(b"Length: 0", b"Length: 1" + b"0" * digits)
+            [answer] = answers(bytes(self.bench.client(head).heard), "POST")
+            self.assert_envelope(answer, 413)
+        self.assertEqual(self.flushLoggedErrors(), [])

@@ -18,14 +18,14 @@ from typing import Any
 from twisted.application.service import IService
 from twisted.internet import asyncioreactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from llamagw import __version__, tap
+from llamagw import __version__, service, tap
 from llamagw.config import load
 from llamagw.fleet import leftovers, process
 from llamagw.fleet.manager import ModelReport
@@ -67,6 +67,7 @@ class OptionsTests(ConfigTestCase):
         self.without_tls: list[bool] = []
         self.patch(tap, "install_reactor", lambda daemon: self.installed.append(daemon))
         self.patch(tap, "leave_out_tls", lambda: self.without_tls.append(True))
+        self.patch(tap.Options, "_note_hangups", lambda options: None)
 
     def parse(self, *arguments: str, nodaemon: bool | None = None) -> tap.Options:
         options = tap.Options()
@@ -223,6 +224,7 @@ class ServiceTestCase(ConfigTestCase):
         super().setUp()
         self.reactor = MemoryReactorClock()
         self.patch(process, "known_flags", lambda *_: frozenset())
+        self.patch(service, "load_apart", lambda path, asking: load(path))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(leftovers, "default_folder", lambda: str(self.folder / "leftovers"))
         self.logged: list[str] = []
@@ -236,7 +238,7 @@ class ServiceTestCase(ConfigTestCase):
             self.warned.append(self.logged[-1])
 
     def make(self) -> Gateway:
-        return tap.make_gateway(load(self.write()), self.reactor)
+        return tap.make_gateway(load(self.write()), self.reactor, maybeDeferred)
 
     def start(self) -> Gateway:
         gateway = self.make()

@@ -17,7 +17,15 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet.backend import Address
 from llamagw.proxy.connect import Connector
-from llamagw.proxy.upstream import IDLE_SEC, MAX_HEAD, Pool, Received, Upstream, UpstreamLost
+from llamagw.proxy.upstream import (
+    IDLE_SEC,
+    MAX_HEAD,
+    MAX_HEADERS,
+    Pool,
+    Received,
+    Upstream,
+    UpstreamLost,
+)
 from tests.proxy_fakes import BACKEND, HIGH_WATER, Wire, chunked, cut_at, response
 
 HERE = BACKEND
@@ -249,6 +257,65 @@ class BrokenAnswerTests(UpstreamTestCase):
         self.wire.says(b"H")
         self.wire.hangs_up()
         self.assert_lost(nothing_received=False)
+
+    def test_trailers_without_end_are_an_error_before_they_take_much_memory(self) -> None:
+        for trailer in (b"X-%d: y\r\n", b"x"):
+            self.begin()
+            self.wire.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n")
+            sent = 0
+            while self.wire.connected and sent < 2 * MAX_HEAD:
+                data = b"".join(trailer % n if b"%" in trailer else trailer for n in range(1000))
+                self.wire.says(data)
+                self.settle()
+                sent += len(data)
+            self.assertIn("no body", self.assert_lost())
+            self.assertLess(sent, MAX_HEAD + 100_000)
+
+    def test_chunk_extensions_without_end_are_an_error(self) -> None:
+        self.wire.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(MAX_HEAD // 1000 + 10):
+            self.wire.says(b"1;x=%b\r\na\r\n" % (b"y" * 1000))
+        self.assertIn("no body", self.assert_lost())
+
+    def test_chunks_of_one_byte_are_an_answer_however_many(self) -> None:
+        self.wire.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for _ in range(200):
+            self.wire.says(b"1\r\na\r\n" * 1000)
+        self.wire.says(b"0\r\n\r\n")
+        self.assertEqual(self.receiver.ends, [None])
+
+    def test_trailers_are_no_headers_however_they_are_read(self) -> None:
+        whole = (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n"
+            b"0\r\nSet-Cookie: a=1\r\n\r\n"
+        )
+        for at in range(0, len(whole), 7):
+            self.begin()
+            for part in cut_at(whole, [at]):
+                self.wire.says(part)
+            [(_, _, headers)] = self.receiver.heads
+            self.assertEqual([name for name, _ in headers], [b"Transfer-Encoding"])
+            self.assertEqual(self.receiver.ends, [None])
+
+    def test_very_many_headers_are_an_error(self) -> None:
+        self.wire.says(b"HTTP/1.1 200 OK\r\n" + b"Connection: a\r\n" * (MAX_HEADERS + 2))
+        self.assertIn("headers", self.assert_lost())
+
+    def test_a_transfer_encoding_that_is_not_just_chunked_is_an_error(self) -> None:
+        for value in (b"gzip", b"gzip, chunked", b"identity", b"chunked, chunked"):
+            self.begin()
+            self.wire.says(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: %b\r\n\r\n0\r\n\r\n" % value)
+            self.assert_lost()
+            self.assertEqual(self.receiver.heads, [])
+
+    def test_a_second_answer_in_the_same_read_changes_nothing_of_the_first(self) -> None:
+        second = b"HTTP/1.1 500 Oh\r\nSet-Cookie: a=1\r\nContent-Length: 0\r\n\r\n"
+        self.wire.says(response(b"{}", headers=[("X-Y", "1")]) + second)
+        [(status, reason, headers)] = self.receiver.heads
+        self.assertEqual((status, reason), (200, b"OK"))
+        self.assertEqual([name for name, _ in headers], [b"X-Y", b"Content-Length"])
+        self.assertEqual(self.receiver.ends, [None])
+        self.assertIsNone(self.pool.take(HERE))
 
 
 class ReuseTests(UpstreamTestCase):

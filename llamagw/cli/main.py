@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -96,6 +97,8 @@ def run(config: str, logfile: str | None) -> None:
     The same as `twistd -n --pidfile= llamagw --config FILE`. Ctrl-C or SIGTERM ends it in order,
     with 0; SIGHUP reads the configuration again. For a daemon, use twistd itself.
     """
+    # Until tap.py hears it: a SIGHUP is to read the configuration again, not to end this.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     arguments = ["-n", "--pidfile=", *(["--logfile", logfile] if logfile else [])]
     arguments += ["llamagw", "--config", config]
     # Another program in this process, so that nothing of the command line stays in its memory.

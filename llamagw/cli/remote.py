@@ -20,6 +20,7 @@ import click
 
 from llamagw.cli import show
 from llamagw.cli.client import Client, Failed, configured_url, names
+from llamagw.text import harmless
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -229,8 +230,8 @@ def logs(client: Client, name: str, follow: bool, lines: int | None) -> None:
     """
     if not follow:
         for line in client.logs(name, lines):
-            click.echo(line)
+            click.echo(harmless(line))
         return
     with closing(client.follow(name, lines)) as stream:  # type: ignore[type-var]
         for line in stream:
-            click.echo(line)
+            click.echo(harmless(line))

@@ -54,6 +54,10 @@ class Server:
         """What it does there cannot be seen."""
         return None
 
+    def has_its_port(self) -> bool:
+        """Whoever answers at its URL is what was configured."""
+        return True
+
     def end(self, how: str) -> None:
         """
         Use it no more. What comes after the first time changes nothing.

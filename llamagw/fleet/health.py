@@ -7,9 +7,8 @@ find; they decide nothing else. The question itself is a `Probe`, so that tests 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import treq
 from twisted.internet.defer import CancelledError, Deferred, TimeoutError, ensureDeferred
@@ -18,16 +17,20 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IReactorTime,
     IStreamClientEndpoint,
+    ITCPTransport,
 )
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.web.client import URI, Agent
 from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llamagw.causes import in_words
+from llamagw.causes import WORDS, in_words
 from llamagw.fleet.backend import Address
+from llamagw.fleet.described import described
+from llamagw.text import harmless
 
 #: Seconds between probes while a model loads. A refused connection is cheap.
 LOADING_INTERVAL = 0.05
@@ -38,6 +41,13 @@ RETRY_SEC, FAILURES = 1.0, 3
 
 #: Seconds that one probe may take.
 PROBE_TIMEOUT = 5.0
+
+#: Bytes that an answer may have, with its head.
+MAX_ANSWER = 1_000_000
+
+#: Lines that it may have (of its head, and two for each chunk), and one more for so many bytes:
+#: Twisted takes some 3 µs for each.
+MAX_LINES, LINE_BYTES = 2000, 64
 
 #: Asks a backend whether it is well. Must not fail: no answer is False.
 Probe = Callable[[Address], "Deferred[bool]"]
@@ -56,7 +66,7 @@ class Asks(Protocol):
         """A `Diagnosis`."""
 
     def describe(self, address: Address) -> Deferred[dict[str, Any]]:
-        """Its entry in its own list of models. Must not fail: no answer is {}."""
+        """What `described` takes from its list of models. Must not fail: no answer is {}."""
 
 
 class _Said(NamedTuple):
@@ -92,7 +102,7 @@ class HttpProbe:
         return ensureDeferred(self._diagnose(address))
 
     def describe(self, address: Address) -> Deferred[dict[str, Any]]:
-        """Its entry in its own list of models; {} if it does not tell."""
+        """What it says of its model, see `described`; {} if it does not tell."""
         return ensureDeferred(self._describe(address))
 
     async def _well(self, address: Address) -> bool:
@@ -125,7 +135,8 @@ class HttpProbe:
         if said.status in (401, 403):
             return f"it wants another api_key (it answers {said.status})"
         if 300 <= said.status < 400:
-            return f"it answers {said.status} and points to {said.header('Location')}"
+            where = harmless(said.header("Location"), WORDS)
+            return f"it answers {said.status} and points to {where}"
         if said.status == 404:
             return "it has neither /health nor /v1/models (404); is that the right URL?"
         return f"it answers {said.status}"
@@ -140,9 +151,7 @@ class HttpProbe:
     async def _describe(self, address: Address) -> dict[str, Any]:
         try:
             status, _, body = await self._get(address, "/v1/models")
-            entries = json.loads(body)["data"] if status == 200 else []
-            named = [entry for entry in entries if entry["id"] == address.model]
-            return dict((named or entries or [{}])[0])
+            return described(body, address.model) if status == 200 else {}
         except Exception:
             # Whatever it was, it is no description.
             return {}
@@ -158,15 +167,23 @@ class HttpProbe:
         headers = Headers()
         if address.api_key is not None:
             headers.addRawHeader("Authorization", f"Bearer {address.api_key}")
-        response = await treq.client.HTTPClient(agent).get(
-            address.url + path, headers=headers, allow_redirects=False
-        )
         try:
+            # Without treq, which would have bodies compressed: their size is not what is sent.
+            response = await agent.request(b"GET", f"{address.url}{path}".encode("ascii"), headers)
             body = await treq.content(response)
         except CancelledError:
             endpoint.abort()
             raise
+        except Exception:
+            endpoint.check()
+            raise
+        # A body whose end is the connection's seems to be whole.
+        endpoint.check()
         return _Said(response.code, response.headers, body)
+
+
+class _TooMuch(Exception):
+    """An answer was too long to be read."""
 
 
 def _is_for_clients(address: Address, said: _Said) -> bool:
@@ -191,24 +208,56 @@ class _Endpoint:
     One connection's.
 
     Without a log line for it, which would drown the others; and it can be broken off in the middle
-    of a body, which the Agent has no way to do.
+    of a body, which the Agent has no way to do, and is when more comes than an answer has.
     """
 
     def __init__(self, endpoint: IStreamClientEndpoint) -> None:
         self._endpoint = endpoint
-        self._made: Any = None
+        self._made: _Counted | None = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        protocolFactory.noisy = False  # type: ignore[attr-defined]  # a Factory's
+        factory = WrappingFactory(protocolFactory)
+        factory.noisy = False
+        factory.protocol = _Counted
 
-        def made(protocol: IProtocol) -> IProtocol:
-            self._made = protocol
-            return protocol
+        def made(counted: IProtocol) -> IProtocol:
+            self._made = cast(_Counted, counted)
+            return self._made.wrappedProtocol
 
-        return self._endpoint.connect(protocolFactory).addCallback(made)
+        return self._endpoint.connect(factory).addCallback(made)
+
+    def check(self) -> None:
+        """
+        See to it that all that came could be read.
+
+        :raises _TooMuch: when it was broken off
+        """
+        if self._made is not None and self._made.left < 0:
+            raise _TooMuch(f"it answers with more than {MAX_ANSWER:,} bytes")
+        if self._made is not None and self._made.lines < 0:
+            raise _TooMuch("it answers with too many small chunks, or headers")
 
     def abort(self) -> None:
-        self._made.transport.abortConnection()
+        if self._made is not None:
+            self._made.abort()
+
+
+class _Counted(ProtocolWrapper):
+    """Passes on what comes, up to a limit of bytes, and of lines for these bytes."""
+
+    left = MAX_ANSWER
+    lines = MAX_LINES
+
+    def dataReceived(self, data: bytes) -> None:
+        self.left -= len(data)
+        self.lines -= data.count(b"\r\n") - len(data) // LINE_BYTES
+        if self.left < 0 or self.lines < 0:
+            self.abort()
+        else:
+            super().dataReceived(data)
+
+    def abort(self) -> None:
+        cast(ITCPTransport, self.transport).abortConnection()
 
 
 class _Probing:
@@ -247,6 +296,7 @@ class Readiness(_Probing):
 
     :param address: where it will answer; asked for anew each time, since it may move
     :param progress: something that changes as long as it gets on
+    :param confirm: whether it was the backend that answered that it is well
     :param healthy: called once, when it is ready
     :param give_up: called once, when ``timeout`` seconds have passed without progress
     """
@@ -257,6 +307,7 @@ class Readiness(_Probing):
         probe: Probe,
         address: Callable[[], Address],
         progress: Callable[[], object],
+        confirm: Callable[[], bool],
         timeout: float,
         healthy: Callable[[], None],
         give_up: Callable[[], None],
@@ -265,6 +316,7 @@ class Readiness(_Probing):
         self._probe = probe
         self._address = address
         self._progress = progress
+        self._confirm = confirm
         self._timeout = timeout
         self._healthy = healthy
         self._give_up = give_up
@@ -276,7 +328,7 @@ class Readiness(_Probing):
         well = await self._probe(self._address())
         if not self._loop.running:  # stopped meanwhile; a probe that is cancelled says False too
             return
-        if well:
+        if well and self._confirm():
             self._loop.stop()
             self._healthy()
             return

@@ -9,6 +9,7 @@ it has done what the backend needs done, and passes on what the backend tells. I
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import Struct
@@ -38,6 +39,9 @@ class Engine(Running, Protocol):
 
     def progress(self) -> object:
         """Something that changes as long as it gets on."""
+
+    def has_its_port(self) -> bool:
+        """Whether what answers at its address is this backend; asked when it seems to be ready."""
 
 
 class Launches(Protocol):
@@ -72,13 +76,15 @@ class Life:
 
     :ivar revoked: it was ended by force
     :ivar said: how it describes its model; None if it has not been asked
+    :ivar curious: who waits for that while it is being asked
     """
 
-    __slots__ = ("revoked", "said")
+    __slots__ = ("curious", "revoked", "said")
 
     def __init__(self) -> None:
         self.revoked = False
         self.said: dict[str, Any] | None = None
+        self.curious: list[Deferred[None]] = []
 
 
 class Entry:
@@ -134,12 +140,16 @@ class Keeper:
         self._got_on: object = None
         #: What was said to be wrong since it was last well; None if it never was.
         self._told: set[str] | None = None
-        self.backend = make_backend(
-            entry.model.name,
+
+    @cached_property
+    def backend(self) -> Backend:
+        """Made when it is first needed: of thousands of models few ever are."""
+        return make_backend(
+            self.model.name,
             self,
-            manager.clock,
-            manager.config.load_timeout_sec,
-            elsewhere=replica is not None,
+            self.manager.clock,
+            self.manager.config.load_timeout_sec,
+            elsewhere=self.replica is not None,
         )
 
     def _progress(self) -> object:
@@ -199,8 +209,10 @@ class Keeper:
         return Readiness(
             self.manager.clock,
             self.manager.probe,
-            address=lambda: running.address,
+            # Whoever answers there may be another process, which is not to have its key.
+            address=lambda: running.address._replace(api_key=None),
             progress=self.engine.progress,
+            confirm=self.engine.has_its_port,
             timeout=self.manager.config.load_timeout_sec,
             healthy=backend.healthy,
             give_up=backend.give_up,

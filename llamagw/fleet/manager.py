@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -263,7 +263,7 @@ class Manager:
         old, self.config = self.config, config
         self.directory = _directory(config)
         wanted = {model.name: model for model in config.models}
-        homeless: list[Hashable] = []
+        leaving: list[Keeper] = []
         for name, entry in list(self._entries.items()):
             same = entry.model.elsewhere or old.llama_server_path == config.llama_server_path
             if same and wanted.get(name) == entry.model:
@@ -273,17 +273,17 @@ class Manager:
             for keeper in entry.keepers:
                 keeper.tell("unloaded")
             entry.configured = False
-            for keeper in entry.keepers:
-                waited, actions = self.scheduler.retire(keeper.key, self.clock.seconds())
-                homeless += waited
-                self.do(actions)
-                self.forget(keeper)
+            leaving += entry.keepers
+        now = self.clock.seconds()
+        homeless, actions = self.scheduler.retire([keeper.key for keeper in leaving], now)
+        self.do(actions)
+        for keeper in leaving:
+            self.forget(keeper)
         fresh = [name for name in wanted if name not in self._entries]
         for name in fresh:
             self._add(wanted[name])
         self._logs = {name: self._logs[name] for name in wanted}
         self._entries = {name: self._entries[name] for name in wanted}
-        now = self.clock.seconds()
         for ticket in homeless:
             assert isinstance(ticket, Ticket)
             name = ticket.keeper.model.name
@@ -305,7 +305,9 @@ class Manager:
         self._preload(fresh)
 
     def _add(self, model: ModelConfig) -> None:
-        log = self._logs.setdefault(model.name, Log(model.name))
+        log = self._logs.get(model.name)
+        if log is None:
+            log = self._logs[model.name] = Log(model.name)
         entry = self._entries[model.name] = Entry(model)
         keepers = []
         replicas: Sequence[Replica | None] = model.replicas or [None]
@@ -388,15 +390,26 @@ class Manager:
         }
 
     def _describe(self, keeper: Keeper) -> Deferred[None]:
+        """Fires when it has described its model, or has not in time; it is asked once for all."""
         assert keeper.engine is not None, "a model that is ready has a process"
         life = keeper.life
+        waiting: Deferred[None] = Deferred()
+        life.curious.append(waiting)
+        if len(life.curious) == 1:
 
-        def said(entry: dict[str, Any]) -> None:
-            life.said = entry
+            def said(entry: dict[str, Any]) -> None:
+                life.said = entry
 
-        asking = self.probe.describe(keeper.engine.address)
-        asking.addTimeout(DESCRIBE_SEC, self.clock)
-        return asking.addCallbacks(said, lambda _: None)
+            def over(_: None) -> None:
+                curious, life.curious = life.curious, []
+                for one in curious:
+                    one.callback(None)
+
+            asking = self.probe.describe(keeper.engine.address)
+            asking.addTimeout(DESCRIBE_SEC, self.clock)
+            asking.addCallbacks(said, lambda _: None).addCallback(over)
+        # One whose client has left is cancelled, and the others wait on.
+        return waiting.addErrback(lambda _: None)
 
     def drain(self) -> Deferred[None]:
         """

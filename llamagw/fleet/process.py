@@ -1,9 +1,11 @@
 """
 Processes: how a llama-server is started, listened to and ended.
 
-The only file that touches a process. It builds the command line and the environment, finds a free
-port (and another when the engine cannot bind that one), keeps the last lines of output, and ends
-a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
+The only file that touches an engine's process. It builds the command line and the environment,
+finds a free port (and another when the engine cannot bind that one), keeps the last lines of
+output, and ends a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
+
+An engine is trusted when it is seen to be what listens on its port (sockets.py), not for an answer.
 
 It knows nothing of how far a load has got: an engine prints that only for llama.cpp's own router,
 as whose child it would no longer end at a SIGTERM while its stdin is open.
@@ -14,17 +16,20 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import secrets
 import signal
 import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import cast
 
 import psutil
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProcessTransport,
+    IPushProducer,
     IReactorProcess,
     IReactorTime,
 )
@@ -32,10 +37,12 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Address, Backend, Exit
 from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.output import Log, Output
+from llamagw.fleet.sockets import Listener, who_listens
 
 _log = Logger(namespace="llamagw.process")
 
@@ -45,6 +52,9 @@ LOOPBACK = "127.0.0.1"
 #: Seconds that the pipes of an ended process may stay open (a grandchild may hold them) before
 #: its end is told all the same.
 PIPE_GRACE_SEC = 0.2
+
+#: How often that time may be prolonged while what has come is still being handed on.
+PIPE_GRACES = 25
 
 #: Seconds that ``llama-server --help`` may take; a build for a GPU looks for one first.
 HELP_TIMEOUT = 30
@@ -58,6 +68,16 @@ _CANNOT_BIND = "couldn't bind HTTP server socket"
 
 #: How many ports are tried for one start when each is taken between the look and the bind.
 _BIND_ATTEMPTS = 20
+
+#: Seconds until it is looked again who has a port that another process answered at.
+LOOK_AGAIN_SEC = 1.0
+
+#: The variable by which an engine is told its key; a command line would show it to everybody.
+KEY_VARIABLE = "LLAMA_API_KEY"
+
+#: Where a model's own settings name the keys that the engine takes.
+_KEY_FLAGS = {"--api-key", "--api-key-file"}
+_KEY_VARIABLES = {KEY_VARIABLE, "LLAMA_ARG_API_KEY_FILE"}
 
 # Run by Python in the child before it becomes the engine. A session of its own keeps the
 # terminal's Ctrl-C from the engine, which must live on while the gateway drains. On Linux the
@@ -143,17 +163,38 @@ def command_line(binary: str, model: ModelConfig, port: int, known: frozenset[st
     return command + model.extra_args
 
 
-def known_flags(binary: str, env: Mapping[str, str]) -> frozenset[str]:
+def masked(command: Sequence[str]) -> str:
+    """A command line for the log, without the secrets that are on it."""
+    shown, secret = [], False
+    for word in command:
+        flag, equals, _ = word.partition("=")
+        names_one = bool(re.fullmatch(r"-hft|-.*[-_](key|token)", flag, re.IGNORECASE))
+        if secret:
+            word = "***"
+        elif names_one and equals:
+            word = f"{flag}=***"
+        shown.append(word)
+        secret = names_one and not equals and not secret
+    return " ".join(shown)
+
+
+def _has_own_key(model: ModelConfig, inherited: Mapping[str, str]) -> bool:
+    """Whether it was said which keys the model's engine takes: then clients bring theirs."""
+    flags = {word.partition("=")[0].replace("_", "-") for word in model.extra_args}
+    return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
+
+
+def known_flags(binary: str, env: Mapping[str, str], asking: Asking) -> frozenset[str]:
     """
     The flags named in the binary's ``--help``; empty, and a warning logged, if it has none.
 
-    Waits for the binary: it is asked once, before anything is served.
+    Waits for the binary: it is asked before anything is served, or in a thread.
+
+    :raises TakenBack: when nobody wants to know any more
     """
     try:
-        done = subprocess.run(
-            [binary, "--help"], env=env, capture_output=True, timeout=HELP_TIMEOUT, check=False
-        )
-        said, status = (done.stdout + done.stderr).decode(errors="replace"), done.returncode
+        out, err, status = asking.run([binary, "--help"], env, HELP_TIMEOUT)
+        said = (out + err).decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         said, status = str(error), -1
     flags = frozenset(re.findall(r"(?<!\S)-{1,2}[A-Za-z][\w-]*", said))
@@ -203,7 +244,11 @@ def _can_bind(port: int) -> bool:
 
 
 class _EngineProtocol(ProcessProtocol):
-    """One process, from spawn to end; tells `ended` once, and does not wait for its pipes long."""
+    """
+    One process, from spawn to end; tells `ended` once, and does not wait for its pipes long.
+
+    While lines of it wait to be handed on, its pipes are not read.
+    """
 
     def __init__(
         self,
@@ -217,6 +262,11 @@ class _EngineProtocol(ProcessProtocol):
         self._how = ""
         self._code: int | None = None
         self._grace: IDelayedCall | None = None
+        self._graces = PIPE_GRACES
+        #: The next lines are handed on in another turn.
+        self._busy = False
+        #: No more will come; when all is handed on, its end is told.
+        self._closed = False
 
     transport: IProcessTransport
 
@@ -225,6 +275,21 @@ class _EngineProtocol(ProcessProtocol):
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._output.received(childFD, data)
+        if not self._busy:
+            self._hand_on()
+
+    def _hand_on(self) -> None:
+        was, self._busy = self._busy, self._output.hand_on()
+        pipes = cast(IPushProducer, self.transport)
+        if self._busy:
+            self._call_later(0, self._hand_on)
+        if self._closed:
+            if not self._busy:
+                self._ended(self._how, self._code)
+        elif self._busy and not was:
+            pipes.pauseProducing()
+        elif was and not self._busy:
+            pipes.resumeProducing()
 
     def processExited(self, reason: Failure) -> None:
         self._how = _how_it_ended(reason)
@@ -236,16 +301,23 @@ class _EngineProtocol(ProcessProtocol):
     def processEnded(self, reason: Failure) -> None:
         if self._grace is not None:
             self._grace.cancel()
-            self._tell()
+            self._close()
 
     def _pipes_stay_open(self) -> None:
+        self._graces -= 1
+        if self._busy and self._graces:
+            # Its last words may be behind what has come.
+            self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
+            return
         self.transport.loseConnection()
-        self._tell()
+        self._close()
 
-    def _tell(self) -> None:
+    def _close(self) -> None:
         self._grace = None
+        self._closed = True
         self._output.closed()
-        self._ended(self._how, self._code)
+        if not self._busy:
+            self._hand_on()
 
 
 def _how_it_ended(reason: Failure) -> str:
@@ -263,8 +335,13 @@ class EngineProcess:
     """
     A llama-server that was started, as `llamagw.fleet.backend.Running`.
 
-    When the engine finds its port taken, it is started once more on the next one, unseen by the
-    backend.
+    When the engine finds its port taken, or another process shares it, it is started once more on
+    the next one, unseen by the backend.
+
+    Each start has a key of its own that the engine wants to be told with each request, so that
+    nobody but the gateway has anything from it: neither other users of the machine nor web pages.
+    Not where the model's settings say which keys it takes. An engine from before the variable
+    answers everybody.
     """
 
     def __init__(self, launcher: Launcher, model: ModelConfig, backend: Backend, log: Log) -> None:
@@ -281,6 +358,14 @@ class EngineProcess:
         self._ports: list[int] = []
         #: How many lines there were before this attempt.
         self._lines_before = 0
+        #: It was seen to listen on its port: from here on its words may be a client's.
+        self._seen = False
+        #: It is being killed to be started on another port.
+        self._moving = False
+        #: Why it was killed; "" if it was not, or for no reason of its own.
+        self._verdict = ""
+        #: When it may be looked who has the port, after another process was seen to have it.
+        self._look_at = 0.0
         self._spawn()
 
     def stop(self) -> None:
@@ -293,6 +378,9 @@ class EngineProcess:
     def kill(self) -> None:
         self._stopping = True
         self._cancel_kill()
+        self._kill()
+
+    def _kill(self) -> None:
         if self.pid is not None:
             try:
                 # It leads a session of its own: the group takes its children along.
@@ -305,15 +393,48 @@ class EngineProcess:
         """Something that changes as long as it gets on: its output, CPU time or reads grow."""
         return self.output.count, self._launcher.effort(self.pid)
 
+    def has_its_port(self) -> bool:
+        """
+        Whether this engine, and no other process, gets the connections to its address.
+
+        To be asked when something has answered there that it is well. If another process shares
+        the port, the engine is moved to the next one; if it cannot be seen, the engine is ended.
+        """
+        now, port = self._launcher.reactor.seconds(), self.address.port
+        if self.pid is None or self._stopping or self._moving or now < self._look_at:
+            return False
+        name = self._model.name
+        try:
+            listener = self._launcher.who_listens(port, self.pid)
+        except OSError as error:
+            self._verdict = f"whether it is what listens on port {port} cannot be seen: {error}"
+            self.kill()
+            return False
+        if listener is Listener.OURS:
+            self._seen = True
+        elif listener is Listener.SHARED:
+            _log.warn("{name} shares port {port} with another process", name=name, port=port)
+            self._moving = True
+            self._verdict = f"another process shares port {port}"
+            self._kill()
+        elif listener is Listener.OTHER:
+            # Ours will fail to bind it, and be started on another.
+            _log.warn("port {port} is another process's, not {name}'s", name=name, port=port)
+            self._look_at = now + LOOK_AGAIN_SEC
+        return listener is Listener.OURS
+
     def _spawn(self) -> None:
         launcher, model = self._launcher, self._model
+        self._seen = self._moving = False
+        self._verdict, self._look_at = "", 0.0
         if not os.path.isfile(model.model_path):
             return self._not_started(f"there is no file {model.model_path}")
         try:
             port = launcher.ports.take()
         except OSError as error:
             return self._not_started(str(error))
-        self.address = Address(LOOPBACK, port)
+        key = None if _has_own_key(model, os.environ) else secrets.token_urlsafe(32)
+        self.address = Address(LOOPBACK, port, api_key=key)
         self._ports.append(port)
         self._lines_before = self.output.count
         binary = launcher.config.llama_server_path
@@ -322,11 +443,12 @@ class EngineProcess:
             "starting {name} on port {port}: {command}",
             name=model.name,
             port=port,
-            command=" ".join(engine),
+            command=masked(engine),
         )
         protocol = _EngineProtocol(self.output, launcher.reactor.callLater, self._ended)
+        env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
-            transport = launcher.spawn(protocol, engine, model.env)
+            transport = launcher.spawn(protocol, engine, env)
         except OSError as error:
             return self._not_started(str(error))
         self._transport = transport
@@ -340,15 +462,32 @@ class EngineProcess:
     def _ended(self, how: str, code: int | None) -> None:
         self._cancel_kill()
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
+        again = (
+            not self._stopping
+            and len(self._ports) < _BIND_ATTEMPTS
+            and (self._moving or (not self._seen and self._found_its_port_taken()))
+        )
         if self.pid is not None:
             self._launcher.forget(self.pid)
         self.pid = None
+        if again:
+            return self._spawn()
+        self._over(Exit(how, self._verdict or self.output.last_words(), code))
+
+    def _found_its_port_taken(self) -> bool:
+        """
+        Whether this attempt ended because another process has its port.
+
+        Seen, or else read: whoever took it may have gone again, and not all systems tell who
+        listens. What it prints is its own, since no client has reached it.
+        """
+        assert self.pid is not None, "it was started"
+        with contextlib.suppress(OSError):
+            if self._launcher.who_listens(self.address.port, self.pid) is Listener.OTHER:
+                return True
         fresh = min(5, self.output.count - self._lines_before)
         said = list(self.output.recent)[-fresh:] if fresh else []
-        taken = any(_CANNOT_BIND in line for line in said)
-        if taken and not self._stopping and len(self._ports) < _BIND_ATTEMPTS:
-            return self._spawn()
-        self._over(Exit(how, self.output.last_words(), code))
+        return any(_CANNOT_BIND in line for line in said)
 
     def _over(self, exit: Exit) -> None:
         for port in self._ports:
@@ -381,32 +520,41 @@ class Launcher:
     """
 
     kill_group = staticmethod(os.killpg)
+    who_listens = staticmethod(who_listens)
 
     def __init__(self, reactor: Reactor, config: Config, leftovers: Leftovers) -> None:
         self.reactor = reactor
         self.leftovers = leftovers
         self.config = config
         self.ports = Ports(config.port_range_start)
-        self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
-        self.flags: frozenset[str] = frozenset()
+        #: By binary.
+        self._known: dict[str, frozenset[str]] = {}
         #: By pid: when its CPU time was last looked at, how much it was, how often it had grown.
         self._work: dict[int, tuple[float, float, int]] = {}
 
     def reconfigure(self, config: Config) -> None:
-        """Start what is started from now on by another configuration."""
-        if config.llama_server_path != self.config.llama_server_path:
-            self.library_path = library_path(config.llama_server_path, os.environ, sys.platform)
-            self.config = config
-            self.prepare()
+        """Start what is started from now on by another configuration, for which it is prepared."""
+        path = config.llama_server_path
+        self._known = {path: self._known.get(path, frozenset())}
         self.config = config
         self.ports.first = config.port_range_start
 
-    def prepare(self) -> None:
-        """Ask the binary for its flags; to be done before the first launch."""
-        if not self.config.llama_server_path:  # all models live elsewhere
-            return
-        env = dict([*os.environ.items(), self.library_path])
-        self.flags = known_flags(self.config.llama_server_path, env)
+    def prepare(self, config: Config, asking: Asking) -> None:
+        """
+        Ask the configuration's binary for its flags, if it is another one; to be done before the
+        first launch, and before `reconfigure`. Takes its time, and may be called in a thread.
+
+        :raises TakenBack: when nobody wants to know any more
+        """
+        path = config.llama_server_path
+        if path and path not in self._known:  # none: all models live elsewhere
+            env = dict([*os.environ.items(), library_path(path, os.environ, sys.platform)])
+            self._known[path] = known_flags(path, env, asking)
+
+    @property
+    def flags(self) -> frozenset[str]:
+        """What the binary knows; empty if nobody knows."""
+        return self._known.get(self.config.llama_server_path, frozenset())
 
     def launch(self, model: ModelConfig, backend: Backend, log: Log) -> EngineProcess:
         """

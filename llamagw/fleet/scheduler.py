@@ -344,18 +344,22 @@ class Scheduler:
         """
         self.models[name] = Model(name, title or name, pinned, elsewhere)
 
-    def retire(self, name: str, now: float) -> tuple[list[Hashable], list[Action]]:
+    def retire(self, names: Iterable[str], now: float) -> tuple[list[Hashable], list[Action]]:
         """
-        A model is no longer configured: who has a lease keeps it, then the model is stopped. Its
-        name must not be used again.
+        Models are no longer configured: who has a lease keeps it, then the model is stopped. Their
+        names must not be used again.
 
-        :return: the tickets of those who waited for it, whom the caller has to answer; the actions
+        :return: the tickets of those who waited for them, whom the caller has to answer; the
+            actions
         """
-        model = self.models[name]
-        model.retired = model.leaving = True
-        waited = list(model.waiting)
-        model.waiting.clear()
-        self._forget(model)
+        waited: list[Hashable] = []
+        for name in names:
+            model = self.models[name]
+            model.retired = model.leaving = True
+            waited += model.waiting
+            model.waiting.clear()
+            self._forget(model)
+        # Once for all of them: a look at the whole for each would take seconds for thousands.
         return waited, self._settle(now)
 
     def drain(self, now: float) -> list[Action]:

@@ -1,36 +1,77 @@
 """
-Headers that are the gateway's affair: those of one hop, which are never passed on, and CORS.
+Headers that are not passed on: those of one hop, and those that act on more than the answer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
+from llamagw.settings import CORS_NAMES, HOP_BY_HOP
+
 Headers = Iterable[tuple[bytes, bytes]]
 
-#: Meant for one connection only (RFC 9110, 7.6.1, and what came before it); lower case.
-HOP_BY_HOP = frozenset(
+#: What ``Connection`` cannot take away (RFC 9110, 7.6.1 forbids it to name what is meant for all
+#: recipients): without these, an answer would end elsewhere, or be read as something else.
+_FOR_ALL = frozenset(
     {
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
+        b"cache-control",
+        b"content-disposition",
+        b"content-encoding",
+        b"content-length",
+        b"content-range",
+        b"content-type",
+        b"date",
+        b"host",
+        b"location",
+        b"retry-after",
+        b"vary",
     }
 )
 
-#: On every answer, so that a page from anywhere can use the gateway. It takes no cookies, so no
-#: origin gains a right by it that it would not have without a browser.
-CORS = ((b"Access-Control-Allow-Origin", b"*"), (b"Access-Control-Expose-Headers", b"*"))
+#: Headers of an answer that act on the client's browser beyond that answer, or on a proxy between:
+#: a backend's are dropped unless its model has them in ``pass_headers``. So is all that begins
+#: with `_CROSS_ORIGIN`.
+_ACTING = frozenset(
+    {
+        # kept by the browser for this host
+        b"accept-ch",
+        b"alt-svc",
+        b"clear-site-data",
+        b"critical-ch",
+        b"expect-ct",
+        b"nel",
+        b"origin-agent-cluster",
+        b"public-key-pins",
+        b"public-key-pins-report-only",
+        b"refresh",
+        b"report-to",
+        b"reporting-endpoints",
+        b"service-worker-allowed",
+        b"set-cookie",
+        b"set-cookie2",
+        b"set-login",
+        b"strict-transport-security",
+        b"timing-allow-origin",
+        # heeded by nginx, Apache, lighttpd and CDNs
+        b"cdn-cache-control",
+        b"surrogate-control",
+        b"x-accel-charset",
+        b"x-accel-expires",
+        b"x-accel-limit-rate",
+        b"x-accel-redirect",
+        b"x-lighttpd-send-file",
+        b"x-reproxy-url",
+        b"x-sendfile",
+    }
+)
+_CROSS_ORIGIN = b"access-control-"
 
 
-def end_to_end(headers: Headers, without: frozenset[bytes] = frozenset()) -> Iterator[bytes]:
+def end_to_end(
+    headers: Headers, without: frozenset[bytes] = frozenset()
+) -> Iterator[tuple[bytes, bytes]]:
     """
-    The lines, ready to be sent, of the headers that are passed on.
+    The headers that are passed on, each as its name in lower case and its line, ready to be sent.
 
     :param without: more names to leave out, in lower case
     """
@@ -38,7 +79,20 @@ def end_to_end(headers: Headers, without: frozenset[bytes] = frozenset()) -> Ite
     dropped = HOP_BY_HOP | without
     for _, value, lower in pairs:
         if lower == b"connection" and value.lower() not in (b"close", b"keep-alive"):
-            dropped = dropped.union(token.strip().lower() for token in value.split(b","))
+            nominated = {token.strip().lower() for token in value.split(b",")}
+            dropped = dropped.union(nominated - _FOR_ALL)
     for name, value, lower in pairs:
         if lower not in dropped:
-            yield b"%b: %b\r\n" % (name, value)
+            yield lower, b"%b: %b\r\n" % (name, value)
+
+
+def of_answer(headers: Headers, passed: frozenset[bytes]) -> Iterator[tuple[bytes, bytes]]:
+    """
+    The headers of a backend's answer that are passed on to the client, as `end_to_end` gives them.
+
+    :param passed: names, in lower case, of headers that are passed though they act on more than
+        this answer
+    """
+    for lower, line in end_to_end(headers, CORS_NAMES):
+        if lower in passed or not (lower in _ACTING or lower.startswith(_CROSS_ORIGIN)):
+            yield lower, line

@@ -8,6 +8,8 @@ upstream.py and server.py.
 
 from __future__ import annotations
 
+from fnmatch import fnmatchcase
+
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.error import ConnectError, ConnectingCancelledError, DNSLookupError
 from twisted.internet.interfaces import IReactorTime
@@ -16,12 +18,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw.causes import in_words
-from llamagw.errors import BackendLost, GatewayError
+from llamagw.errors import BackendLost, GatewayError, NotAllowed
 from llamagw.fleet.manager import Lease, Manager
 from llamagw.proxy.asked import Asked, Reader, outgoing
 from llamagw.proxy.headers import end_to_end
 from llamagw.proxy.server import Request
 from llamagw.proxy.upstream import Headers, Pool, Received, Upstream, UpstreamLost
+from llamagw.routes import INFERENCE
+from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
 
@@ -29,7 +33,18 @@ _log = Logger(namespace="llamagw.relay")
 _OWN_HEADERS = frozenset({b"host", b"content-length", b"expect"})
 
 #: Where the gateway has a key of its own, a client's is no affair of that server.
-_OWN_AND_KEYS = _OWN_HEADERS | {b"authorization", b"x-api-key"}
+_KEYS = frozenset({b"authorization", b"x-api-key"})
+
+#: What a browser adds for this machine, whichever program on it set it.
+_COOKIE = frozenset({b"cookie"})
+
+_NONE: frozenset[bytes] = frozenset()
+
+#: Bytes of an error's body that are collected for a stream that was begun early.
+MOST_REFUSAL = 64 * 1024
+
+#: How many backends may break off on one request before it is held to be the cause.
+MOST_BROKEN = 2
 
 #: The head of an answer that is begun before there is one.
 _STREAM = [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache")]
@@ -86,16 +101,19 @@ class Relay:
         :raises GatewayError: when there was no answer, not even the beginning of one
         """
         failed: list[Lease] = []
+        broken = 0
         while True:
             lease = await self._lease(request, asked, failed)
             try:
+                _permit(request, asked, lease)
                 return await self._exchange(request, asked, lease)
             except UpstreamLost as error:
                 failed.append(lease)
+                broken += error.reached
                 # An engine started anew would answer as this one did, another server need not.
                 again = error.gone or lease.model.elsewhere
                 again = again and error.received is not Received.HEAD and not lease.revoked
-                if not again or len(failed) >= lease.tries:
+                if not again or len(failed) >= lease.tries or broken >= MOST_BROKEN:
                     return _broken_off(request, error)
                 why = str(error)
             finally:
@@ -128,12 +146,10 @@ class Relay:
 
         :raises UpstreamLost: when the answer did not come, or not whole
         """
-        target, body = outgoing(request, asked, lease.model, lease.address.model)
-        head = _head(request, asked, lease, target, body)
         upstream = self._pool.take(lease.address)
         if upstream is not None:
             try:
-                return await _Exchange(request, asked, lease, upstream).run(head, body)
+                return await self._send(request, asked, lease, upstream)
             except UpstreamLost as error:
                 # It may have been closed while it was idle; then nobody has seen the request.
                 if error.received is not Received.NOTHING:
@@ -142,8 +158,16 @@ class Relay:
             upstream = await self._pool.connect(lease.address)
         except (ConnectError, DNSLookupError) as error:
             why = f"it cannot be reached: {in_words(error)}"
-            raise UpstreamLost(why, gone=True, received=Received.NOTHING) from error
-        await _Exchange(request, asked, lease, upstream).run(head, body)
+            raise UpstreamLost(why, gone=True, received=Received.NOTHING, reached=False) from error
+        await self._send(request, asked, lease, upstream)
+
+    def _send(
+        self, request: Request, asked: Asked, lease: Lease, upstream: Upstream
+    ) -> Deferred[None]:
+        # No coroutine: its frame would keep the body for as long as the answer takes.
+        target, body = outgoing(request, asked, lease.model, lease.address.model)
+        head = _head(request, asked, lease, target, body)
+        return _Exchange(request, asked, lease, upstream).run(head, body)
 
 
 class _Exchange:
@@ -174,12 +198,16 @@ class _Exchange:
         return self._done
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
+        # From here on it will not be sent to another backend.
+        self._request.drop_body()
         if status == 101:
             self._switch(reason, headers, data)
             return
         if not self._early:
             self._lease.moved()
-            self._request.begin(status, reason, headers, data)
+            passed = self._lease.model.pass_headers
+            lower = _lower(passed) if passed else _NONE
+            self._request.begin(status, reason, headers, data, lower)
         else:
             if status != 200:
                 self._refusal = []
@@ -207,12 +235,14 @@ class _Exchange:
         self._lease.moved()
         if self._refusal is None:
             self._request.pass_on(data)
-        else:
+        elif sum(map(len, self._refusal)) < MOST_REFUSAL:
             self._refusal.append(data)
+        else:
+            self._upstream.break_off("its error is out of all bounds")
 
     def ended(self) -> None:
         if self._refusal is not None:
-            refusal = b"".join(self._refusal)
+            refusal = b"".join(self._refusal).replace(b"\r", b"")
             self._request.pass_on(self._request.dialect.event(refusal))
         if self._request.producer is not None:
             self._request.unregisterProducer()
@@ -238,8 +268,13 @@ def _head(request: Request, asked: Asked, lease: Lease, target: bytes, body: byt
         for name, values in request.requestHeaders.getAllRawHeaders()
         for value in values
     )
-    own = _OWN_HEADERS if address.api_key is None else _OWN_AND_KEYS
-    lines = b"".join(end_to_end(headers, own))
+    own = _OWN_HEADERS
+    if address.api_key is not None:
+        own |= _KEYS
+    passed = lease.model.pass_headers
+    if not passed or b"set-cookie" not in _lower(passed):
+        own |= _COOKIE
+    lines = b"".join([line for _, line in end_to_end(headers, own)])
     if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
         lines += b"Content-Length: %d\r\n" % len(body)
     if asked.upgrade is not None:
@@ -252,6 +287,28 @@ def _head(request: Request, asked: Asked, lease: Lease, target: bytes, body: byt
         target,
         address.authority.encode(),
         lines,
+    )
+
+
+def _lower(names: list[str]) -> frozenset[bytes]:
+    return frozenset([name.lower().encode() for name in names])
+
+
+def _permit(request: Request, asked: Asked, lease: Lease) -> None:
+    """
+    Let only what a model is for go where the gateway's own key goes along.
+
+    :raises NotAllowed: when the key might open more than that
+    """
+    if lease.address.api_key is None or not lease.model.replicas:
+        return
+    path = (asked.target or request.uri).partition(b"?")[0].decode("latin-1")
+    method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
+    if (method, path) in INFERENCE or any(fnmatchcase(path, p) for p in lease.model.paths):
+        return
+    raise NotAllowed(
+        f"{harmless(method, 20)} {harmless(path, 100)} is not asked of `{lease.model.name}`: its "
+        "server would take it with the gateway's key. The model's `paths` can allow it."
     )
 
 

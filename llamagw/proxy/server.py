@@ -1,10 +1,11 @@
 """
 The server's side: Twisted's Site, HTTPChannel and Request, made lean and made to speak JSON.
 
-What differs from Twisted's own: bodies stay in memory and under a limit that is enforced as they
-arrive; no cookie, form or Content-Type is parsed; every error, also one in the HTTP itself, is an
-OpenAI envelope; CORS headers are on every answer; a POST to a known path is found in a dict before
-the resource tree is asked, whose URL match would cost more than all the rest.
+What differs from Twisted's own: bodies stay in memory, each and all together under limits that are
+enforced as they arrive; no cookie, form or Content-Type is parsed; every error, also one in the
+HTTP itself, is an OpenAI envelope; CORS headers are on every answer that is open to web pages; a
+client that sends many requests in one go is served in turns; a POST to a known path is found in a
+dict before the resource tree is asked, whose URL match would cost more than all the rest.
 What is done with a request is decided by the tree and the table that `Site` is given.
 """
 
@@ -24,8 +25,15 @@ from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web import server
-from twisted.web.http import NO_BODY_CODES, RESPONSES, HTTPChannel, parse_qs
+from twisted.web.http import (
+    NO_BODY_CODES,
+    RESPONSES,
+    HTTPChannel,
+    _MalformedChunkedDataError,
+    parse_qs,
+)
 from twisted.web.http import Request as HTTPRequest
+from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 from llamagw.errors import (
@@ -33,12 +41,15 @@ from llamagw.errors import (
     BodyTooLarge,
     Dialect,
     GatewayError,
+    NotAllowed,
     PathNotFound,
     RequestTimeout,
     ServerBusy,
 )
-from llamagw.proxy.headers import CORS, end_to_end
+from llamagw.proxy.headers import of_answer
+from llamagw.proxy.origins import Origins, Pairs
 from llamagw.proxy.transport import IConnection
+from llamagw.routes import Scope, scope_of
 
 _log = Logger(namespace="llamagw.server")
 _access = Logger(namespace="llamagw.access")
@@ -51,19 +62,29 @@ LINGER_SEC = 5
 #: rest are closed without a word, so that those who are in can go on.
 MANNERLY = 32
 
+#: How many requests that came in one read are answered before others have a turn, and seconds after
+#: which others have it sooner.
+PIPELINED, TURN_SEC = 8, 0.01
+
+#: A body may have so many chunks of any size, and one more for each `CHUNK_BYTES` that it has. Each
+#: takes Twisted some 3 µs, however little is in it, and uvloop reads 8 MB in one turn.
+FREE_CHUNKS, CHUNK_BYTES = 4096, 512
+
+#: Bytes of further requests that are read while one is being answered, so that the end of the
+#: connection is noticed; as Twisted's own limit.
+EARLY = 0x4000
+
+#: Bytes that the name of a header may have: Twisted keeps up to 10,000 names for ever.
+HEADER_NAME = 256
+
+#: Digits of a ``Content-Length`` that is a number of bytes; Python refuses one of over 4,300.
+LENGTH_DIGITS = 19
+
+#: How fast a client reads, at least, in bytes a second, over any ``client_stall_sec`` or more; and
+#: how many bytes it has read, at least, when its connection takes more again after it was full.
+SLOWEST, READ_AT_LEAST = 1024, 48 * 1024
+
 _JSON = b"application/json"
-_CORS_LINES = b"".join(b"%b: %b\r\n" % pair for pair in CORS)
-_CORS_NAMES = frozenset(
-    b"access-control-" + name
-    for name in (
-        b"allow-credentials",
-        b"allow-headers",
-        b"allow-methods",
-        b"allow-origin",
-        b"expose-headers",
-        b"max-age",
-    )
-)
 
 
 class Request(server.Request):
@@ -73,10 +94,12 @@ class Request(server.Request):
     :ivar body: what the client sent, whole
     :ivar gone: called, if set, when the client goes away before it is answered
     :ivar streams_events: whether the answer begun is a stream of server-sent events
+    :ivar open_to_all: whether any web page may read the answer, if ``cors_origins`` has ``*``
     """
 
     defaultContentType = None
     body = b""
+    open_to_all = True
     gone: Callable[[], object] | None = None
     streams_events = False
     site: Site | None
@@ -90,25 +113,57 @@ class Request(server.Request):
     def gotLength(self, length: int | None) -> None:
         self._clock = self.channel.site.clock
         self._started = self._clock.seconds()
-        self._parts: list[bytes] = []
+        self._parts: bytes | bytearray = b""
         self._room = self.channel.site.max_body
+        #: How many chunks there have been; None if it does not come in chunks.
+        self._chunks: int | None = 0 if length is None else None
         if length is not None and length > self._room:
             self._too_large()
+        elif length and not self.channel.site.bodies.has_room(length):
+            self._too_much()
 
     def handleContentChunk(self, data: bytes) -> None:
         self._room -= len(data)
         if self._room < 0:
             self._too_large()
+        elif not self.channel.hold(len(data)):
+            self._too_much()
+        elif not self._parts:
+            self._parts = data
         else:
-            self._parts.append(data)
+            if isinstance(self._parts, bytes):
+                # Not a list of parts: each would take 33 bytes more than it has.
+                self._parts = bytearray(self._parts)
+            self._parts += data
+        if self._chunks is not None:
+            self._chunks += 1
+            if self._chunks > FREE_CHUNKS + len(self._parts) // CHUNK_BYTES:
+                self.channel.refuse(
+                    BadRequest(
+                        f"The body comes in too many small chunks: over {FREE_CHUNKS} of under "
+                        f"{CHUNK_BYTES} bytes on average."
+                    )
+                )
+            if self.channel.refused:
+                # Or Twisted would go on to take the rest of this read apart, chunk by chunk.
+                raise _MalformedChunkedDataError
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, query = path.partition(b"?")
         self.args = parse_qs(query, keep_blank_values=1) if query else {}
-        self.body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
-        self._parts.clear()
+        self.body, self._parts = bytes(self._parts), b""
         self.process()
+
+    def drop_arriving(self) -> None:
+        """What has arrived of the body is not wanted."""
+        self._parts = b""
+
+    def drop_body(self) -> None:
+        """The body will not be needed again: somebody else may have its room."""
+        if self.body:
+            held, self.body = len(self.body), b""
+            self.channel.release(held)
 
     def process(self) -> None:
         self.site = site = self.channel.site
@@ -141,6 +196,16 @@ class Request(server.Request):
         if self.gone is not None:
             self.gone()
 
+    def guard(self) -> None:
+        """
+        Take this request from the gateway's own pages, from listed origins and from programs only.
+
+        :raises NotAllowed: when a web page of another origin is behind it
+        """
+        self.open_to_all = False
+        assert self.site is not None
+        self.site.origins.check(self.requestHeaders, self.site.loopback)
+
     # The answer
 
     @property
@@ -154,27 +219,37 @@ class Request(server.Request):
         return not self._disconnected and not self.finished
 
     def begin(
-        self, status: int, reason: bytes, headers: Sequence[tuple[bytes, bytes]], data: bytes
+        self,
+        status: int,
+        reason: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        data: bytes,
+        passed: frozenset[bytes] = frozenset(),
     ) -> None:
         """
-        Write the head of an answer that comes from elsewhere, and what there is of its body.
+        Write the head of a backend's answer, and what there is of its body.
 
-        Headers of one hop are dropped, CORS ones replaced, the rest is passed as it is.
-        `pass_on` and `finish` follow.
+        Headers of one hop are dropped, and those that act on the client's browser; the gateway's
+        own CORS headers are added; the rest is passed as it is. How the body is framed follows from
+        what is written here, not from what came. `pass_on` and `finish` follow.
+
+        :param passed: names, in lower case, of headers that are passed all the same
         """
         self.startedWriting = 1
         self.code = status
         lines = [b"%b %d %b\r\n" % (self.clientproto, status, reason)]
-        lines += end_to_end(headers, _CORS_NAMES)
-        lines.append(_CORS_LINES)
-        told = {name.lower(): value for name, value in headers}
-        self.streams_events = told.get(b"content-type", b"").startswith(b"text/event-stream")
-        if (
-            self.clientproto == b"HTTP/1.1"
-            and status not in NO_BODY_CODES
-            and self.method != b"HEAD"
-            and b"content-length" not in told
-        ):
+        bodiless = status in NO_BODY_CODES or self.method == b"HEAD"
+        framed = bodiless
+        for name, line in of_answer(headers, passed):
+            if name == b"content-length":
+                if status == 204:
+                    continue  # it has no body; who believed this would wait for one
+                framed = True
+            elif name == b"content-type":
+                self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
+            lines.append(line)
+        lines += [b"%b: %b\r\n" % pair for pair in self._cors()]
+        if not framed and self.clientproto == b"HTTP/1.1":
             self.chunked = 1
             lines.append(b"Transfer-Encoding: chunked\r\n")
         lines.append(b"\r\n" if self.channel.persistent else b"Connection: close\r\n\r\n")
@@ -196,7 +271,9 @@ class Request(server.Request):
         """
         self.startedWriting = 1
         self.code = 101
-        lines = [b"%b 101 %b\r\n" % (self.clientproto, reason), *end_to_end(headers, _CORS_NAMES)]
+        lines = [b"%b 101 %b\r\n" % (self.clientproto, reason)]
+        passed = of_answer(headers, frozenset())
+        lines += [line for name, line in passed if name != b"content-length"]
         lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol)
         self.channel.transport.write(b"".join(lines))
         self.registerProducer(upstream, True)
@@ -212,9 +289,12 @@ class Request(server.Request):
 
     def write(self, data: bytes) -> None:
         if not self.startedWriting:
-            for name, value in CORS:
-                self.responseHeaders.setRawHeaders(name, [value])
+            for name, value in self._cors():
+                self.responseHeaders.addRawHeader(name, value)
         super().write(data)
+
+    def _cors(self) -> Pairs:
+        return self.channel.site.origins.headers(self.requestHeaders, self.open_to_all)
 
     def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """Answer with JSON of the gateway's own."""
@@ -256,6 +336,13 @@ class Request(server.Request):
         return reason
 
     def _preflight(self) -> None:
+        [method] = self.requestHeaders.getRawHeaders(b"Access-Control-Request-Method", [b""])[:1]
+        if scope_of(method.decode("latin-1"), _decoded(self.path)) is not Scope.INFER:
+            try:
+                self.guard()
+            except NotAllowed as error:
+                self.fail(error)
+                return
         asked = self.requestHeaders.getRawHeaders(b"Access-Control-Request-Headers", [b"*"])
         headers = [
             (b"Allow", b"GET, HEAD, POST, OPTIONS"),
@@ -269,8 +356,15 @@ class Request(server.Request):
 
     def _too_large(self) -> None:
         limit = self.channel.site.max_body / 2**20
-        self._parts.clear()
         self.channel.refuse(BodyTooLarge(f"The body is over {limit:g} MB (max_body_mb)."))
+
+    def _too_much(self) -> None:
+        limit = self.channel.site.bodies.limit / 2**20
+        error = ServerBusy(
+            f"The gateway holds all that it may of requests' bodies, {limit:g} MB (max_bodies_mb).",
+            retry_after=1,
+        )
+        self.channel.refuse(error)
 
     def _log_access(self, outcome: object) -> None:
         _access.info(
@@ -284,6 +378,11 @@ class Request(server.Request):
         )
 
 
+def _decoded(uri: bytes) -> str:
+    """The path of a request's target, as the resource tree takes it."""
+    return unquote_to_bytes(uri.partition(b"?")[0]).decode("latin-1")
+
+
 class Channel(HTTPChannel):
     """
     One connection of a client.
@@ -295,18 +394,27 @@ class Channel(HTTPChannel):
     requestFactory = Request
     site: Site
     transport: IConnection
-    _refused = False
+    refused = False
     _last = False
     _sending = False
     _since = 0.0
     _tunnel: IConnection | None = None
     _alarm: IDelayedCall | None = None
     _stalled: IDelayedCall | None = None
+    #: Bytes of bodies that are held for this connection.
+    _held = 0
+    #: How many requests of one read were answered, and what answers the next ones.
+    _answered = 0
+    _next_turn: IDelayedCall | None = None
+    #: When the client's connection was full, and for how long it may be so from then on.
+    _full_since = 0.0
+    _patience = 0.0
 
     def connectionMade(self) -> None:
         super().connectionMade()
         self.site.channels.add(self)
         self._since = self.site.clock.seconds()
+        self._patience = self.site.client_stall
         self._alarm = self.callLater(self.site.request_timeout, self._look_at_the_time)
         if len(self.site.channels) > self.site.max_connections:
             self.site.is_full()
@@ -318,14 +426,15 @@ class Channel(HTTPChannel):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
-        self._reads_on()
-        if self._alarm is not None:
-            self._alarm.cancel()
+        self.release()
+        for timer in (self._alarm, self._stalled, self._next_turn):
+            if timer is not None and timer.active():
+                timer.cancel()
         self.site.channels.discard(self)
         self.site.channel_gone()
 
     def dataReceived(self, data: bytes) -> None:
-        if self._refused:
+        if self.refused:
             return
         if self._tunnel is not None:
             self._tunnel.write(data)
@@ -333,8 +442,12 @@ class Channel(HTTPChannel):
         if not self._sending and not self._handlingRequest:
             self._sending = True
             self._since = self.site.clock.seconds()
+        self._answered = 0
         super().dataReceived(data)
-        if self._buffer and self.line_mode and b"\n" in self._buffer:
+        # With a request in the same read that was answered at once, this is a call within another,
+        # which goes on with the buffer; and so does `_take_turn`.
+        read = not (self.paused or self._busyReceiving)
+        if read and self._buffer and self.line_mode and b"\n" in self._buffer:
             self._refuse_shape("a line ends without a carriage return")
 
     def tunnel(self, upstream: IConnection) -> None:
@@ -348,9 +461,63 @@ class Channel(HTTPChannel):
         # It was paused if there was much of that.
         self.transport.resumeProducing()
 
+    def rawDataReceived(self, data: bytes) -> None:
+        if self._handlingRequest and not self.hold(len(data)):
+            # It has sent more requests before it has its answer, and nobody has room for them.
+            self.transport.abortConnection()
+        else:
+            super().rawDataReceived(data)
+
     def requestDone(self, request: HTTPRequest) -> None:
-        self._since = self.site.clock.seconds()
+        now = self.site.clock.seconds()
+        # Only one that was answered at once has kept others waiting.
+        took_long = self._busyReceiving and now - self._since >= TURN_SEC
+        self._since = now
+        self._patience = self.site.client_stall
+        if self._held:
+            self.release()
+        self._answered += 1
+        turn_is_over = self._answered >= PIPELINED or took_long
+        if self.persistent and (turn_is_over or self._waitingForTransport):
+            # `paused` has LineReceiver keep what it has, until `_take_turn`.
+            self.paused = True
         super().requestDone(request)
+        if self.paused:
+            self.transport.pauseProducing()
+            self._have_turn()
+
+    def _have_turn(self) -> None:
+        if self._next_turn is None and not self._waitingForTransport:
+            self._next_turn = self.callLater(0, self._take_turn)
+
+    def _take_turn(self) -> None:
+        """Answer what came together with requests that were answered in an earlier turn."""
+        self._next_turn = None
+        if self._waitingForTransport:
+            return  # `resumeProducing` has another
+        self.paused = False
+        if self._buffer:
+            self.dataReceived(b"")
+        kept = sum(map(len, self._dataBuffer))
+        if not self.paused and not self._waitingForTransport and kept <= EARLY:
+            self.transport.resumeProducing()
+
+    def hold(self, count: int) -> bool:
+        """
+        Keep so many bytes for this connection.
+
+        :return: False if there is no room for them
+        """
+        if not self.site.bodies.take(count):
+            return False
+        self._held += count
+        return True
+
+    def release(self, count: int | None = None) -> None:
+        """So many bytes are kept no more; all of them for None."""
+        count = self._held if count is None else count
+        self._held -= count
+        self.site.bodies.give_back(count)
 
     def _look_at_the_time(self) -> None:
         """
@@ -366,7 +533,7 @@ class Channel(HTTPChannel):
             self._alarm = self.callLater(left, self._look_at_the_time)
             return
         self._alarm = None
-        if self._sending and not self._refused:
+        if self._sending and not self.refused:
             limit = self.site.request_timeout
             self.refuse(RequestTimeout(f"The request took over {limit:g} s to arrive."))
         else:
@@ -374,7 +541,7 @@ class Channel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         self._sending = False
-        if not self._refused:  # the end may come in the same read as what was too much
+        if not self.refused:  # the end may come in the same read as what was too much
             super().allContentReceived()
 
     def lineReceived(self, line: bytes) -> None:
@@ -386,23 +553,39 @@ class Channel(HTTPChannel):
         else:
             super().lineReceived(line)
 
+    def headerReceived(self, line: bytes) -> bool:
+        name, _, value = line.partition(b":")
+        if len(name) > HEADER_NAME:
+            self.refuse(BadRequest(f"The name of a header is over {HEADER_NAME} bytes long."))
+            return False
+        if len(value) > LENGTH_DIGITS and name.lower() == b"content-length":
+            self.refuse(BodyTooLarge("The body's Content-Length is out of all bounds."))
+            return False
+        return bool(super().headerReceived(line))
+
     def pauseProducing(self) -> None:
         super().pauseProducing()
         if self._stalled is None:
-            self._stalled = self.callLater(self.site.client_stall, self._cut_stalled)
+            self._full_since = self.site.clock.seconds()
+            self._stalled = self.callLater(self._patience, self._cut_stalled)
 
     def resumeProducing(self) -> None:
-        self._reads_on()
-        super().resumeProducing()
-
-    def _reads_on(self) -> None:
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
+            # What it has read gives it time again, but no more than a client that reads slowly,
+            # and so keeps its model from others, can live on.
+            waited = self.site.clock.seconds() - self._full_since
+            earned = READ_AT_LEAST / SLOWEST
+            self._patience = min(self._patience - waited + earned, self.site.client_stall)
+        super().resumeProducing()
+        if self.paused:
+            self.transport.pauseProducing()
+            self._have_turn()
 
     def _cut_stalled(self) -> None:
         self._stalled = None
-        _log.debug("cutting off a client that has stopped reading")
+        _log.debug("cutting off a client that has stopped reading, or reads too slowly")
         self.transport.abortConnection()
 
     def _refuse_shape(self, what: str) -> None:
@@ -420,15 +603,22 @@ class Channel(HTTPChannel):
 
         :param linger: read on, and throw away, for a while, so that the answer is not lost
         """
-        if self._refused:
+        if self.refused:
             return
-        self._refused = True
+        self.refused = True
         self.clearLineBuffer()
-        body = error.body(Dialect.of(getattr(self, "_path", b"")))
+        self.release()
+        path = getattr(self, "_path", b"")
+        body = error.body(Dialect.of(path))
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
         head += b"Content-Type: %b\r\nContent-Length: %d\r\n" % (_JSON, len(body))
-        head += b"".join(b"%b: %b\r\n" % pair for pair in error.headers())
-        self.transport.write(head + _CORS_LINES + b"Connection: close\r\n\r\n" + body)
+        scope = scope_of(getattr(self, "_command", b"").decode("latin-1"), _decoded(path))
+        headers = self.requests[-1].requestHeaders if self.requests else Headers()
+        cors = self.site.origins.headers(headers, scope is Scope.INFER)
+        for request in self.requests:
+            request.drop_arriving()
+        head += b"".join(b"%b: %b\r\n" % pair for pair in (*error.headers(), *cors))
+        self.transport.write(head + b"Connection: close\r\n\r\n" + body)
         self.transport.unregisterProducer()
         if linger:
             self.setTimeout(LINGER_SEC)
@@ -468,7 +658,7 @@ class Channel(HTTPChannel):
         self.refuse(BadRequest("This is not a valid HTTP request."))
 
     def _send100Continue(self) -> None:
-        if not self._refused:
+        if not self.refused:
             super()._send100Continue()
 
 
@@ -477,15 +667,47 @@ class Limits(NamedTuple):
     What a client may do.
 
     :ivar max_body: bytes that a request's body may have
+    :ivar max_bodies: bytes that all bodies together may have that are held at a time
     :ivar request_timeout: seconds that a request may take to arrive, and a connection be idle
     :ivar client_stall: seconds that a client may stop reading an answer
     :ivar max_connections: how many may be open at once
+    :ivar origins: what web pages may do
     """
 
     max_body: int
+    max_bodies: int
     request_timeout: float
     client_stall: float
     max_connections: int
+    origins: Origins
+
+
+class Bodies:
+    """
+    The room for all bodies that are held: arriving, waiting, or being answered.
+
+    :ivar limit: bytes
+    :ivar held: bytes that are taken
+    """
+
+    def __init__(self) -> None:
+        self.limit = 0
+        self.held = 0
+
+    def has_room(self, count: int) -> bool:
+        """Whether so many bytes would fit now."""
+        return self.held + count <= self.limit
+
+    def take(self, count: int) -> bool:
+        """Take so many bytes, if they fit; returns whether they do."""
+        if self.held + count > self.limit:
+            return False
+        self.held += count
+        return True
+
+    def give_back(self, count: int) -> None:
+        """So many bytes are free again."""
+        self.held -= count
 
 
 class Site(server.Site):
@@ -497,7 +719,10 @@ class Site(server.Site):
     :param clock: keeps time
     :param limits: what a client may do
     :param access_log: whether each request is logged
+    :ivar loopback: whether it listens on a loopback address only
     """
+
+    loopback = False
 
     # Not Twisted's default, which would stand between each read and the channel to offer HTTP/2.
     protocol = Channel  # type: ignore[assignment]
@@ -514,6 +739,7 @@ class Site(server.Site):
         super().__init__(tree, Request, timeout=None, reactor=clock)
         self.table = table
         self.clock = clock
+        self.bodies = Bodies()
         self.allow(limits, access_log)
         self._said_full = float("-inf")
         self.channels: set[Channel] = set()
@@ -525,6 +751,8 @@ class Site(server.Site):
         self.request_timeout = limits.request_timeout
         self.client_stall = limits.client_stall
         self.max_connections = limits.max_connections
+        self.bodies.limit = limits.max_bodies
+        self.origins = limits.origins
         self.access_log = access_log
 
     def startFactory(self) -> None:

@@ -24,8 +24,12 @@ from llamagw.fleet.backend import Address
 from llamagw.proxy.connect import Connect
 from llamagw.proxy.transport import IConnection
 
-#: Bytes of a head, at most; a backend that sends more is not talking HTTP to us.
-MAX_HEAD = 256 * 1024
+#: Bytes of an answer that are not body, at most: its head, and what there is of chunk sizes,
+#: extensions and trailers beyond what its body makes up for. And how many headers it may have.
+MAX_HEAD, MAX_HEADERS = 256 * 1024, 1000
+
+#: A chunk of one byte takes 5 more; each byte of body makes up for so many that are not.
+FRAMING = 8
 
 #: Seconds that an idle connection is kept. llama-server (cpp-httplib) closes it after 5.
 IDLE_SEC = 3.0
@@ -54,12 +58,14 @@ class UpstreamLost(Exception):
 
     :ivar gone: the connection ended, rather than carried what is not HTTP
     :ivar received: how far it had come: not a byte, a part of its head, or more
+    :ivar reached: whether the backend may have got the request
     """
 
-    def __init__(self, why: str, *, gone: bool, received: Received) -> None:
+    def __init__(self, why: str, *, gone: bool, received: Received, reached: bool = True) -> None:
         super().__init__(why)
         self.gone = gone
         self.received = received
+        self.reached = reached
 
 
 class Receiver(Protocol):
@@ -120,8 +126,13 @@ class Upstream(TwistedProtocol):
         self._bare = bare
         self._upgrade = upgrade
         self._headers: Headers = []
+        self._status = 0
         self._reason = b""
         self._head_size = 0
+        #: Bytes that came after the head and are no body, less what that makes up for.
+        self._overhead = 0
+        #: Why the answer cannot be passed on, when the parser has nothing against it.
+        self._fault = ""
         self._state = _HEAD
         self._framed = False
         self._surplus = self._keep_alive = False
@@ -180,13 +191,23 @@ class Upstream(TwistedProtocol):
         if before is _HEAD and self._state is _HEAD:
             if self._head_size > MAX_HEAD:
                 self._fail(f"its head is over {MAX_HEAD} bytes")
+            elif self._fault:
+                self._fail(self._fault)
             return
         pieces, self._pieces = self._pieces, []
+        size = len(data)
         data = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        if before is not _HEAD:
+            overhead = self._overhead + size - (FRAMING + 1) * len(data)
+            self._overhead = overhead if overhead > 0 else 0
+            if self._overhead > MAX_HEAD:
+                self._fault = f"it sent over {MAX_HEAD} bytes that are no body"
+        if self._fault:
+            self._fail(self._fault)
+            return
         if before is _HEAD:
             whole = self._state is _COMPLETE
-            status = self._parser.get_status_code()
-            receiver.head(status, self._reason, self._headers, data, whole)
+            receiver.head(self._status, self._reason, self._headers, data, whole)
         elif data:
             receiver.body(data)
         if self._state is _COMPLETE and self._receiver is not None:
@@ -211,10 +232,17 @@ class Upstream(TwistedProtocol):
             self._surplus = True
 
     def on_status(self, status: bytes) -> None:
-        self._reason += status
+        # What follows a whole answer in the same read must not become a part of it.
+        if self._state is _HEAD:
+            self._reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._headers.append((name, value))
+        # After the head these are trailers, which nobody here has a use for.
+        if self._state is _HEAD:
+            self._headers.append((name, value))
+            if len(self._headers) > MAX_HEADERS:
+                self._fault = f"its head has over {MAX_HEADERS} headers"
+                self._headers.clear()
 
     def on_headers_complete(self) -> None:
         if self._surplus:
@@ -224,9 +252,15 @@ class Upstream(TwistedProtocol):
             if status == 101 and self._upgrade:
                 self._state = _TUNNEL
             return
+        # To be asked now: once there is a surplus, the parser tells of that.
+        self._status = status
         self._state = _COMPLETE if self._bare else _BODY
-        self._framed = status in (204, 304) or any(
-            name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers
+        named = [(name.lower(), value) for name, value in self._headers]
+        codings = [value.strip().lower() for name, value in named if name == b"transfer-encoding"]
+        if codings not in ([], [b"chunked"]):
+            self._fault = "its Transfer-Encoding is not just chunked"
+        self._framed = (
+            status in (204, 304) or bool(codings) or any(n == b"content-length" for n, _ in named)
         )
 
     def on_body(self, data: bytes) -> None:

@@ -197,6 +197,7 @@ class GivenUpTests(SynchronousTestCase):
             self.probe,
             lambda: Address("127.0.0.1", 1),
             progress=lambda: 0,
+            confirm=lambda: True,
             timeout=1,
             healthy=lambda: self.told.append("healthy"),
             give_up=lambda: self.told.append("give up"),

@@ -332,11 +332,18 @@ class Gateway:
 
     # HTTP
 
-    def ask(self, method: str, path: str, body: object = None, port: int | None = None) -> Reply:
+    def ask(
+        self,
+        method: str,
+        path: str,
+        body: object = None,
+        port: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
         connection = http.client.HTTPConnection("127.0.0.1", port or self.port, timeout=DEADLINE)
         with contextlib.closing(connection):
             content = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, content)
+            connection.request(method, path, content, headers or {})
             response = connection.getresponse()
             return Reply(response.status, response.headers, response.read())
 
@@ -360,9 +367,22 @@ class Gateway:
 
     def slots(self, name: str) -> Any:
         """What the model's backend itself says of its slots."""
-        reply = self.ask("GET", "/slots", port=self.report(name)["port"])
+        reply = self.ask_backend(name, "GET", "/slots")
         assert reply.status == 200, reply
         return reply.json()
+
+    def ask_backend(self, name: str, method: str, path: str, body: object = None) -> Reply:
+        """Ask the model's backend itself, as the gateway does."""
+        port = self.report(name)["port"]
+        return self.ask(method, path, body, port, self.key_of(port))
+
+    def key_of(self, port: int) -> dict[str, str]:
+        """The header that the backend at a port wants to see; only its environment has the key."""
+        for process in self.backends():
+            command = process.cmdline()
+            if "--port" in command and command[command.index("--port") + 1] == str(port):
+                return {"Authorization": f"Bearer {process.environ()['LLAMA_API_KEY']}"}
+        raise AssertionError(f"no backend has port {port}")
 
     def busy_slots(self, name: str) -> int:
         return sum(slot["is_processing"] for slot in self.slots(name))

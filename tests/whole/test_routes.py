@@ -7,10 +7,11 @@ first, so that both find the same prompt cache.
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -154,9 +155,12 @@ class Heard(NamedTuple):
     body: bytes
 
 
-def hear(port: int, method: str, target: str, body: Any) -> Heard:
+def hear(
+    port: int, method: str, target: str, body: Any, key: Mapping[str, str] | None = None
+) -> Heard:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=DEADLINE)
-    headers = {"Accept-Encoding": "gzip"}  # the engine's page comes in no other way
+    # The engine's page comes in no other way.
+    headers = {"Accept-Encoding": "gzip", **(key or {})}
     if isinstance(body, bytes):
         headers["Content-Type"] = "multipart/form-data; boundary=xyz"
     elif body is not None:
@@ -204,8 +208,9 @@ def test_a_route_answers_as_the_engine_itself(
     query = "&".join(filter(None, (ask.query, named)))
     target = path.replace("{id}", "0") + ("?" + query if query else "")
     backend = gateway.report(ask.model)["port"]
+    key = gateway.key_of(backend)
     for _ in range(2):
-        direct = settled(hear(backend, method, target, body))
+        direct = settled(hear(backend, method, target, body, key))
     # A slot is busy for a moment after its answer has gone out.
     wait_until(lambda: not gateway.busy_slots(ask.model), "the slot is free")
     through = settled(hear(gateway.port, method, target, body))
@@ -216,7 +221,8 @@ def test_a_route_answers_as_the_engine_itself(
 def test_by_path_everything_answers_as_the_engine_itself(
     gateway: Gateway, method: str, rest: str
 ) -> None:
-    direct = settled(hear(gateway.report("chat")["port"], method, rest, None))
+    backend = gateway.report("chat")["port"]
+    direct = settled(hear(backend, method, rest, None, gateway.key_of(backend)))
     through = settled(hear(gateway.port, method, f"/upstream/chat{rest}", None))
     assert through == direct
 
@@ -225,6 +231,24 @@ def test_the_engine_s_own_page_is_served(gateway: Gateway) -> None:
     answer = hear(gateway.port, "GET", "/upstream/chat/", None)
     assert answer.status == 200
     assert answer.headers["content-type"].startswith("text/html")
+    # With what it is made of, and what its script asks for without knowing of a key.
+    [script] = set(re.findall(rb'import\("\./(.+?)"\)', gzip.decompress(answer.body)))
+    for rest in (script.decode(), "props", "slots", "v1/models"):
+        assert hear(gateway.port, "GET", f"/upstream/chat/{rest}", None).status == 200, rest
+
+
+@pytest.mark.parametrize("path", ["/props", "/slots", "/metrics", "/v1/chat/completions"])
+def test_an_engine_answers_the_gateway_only(gateway: Gateway, path: str) -> None:
+    port, body = gateway.report("chat")["port"], None
+    if path == "/v1/chat/completions":
+        body = {"model": "chat", **CHAT}
+    method = "GET" if body is None else "POST"
+    assert hear(port, method, path, body).status == 401
+    for header in ("Authorization", "X-Api-Key"):
+        assert hear(port, method, path, body, {header: "Bearer none"}).status == 401
+    query = "?model=chat" if body is None else ""
+    for header in ({}, {"Authorization": "Bearer none"}, {"X-Api-Key": "none"}):
+        assert hear(gateway.port, method, path + query, body, header).status == 200
 
 
 def test_a_slot_was_really_saved(gateway: Gateway) -> None:

@@ -130,7 +130,7 @@ def test_embeddings_are_answered(gateway: Gateway) -> None:
 def test_an_error_of_the_engine_arrives_unchanged(gateway: Gateway) -> None:
     assert gateway.chat("smol").status == 200
     wrong = {"model": "smol", "messages": "no list"}
-    direct = gateway.ask("POST", CHAT, wrong, port=gateway.report("smol")["port"])
+    direct = gateway.ask_backend("smol", "POST", CHAT, wrong)
     through = gateway.ask("POST", CHAT, wrong)
     assert through.status == direct.status >= 400
     assert through.body == direct.body

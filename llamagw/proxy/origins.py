@@ -1,0 +1,142 @@
+"""
+What web pages may do: CORS headers, and who is turned away from what is not for them.
+
+A browser sends a page's origin with its requests. Requests that use a model, or list the models,
+are open to the origins of ``cors_origins``. All others (`llamagw.routes.Scope`) are for the
+gateway's own pages and for origins that are listed by name: a page needs no preflight for a POST
+of plain text, so that CORS alone would not keep it from unloading a model.
+
+A page whose own host name was made to lead here (DNS rebinding) counts as the gateway's own for
+its browser; its ``Host`` header gives it away where the gateway listens on loopback only.
+What is not sent by a browser has none of these headers, and is not looked at.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Iterable, Sequence
+
+from twisted.web.http_headers import Headers
+
+from llamagw.errors import NotAllowed
+from llamagw.settings import ANY_ORIGIN, LOCALHOST
+from llamagw.text import harmless
+
+Pairs = Sequence[tuple[bytes, bytes]]
+
+_EXPOSE = (b"Access-Control-Expose-Headers", b"*")
+_OPEN: Pairs = ((b"Access-Control-Allow-Origin", b"*"), _EXPOSE)
+_VARY = (b"Vary", b"Origin")
+
+
+class Origins:
+    """
+    The origins of ``cors_origins``.
+
+    :param listed: origins such as ``https://chat.example``; ``*`` for any, ``localhost`` for any
+        port of this machine
+    """
+
+    def __init__(self, listed: Iterable[str]) -> None:
+        listed = [origin.lower() for origin in listed]
+        self._any = ANY_ORIGIN in listed
+        self._localhost = LOCALHOST in listed
+        self._named = {o.encode() for o in listed if o not in (ANY_ORIGIN, LOCALHOST)}
+        self._hosts = {_host_of(_authority(origin)) for origin in self._named}
+
+    def named(self, origin: bytes) -> bool:
+        """Whether this origin is listed by name; ``*`` is no name."""
+        origin = origin.lower()
+        if origin in self._named:
+            return True
+        return self._localhost and _is_loopback(_host_of(_authority(origin)))
+
+    def headers(self, asked: Headers, open_to_all: bool) -> Pairs:
+        """
+        The CORS headers of an answer.
+
+        :param asked: the request's headers
+        :param open_to_all: whether ``*`` counts
+        """
+        origin = _only(asked, b"origin")
+        varies = (_VARY,) if self._named or self._localhost else ()
+        if origin is not None and varies and self.named(origin):
+            return (
+                (b"Access-Control-Allow-Origin", origin),
+                (b"Access-Control-Allow-Credentials", b"true"),
+                # A wildcard means nothing where credentials are allowed.
+                *varies,
+            )
+        return (*_OPEN, *varies) if self._any and open_to_all else varies
+
+    def check(self, headers: Headers, loopback: bool) -> None:
+        """
+        Whether a request that is not open to all may be answered.
+
+        :param loopback: whether the gateway listens on a loopback address only
+        :raises NotAllowed: when it comes from a web page that must not ask this
+        """
+        host = _only(headers, b"host")
+        if loopback and host and not self._is_ours(host):
+            shown = harmless(_host_of(host).decode("latin-1"), 100)
+            raise NotAllowed(
+                f"The host `{shown}` is not this server's, which listens on a loopback address: a "
+                "web page may have been made to lead here. If it is meant (a reverse proxy under "
+                f"that name), list its origin, such as https://{shown}, in cors_origins."
+            )
+        origin = _only(headers, b"origin")
+        if origin is None:
+            # An image, a script or a form's GET carries no origin, but where it comes from.
+            site, mode = _only(headers, b"sec-fetch-site"), _only(headers, b"sec-fetch-mode")
+            kind = _only(headers, b"sec-fetch-dest")
+            embedded = mode != b"navigate" or kind not in (None, b"document")
+            if site in (b"cross-site", b"same-site") and embedded:
+                raise NotAllowed(
+                    "A web page of another origin may not ask this; list that origin in "
+                    "cors_origins if it may."
+                )
+        elif not self.named(origin) and not _same(origin, host):
+            shown = harmless(origin.decode("latin-1"), 100)
+            raise NotAllowed(
+                f"A web page of `{shown}` may not ask this: that is not this server's own origin, "
+                "and cors_origins does not list it by name (`*` does not count here)."
+            )
+
+    def _is_ours(self, host: bytes) -> bool:
+        name = _host_of(host)
+        return _is_loopback(name) or name in self._hosts
+
+
+def _only(headers: Headers, name: bytes) -> bytes | None:
+    """A header's value; of several, all of them, which is then no origin and no host."""
+    values = headers.getRawHeaders(name)
+    return b", ".join(values) if values else None
+
+
+def _authority(origin: bytes) -> bytes:
+    return origin.partition(b"://")[2]
+
+
+def _same(origin: bytes, host: bytes | None) -> bool:
+    """Whether an origin is that of the host that was asked, behind TLS or not."""
+    scheme, _, authority = origin.lower().partition(b"://")
+    port = {b"http": b":80", b"https": b":443"}.get(scheme)
+    if host is None or port is None or not authority:
+        return False
+    return authority.removesuffix(port) == host.lower().removesuffix(port)
+
+
+def _host_of(authority: bytes) -> bytes:
+    """An authority's host in lower case, without its port, brackets, and the root's dot."""
+    if authority.startswith(b"["):
+        return authority[1:].partition(b"]")[0].lower()
+    return authority.partition(b":")[0].lower().removesuffix(b".")
+
+
+def _is_loopback(host: bytes) -> bool:
+    if host == b"localhost" or host.endswith(b".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.decode("latin-1")).is_loopback
+    except ValueError:
+        return False

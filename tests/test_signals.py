@@ -1,0 +1,273 @@
+"""Reloads that are asked for in bad moments: many at once, while one is read, while it stops.
+
+The thread in which a file is read is one of the test's own: it has begun when it is asked for, and
+its end comes when the test says so. What it finds is what the file says when it ends.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.python import usage
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw import service, tap
+from llamagw.apart import Asking, TakenBack, load_apart
+from llamagw.config import Config, ConfigError, ModelConfig, load
+from llamagw.fleet import process
+from llamagw.service import Gateway, changes
+from tests.faults.support import is_gone
+from tests.test_tap import ConfigTestCase, ServiceTestCase
+from tests.whole.harness import wait_until
+
+
+class Thread:
+    """Calls what it is given when it is told to."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Callable[[], Any], Deferred[Any]]] = []
+
+    def __call__(self, call: Callable[[], Any]) -> Deferred[Any]:
+        deferred: Deferred[Any] = Deferred()
+        self.calls.append((call, deferred))
+        return deferred
+
+    def end(self) -> None:
+        """The oldest call comes to its end."""
+        call, deferred = self.calls.pop(0)
+        maybeDeferred(call).chainDeferred(deferred)
+
+
+class ReloadTests(ServiceTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.thread = Thread()
+        self.path = str(self.write())
+        self.gateway = self.start()
+
+    def make(self) -> Gateway:
+        return tap.make_gateway(load(self.write()), self.reactor, self.thread)
+
+    def says(self, **values: Any) -> None:
+        """The file says something else from now on."""
+        self.values.update(values)
+        self.write()
+
+    def said(self, what: str) -> int:
+        return sum(what in line for line in self.logged)
+
+    def test_a_file_is_read_in_a_thread_and_gone_by_when_it_has_been(self) -> None:
+        self.says(access_log=True)
+        self.gateway.reload(self.path)
+        self.assertFalse(self.gateway._site.access_log)
+        self.thread.end()
+        self.assertTrue(self.gateway._site.access_log)
+        self.assertEqual(self.thread.calls, [])
+
+    def test_five_hundred_at_once_are_two(self) -> None:
+        for _ in range(500):
+            self.gateway.reload(self.path)
+        self.assertEqual(len(self.thread.calls), 1)
+        self.thread.end()
+        self.assertEqual(len(self.thread.calls), 1)
+        self.thread.end()
+        self.assertEqual(self.thread.calls, [])
+        self.assertEqual(self.said("the configuration was reloaded"), 2)
+
+    def test_what_the_file_says_last_holds(self) -> None:
+        self.gateway.reload(self.path)
+        call, deferred = self.thread.calls.pop()
+        early = call()  # it has read the file, and is not back yet
+        self.says(access_log=True)
+        self.gateway.reload(self.path)
+        deferred.callback(early)
+        self.thread.end()
+        self.assertTrue(self.gateway._site.access_log)
+
+    def test_after_one_that_was_refused_the_next_is_read(self) -> None:
+        self.says(max_queue=-1)
+        self.gateway.reload(self.path)
+        self.thread.end()
+        self.assertEqual(self.said("not reloaded; all goes on as before"), 1)
+        self.says(max_queue=7)
+        self.gateway.reload(self.path)
+        self.thread.end()
+        self.assertEqual(self.gateway._config.max_queue, 7)
+
+    def test_after_one_that_failed_in_an_unforeseen_way_the_next_is_read(self) -> None:
+        self.gateway.reload(self.path)
+        _, deferred = self.thread.calls.pop()
+        deferred.errback(ZeroDivisionError())
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.gateway.reload(self.path)
+        self.thread.end()
+        self.assertEqual(self.said("the configuration was reloaded"), 1)
+
+    def test_a_gateway_that_stops_reads_nothing_and_listens_nowhere_again(self) -> None:
+        self.gateway.stopService()
+        self.says(listen_addr="127.0.0.1:8007")
+        self.gateway.reload(self.path)
+        self.assertEqual(self.thread.calls, [])
+        self.assertEqual(self.said("is not reloaded: the gateway is stopping"), 1)
+        self.assertEqual(len(self.reactor.tcpServers), 1)
+
+    def test_a_stop_while_a_file_is_read_cancels_the_reload(self) -> None:
+        self.says(listen_addr="127.0.0.1:8007", access_log=True)
+        self.gateway.reload(self.path)
+        self.gateway.reload(self.path)
+        call, deferred = self.thread.calls.pop()
+        found = call()
+        self.gateway.stopService()
+        deferred.callback(found)
+        self.assertEqual(self.thread.calls, [])
+        self.assertEqual(len(self.reactor.tcpServers), 1)
+        self.assertFalse(self.gateway._site.access_log)
+        self.assertEqual(self.said("is not reloaded: the gateway is stopping"), 1)
+
+    def test_a_stop_takes_back_what_another_process_is_asked(self) -> None:
+        self.patch(service, "load_apart", load_apart)
+        self.gateway.reload(self.path)
+        self.gateway.stopService()
+        self.thread.end()
+        self.assertEqual(self.said("is not reloaded: the gateway is stopping"), 1)
+        self.assertEqual(self.warned, [line for line in self.warned if "cannot be served" in line])
+
+    def test_another_binary_is_asked_in_the_thread_and_used_after_it(self) -> None:
+        asked = []
+
+        def known_flags(binary: str, *_: object) -> frozenset[str]:
+            asked.append(binary)
+            return frozenset({"--model", "--new"})
+
+        self.patch(process, "known_flags", known_flags)
+        other = self.folder / "other-server"
+        other.touch(mode=0o755)
+        self.says(llama_server_path=str(other))
+        self.gateway.reload(self.path)
+        self.assertEqual(asked, [])
+        self.thread.end()
+        self.assertEqual(asked, [str(other)])
+        self.gateway.reload(self.path)
+        self.thread.end()
+        self.assertEqual(asked, [str(other)], "it is asked once")
+
+    def test_a_reload_says_what_it_changes_and_not_all_there_is(self) -> None:
+        before = len(self.logged)
+        self.values["models"].append({"name": "third", "model_path": "small.gguf"})
+        self.says()
+        self.gateway.reload(self.path)
+        self.thread.end()
+        told = self.logged[before:]
+        self.assertIn("3 models configured, at most 2 in memory at once; new: third", told[0])
+        self.assertEqual([line for line in told if "/v1/" in line or "model small" in line], [])
+
+
+class ChangesTests(SynchronousTestCase):
+    def config(self, *names: str, threads: int = 4) -> Config:
+        models = [ModelConfig(name=name, model_path="/m", threads=threads) for name in names]
+        return Config(llama_server_path="/l", models=models)
+
+    def test_each_kind_of_change_is_named(self) -> None:
+        said = changes(self.config("a", "b"), self.config("b", "c", threads=2))
+        self.assertEqual(said.split("; ")[1:], ["new: c", "changed: b", "removed: a"])
+
+    def test_of_thousands_some_are_named(self) -> None:
+        said = changes(self.config("a"), self.config("a", *map(str, range(5000))))
+        self.assertIn("new: 0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 4990 more", said)
+
+
+class HangupTests(ConfigTestCase):
+    """SIGHUP between the first moment of `twistd llamagw` and the first turn of its reactor."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        before = signal.getsignal(signal.SIGHUP)
+        self.addCleanup(signal.signal, signal.SIGHUP, before)
+        self.addCleanup(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGHUP})
+        signal.signal(signal.SIGHUP, lambda *_: self.fail("nobody has heard it"))
+        self.patch(tap, "install_reactor", lambda daemon: None)
+        self.patch(tap, "leave_out_tls", lambda: None)
+
+    def options(self, *more: str) -> tap.Options:
+        options = tap.Options()
+        options.parent = usage.Options()
+        options.parent["nodaemon"] = True
+        options.parseOptions(["--config", str(self.write()), *more])
+        return options
+
+    def test_it_is_noted_and_becomes_a_reload_when_the_gateway_runs(self) -> None:
+        options = self.options()
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertTrue(options.hung_up)
+        reactor, gateway = mock.Mock(), mock.Mock()
+        with mock.patch.object(signal, "signal"):
+            tap._handle_signals(reactor, gateway, options)
+        gateway.reload.assert_called_once_with(options["config"])
+
+    def test_without_one_nothing_is_reloaded(self) -> None:
+        gateway = mock.Mock()
+        with mock.patch.object(signal, "signal"):
+            tap._handle_signals(mock.Mock(), gateway, self.options())
+        gateway.reload.assert_not_called()
+
+    def test_one_that_was_held_back_is_heard(self) -> None:
+        """As `llamagw run` does until twistd has come so far."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+        os.kill(os.getpid(), signal.SIGHUP)
+        self.assertTrue(self.options().hung_up)
+
+    def test_it_is_not_ignored_which_the_engines_would_inherit(self) -> None:
+        self.options()
+        self.assertNotIn(signal.getsignal(signal.SIGHUP), (signal.SIG_IGN, signal.SIG_DFL))
+
+
+class ApartTests(ConfigTestCase):
+    """Another process is asked."""
+
+    def test_a_file_says_the_same_there_as_here(self) -> None:
+        path = str(self.write())
+        self.assertEqual(load_apart(path, Asking()), load(path))
+
+    def test_its_faults_are_the_same_too(self) -> None:
+        self.values.update(max_queue=-1, nonsense="\udcff")
+        path = str(self.write())
+        with self.assertRaises(ConfigError) as here:
+            load(path)
+        with self.assertRaises(ConfigError) as there:
+            load_apart(path, Asking())
+        self.assertEqual(there.exception.faults, here.exception.faults)
+
+    def test_a_process_that_breaks_down_is_a_fault_of_the_file(self) -> None:
+        """The gateway goes on, whatever a file does to who reads it."""
+        path = str(self.write())
+        with (
+            mock.patch.object(Asking, "run", return_value=(b"", b"Killed\n", -9)),
+            self.assertRaises(ConfigError) as caught,
+        ):
+            load_apart(path, Asking())
+        self.assertEqual(
+            str(caught.exception), f"{path}: the process that read it broke down: Killed"
+        )
+
+    def test_a_question_that_is_taken_back_ends_at_once_with_all_who_work_on_it(self) -> None:
+        pids = Path(self.mktemp())
+        asking = Asking()
+
+        def take_back() -> None:
+            wait_until(lambda: pids.exists() and pids.read_text(), "it has a child")
+            asking.take_back()
+
+        thread = threading.Thread(target=take_back)
+        thread.start()
+        script = f"sleep 600 & echo $! > {pids}; wait"
+        self.assertRaises(TakenBack, asking.run, ["sh", "-c", script])
+        thread.join()
+        wait_until(lambda: is_gone(int(pids.read_text())), "its child is gone too")
+        self.assertRaises(TakenBack, asking.run, ["sleep", "600"])
