@@ -20,7 +20,9 @@ OPEN_WEBUI := .venv-open-webui
 OPEN_WEBUI_PYTHON ?= $(PYTHON)
 TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak clean
+FUZZ_SECONDS ?= 600
+
+.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak fuzz clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +35,7 @@ help:
 	@echo "make format        ruff format"
 	@echo "make bench         the benchmarks (docs/performance.md)"
 	@echo "make soak          ten minutes of random faults (docs/reliability.md); SOAK_ARGS=--seconds=60"
+	@echo "make fuzz          ten minutes of random bytes for all that is parsed; FUZZ_SECONDS=60"
 	@echo "make clean         remove what these made"
 
 run: $(CONFIG)
@@ -74,8 +77,11 @@ bench: $(VENV)/.package $(VENV)/.engine
 soak: $(VENV)/.package $(VENV)/.engine
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
 
+fuzz: $(VENV)/.fuzz
+	$(BIN)/python -m tests.fuzz --seconds=$(FUZZ_SECONDS) $(FUZZ_ARGS)
+
 clean:
-	rm -rf $(VENV) $(OPEN_WEBUI) $(RUN) build dist *.egg-info _trial_temp* tests/clients/node_modules
+	rm -rf $(VENV) $(OPEN_WEBUI) $(RUN) .fuzz build dist *.egg-info _trial_temp* tests/clients/node_modules
 
 # Each of these stands for something that is installed in .venv, at the time of its file.
 
@@ -99,6 +105,12 @@ $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt
 
 $(VENV)/.engine: $(VENV)/.package deploy/embedded.py
 	@$(BIN)/python deploy/embedded.py install "$(ENGINE)" "$(ENGINE_SHA256)" "$(MODEL)"
+	@touch $@
+
+# atheris has wheels for Linux on x86-64 alone. Without one nothing is compiled, and the run says so.
+$(VENV)/.fuzz: $(VENV)/.test tests/requirements-fuzz.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
+		-r tests/requirements-fuzz.txt 2>/dev/null || true
 	@touch $@
 
 $(VENV)/.clients: $(VENV)/.test $(wildcard tests/clients/requirements*.txt) tests/clients/package.json

@@ -150,10 +150,10 @@ def test_a_file_cut_off_anywhere_is_told(tmp_path: Path) -> None:
         ),
         (
             b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _text("a") + struct.pack("<IIQ", 9, 8, 2**60),
-            "",
+            "arrays have over",
         ),
         (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**62), ""),
-        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), ""),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "claims 1152921504606846976 tensors"),
         (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _text("a") + struct.pack("<I", 99), "type 99"),
     ],
 )
@@ -162,6 +162,54 @@ def test_what_is_wrong_with_a_file_is_told_at_once(
 ) -> None:
     with pytest.raises(gguf.Unreadable, match=said or "is damaged or incomplete"):
         read(tmp_path, content)
+
+
+_ONE_PAIR = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _text("a")
+
+
+@pytest.mark.parametrize(
+    ("head", "said"),
+    [
+        # Each item is eight zeros: a text that is empty, a key without a name.
+        (_ONE_PAIR + struct.pack("<IIQ", 9, 8, 2**30), "arrays have over"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**30), "claims 0 tensors and 1073741824 keys"),
+        (b"GGUF" + struct.pack("<IQQ", 3, 2**30, 0), "claims 1073741824 tensors and 0 keys"),
+        (_ONE_PAIR + struct.pack("<IIQ", 9, 0, 2**33), "head has over"),
+        (_ONE_PAIR + struct.pack("<IQ", 8, 2**33), "head has over"),
+        (_ONE_PAIR + struct.pack("<IIQQ", 9, 8, 1000, 2**33), "head has over"),
+        (
+            b"GGUF"
+            + struct.pack("<IQQ", 3, 0, 20)
+            + b"".join(
+                _text(f"k{n}") + struct.pack("<IQ", 8, 2**20) + bytes(2**20) for n in range(20)
+            ),
+            "texts have over",
+        ),
+        (
+            b"GGUF"
+            + struct.pack("<IQQ", 3, 0, 500)
+            + b"".join(
+                _text(f"k{n}") + struct.pack("<IIQ", 9, 2, 4096) + bytes(8192) for n in range(500)
+            ),
+            "arrays have over",
+        ),
+    ],
+)
+def test_a_file_of_10_gb_that_has_all_that_it_claims_is_refused_by_its_numbers(
+    tmp_path: Path, head: bytes, said: str
+) -> None:
+    """Believed, each of them takes minutes, or all memory."""
+    path = tmp_path / "bomb.gguf"
+    path.write_bytes(head)
+    os.truncate(path, 10 * 2**30)  # nothing but holes
+    with pytest.raises(gguf.Unreadable, match=said):
+        gguf.read(str(path))
+
+
+def test_a_count_below_zero_is_none(tmp_path: Path) -> None:
+    """Or `llamagw init` would write a context of -5 tokens, which `check` refuses."""
+    head = _ONE_PAIR + struct.pack("<Ii", 5, -5)
+    assert read(tmp_path, head).number("a") is None
 
 
 @settings(max_examples=300, deadline=None)

@@ -619,9 +619,10 @@ class UnreadableTests(ConfigCase):
         self.assertIn("got [1,2]", self.fault("[1, 2]"))
 
     def test_broken_yaml_has_its_line(self) -> None:
-        self.assertEqual(
+        # The words are those of libyaml, or of PyYAML where there is none.
+        self.assertRegex(
             self.fault("listen_addr: ':8000'\nmodels: [\n"),
-            "config.yaml:3: is not YAML: expected the node content, but found '<stream end>'",
+            r"\Aconfig\.yaml:3: is not YAML: .*expected .*node content",
         )
         self.assertTrue(self.fault("a: b: c").startswith("config.yaml:1: is not YAML: "))
         self.assertTrue(self.fault("a: 1\n\tb: 2").startswith("config.yaml:2: is not YAML: "))

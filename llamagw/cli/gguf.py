@@ -25,8 +25,23 @@ _STRING, _ARRAY = 8, 9
 #: Arrays that are longer are vocabularies, and passed over. The others have a number per layer.
 _LONGEST = 4096
 
-#: The longest text that is kept; a chat template has some thousands of characters.
+#: Bytes of the longest text that is kept; a chat template has some thousands.
 _LONGEST_TEXT = 2**20
+
+# A damaged or hostile file may claim more than any machine holds, and be a sparse one that has it.
+# The largest models have some 100 keys, 2,000 tensors and 800,000 words with all their merges.
+
+#: Bytes before the weights.
+_LONGEST_HEAD = 2**26
+
+#: Keys and tensors, together.
+_MOST_NAMES = 2**18
+
+#: Texts and numbers of all arrays, together.
+_MOST_ITEMS = 2_000_000
+
+#: Bytes of all texts that are kept, together: keys, names, values.
+_MOST_TEXT = 2**24
 
 
 class Unreadable(Exception):
@@ -51,9 +66,12 @@ class Header:
         return value if isinstance(value, str) else ""
 
     def number(self, key: str) -> int | None:
-        """A whole number of the metadata; None if there is none."""
+        """A whole number of the metadata; None if there is none, or one below zero."""
         value = self.values.get(key)
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
+        if not isinstance(value, int) or isinstance(value, bool):
+            return None
+        # All that is asked for counts something.
+        return value if value >= 0 else None
 
     @property
     def architecture(self) -> str:
@@ -76,6 +94,9 @@ class _Reader:
     def __init__(self, file: BinaryIO, size: int) -> None:
         self.file = file
         self.size = size
+        self.end = min(size, _LONGEST_HEAD)
+        self.items = _MOST_ITEMS
+        self.texts = _MOST_TEXT
 
     def read(self) -> Header:
         if self.file.read(4) != b"GGUF":
@@ -87,6 +108,8 @@ class _Reader:
             raise Unreadable(f"is GGUF version {version}; llama.cpp reads 2 and 3")
         tensors, pairs = self.number("Q"), self.number("Q")
         values: dict[str, Value] = {}
+        if tensors + pairs > _MOST_NAMES:
+            raise Unreadable(f"is damaged: it claims {tensors} tensors and {pairs} keys")
         for _ in range(pairs):
             key = self.text() or ""
             values[key] = self.value(self.number("I"))
@@ -126,8 +149,7 @@ class _Reader:
 
     def array(self, kind: int, length: int) -> Value:
         if kind == _STRING:
-            for _ in range(length):
-                self.skip(self.number("Q"))
+            self.skip_texts(length)
             return None
         code = _FIXED.get(kind)
         if code is None:
@@ -135,13 +157,40 @@ class _Reader:
         if length > _LONGEST:
             self.skip(length * struct.calcsize(code))
             return None
-        return [self.unpack(code) for _ in range(length)]
+        self.count(length)
+        return [*struct.unpack(f"<{length}{code}", self.bytes(length * struct.calcsize(code)))]
+
+    def count(self, items: int) -> None:
+        """:raises Unreadable: when the arrays have too many items with these"""
+        self.items -= items
+        if self.items < 0:
+            raise Unreadable(f"is damaged: its arrays have over {_MOST_ITEMS} items")
+
+    def skip_texts(self, count: int) -> None:
+        # Of all that is done here, this is what takes time: a vocabulary has 200,000 of them.
+        self.count(count)
+        read, seek, unpack = self.file.read, self.file.seek, struct.Struct("<Q").unpack
+        left = self.end - self.file.tell()
+        for _ in range(count):
+            left -= 8
+            if left < 0:
+                break
+            (length,) = unpack(read(8))
+            left -= length
+            if left < 0:
+                break
+            seek(length, os.SEEK_CUR)
+        if left < 0:
+            raise Unreadable(self.too_short if self.end == self.size else self.too_long)
 
     def text(self) -> str | None:
         length = self.number("Q")
         if length > _LONGEST_TEXT:
             self.skip(length)
             return None
+        self.texts -= length
+        if self.texts < 0:
+            raise Unreadable(f"is damaged: its texts have over {_MOST_TEXT} bytes")
         return self.bytes(length).decode("utf-8", "replace")
 
     def number(self, code: str) -> int:
@@ -155,8 +204,7 @@ class _Reader:
     def skip(self, length: int) -> None:
         # Within the buffer this reads nothing. A damaged length must not lead beyond the end,
         # where a seek would go without a word.
-        if length > self.size - self.file.tell():
-            raise Unreadable(self.too_short)
+        self.expect(length)
         self.file.seek(length, os.SEEK_CUR)
 
     def bytes(self, length: int) -> bytes:
@@ -165,6 +213,18 @@ class _Reader:
             raise Unreadable(self.too_short)
         return found
 
+    def expect(self, length: int) -> None:
+        """:raises Unreadable: when so many bytes more do not belong to the head"""
+        place = self.file.tell()
+        if length > self.size - place:
+            raise Unreadable(self.too_short)
+        if length > self.end - place:
+            raise Unreadable(self.too_long)
+
     @property
     def too_short(self) -> str:
         return "is damaged or incomplete: it ends in the middle of its metadata"
+
+    @property
+    def too_long(self) -> str:
+        return f"is damaged: its head has over {_LONGEST_HEAD} bytes"
