@@ -20,7 +20,7 @@ OPEN_WEBUI := .venv-open-webui
 OPEN_WEBUI_PYTHON ?= $(PYTHON)
 TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak clean
+.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak hostile clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +33,7 @@ help:
 	@echo "make format        ruff format"
 	@echo "make bench         the benchmarks (docs/performance.md)"
 	@echo "make soak          ten minutes of random faults (docs/reliability.md); SOAK_ARGS=--seconds=60"
+	@echo "make hostile       attacks, each with its memory and others' waits; HOSTILE_ARGS=--only=name"
 	@echo "make clean         remove what these made"
 
 run: $(CONFIG)
@@ -73,6 +74,9 @@ bench: $(VENV)/.package $(VENV)/.engine
 
 soak: $(VENV)/.package $(VENV)/.engine
 	$(BIN)/python benchmarks/soak.py $(SOAK_ARGS)
+
+hostile: $(VENV)/.package $(VENV)/.engine
+	$(BIN)/python benchmarks/hostile.py $(HOSTILE_ARGS)
 
 clean:
 	rm -rf $(VENV) $(OPEN_WEBUI) $(RUN) build dist *.egg-info _trial_temp* tests/clients/node_modules
