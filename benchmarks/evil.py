@@ -10,6 +10,7 @@ each answer ends after some seconds, some hundreds of megabytes, or when the oth
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import socket
 import sys
@@ -70,12 +71,16 @@ def meta(value: object) -> Behaviour:
     return fixed(answer(json.dumps({"object": "list", "data": [entry]}).encode()))
 
 
+@functools.cache
+def packed() -> bytes:
+    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
+    return b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
+
+
 def bomb(sock: socket.socket) -> None:
     """A body of 300 KB that is 300 MB when it is unpacked."""
-    packer = zlib.compressobj(6, zlib.DEFLATED, 31)
-    data = b"".join(packer.compress(bytes(2**20)) for _ in range(300)) + packer.flush()
-    head = OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(data)
-    sock.sendall(head + data)
+    head = OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(packed())
+    sock.sendall(head + packed())
 
 
 def late(sock: socket.socket) -> None:

@@ -176,8 +176,14 @@ def measured(one: Attack, scene: Scene, log: Path) -> Row:
     )
 
 
-def middle(rows: list[Row]) -> Row:
-    """The row with the median of the longest waits."""
+def judged(one: Attack, rounds: int) -> Row:
+    """
+    The attack's row; where it is a near thing, which others on the machine may have decided, that
+    with the median of the longest waits.
+    """
+    rows = [run(one)]
+    if MOST_MS < rows[0].longest_ms < 5 * MOST_MS:
+        rows += [run(one) for _ in range(rounds - 1)]
     rows.sort(key=lambda row: row.longest_ms)
     return rows[len(rows) // 2]
 
@@ -209,7 +215,9 @@ def main() -> int:
     parser.add_argument(
         "--only", action="append", metavar="TEXT", help="attacks with it in the name"
     )
-    parser.add_argument("--rounds", type=int, default=1, help="of these, the median is told")
+    parser.add_argument(
+        "--rounds", type=int, default=3, help="where it is a near thing, the median of so many"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE")
     parser.add_argument("--list", action="store_true", help="tell the attacks and end")
     args = parser.parse_args()
@@ -225,7 +233,7 @@ def main() -> int:
     rows = []
     for one in chosen:
         try:
-            row = middle([run(one) for _ in range(args.rounds)])
+            row = judged(one, args.rounds)
         except (BenchError, AssertionError) as error:
             print(
                 f"| {one.name} | {one.sent} | not run: {' '.join(str(error).split())} |", flush=True
