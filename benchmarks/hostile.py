@@ -121,7 +121,8 @@ def run(one: Attack) -> Row:
         gateway = running.start("llamagw", command, env)
         running.wait_until(lambda: healthy(port), "llamagw", gateway, "llamagw")
         scene = Scene(port, gateway.pid, path, config, evil_url)
-        ready = lambda: "200" in scene.post(b'{"model":"good"}')  # noqa: E731
+        order = b'{"model":"good","wait":true}'
+        ready = lambda: "200" in scene.post(order, "/models/load")  # noqa: E731
         running.wait_until(ready, "the model", gateway, "llamagw")
         return measured(one, scene, running.log("llamagw"))
 
