@@ -687,62 +687,75 @@ def leaving_5000(scene: Scene) -> str:
 # --- 8: slow readers, and the queue ---
 
 
-@attack(
-    "slow-reader",
-    "a stream read at 20 KB/s, while another waits for its room "
-    "(client_stall_sec 5: as 160 B/s with 600)",
-    models=[ours("held"), ours("wanted")],
-    config={"client_stall_sec": 5, "swap_after_sec": 1, "drain_sec": 1},
-)
-def slow_reader(scene: Scene) -> str:
-    body = b'{"model":"held","stream":true,"fake":{"raw":"flood"}}'
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect(("127.0.0.1", scene.port))
-    sock.sendall(raw_post(body))
-    got: list[str] = []
-    began = time.monotonic()
+def slow_attack(rate: int) -> None:
+    """As slow as this, in bytes a second; with client_stall_sec 600 it would be rate / 120."""
 
-    def want() -> None:
-        with scene.connect(40) as other:
-            other.sendall(raw_post(b'{"model":"wanted"}', extra=CLOSE))
-            got.append(told(drain(other, 35)))
+    @attack(
+        f"slow-reader-{rate // 1000}k",
+        f"a stream read at {rate // 1000} KB/s, while another waits for its room "
+        f"(client_stall_sec 5: as {rate / 120:.0f} B/s with 600)",
+        models=[ours("held"), ours("wanted")],
+        config={"client_stall_sec": 5, "swap_after_sec": 1, "drain_sec": 1},
+    )
+    def slow_reader(scene: Scene) -> str:
+        body = b'{"model":"held","stream":true,"fake":{"raw":"flood"}}'
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, max(rate // 10, 4096))
+        sock.connect(("127.0.0.1", scene.port))
+        sock.sendall(raw_post(body))
+        got: list[str] = []
+        began = time.monotonic()
 
-    waiting = threading.Thread(target=want)
-    waiting.start()
-    size, lost = 0, ""
-    while waiting.is_alive():
-        sock.settimeout(1)
-        try:
-            data = sock.recv(2000)
-        except TimeoutError:
-            continue
-        except OSError as error:
-            lost = f" ({type(error).__name__} after {time.monotonic() - began:.0f} s)"
-            break
-        if not data:
-            break
-        size += len(data)
-        time.sleep(0.1)
-    waiting.join()
-    sock.close()
-    took = time.monotonic() - began
-    return f"the other got {got[0]} after {took:.0f} s; {size // 1000} KB were read{lost}"
+        def want() -> None:
+            with scene.connect(40) as other:
+                other.sendall(raw_post(b'{"model":"wanted"}', extra=CLOSE))
+                got.append(told(drain(other, 35)))
+
+        waiting = threading.Thread(target=want)
+        waiting.start()
+        size, lost = 0, ""
+        while waiting.is_alive():
+            sock.settimeout(1)
+            try:
+                data = sock.recv(rate // 10)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                lost = f" ({type(error).__name__} after {time.monotonic() - began:.0f} s)"
+                break
+            if not data:
+                break
+            size += len(data)
+            time.sleep(0.1)
+        waiting.join()
+        sock.close()
+        took = time.monotonic() - began
+        return f"the other got {got[0]} after {took:.0f} s; {size // 1000} KB were read{lost}"
+
+
+slow_attack(20_000)
+slow_attack(400_000)
 
 
 @attack(
     "unattended-loads",
-    "512 pipelined POST /models/load without wait, then a chat",
+    "512 POST /models/load without wait on one connection that ends, then a chat",
     models=[LOADING],
 )
 def unattended_loads(scene: Scene) -> str:
     body = b'{"model":"loading"}'
-    order = raw_post(body, "/models/load")
-    first = pipelined(scene, order, 512 * len(order))
+    outcomes: Counter[str] = Counter()
+    asking = http.client.HTTPConnection("127.0.0.1", scene.port, timeout=PATIENCE)
+    for _ in range(512):
+        asking.request("POST", "/models/load", body)
+        answer = asking.getresponse()
+        answer.read()
+        outcomes[str(answer.status)] += 1
+    asking.close()
     with scene.connect() as sock:
         sock.sendall(raw_post(body))
         got = drain(sock, 1)
-    return f"{first}; then a chat: {told(got)}"
+    return f"{counted(outcomes)}; then a chat: {told(got)}"
 
 
 @attack(
@@ -762,7 +775,12 @@ def hammer(scene: Scene) -> str:
         for sock in socks:
             sock.sendall(request)
         for sock in socks:
-            outcomes[sock.recv(4096)[9:12].decode()] += 1
+            answer = b""
+            while not answer.endswith(b"}}") and (data := sock.recv(4096)):
+                answer += data
+            outcomes[answer[9:12].decode() or "closed"] += 1
+        if outcomes["closed"]:
+            break
     for sock in (first, *socks):
         sock.close()
     return counted(outcomes)
