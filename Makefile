@@ -22,7 +22,8 @@ TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cp
 
 FUZZ_SECONDS ?= 600
 
-.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak fuzz clean
+.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak fuzz hostile \
+	clean
 .DEFAULT_GOAL := help
 
 help:
@@ -36,6 +37,7 @@ help:
 	@echo "make bench         the benchmarks (docs/performance.md)"
 	@echo "make soak          ten minutes of random faults (docs/reliability.md); SOAK_ARGS=--seconds=60"
 	@echo "make fuzz          ten minutes of random bytes for all that is parsed; FUZZ_SECONDS=60"
+	@echo "make hostile       attacks, each with its memory and others' waits; HOSTILE_ARGS=--only=name"
 	@echo "make clean         remove what these made"
 
 run: $(CONFIG)
@@ -79,6 +81,9 @@ soak: $(VENV)/.package $(VENV)/.engine
 
 fuzz: $(VENV)/.fuzz
 	$(BIN)/python -m tests.fuzz --seconds=$(FUZZ_SECONDS) $(FUZZ_ARGS)
+
+hostile: $(VENV)/.package $(VENV)/.engine
+	$(BIN)/python benchmarks/hostile.py $(HOSTILE_ARGS)
 
 clean:
 	rm -rf $(VENV) $(OPEN_WEBUI) $(RUN) .fuzz build dist *.egg-info _trial_temp* tests/clients/node_modules

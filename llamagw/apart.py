@@ -20,6 +20,9 @@ from collections.abc import Mapping, Sequence
 
 from llamagw.config import Config, ConfigError, Fault, load
 
+#: Seconds that a file may take to be read; one of 5,000 models takes some ten.
+READ_TIMEOUT = 120
+
 #: Run by Python in the other process; its modules come from where the gateway's do.
 _READ = """
 import json, sys
@@ -93,12 +96,15 @@ def load_apart(path: str, asking: Asking) -> Config:
     """
     As `llamagw.config.load`, in another process.
 
-    :raises ConfigError: as there, and when that process breaks down
+    :raises ConfigError: as there, and when that process breaks down or takes too long
     :raises TakenBack: when nobody wants to know any more
     """
     command = [sys.executable, "-c", _READ, json.dumps(sys.path), path]
     try:
-        out, err, status = asking.run(command)
+        out, err, status = asking.run(command, timeout=READ_TIMEOUT)
+    except subprocess.TimeoutExpired as error:
+        why = f"took over {READ_TIMEOUT} s to read"
+        raise ConfigError([Fault(path, None, "", why)]) from error
     except OSError as error:
         why = f"no process can be started to read it: {error.strerror}"
         raise ConfigError([Fault(path, None, "", why)]) from error

@@ -157,7 +157,7 @@ class Gateway(Service):
                 try:
                     reading = await self._in_thread(lambda: self._read(path))
                     if not self.running:
-                        return self._not_reloaded()
+                        return
                     self._go_by(reading)
                     _log.info(
                         "the configuration was reloaded from {path}: {changes}",
@@ -166,7 +166,7 @@ class Gateway(Service):
                     )
                     self._say_what_is_missing(reading.missing)
                 except TakenBack:
-                    return self._not_reloaded()
+                    return
                 except (ConfigError, CannotStart) as error:
                     for line in str(error).splitlines():
                         _log.error("{line}", line=line)
@@ -280,6 +280,8 @@ class Gateway(Service):
         """Drain and stop; fires when no backend is left."""
         super().stopService()
         self._asking.take_back()
+        if self._reloading:
+            self._not_reloaded()
         return Deferred.fromCoroutine(self._drain())
 
     def hurry(self) -> None:

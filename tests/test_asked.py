@@ -139,6 +139,15 @@ class FormTests(SynchronousTestCase):
             with self.assertRaises(BadRequest) as caught:
                 by_form(fake(body=b"{}", headers={"Content-Type": [kind]}))
             self.assertIn("multipart/form-data; boundary", caught.exception.message)
+        form = b'--xyz\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--xyz--\r\n'
+        for kinds in (
+            ["multipart/form-data; boundary=" + "x" * 71],
+            ["multipart/form-data; boundary=x; boundary=y"],
+            [self.KIND, "multipart/form-data; boundary=y"],
+        ):
+            with self.assertRaises(BadRequest) as caught:
+                by_form(fake(body=form, headers={"Content-Type": kinds}))
+            self.assertIn("boundary", caught.exception.message)
         for body in (b"", b"--xyz", b"{}", b"--xyz\r\nnonsense\r\n\r\nx\r\n--xyz--"):
             with self.assertRaises(BadRequest):
                 by_form(fake(body=body, headers={"Content-Type": [self.KIND]}))
@@ -294,9 +303,17 @@ class OutgoingTests(SynchronousTestCase):
     def renamed(self, *parts: bytes, model: str | None = "m") -> bytes:
         headers = {"Content-Type": ["multipart/form-data; boundary=xyz"]}
         request = fake(body=self.form(*parts), headers=headers)
-        return outgoing(request, Asked(model, Where.FORM), self.PLAIN, "their name")[1]
+        asked = by_form(request)
+        self.assertEqual(asked.model, model)
+        return outgoing(request, asked, self.PLAIN, "their name")[1]
 
     FILE = b'Content-Disposition: form-data; name="file"; filename="name=model"\r\n\r\nname="model"'
+
+    def test_a_form_is_not_read_again_to_be_changed(self) -> None:
+        headers = {"Content-Type": ["multipart/form-data; boundary=xyz"]}
+        asked = by_form(fake(body=self.form(self.FILE), headers=headers))
+        body = outgoing(fake(body=self.form(self.FILE)), asked, self.PLAIN, "their name")[1]
+        self.assertEqual(body, self.renamed(self.FILE, model=None))
 
     def test_a_form_s_field_is_another_and_the_rest_as_it_was(self) -> None:
         for disposition in (

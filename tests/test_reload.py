@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest import mock
 
 from msgspec.structs import replace
 
@@ -56,6 +57,26 @@ class ReconfigureTests(ManagerCase):
         self.have_lease("a").release()
         self.reconfigure("b")
         self.assertEqual(self.engine("a").asked, ["stop"])
+
+    def test_however_many_models_go_the_scheduler_looks_at_the_whole_as_often(self) -> None:
+        """Or thousands of them would take seconds."""
+
+        def looks(count: int) -> int:
+            names = [f"m{number}" for number in range(count)]
+            self.reconfigure(*names)
+            scheduler = self.manager.scheduler
+            with mock.patch.object(scheduler, "_settle", wraps=scheduler._settle) as settle:
+                self.reconfigure("a")
+            return settle.call_count
+
+        self.assertEqual(looks(2), looks(50))
+
+    def test_a_new_model_costs_no_machinery_until_it_is_asked_for(self) -> None:
+        self.reconfigure("a", "new")
+        [keeper] = self.manager._entries["new"].keepers
+        self.assertNotIn("backend", vars(keeper))
+        self.have_lease("new")
+        self.assertIn("backend", vars(keeper))
 
     def test_who_waits_for_a_removed_model_is_told(self) -> None:
         waiting = self.manager.acquire("a")

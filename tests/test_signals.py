@@ -18,7 +18,7 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw import service, tap
+from llamagw import apart, service, tap
 from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, ModelConfig, load
 from llamagw.fleet import process
@@ -255,6 +255,14 @@ class ApartTests(ConfigTestCase):
         self.assertEqual(
             str(caught.exception), f"{path}: the process that read it broke down: Killed"
         )
+
+    def test_a_file_that_never_ends_is_given_up(self) -> None:
+        path = self.mktemp()
+        os.mkfifo(path)
+        self.patch(apart, "READ_TIMEOUT", 0.5)
+        with self.assertRaises(ConfigError) as caught:
+            load_apart(path, Asking())
+        self.assertEqual(str(caught.exception), f"{path}: took over 0.5 s to read")
 
     def test_a_question_that_is_taken_back_ends_at_once_with_all_who_work_on_it(self) -> None:
         pids = Path(self.mktemp())

@@ -15,19 +15,16 @@ from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 from msgspec import Raw, Struct
-from multipart import MultipartError, PushMultipartParser, parse_options_header
 
 from llamagw.config import ModelConfig, Names
 from llamagw.errors import SHOWN, BadRequest, Moved, PathNotFound
+from llamagw.proxy import form as forms
 from llamagw.proxy.server import Request
 from llamagw.routes import Where
 from llamagw.settings import NAME_LENGTH
 from llamagw.text import harmless
 
 SLASH = 0x2F
-
-#: A form with more fields than this is a mistake, or an attack on the time that it takes.
-MOST_FIELDS = 1000
 
 #: A JSON body that is to be changed has no more colons than this, and so no more keys: each takes
 #: some 250 bytes and 0.2 µs. Where only its `model` is read, keys are not kept and cost nothing.
@@ -62,6 +59,7 @@ class Asked(Struct):
     :ivar shaped: whether the configuration may change its body
     :ivar target: what the engine is asked for, if not the request's own path and query
     :ivar upgrade: the protocol that it wants to go on with, if it does (WebSocket)
+    :ivar form: where the model stands in its form, if its body is one
     """
 
     model: str | None
@@ -71,6 +69,7 @@ class Asked(Struct):
     shaped: bool = False
     target: bytes | None = None
     upgrade: bytes | None = None
+    form: forms.Form | None = None
 
     def named(self, default: str | None) -> str:
         """
@@ -179,32 +178,18 @@ def by_form(request: Request) -> Asked:
     """
     By the field ``model`` of a multipart form.
 
-    :raises BadRequest: when the body is no such form
+    :raises BadRequest: when the body is no such form, or one that can be read in two ways
     """
-    boundary = _boundary(request)
-    if not boundary:
+    # One that is given twice may be read as another one by the backend.
+    types = request.requestHeaders.getRawHeaders(b"content-type", [])
+    boundary = forms.boundary_of(types[0]) if len(types) == 1 else None
+    if boundary is None:
         raise BadRequest(
             "The body must be a form: Content-Type: multipart/form-data; boundary=…, "
             "with a field `model`."
         )
-    model: bytes | None = None
-    try:
-        parser = PushMultipartParser(boundary, max_segment_count=MOST_FIELDS)
-        for part in parser.parse(request.body):
-            if part is None and model is not None:
-                break
-            if isinstance(part, bytes | bytearray):
-                model = None if model is None else model + part
-            elif part is not None:
-                model = b"" if part.name == "model" else None
-        else:
-            parser.close()
-        text = None if model is None else model.decode()
-    except UnicodeDecodeError:
-        raise BadRequest("The form's `model` is not UTF-8.", param="model") from None
-    except MultipartError as error:
-        raise BadRequest(f"The body is not a multipart form: {error}.") from None
-    return Asked(text, Where.FORM)
+    form = forms.read(request.body, boundary)
+    return Asked(form.model, Where.FORM, form=form)
 
 
 def by_query(request: Request) -> Asked:
@@ -269,8 +254,8 @@ def outgoing(
     if name is not None and name != asked.model:
         if asked.where is Where.BODY:
             put = {"model": name}
-        elif asked.where is Where.FORM:
-            body = _renamed_form(body, _boundary(request), name)
+        elif asked.form is not None:
+            body = asked.form.renamed(body, name)
         elif asked.where is Where.QUERY:
             target = _renamed_query(target, name)
     if asked.shaped and (model.set_params or model.default_params or model.strip_params):
@@ -306,23 +291,6 @@ def reshape(
     for key in strip:
         fields.pop(key, None)
     return msgspec.json.encode({**default, **fields, **put})
-
-
-def _renamed_form(body: bytes, boundary: str, name: str) -> bytes:
-    """The form with another `model`, or with one; the boundary stands in none of its parts."""
-    mark = b"--" + boundary.encode()
-    parts = body.split(mark)
-    fields = [
-        number
-        for number, part in enumerate(parts)
-        if re.search(rb'(?i)content-disposition:[^\r]*[; ]name="?model"?\s*[;\r]', part[:4096])
-    ]
-    if not fields:
-        parts.insert(1, b'\r\nContent-Disposition: form-data; name="model"\r\n\r\n\r\n')
-    for number in fields or [1]:
-        head, blank, _ = parts[number].partition(b"\r\n\r\n")
-        parts[number] = head + blank + name.encode() + b"\r\n"
-    return mark.join(parts)
 
 
 def _renamed_query(target: bytes, name: str) -> bytes:
@@ -380,13 +348,6 @@ def keep_in_place(path: bytes) -> None:
             "The path may lead to another place on some servers: it has `.` or `..` for a part, a "
             "backslash, a control character, or is percent-encoded again and again."
         )
-
-
-def _boundary(request: Request) -> str:
-    """That of a multipart form; empty if the body is none."""
-    [kind] = request.requestHeaders.getRawHeaders(b"content-type", [b""])[-1:]
-    name, options = parse_options_header(kind.decode("latin-1"))
-    return str(options.get("boundary", "")) if name == "multipart/form-data" else ""
 
 
 def _query(request: Request, name: bytes) -> str | None:

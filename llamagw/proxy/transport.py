@@ -32,6 +32,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 HIGH_WATER = 64 * 1024  # bytes waiting to be sent above which a producer is paused
+LONG_READ = 64 * 1024  # bytes of one read after which other connections have their turn
 
 _log = Logger()
 
@@ -107,10 +108,18 @@ class UvloopTransport(asyncio.Protocol):
             self._held += data
             self._uv.pause_reading()
             return
+        if len(data) >= LONG_READ:
+            # libuv would read from this connection alone, up to 32 times, before any other's turn.
+            self._uv.pause_reading()
+            self._loop.call_soon(self._read_on)
         try:
             self.protocol.dataReceived(data)
         except Exception:
             self._failed()
+
+    def _read_on(self) -> None:
+        if self.connected and not (self._paused or self.disconnecting or self._read_ended):
+            self._uv.resume_reading()
 
     def eof_received(self) -> bool:
         self._read_ended = True

@@ -20,7 +20,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -366,9 +366,15 @@ def listens_with_tls(gateway: Gateway, authority: Authority, *names: str) -> Gat
     context.check_hostname = False
     over_tcp = gateway.ask
 
-    def ask(method: str, path: str, body: object = None, port: int | None = None) -> Reply:
+    def ask(
+        method: str,
+        path: str,
+        body: object = None,
+        port: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Reply:
         if port is not None:
-            return over_tcp(method, path, body, port)  # an engine of its
+            return over_tcp(method, path, body, port, headers)  # an engine of its
         connection = http.client.HTTPSConnection("127.0.0.1", gateway.port, context=context)
         with contextlib.closing(connection):
             connection.request(method, path, None if body is None else json.dumps(body).encode())
