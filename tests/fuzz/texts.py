@@ -83,7 +83,7 @@ def form(data: bytes) -> None:
 def _fields(query: bytes) -> list[tuple[bytes, bytes]]:
     """As an engine (cpp-httplib) reads a query: split at & only, then decoded."""
     pairs = [field.partition(b"=") for field in query.split(b"&") if field]
-    return [tuple(unquote_to_bytes(one.replace(b"+", b" ")) for one in (n, v)) for n, _, v in pairs]  # type: ignore[misc]
+    return [tuple(unquote_to_bytes(one.replace(b"+", b" ")) for one in (n, v)) for n, _, v in pairs]
 
 
 def query(data: bytes) -> None:

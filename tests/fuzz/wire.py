@@ -205,7 +205,7 @@ class Gateway:
                 handled.append(Exchange(self.method, self.uri, self.body))
                 super().process()
 
-        self.bench.site.requestFactory = Recorded  # type: ignore[assignment]
+        self.bench.site.requestFactory = Recorded
         self.client = self.bench.client()
         self.channel = self.client.protocol
 
@@ -460,7 +460,7 @@ def _second_opinion(kind: Kind, data: bytes) -> Answer | None:
 
 def _upstream(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> Recorder:
     clock: Any = Clock()
-    pool = Pool(clock, lambda address: None)  # type: ignore[arg-type, return-value]
+    pool = Pool(clock, lambda address: None)
     connection = Upstream(pool, BACKEND)
     wire = Wire(clock)
     wire.attach(connection)
