@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import h11
 from twisted.internet.task import Clock
@@ -310,6 +311,7 @@ def _client(sent: list[bytes], more: list[bytes]) -> list[Exchange]:
     assert all(len(one.body) <= MAX_BODY for one in handled)
     same = list(handled)
     for one in gateway.relayed:
+        _stays_in_place(one.target)
         while same and (same[0].method, same[0].body) != (one.method, one.body):
             same.pop(0)
         assert same, f"asked of a backend, and by no client: {one!r}"
@@ -324,6 +326,15 @@ def _client(sent: list[bytes], more: list[bytes]) -> list[Exchange]:
             assert gateway.closed, f"h11 reads {others[len(handled)]!r}, we wait"
     gateway.leave()
     return handled
+
+
+def _stays_in_place(target: bytes) -> None:
+    """No backend may find a path in it that leads out of where it begins, decoded once or more."""
+    path, _, _ = target.partition(b"?")
+    for _ in range(3):
+        assert b"\\" not in path, target
+        assert not {b".", b".."} & {*path.split(b"/")}, target
+        path = unquote_to_bytes(path)
 
 
 class Kind(NamedTuple):
@@ -491,7 +502,8 @@ def _upstream(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> Rec
 _METHODS = [b"POST ", b"GET ", b"OPTIONS ", b"HEAD ", b"DELETE ", b"CONNECT "]
 CLIENT_WORDS = [
     *_METHODS, CHAT.encode(), b"/v1/embeddings", b"/health", b"/models", b"*", b"/v1/models/small",
-    b"/upstream/small/x", b"/tokenize?model=small", b"/v1/audio/transcriptions", b"/v1/messages",
+    b"/upstream/small/x", b"/../", b"%2e", b"%5c", b"%25", b"/v1/audio/transcriptions",
+    b"/tokenize?model=small", b"/v1/messages",
     b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"Host: x\r\n", b"Content-Length: 18\r\n", b"\r\n\r\n",
     b"Content-Length: 5\r\n", b"Content-Length: 99999999999\r\n", b"Transfer-Encoding: chunked\r\n",
     b"Transfer-Encoding: ", b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"identity",
