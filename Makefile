@@ -115,8 +115,7 @@ $(VENV)/.engine: $(VENV)/.package deploy/embedded.py
 # atheris has wheels for Linux on x86-64 alone. Without one nothing is compiled, and the run says so.
 $(VENV)/.fuzz: $(VENV)/.test tests/requirements-fuzz.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: \
-		-r tests/requirements-fuzz.txt 2>/dev/null || true
-	@touch $@
+		-r tests/requirements-fuzz.txt 2>/dev/null && touch $@ || true
 
 $(VENV)/.clients: $(VENV)/.test $(wildcard tests/clients/requirements*.txt) tests/clients/package.json
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/clients/requirements.txt

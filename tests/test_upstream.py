@@ -193,6 +193,16 @@ class BrokenAnswerTests(UpstreamTestCase):
         )
         self.assert_lost()
 
+    def test_a_switch_that_does_not_say_to_what_is_an_error(self) -> None:
+        for headers in (b"", b"Upgrade: x\r\n", b"Connection: upgrade\r\n"):
+            for after in (b"", b"@"):
+                self.begin()
+                self.upstream.send(b"", b"", self.receiver, upgrade=True)
+                self.wire.says(b"HTTP/1.1 101 Switching\r\n" + headers + b"\r\n" + after)
+                self.wire.hangs_up()
+                self.assert_lost()
+                self.assertEqual(self.receiver.heads, [])
+
     def test_a_head_that_does_not_end_is_an_error_before_it_takes_much_memory(self) -> None:
         self.wire.says(b"HTTP/1.1 200 OK\r\n")
         sent, line = 0, b"X-Filler: " + b"f" * 500 + b"\r\n"

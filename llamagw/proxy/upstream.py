@@ -249,7 +249,8 @@ class Upstream(TwistedProtocol):
             return
         status = self._parser.get_status_code()
         if status < 200:
-            if status == 101 and self._upgrade:
+            # Only behind the head of one that says to what it switches does the parser stop.
+            if status == 101 and self._upgrade and self._parser.should_upgrade():
                 self._state = _TUNNEL
             return
         # To be asked now: once there is a surplus, the parser tells of that.

@@ -17,6 +17,7 @@ from twisted.web.http_headers import Headers
 from llamagw.config import ModelConfig
 from llamagw.errors import GatewayError
 from llamagw.proxy.asked import by_body, by_form, by_query, outgoing, reshape
+from llamagw.settings import NAME_LENGTH
 
 MODEL = ModelConfig(name="small", model_path="/dev/null")
 NAME = "other/näme"
@@ -82,7 +83,7 @@ def form(data: bytes) -> None:
 def _fields(query: bytes) -> list[tuple[bytes, bytes]]:
     """As an engine (cpp-httplib) reads a query: split at & only, then decoded."""
     pairs = [field.partition(b"=") for field in query.split(b"&") if field]
-    return [tuple(unquote_to_bytes(one.replace(b"+", b" ")) for one in (n, v)) for n, _, v in pairs]  # type: ignore[misc]
+    return [tuple(unquote_to_bytes(one.replace(b"+", b" ")) for one in (n, v)) for n, _, v in pairs]
 
 
 def query(data: bytes) -> None:
@@ -145,7 +146,7 @@ def body(data: bytes) -> None:
     try:
         asked = by_body(request)
     except GatewayError:
-        assert not sound or _unpaired(data), f"Python reads it as {other!r}"
+        assert not sound or _may_be_refused(data, other), f"Python reads it as {other!r}"
         return
     if isinstance(wrong, RecursionError | UnicodeDecodeError):
         return  # what stands deep inside is not looked at
@@ -162,9 +163,13 @@ def body(data: bytes) -> None:
     assert _loads(after) == expected, f"{after!r}"
 
 
-def _unpaired(data: bytes) -> bool:
-    """Whether half a surrogate pair may be in it, which Python takes and no other reader should."""
-    return b"\\u" in data
+def _may_be_refused(data: bytes, found: dict[str, Any]) -> bool:
+    """Whether some reader may see another model in it than Python does, or none."""
+    if b"\\u" in data:  # half a surrogate pair, which Python takes
+        return True
+    if len(found.get("model") or "") > NAME_LENGTH:
+        return True
+    return any(key != "model" and key.lower() == "model" for key in found)
 
 
 FORM_WORDS = [

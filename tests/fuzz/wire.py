@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import BuiltinFunctionType, FunctionType, ModuleType
 from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
 
 import h11
 from twisted.internet.task import Clock
@@ -26,8 +27,11 @@ from tests.proxy_fakes import BACKEND, CHAT, Bench, Wire, cut_at, request, respo
 #: An input that ends so goes on with its last bytes for a long time.
 ENDLESS = b"~~"
 #: Bytes of such an input: more than a client, or a backend, may make the gateway hold.
-CLIENT_FLOOD, BACKEND_FLOOD = 112 * 1024, 768 * 1024
+CLIENT_FLOOD, BACKEND_FLOOD = 112 * 1024, 400 * 1024
 MAX_BODY = 4096
+
+#: What a backend's answer may hold.
+HELD_OF_ANSWER = MAX_HEAD + 64 * 1024
 
 #: What a connection may hold: a body, a head or Twisted's 64 KB of trailers, and one read.
 HELD = MAX_BODY + 80 * 1024
@@ -74,12 +78,12 @@ def pieces(data: bytes) -> list[bytes]:
 
 
 def flood(data: bytes, size: int) -> tuple[bytes, list[bytes]]:
-    """What an input is, and what follows without an end, in reads of 16 KB."""
+    """What an input is, and what follows without an end, in reads of 32 KB."""
     if not data.endswith(ENDLESS):
         return data, []
     data = data[: -len(ENDLESS)]
     again = data[-64:]
-    read = again * (16384 // max(len(again), 1))
+    read = again * (32768 // max(len(again), 1))
     return data, [read] * (size // len(read)) if read else []
 
 
@@ -202,7 +206,7 @@ class Gateway:
                 handled.append(Exchange(self.method, self.uri, self.body))
                 super().process()
 
-        self.bench.site.requestFactory = Recorded  # type: ignore[assignment]
+        self.bench.site.requestFactory = Recorded
         self.client = self.bench.client()
         self.channel = self.client.protocol
 
@@ -307,6 +311,7 @@ def _client(sent: list[bytes], more: list[bytes]) -> list[Exchange]:
     assert all(len(one.body) <= MAX_BODY for one in handled)
     same = list(handled)
     for one in gateway.relayed:
+        _stays_in_place(one.target)
         while same and (same[0].method, same[0].body) != (one.method, one.body):
             same.pop(0)
         assert same, f"asked of a backend, and by no client: {one!r}"
@@ -321,6 +326,15 @@ def _client(sent: list[bytes], more: list[bytes]) -> list[Exchange]:
             assert gateway.closed, f"h11 reads {others[len(handled)]!r}, we wait"
     gateway.leave()
     return handled
+
+
+def _stays_in_place(target: bytes) -> None:
+    """No backend may find a path in it that leads out of where it begins, decoded once or more."""
+    path, _, _ = target.partition(b"?")
+    for _ in range(3):
+        assert b"\\" not in path, target
+        assert not {b".", b".."} & {*path.split(b"/")}, target
+        path = unquote_to_bytes(path)
 
 
 class Kind(NamedTuple):
@@ -374,7 +388,7 @@ def _backend(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> None
     for data in more:
         first.says(data)
     grown = held(first.protocol) - before
-    assert grown < 2 * MAX_HEAD, f"it holds {grown} bytes more"
+    assert grown < HELD_OF_ANSWER, f"it holds {grown} bytes more"
     if end != "stays":
         first.hangs_up(reset=end == "resets")
     for _ in range(4):
@@ -457,7 +471,7 @@ def _second_opinion(kind: Kind, data: bytes) -> Answer | None:
 
 def _upstream(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> Recorder:
     clock: Any = Clock()
-    pool = Pool(clock, lambda address: None)  # type: ignore[arg-type, return-value]
+    pool = Pool(clock, lambda address: None)
     connection = Upstream(pool, BACKEND)
     wire = Wire(clock)
     wire.attach(connection)
@@ -473,7 +487,7 @@ def _upstream(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> Rec
         clock.advance(0)
     if more:
         grown = held(connection) - before
-        assert grown < 2 * MAX_HEAD, f"it holds {grown} bytes more"
+        assert grown < HELD_OF_ANSWER, f"it holds {grown} bytes more"
     if end != "stays":
         wire.hangs_up(reset=end == "resets")
     clock.advance(0)
@@ -488,7 +502,8 @@ def _upstream(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> Rec
 _METHODS = [b"POST ", b"GET ", b"OPTIONS ", b"HEAD ", b"DELETE ", b"CONNECT "]
 CLIENT_WORDS = [
     *_METHODS, CHAT.encode(), b"/v1/embeddings", b"/health", b"/models", b"*", b"/v1/models/small",
-    b"/upstream/small/x", b"/tokenize?model=small", b"/v1/audio/transcriptions", b"/v1/messages",
+    b"/upstream/small/x", b"/../", b"%2e", b"%5c", b"%25", b"/v1/audio/transcriptions",
+    b"/tokenize?model=small", b"/v1/messages",
     b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"Host: x\r\n", b"Content-Length: 18\r\n", b"\r\n\r\n",
     b"Content-Length: 5\r\n", b"Content-Length: 99999999999\r\n", b"Transfer-Encoding: chunked\r\n",
     b"Transfer-Encoding: ", b"Connection: close\r\n", b"Connection: keep-alive\r\n", b"identity",
@@ -497,7 +512,8 @@ CLIENT_WORDS = [
     b"--b\r\nContent-Disposition: form-data; name=model\r\n\r\nsmall\r\n--b--\r\n", b"\xff",
     b'{"model": "small"}', b'{"model": "none"}', b"12\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n",
     b";ext=1", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\x16\x03\x01", b"\x0b", b"\x85", b"\t",
-    b"http://x", b"+5", b"0x5", b"5, 5", b"Access-Control-Request-Headers: ", ENDLESS,
+    b"http://x", b"+5", b"0x5", b"5, 5", b"Access-Control-Request-Headers: "
+,
 ]  # fmt: skip
 BACKEND_WORDS = [
     *(bytes([97 + number]) for number in range(len(KINDS) * len(ENDS))),
@@ -510,5 +526,6 @@ BACKEND_WORDS = [
     b"Connection: upgrade\r\nUpgrade: websocket\r\n", b"Content-Type: text/event-stream\r\n",
     b"X: \xff\r\n", b" folded\r\n", b"5\r\nhello\r\n", b"0\r\n\r\n", b"0\r\nX: y\r\n\r\n", b"X: ",
     b"0\r\n", b"ffffffffffffffff\r\n", b"-5\r\n", b";ext=1", b": ", b"data: [DONE]\n\n", b"data: {",
-    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 502 X\r\n", b", ", ENDLESS,
+    b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}", b"HTTP/1.1 502 X\r\n", b", "
+,
 ]  # fmt: skip
