@@ -22,7 +22,7 @@ from llamagw.errors import BackendLost, GatewayError, NotAllowed
 from llamagw.fleet.manager import Lease, Manager
 from llamagw.proxy.asked import Asked, Reader, outgoing
 from llamagw.proxy.headers import end_to_end
-from llamagw.proxy.server import Request
+from llamagw.proxy.server import LARGE, Request
 from llamagw.proxy.upstream import Headers, Pool, Received, Upstream, UpstreamLost
 from llamagw.routes import INFERENCE
 from llamagw.text import harmless
@@ -146,6 +146,8 @@ class Relay:
 
         :raises UpstreamLost: when the answer did not come, or not whole
         """
+        if len(request.body) > LARGE:
+            await request.turn()
         upstream = self._pool.take(lease.address)
         if upstream is not None:
             try:
