@@ -190,7 +190,7 @@ def bodies_ready(scene: Scene) -> str:
 
 
 def chunked(body: bytes, size: int) -> Iterator[bytes]:
-    head = b"POST %b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n%b\r\n"
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n%b\r\n"
     yield head % (CHAT.encode(), CLOSE)
     whole = b"".join(
         b"%x\r\n%b\r\n" % (size, body[n : n + size]) for n in range(0, len(body) - size, size)
@@ -261,14 +261,14 @@ def pipelined(scene: Scene, request: bytes, size: int, reads: bool = True) -> st
 
 
 GETS = {
-    "root": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "health": b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n",
-    "models": b"GET /models HTTP/1.1\r\nHost: a\r\n\r\n",
-    "options": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "root": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "health": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "models": b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "options": b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "unknown": raw_post(b'{"model":"abc"}'),
-    "long-path": b"GET /" + b"a" * 15_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "slashes": b"GET /upstream" + b"/" * 15_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "headers": b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 450 + b"\r\n",
+    "long-path": b"GET /" + b"a" * 15_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "slashes": b"GET /upstream" + b"/" * 15_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "headers": b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 450 + b"\r\n",
 }
 for kind, request in GETS.items():
 
@@ -289,7 +289,7 @@ def pipeline_unread(scene: Scene) -> str:
     models=[ours("chatty", preload=True, script={"log": {"lines": 300, "width": 4000}})],
 )
 def pipeline_logs(scene: Scene) -> str:
-    request = b"GET /models/logs?model=chatty HTTP/1.1\r\nHost: a\r\n\r\n"
+    request = b"GET /models/logs?model=chatty HTTP/1.1\r\nHost: localhost\r\n\r\n"
     return pipelined(scene, request, 32 * 1024, reads=False)
 
 
@@ -297,7 +297,7 @@ def pipeline_logs(scene: Scene) -> str:
 def header_names(scene: Scene) -> str:
     numbers = iter(range(5000))
     rest = b"x" * 12_000
-    line = b" HTTP/1.1\r\nHost: a\r\nn%d" + rest + b": 1\r\n\r\n"
+    line = b" HTTP/1.1\r\nHost: localhost\r\nn%d" + rest + b": 1\r\n\r\n"
     outcomes: Counter[str] = Counter()
     sock = scene.connect()
     for number in numbers:
@@ -322,7 +322,7 @@ def length_digits(scene: Scene) -> str:
     for _ in range(200):
         with scene.connect() as sock:
             sock.sendall(
-                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
             )
             outcomes[told(drain(sock, 5)).split(" (")[0]] += 1
     return counted(outcomes)
@@ -509,7 +509,7 @@ def watchers(scene: Scene, count: int, path: str) -> tuple[list[socket.socket], 
     for _ in range(count):
         try:
             sock = scene.connect(10)
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             socks.append(sock)
         except OSError as error:
             outcomes[type(error).__name__] += 1
@@ -666,7 +666,7 @@ def list_5000_unread(scene: Scene) -> str:
 @attack("sse-5000", "one watcher of /models/sse with 5,000 models, read for 4 s", models=CROWD)
 def sse_5000(scene: Scene) -> str:
     with scene.connect() as sock:
-        sock.sendall(b"GET /models/sse HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.sendall(b"GET /models/sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
         return told(drain(sock, 4))
 
 
@@ -687,62 +687,75 @@ def leaving_5000(scene: Scene) -> str:
 # --- 8: slow readers, and the queue ---
 
 
-@attack(
-    "slow-reader",
-    "a stream read at 20 KB/s, while another waits for its room "
-    "(client_stall_sec 5: as 160 B/s with 600)",
-    models=[ours("held"), ours("wanted")],
-    config={"client_stall_sec": 5, "swap_after_sec": 1, "drain_sec": 1},
-)
-def slow_reader(scene: Scene) -> str:
-    body = b'{"model":"held","stream":true,"fake":{"raw":"flood"}}'
-    sock = socket.socket()
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    sock.connect(("127.0.0.1", scene.port))
-    sock.sendall(raw_post(body))
-    got: list[str] = []
-    began = time.monotonic()
+def slow_attack(rate: int) -> None:
+    """As slow as this, in bytes a second; with client_stall_sec 600 it would be rate / 120."""
 
-    def want() -> None:
-        with scene.connect(40) as other:
-            other.sendall(raw_post(b'{"model":"wanted"}', extra=CLOSE))
-            got.append(told(drain(other, 35)))
+    @attack(
+        f"slow-reader-{rate // 1000}k",
+        f"a stream read at {rate // 1000} KB/s, while another waits for its room "
+        f"(client_stall_sec 5: as {rate / 120:.0f} B/s with 600)",
+        models=[ours("held"), ours("wanted")],
+        config={"client_stall_sec": 5, "swap_after_sec": 1, "drain_sec": 1},
+    )
+    def slow_reader(scene: Scene) -> str:
+        body = b'{"model":"held","stream":true,"fake":{"raw":"flood"}}'
+        sock = socket.socket()
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, max(rate // 10, 4096))
+        sock.connect(("127.0.0.1", scene.port))
+        sock.sendall(raw_post(body))
+        got: list[str] = []
+        began = time.monotonic()
 
-    waiting = threading.Thread(target=want)
-    waiting.start()
-    size, lost = 0, ""
-    while waiting.is_alive():
-        sock.settimeout(1)
-        try:
-            data = sock.recv(2000)
-        except TimeoutError:
-            continue
-        except OSError as error:
-            lost = f" ({type(error).__name__} after {time.monotonic() - began:.0f} s)"
-            break
-        if not data:
-            break
-        size += len(data)
-        time.sleep(0.1)
-    waiting.join()
-    sock.close()
-    took = time.monotonic() - began
-    return f"the other got {got[0]} after {took:.0f} s; {size // 1000} KB were read{lost}"
+        def want() -> None:
+            with scene.connect(40) as other:
+                other.sendall(raw_post(b'{"model":"wanted"}', extra=CLOSE))
+                got.append(told(drain(other, 35)))
+
+        waiting = threading.Thread(target=want)
+        waiting.start()
+        size, lost = 0, ""
+        while waiting.is_alive():
+            sock.settimeout(1)
+            try:
+                data = sock.recv(rate // 10)
+            except TimeoutError:
+                continue
+            except OSError as error:
+                lost = f" ({type(error).__name__} after {time.monotonic() - began:.0f} s)"
+                break
+            if not data:
+                break
+            size += len(data)
+            time.sleep(0.1)
+        waiting.join()
+        sock.close()
+        took = time.monotonic() - began
+        return f"the other got {got[0]} after {took:.0f} s; {size // 1000} KB were read{lost}"
+
+
+slow_attack(20_000)
+slow_attack(400_000)
 
 
 @attack(
     "unattended-loads",
-    "512 pipelined POST /models/load without wait, then a chat",
+    "512 POST /models/load without wait on one connection that ends, then a chat",
     models=[LOADING],
 )
 def unattended_loads(scene: Scene) -> str:
     body = b'{"model":"loading"}'
-    order = raw_post(body, "/models/load")
-    first = pipelined(scene, order, 512 * len(order))
+    outcomes: Counter[str] = Counter()
+    asking = http.client.HTTPConnection("127.0.0.1", scene.port, timeout=PATIENCE)
+    for _ in range(512):
+        asking.request("POST", "/models/load", body)
+        answer = asking.getresponse()
+        answer.read()
+        outcomes[str(answer.status)] += 1
+    asking.close()
     with scene.connect() as sock:
         sock.sendall(raw_post(body))
         got = drain(sock, 1)
-    return f"{first}; then a chat: {told(got)}"
+    return f"{counted(outcomes)}; then a chat: {told(got)}"
 
 
 @attack(
@@ -762,7 +775,12 @@ def hammer(scene: Scene) -> str:
         for sock in socks:
             sock.sendall(request)
         for sock in socks:
-            outcomes[sock.recv(4096)[9:12].decode()] += 1
+            answer = b""
+            while not answer.endswith(b"}}") and (data := sock.recv(4096)):
+                answer += data
+            outcomes[answer[9:12].decode() or "closed"] += 1
+        if outcomes["closed"]:
+            break
     for sock in (first, *socks):
         sock.close()
     return counted(outcomes)

@@ -40,6 +40,9 @@ class _Engine:
     def progress(self) -> object:
         return None
 
+    def has_its_port(self) -> bool:
+        return True
+
     def stop(self) -> None:
         """Not in these tests."""
 

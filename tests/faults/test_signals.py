@@ -198,6 +198,7 @@ def test_a_stop_does_not_wait_for_a_reload_and_leaves_nothing_of_it(
     assert gateway.wait() == 0
     assert is_gone(asked.pid)
     assert "is not reloaded: the gateway is stopping" in gateway.log
+    assert "--help failed" not in gateway.log, "it was waited for"
     assert reloads(gateway) == 0
     gateway.stop()
 
