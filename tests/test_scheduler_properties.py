@@ -188,14 +188,14 @@ class Fleet(RuleBasedStateMachine):
             elif isinstance(action, Reject):
                 self.reject(action.ticket, action.error, failed)
             elif isinstance(action, Start):
-                self.start(action.model)
+                self.start(action.key)
             elif isinstance(action, Kill):
                 # That it is the right one is seen where it is asked for.
-                self.hold((9,), action.model in self.process, "a kill of what does not run")
-                self.process[action.model] = "stopping"
+                self.hold((9,), action.key in self.process, "a kill of what does not run")
+                self.process[action.key] = "stopping"
             else:
                 assert isinstance(action, Stop)
-                self.stop(action.model, abandon)
+                self.stop(action.key, abandon)
 
     def admit(self, ticket: Any) -> None:
         name = self.owner[ticket]
@@ -403,7 +403,7 @@ class Fleet(RuleBasedStateMachine):
         there = name in self.process
         waited = len(self.queue[name])
         actions = self.scheduler.unload(name, self.now, force=True)
-        killed = [action.model for action in actions if isinstance(action, Kill)]
+        killed = [action.key for action in actions if isinstance(action, Kill)]
         self.hold((9,), killed == ([name] if there else []), "not the model that was meant dies")
         self.hear(actions, failed=name if there else "")
         left = 0 if there else waited
@@ -874,8 +874,8 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
         8,
         "nobody is served when somebody leaves",
         {
-            "del self.models[name].waiting[ticket]\n        return self._settle(now)": (
-                "del self.models[name].waiting[ticket]\n        return []"
+            "del self.models[key].waiting[ticket]\n        return self._settle(now)": (
+                "del self.models[key].waiting[ticket]\n        return []"
             )
         },
     ),
@@ -935,7 +935,7 @@ MUTANTS: list[tuple[int, str, dict[str, str]]] = [
     (9, "force waits", {"if not force:": "if True:"}),
     (9, "rest breaks answers off", {"if model.in_flight:\n            return [], limit": "pass"}),
     (9, "rest comes too early", {"if now < due:": "if False:"}),
-    (9, "rest never comes", {"return self.unload(name, now), None": "return [], limit"}),
+    (9, "rest never comes", {"return self.unload(key, now), None": "return [], limit"}),
     (
         10,
         "a visit counts as use",

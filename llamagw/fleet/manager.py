@@ -458,17 +458,17 @@ class Manager:
                 if not ticket.deferred.called and not self._moved_on(ticket):
                     ticket.answered().errback(copy.copy(action.error))
             elif isinstance(action, Start):
-                keeper = self._by_key[action.model]
+                keeper = self._by_key[action.key]
                 keeper.tell("loading")
                 keeper.backend.start()
             elif isinstance(action, Kill):
-                keeper = self._by_key[action.model]
+                keeper = self._by_key[action.key]
                 _log.info("killing {name}", name=keeper.model.name)
                 keeper.life.revoked = True
                 keeper.tell("stopping")
                 keeper.backend.kill()
             else:
-                keeper = self._by_key[action.model]
+                keeper = self._by_key[action.key]
                 if keeper.replica is None:
                     _log.info("stopping {name}", name=keeper.model.name)
                 keeper.tell("stopping")

@@ -70,19 +70,19 @@ class Reject(NamedTuple):
 class Start(NamedTuple):
     """Start the model's backend; `Scheduler.loaded` or `Scheduler.exited` must follow."""
 
-    model: str
+    key: str
 
 
 class Stop(NamedTuple):
     """Stop the model's backend; `Scheduler.exited` must follow."""
 
-    model: str
+    key: str
 
 
 class Kill(NamedTuple):
     """End the model's backend at once, stopping or not; `Scheduler.exited` must follow."""
 
-    model: str
+    key: str
 
 
 Action = Admit | Reject | Start | Stop | Kill
@@ -111,20 +111,20 @@ class Model:
         "failed_at",
         "failure",
         "in_flight",
+        "key",
         "last_used",
         "leaving",
         "name",
         "pinned",
         "retired",
         "status",
-        "title",
         "waiting",
     )
 
-    def __init__(self, name: str, title: str, pinned: bool, elsewhere: bool = False) -> None:
-        self.name = name
+    def __init__(self, key: str, name: str, pinned: bool, elsewhere: bool = False) -> None:
+        self.key = key
         #: What clients call it.
-        self.title = title
+        self.name = name
         #: Makes no room for others.
         self.pinned = pinned
         #: Takes no room here; it is always wanted, and never stopped for anybody.
@@ -172,16 +172,16 @@ class Scheduler:
     """
     Decides for a set of models.
 
-    :param models: their names
+    :param keys: what they are to be called by
     :param limit: how many may be in memory at once
     :param swap_after: seconds somebody waits for room before a busy model closes
     :param max_queue: how many may wait for one model
     """
 
     def __init__(
-        self, models: Iterable[str], *, limit: int, swap_after: float, max_queue: int
+        self, keys: Iterable[str], *, limit: int, swap_after: float, max_queue: int
     ) -> None:
-        self.models = {name: Model(name, name, pinned=False) for name in models}
+        self.models = {key: Model(key, key, pinned=False) for key in keys}
         self.limit = limit
         self.swap_after = swap_after
         self.max_queue = max_queue
@@ -191,13 +191,13 @@ class Scheduler:
 
     # What happens to requests
 
-    def arrived(self, name: str, ticket: Hashable, now: float, load: bool = True) -> list[Action]:
+    def arrived(self, key: str, ticket: Hashable, now: float, load: bool = True) -> list[Action]:
         """
         Somebody asks for the model. The ticket comes back in `Admit` or `Reject`.
 
         :param load: whether it may wait, and be loaded for; if not, it does not count as use
         """
-        model = self.models[name]
+        model = self.models[key]
         if model.status is Status.READY and not model.closing:
             model.in_flight += 1
             if load:
@@ -211,25 +211,25 @@ class Scheduler:
             return [Reject(ticket, model.what_is_left_of_its_failure(now))]
         if len(model.waiting) >= self.max_queue:
             busy = ServerBusy(
-                f"{self.max_queue} requests wait for the model `{model.title}` already.",
+                f"{self.max_queue} requests wait for the model `{model.name}` already.",
                 retry_after=5,
             )
             return [Reject(ticket, busy)]
         model.waiting[ticket] = now
         return self._settle(now)
 
-    def left(self, name: str, ticket: Hashable, now: float) -> list[Action]:
+    def left(self, key: str, ticket: Hashable, now: float) -> list[Action]:
         """Somebody who waited went away unanswered."""
-        del self.models[name].waiting[ticket]
+        del self.models[key].waiting[ticket]
         return self._settle(now)
 
-    def finished(self, name: str, now: float, used: bool = True) -> list[Action]:
+    def finished(self, key: str, now: float, used: bool = True) -> list[Action]:
         """
         A lease ended.
 
         :param used: whether it counts as use (the ``load`` of its arrival)
         """
-        model = self.models[name]
+        model = self.models[key]
         model.in_flight -= 1
         if used:
             model.last_used = now
@@ -244,26 +244,26 @@ class Scheduler:
 
     # What happens to backends
 
-    def loaded(self, name: str, now: float) -> list[Action]:
+    def loaded(self, key: str, now: float) -> list[Action]:
         """The backend answers; it takes requests."""
-        model = self.models[name]
+        model = self.models[key]
         model.status = Status.READY
         model.last_used = now
         return self._settle(now)
 
-    def load_failed(self, name: str, error: GatewayError, now: float) -> list[Action]:
+    def load_failed(self, key: str, error: GatewayError, now: float) -> list[Action]:
         """The load is given up; the process may still be there until `exited`."""
-        model = self.models[name]
+        model = self.models[key]
         model.status = Status.STOPPING
         return self._reject_waiting(model, error) + self._settle(now)
 
-    def exited(self, name: str, failure: GatewayError | None, now: float) -> list[Action]:
+    def exited(self, key: str, failure: GatewayError | None, now: float) -> list[Action]:
         """
         The process is gone, its memory free.
 
         :param failure: why the model cannot be started again yet; None if it can
         """
-        model = self.models[name]
+        model = self.models[key]
         model.closing = False
         model.leaving = model.retired
         model.failure = failure
@@ -276,9 +276,9 @@ class Scheduler:
         self._forget(model)
         return self._reject_waiting(model, failure) + self._settle(now)
 
-    def recovered(self, name: str, now: float) -> list[Action]:
+    def recovered(self, key: str, now: float) -> list[Action]:
         """A failed model may be tried again."""
-        model = self.models.get(name)
+        model = self.models.get(key)
         if model is None:
             return []
         model.status = Status.UNLOADED
@@ -287,32 +287,32 @@ class Scheduler:
 
     # What somebody wants of a model
 
-    def unload(self, name: str, now: float, force: bool = False) -> list[Action]:
+    def unload(self, key: str, now: float, force: bool = False) -> list[Action]:
         """
         The model is to go; what is not in memory stays as it is.
 
         :param force: at once, whoever waits for it or has a lease
         """
-        model = self.models[name]
+        model = self.models[key]
         if model.status not in IN_MEMORY:
             return []
         if not force:
             model.leaving = True
             return self._settle(now)
         error = ModelUnavailable(
-            f"The model `{model.title}` was unloaded by force.", param="model", retry_after=1
+            f"The model `{model.name}` was unloaded by force.", param="model", retry_after=1
         )
         model.status = Status.STOPPING
-        return [*self._reject_waiting(model, error), Kill(name), *self._settle(now)]
+        return [*self._reject_waiting(model, error), Kill(key), *self._settle(now)]
 
-    def rest(self, name: str, limit: float, now: float) -> tuple[list[Action], float | None]:
+    def rest(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
         """
         Unload the model if nobody has used it for some time.
 
         :param limit: this time, in seconds
         :return: the actions; in how many seconds to look again, None if it is not loaded
         """
-        model = self.models.get(name)
+        model = self.models.get(key)
         if model is None or model.status is not Status.READY:
             return [], None
         if model.in_flight:
@@ -321,7 +321,7 @@ class Scheduler:
         due = model.last_used + limit
         if now < due:
             return [], due - now
-        return self.unload(name, now), None
+        return self.unload(key, now), None
 
     # What happens to the gateway
 
@@ -333,28 +333,28 @@ class Scheduler:
         return self._settle(now)
 
     def add(
-        self, name: str, title: str = "", pinned: bool = False, elsewhere: bool = False
+        self, key: str, name: str = "", pinned: bool = False, elsewhere: bool = False
     ) -> None:
         """
         A model is new.
 
-        :param title: what clients call it, if not by its name here
+        :param name: what clients call it, if not by its key
         :param pinned: whether it makes no room for others
         :param elsewhere: whether it takes none
         """
-        self.models[name] = Model(name, title or name, pinned, elsewhere)
+        self.models[key] = Model(key, name or key, pinned, elsewhere)
 
-    def retire(self, names: Iterable[str], now: float) -> tuple[list[Hashable], list[Action]]:
+    def retire(self, keys: Iterable[str], now: float) -> tuple[list[Hashable], list[Action]]:
         """
         Models are no longer configured: who has a lease keeps it, then the model is stopped. Their
-        names must not be used again.
+        keys must not be used again.
 
         :return: the tickets of those who waited for them, whom the caller has to answer; the
             actions
         """
         waited: list[Hashable] = []
-        for name in names:
-            model = self.models[name]
+        for key in keys:
+            model = self.models[key]
             model.retired = model.leaving = True
             waited += model.waiting
             model.waiting.clear()
@@ -386,7 +386,7 @@ class Scheduler:
     def _forget(self, model: Model) -> None:
         """Nothing is left of a retired model."""
         if model.retired and not model.in_flight and model.status not in IN_MEMORY:
-            self.models.pop(model.name, None)
+            self.models.pop(model.key, None)
 
     def _reject_waiting(self, model: Model, error: GatewayError) -> list[Action]:
         actions: list[Action] = [Reject(ticket, error) for ticket in model.waiting]
@@ -413,7 +413,7 @@ class Scheduler:
 
             if model.elsewhere and model.status is Status.UNLOADED and not model.leaving:
                 model.status = Status.LOADING
-                actions.append(Start(model.name))
+                actions.append(Start(model.key))
 
         # The rest is about room, and who needs none has no part in it.
         models = [m for m in models if not m.elsewhere]
@@ -424,7 +424,7 @@ class Scheduler:
         free = self.limit - sum(m.status in IN_MEMORY for m in models)
         for model in wanting[: max(free, 0)]:
             model.status = Status.LOADING
-            actions.append(Start(model.name))
+            actions.append(Start(model.key))
         wanting = wanting[max(free, 0) :]
 
         # Room that is on its way goes to the first of them; for the others idle ones go (3).
@@ -467,7 +467,7 @@ class Scheduler:
 
     def _stop(self, model: Model) -> Action:
         model.status = Status.STOPPING
-        return Stop(model.name)
+        return Stop(model.key)
 
 
 def _not_loaded(model: Model) -> GatewayError:
@@ -478,7 +478,7 @@ def _not_loaded(model: Model) -> GatewayError:
         Status.FAILED: " (it has failed)",
     }.get(model.status, "")
     return ModelNotLoaded(
-        f"The model `{model.title}` is not loaded{how}. A GET does not load it: add "
+        f"The model `{model.name}` is not loaded{how}. A GET does not load it: add "
         "?autoload=true, or POST /models/load.",
         param="model",
     )
