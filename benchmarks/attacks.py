@@ -190,7 +190,7 @@ def bodies_ready(scene: Scene) -> str:
 
 
 def chunked(body: bytes, size: int) -> Iterator[bytes]:
-    head = b"POST %b HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n%b\r\n"
+    head = b"POST %b HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n%b\r\n"
     yield head % (CHAT.encode(), CLOSE)
     whole = b"".join(
         b"%x\r\n%b\r\n" % (size, body[n : n + size]) for n in range(0, len(body) - size, size)
@@ -261,14 +261,14 @@ def pipelined(scene: Scene, request: bytes, size: int, reads: bool = True) -> st
 
 
 GETS = {
-    "root": b"GET / HTTP/1.1\r\nHost: a\r\n\r\n",
-    "health": b"GET /health HTTP/1.1\r\nHost: a\r\n\r\n",
-    "models": b"GET /models HTTP/1.1\r\nHost: a\r\n\r\n",
-    "options": b"OPTIONS * HTTP/1.1\r\nHost: a\r\n\r\n",
+    "root": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "health": b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "models": b"GET /models HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "options": b"OPTIONS * HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "unknown": raw_post(b'{"model":"abc"}'),
-    "long-path": b"GET /" + b"a" * 15_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "slashes": b"GET /upstream" + b"/" * 15_000 + b" HTTP/1.1\r\nHost: a\r\n\r\n",
-    "headers": b"GET /health HTTP/1.1\r\nHost: a\r\n" + b"a:\r\n" * 450 + b"\r\n",
+    "long-path": b"GET /" + b"a" * 15_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "slashes": b"GET /upstream" + b"/" * 15_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n",
+    "headers": b"GET /health HTTP/1.1\r\nHost: localhost\r\n" + b"a:\r\n" * 450 + b"\r\n",
 }
 for kind, request in GETS.items():
 
@@ -289,7 +289,7 @@ def pipeline_unread(scene: Scene) -> str:
     models=[ours("chatty", preload=True, script={"log": {"lines": 300, "width": 4000}})],
 )
 def pipeline_logs(scene: Scene) -> str:
-    request = b"GET /models/logs?model=chatty HTTP/1.1\r\nHost: a\r\n\r\n"
+    request = b"GET /models/logs?model=chatty HTTP/1.1\r\nHost: localhost\r\n\r\n"
     return pipelined(scene, request, 32 * 1024, reads=False)
 
 
@@ -297,7 +297,7 @@ def pipeline_logs(scene: Scene) -> str:
 def header_names(scene: Scene) -> str:
     numbers = iter(range(5000))
     rest = b"x" * 12_000
-    line = b" HTTP/1.1\r\nHost: a\r\nn%d" + rest + b": 1\r\n\r\n"
+    line = b" HTTP/1.1\r\nHost: localhost\r\nn%d" + rest + b": 1\r\n\r\n"
     outcomes: Counter[str] = Counter()
     sock = scene.connect()
     for number in numbers:
@@ -322,7 +322,7 @@ def length_digits(scene: Scene) -> str:
     for _ in range(200):
         with scene.connect() as sock:
             sock.sendall(
-                b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
             )
             outcomes[told(drain(sock, 5)).split(" (")[0]] += 1
     return counted(outcomes)
@@ -509,7 +509,7 @@ def watchers(scene: Scene, count: int, path: str) -> tuple[list[socket.socket], 
     for _ in range(count):
         try:
             sock = scene.connect(10)
-            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+            sock.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
             socks.append(sock)
         except OSError as error:
             outcomes[type(error).__name__] += 1
@@ -666,7 +666,7 @@ def list_5000_unread(scene: Scene) -> str:
 @attack("sse-5000", "one watcher of /models/sse with 5,000 models, read for 4 s", models=CROWD)
 def sse_5000(scene: Scene) -> str:
     with scene.connect() as sock:
-        sock.sendall(b"GET /models/sse HTTP/1.1\r\nHost: a\r\n\r\n")
+        sock.sendall(b"GET /models/sse HTTP/1.1\r\nHost: localhost\r\n\r\n")
         return told(drain(sock, 4))
 
 

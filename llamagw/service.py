@@ -111,7 +111,7 @@ class Gateway(Service):
         self._transports = transports
         self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
-        #: Whether the file is to be read (again), and whether somebody is at it.
+        #: Whether the file is to be read (again), and whether it is being read.
         self._reload_wanted = self._reloading = False
         self._hurry: Deferred[None] | None = None
 

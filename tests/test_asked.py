@@ -11,9 +11,21 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
-from llamagw.config import ModelConfig, Names
+from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import BadRequest, GatewayError, Moved, PathNotFound
-from llamagw.proxy.asked import LACKING, Asked, by_form, by_path, by_query, outgoing, peek, reshape
+from llamagw.proxy.asked import (
+    LACKING,
+    LONGEST_KEY,
+    MOST_COLONS,
+    Asked,
+    by_body,
+    by_form,
+    by_path,
+    by_query,
+    outgoing,
+    peek,
+    reshape,
+)
 from llamagw.routes import Where
 
 
@@ -63,13 +75,6 @@ class PeekTests(SynchronousTestCase):
             (b"[[], {}]", False),
         ):
             self.assertEqual(peek(b'{"stream": %b}' % value), (None, stream), value)
-
-    def test_model_in_capitals_is_refused_since_some_servers_read_it(self) -> None:
-        for key in (b"Model", b"MODEL", b"modeL", b"\\u004dodel"):
-            for body in (b'{"%b": "m"}' % key, b'{"model": "m", "%b": "n"}' % key):
-                with self.assertRaises(BadRequest) as caught:
-                    peek(body)
-                self.assertIn("lower case", caught.exception.message, body)
 
     def test_a_value_of_model_is_read_only_if_it_can_be_a_name(self) -> None:
         with self.assertRaises(BadRequest) as caught:
@@ -291,6 +296,12 @@ class ReshapeTests(SynchronousTestCase):
     def test_keys_that_are_no_text_are_a_bad_request(self) -> None:
         self.assertRaises(BadRequest, reshape, b'{"model":"m","\xff":1}', {"x": 1}, {}, [])
 
+    def test_very_many_keys_and_very_long_ones_are_refused(self) -> None:
+        keys = b"{" + b",".join(b'"%d":1' % n for n in range(MOST_COLONS + 1)) + b"}"
+        for body in (keys, b'{"%b":1}' % (b"x" * (LONGEST_KEY + 1))):
+            with self.assertRaises(BadRequest):
+                reshape(body, {"a": 1}, {}, [])
+
 
 class OutgoingTests(SynchronousTestCase):
     """The request as a server gets it that calls the model by another name."""
@@ -344,3 +355,17 @@ class OutgoingTests(SynchronousTestCase):
         request = fake(body=b'{"user": 1, "x": 1.50}')
         _, body = outgoing(request, Asked(None, Where.BODY, shaped=True), model, "their name")
         self.assertEqual(body, b'{"x":1.50,"model":"their name","n":2}')
+
+    def test_model_in_capitals_goes_to_no_remote_server_since_some_read_it(self) -> None:
+        remote = ModelConfig(name="m", replicas=[Replica(url="http://far")])
+        local = ModelConfig(name="m", model_path="/m.gguf")
+        for key in (b"Model", b"MODEL", b"modeL", b"\\u004dodel"):
+            body = b'{"model": "m", "%b": "n"}' % key
+            asked = by_body(fake(body=body))
+            with self.assertRaises(BadRequest) as caught:
+                outgoing(fake(body=body), asked, remote, None)
+            self.assertIn("lower case", caught.exception.message, body)
+            # llama-server tells them apart.
+            self.assertEqual(outgoing(fake(body=body), asked, local, None)[1], body)
+        body = b'{"model": "m", "models": 1, "mode": 2}'
+        self.assertEqual(outgoing(fake(body=body), by_body(fake(body=body)), remote, None)[1], body)

@@ -18,8 +18,10 @@ from twisted.web.resource import Resource
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.server import (
     CHUNK_BYTES,
+    DENSE,
     FREE_CHUNKS,
     HEADER_NAME,
+    LARGE,
     LINGER_SEC,
     PIPELINED,
     READ_AT_LEAST,
@@ -629,6 +631,44 @@ class CheapTests(BenchTestCase):
         self.bench.settle()
         [answer] = answers(bytes(client.heard), "POST")
         self.assertEqual(answer.status, 404)
+
+    def test_large_bodies_are_looked_at_one_in_a_turn_and_none_of_clients_that_left(self) -> None:
+        self.bench = Bench(max_body=4 * LARGE)
+        looked: list[bytes] = []
+        self.bench.site.table = {CHAT.encode(): lambda asked: looked.append(asked.body[:1])}
+        turns: list[int] = []
+        take = self.bench.site.turns.take
+        later = self.bench.reactor.callLater
+
+        def counted(delay: float, work: Any, *rest: Any) -> Any:
+            turns.append(len(looked))
+            return later(delay, work, *rest)
+
+        clients = [self.bench.client(request(b"%d" % n * (LARGE + 1))) for n in range(4)]
+        self.assertEqual(looked, [], "not in the turn in which they came")
+        clients[1].hangs_up()
+        with patch.object(self.bench.reactor, "callLater", counted):
+            self.bench.settle()
+        self.assertEqual(looked, [b"0", b"2", b"3"])
+        self.assertEqual(sorted(set(turns)), [0, 1, 2], "each was looked at in another turn")
+        take(lambda: looked.clear())
+        self.bench.settle()
+        self.assertEqual(looked, [])
+
+    def test_a_large_body_that_is_mostly_punctuation_is_refused_and_others_are_not(self) -> None:
+        for body, status in (
+            (b"[]," * (DENSE // 3), 404),
+            (b"[]," * (DENSE // 3 + 100_000), 400),
+            (b"12345, " * (DENSE // 7 + 100_000), 404),
+            (b"x" * (DENSE + 100_000), 404),
+        ):
+            self.bench = Bench(max_body=2 * DENSE, max_bodies=2 * DENSE)
+            client = self.bench.client(request(b"", path="/x").replace(b": 0", b": %d" % len(body)))
+            for at in range(0, len(body), 256_000):
+                client.says(body[at : at + 256_000])
+            self.bench.settle()
+            [answer] = answers(bytes(client.heard), "POST")
+            self.assertEqual(answer.status, status, body[:10])
 
     def test_requests_that_come_in_one_read_are_answered_in_turns_all_and_in_order(self) -> None:
         paths = [f"/v1/models/{n}" for n in range(5 * PIPELINED)]

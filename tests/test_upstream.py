@@ -194,6 +194,18 @@ class BrokenAnswerTests(UpstreamTestCase):
                 self.assert_lost()
                 self.assertEqual(self.receiver.heads, [])
 
+    def test_a_body_behind_the_answer_to_a_head_reaches_nobody(self) -> None:
+        """The client would take it for the answer to its next request."""
+        for body in (b"hello", response(b"evil")):
+            for head in (response(b"")[:-2], b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n"):
+                self.begin()
+                self.upstream.send(b"", b"", self.receiver, bare=True)
+                self.wire.says(head + b"\r\n" + body)
+                self.settle()
+                self.assertEqual(self.receiver.bodies, [])
+                self.assertEqual(self.receiver.ends, [None])
+                self.assertFalse(self.wire.connected)
+
     def test_a_head_that_does_not_end_is_an_error_before_it_takes_much_memory(self) -> None:
         self.wire.says(b"HTTP/1.1 200 OK\r\n")
         sent, line = 0, b"X-Filler: " + b"f" * 500 + b"\r\n"

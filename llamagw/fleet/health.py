@@ -215,6 +215,7 @@ class _Endpoint:
         self._made: _Counted | None = None
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
+        protocolFactory.noisy = False  # type: ignore[attr-defined]  # a Factory's
         factory = WrappingFactory(protocolFactory)
         factory.noisy = False
         factory.protocol = _Counted

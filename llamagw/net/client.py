@@ -265,8 +265,11 @@ class Upstream(TwistedProtocol):
         )
 
     def on_body(self, data: bytes) -> None:
-        if not self._surplus:
+        if self._state is _BODY:
             self._pieces.append(data)
+        else:
+            # The body of a second answer, or of one to HEAD, which has none.
+            self._surplus = True
 
     def on_message_complete(self) -> None:
         if self._state is _BODY:

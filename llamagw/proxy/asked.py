@@ -19,7 +19,7 @@ from msgspec import Raw, Struct
 from llamagw.config import ModelConfig, Names
 from llamagw.errors import SHOWN, BadRequest, Moved, PathNotFound
 from llamagw.proxy import form as forms
-from llamagw.proxy.server import Request
+from llamagw.proxy.server import LARGE, Request
 from llamagw.routes import Where
 from llamagw.settings import NAME_LENGTH
 from llamagw.text import harmless
@@ -27,8 +27,12 @@ from llamagw.text import harmless
 SLASH = 0x2F
 
 #: A JSON body that is to be changed has no more colons than this, and so no more keys: each takes
-#: some 250 bytes and 0.2 µs. Where only its `model` is read, keys are not kept and cost nothing.
-MOST_COLONS = 200_000
+#: some 250 bytes and 0.2 µs. Nor has it a longer key, which would be held twice. Where only its
+#: `model` is read, keys are not kept.
+MOST_COLONS, LONGEST_KEY = 200_000, 64 * 1024
+
+#: Where the keys of a body are looked at, each takes 0.03 µs.
+MOST_LOOKED_AT = 1_000_000
 
 #: How often a path may be percent-encoded.
 MOST_ENCODED = 3
@@ -108,19 +112,24 @@ _ABSENT, _TRUE = Raw(b""), Raw(b"true")
 #: `model` in capitals, whole or in part. Some servers (those in Go) take such a key for `model`.
 _VARIANTS = ["".join(v) for v in product(*((c, c.upper()) for c in "model")) if v != tuple("model")]
 
-#: What is looked at in a JSON body. All of it stays as it came: a value may be as long as the body.
-Peek = msgspec.defstruct(
-    "Peek",
-    [
-        ("model", Raw, _ABSENT),
-        ("stream", Raw, _ABSENT),
-        *((f"variant_{number}", Raw, _ABSENT) for number in range(len(_VARIANTS))),
-    ],
+
+class Peek(Struct):
+    """What is looked at in a JSON body. It stays as it came: a value may be as long as the body."""
+
+    model: Raw = _ABSENT
+    stream: Raw = _ABSENT
+
+
+#: All the keys of a body that some server takes for `model`, apart from itself.
+Variants = msgspec.defstruct(
+    "Variants",
+    [(f"variant_{number}", Raw, _ABSENT) for number in range(len(_VARIANTS))],
     rename={f"variant_{number}": variant for number, variant in enumerate(_VARIANTS)},
 )
-_NO_VARIANTS = (_ABSENT,) * len(_VARIANTS)
+_NONE = Variants()
 
 _peek = msgspec.json.Decoder(Peek).decode
+_variants = msgspec.json.Decoder(Variants).decode
 _name = msgspec.json.Decoder(str | None).decode
 
 
@@ -141,17 +150,11 @@ def peek(body: bytes) -> tuple[str | None, bool]:
     Of several keys ``model`` the last counts, as for every JSON reader that takes them.
 
     :return: its ``model``, and whether ``stream`` is true
-    :raises BadRequest: when it is not a JSON object, or may be read in two ways
+    :raises BadRequest: when it is not a JSON object
     """
     try:
         found = _peek(body)
-        model, stream, *_ = fields = msgspec.structs.astuple(found)
-        if fields[2:] != _NO_VARIANTS:
-            raise BadRequest(
-                "The body has the key `model` in capitals, which some servers read and others do "
-                "not; write it in lower case, once.",
-                param="model",
-            )
+        model = found.model
         if len(model) > _NAME_BYTES:
             raise BadRequest(
                 f"`model` is not a name of at most {NAME_LENGTH} characters.", param="model"
@@ -166,7 +169,7 @@ def peek(body: bytes) -> tuple[str | None, bool]:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         what = str(error) if body else "it is empty"
         raise BadRequest(f"The body is not JSON: {what}.") from None
-    return name, stream == _TRUE
+    return name, found.stream == _TRUE
 
 
 def by_shaped_body(request: Request) -> Asked:
@@ -248,8 +251,12 @@ def outgoing(
 
     :param model: how requests for this model are shaped
     :param name: what the model is called there, if it has to be called so
+    :raises BadRequest: when a remote server might find another model in it; or when it cannot be
+        changed as it should
     """
     target, body = asked.target or request.uri, request.body
+    if asked.where is Where.BODY and model.elsewhere:
+        _see_one_model(body)
     put: dict[str, object] = {}
     if name is not None and name != asked.model:
         if asked.where is Where.BODY:
@@ -264,6 +271,22 @@ def outgoing(
     elif put:
         body = reshape(body, put, {}, [])
     return target, body
+
+
+def _see_one_model(body: bytes) -> None:
+    """
+    Before a body goes to a server of unknown make: some (those in Go) take ``MODEL`` for ``model``.
+
+    :raises BadRequest: when it has such a key, or too many keys to be looked at
+    """
+    if len(body) > LARGE and body.count(b":") > MOST_LOOKED_AT:
+        raise BadRequest(f"The body has too many keys: over {MOST_LOOKED_AT} colons.")
+    if _variants(body) != _NONE:
+        raise BadRequest(
+            "The body has the key `model` in capitals, which some servers read and others do not; "
+            "write it in lower case, once.",
+            param="model",
+        )
 
 
 def reshape(
@@ -288,6 +311,8 @@ def reshape(
         fields: dict[str, object] = dict(msgspec.json.decode(body, type=dict[str, Raw]))
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
+    if max(map(len, fields), default=0) > LONGEST_KEY:
+        raise BadRequest(f"The body has a key of over {LONGEST_KEY} characters.")
     for key in strip:
         fields.pop(key, None)
     return msgspec.json.encode({**default, **fields, **put})

@@ -21,7 +21,7 @@ from llamagw.errors import BackendLost, GatewayError, NotAllowed
 from llamagw.fleet.manager import Lease, Manager
 from llamagw.net import Headers, Pool, Received, Upstream, UpstreamLost, end_to_end, in_words
 from llamagw.proxy.asked import Asked, Reader, outgoing
-from llamagw.proxy.server import Request
+from llamagw.proxy.server import LARGE, Request
 from llamagw.routes import INFERENCE
 from llamagw.text import harmless
 
@@ -144,6 +144,8 @@ class Relay:
 
         :raises UpstreamLost: when the answer did not come, or not whole
         """
+        if len(request.body) > LARGE:
+            await request.turn()
         upstream = self._pool.take(lease.address)
         if upstream is not None:
             try:

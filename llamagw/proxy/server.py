@@ -11,6 +11,7 @@ What is done with a request is decided by the tree and the table that `Site` is 
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -69,6 +70,13 @@ PIPELINED, TURN_SEC = 8, 0.01
 #: takes Twisted some 3 µs, however little is in it, and uvloop reads 8 MB in one turn.
 FREE_CHUNKS, CHUNK_BYTES = 4096, 512
 
+#: A body of more bytes is looked at in a turn of its own: at 60 MB each look takes 20 to 100 ms.
+LARGE = 1024 * 1024
+
+#: A body of more bytes than `DENSE` has a quarter of JSON's own punctuation at most: that is what
+#: makes a look take long. Numbers have a sixth; text, images and sound much less.
+DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
+
 #: Bytes of further requests that are read while one is being answered, so that the end of the
 #: connection is noticed; as Twisted's own limit.
 EARLY = 0x4000
@@ -116,6 +124,8 @@ class Request(server.Request):
         self._room = self.channel.site.max_body
         #: How many chunks there have been; None if it does not come in chunks.
         self._chunks: int | None = 0 if length is None else None
+        #: How much punctuation it has; None while it is too short to be asked.
+        self._punctuation: int | None = None
         if length is not None and length > self._room:
             self._too_large()
         elif length and not self.channel.site.bodies.has_room(length):
@@ -127,6 +137,9 @@ class Request(server.Request):
             self._too_large()
         elif not self.channel.hold(len(data)):
             self._too_much()
+        elif self._too_dense(data):
+            error = "The body is over 16 MiB and more than a quarter of it is punctuation of JSON."
+            self.channel.refuse(BadRequest(error))
         elif not self._parts:
             self._parts = data
         else:
@@ -151,8 +164,37 @@ class Request(server.Request):
         self.method, self.uri, self.clientproto = command, path, version
         self.path, _, query = path.partition(b"?")
         self.args = parse_qs(query, keep_blank_values=1) if query else {}
-        self.body, self._parts = bytes(self._parts), b""
-        self.process()
+        if len(self._parts) > LARGE:
+            self.channel.site.turns.take(self._take_large)
+        else:
+            self.body, self._parts = bytes(self._parts), b""
+            self.process()
+
+    def _take_large(self) -> None:
+        if not self._disconnected:
+            self.body, self._parts = bytes(self._parts), b""
+            self.channel.site.turns.take(self._process_large)
+
+    def _process_large(self) -> None:
+        if not self._disconnected:
+            self.process()
+
+    def _too_dense(self, data: bytes) -> bool:
+        """Whether a body that has come so far would take long to be looked at."""
+        size = len(self._parts) + len(data)
+        if size <= DENSE:
+            return False
+        count = self._punctuation
+        if count is None:
+            count, data = 0, bytes(self._parts) + data
+        self._punctuation = count + len(data) - len(data.translate(None, PUNCTUATION))
+        return self._punctuation > size // 4
+
+    def turn(self) -> Deferred[None]:
+        """Fires in a turn of its own, for what takes long with a large body."""
+        turn: Deferred[None] = Deferred()
+        self.channel.site.turns.take(lambda: turn.callback(None))
+        return turn
 
     def drop_arriving(self) -> None:
         """What has arrived of the body is not wanted."""
@@ -709,6 +751,33 @@ class Bodies:
         self.held -= count
 
 
+class Turns:
+    """
+    Work that takes long: one piece of it in a turn of the reactor, so that others come between.
+
+    :param clock: the reactor
+    """
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._waiting: deque[Callable[[], object]] = deque()
+
+    def take(self, work: Callable[[], object]) -> None:
+        """Do this when its turn comes."""
+        self._waiting.append(work)
+        if len(self._waiting) == 1:
+            self._clock.callLater(0, self._next)
+
+    def _next(self) -> None:
+        work = self._waiting[0]
+        try:
+            work()
+        finally:
+            self._waiting.popleft()
+            if self._waiting:
+                self._clock.callLater(0, self._next)
+
+
 class Site(server.Site):
     """
     What listens: makes a `Channel` for each connection.
@@ -739,6 +808,7 @@ class Site(server.Site):
         self.table = table
         self.clock = clock
         self.bodies = Bodies()
+        self.turns = Turns(clock)
         self.allow(limits, access_log)
         self._said_full = float("-inf")
         self.channels: set[Channel] = set()
