@@ -32,10 +32,8 @@ from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, Fault, ModelConfig
 from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.manager import Manager
-from llamagw.proxy.connect import has_tls
-from llamagw.proxy.endpoints import Tls, TlsEndpoint, read_tls
+from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy.server import Site
-from llamagw.proxy.upstream import Pool
 from llamagw.routes import ANY, OWN, ROUTES
 
 _log = Logger(namespace="llamagw")

@@ -151,11 +151,9 @@ def make_gateway(
     from llamagw.fleet.leftovers import Leftovers, default_folder
     from llamagw.fleet.manager import Manager
     from llamagw.fleet.process import Launcher
-    from llamagw.proxy.connect import Connector
-    from llamagw.proxy.endpoints import uses_uvloop
+    from llamagw.net import Connector, Pool, uses_uvloop
     from llamagw.proxy.relay import Relay
     from llamagw.proxy.server import Site
-    from llamagw.proxy.upstream import Pool
     from llamagw.service import Gateway
 
     try:
@@ -243,7 +241,7 @@ def endpoint(reactor: Any, config: Config) -> Any:
     """
     :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
     """
-    from llamagw.proxy.endpoints import server_endpoint
+    from llamagw.net import server_endpoint
 
     try:
         return server_endpoint(reactor, config.listen_addr)

@@ -8,8 +8,9 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from llamagw.config import Config, ModelConfig
-from llamagw.fleet.backend import Address, Backend, Exit
+from llamagw.fleet.backend import Backend, Exit
 from llamagw.fleet.output import Log
+from llamagw.net import Address
 
 
 def make_config(*names: str, **more: object) -> Config:

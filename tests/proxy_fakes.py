@@ -32,15 +32,13 @@ from zope.interface import implementer
 from llamagw.api import Api
 from llamagw.config import ModelConfig, Names
 from llamagw.errors import Dialect, ModelNotFound
-from llamagw.fleet.backend import Address
 from llamagw.fleet.listeners import Listeners
 from llamagw.fleet.manager import Change, ModelReport
 from llamagw.fleet.output import Log
-from llamagw.proxy.connect import Connector
+from llamagw.net import Address, Connector, Pool
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site
-from llamagw.proxy.upstream import Pool
 
 HIGH_WATER = 64 * 1024
 CHAT = "/v1/chat/completions"

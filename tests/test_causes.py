@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.causes import WORDS, in_words
+from llamagw.net import WORDS, in_words
 
 
 class InWordsTests(SynchronousTestCase):

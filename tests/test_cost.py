@@ -17,8 +17,9 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.config import Config, ModelConfig
-from llamagw.fleet.backend import Address, Backend
+from llamagw.fleet.backend import Backend
 from llamagw.fleet.manager import Manager
+from llamagw.net import Address
 from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one

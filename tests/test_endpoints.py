@@ -1,4 +1,4 @@
-"""The promises of llamagw.proxy.endpoints, kept alike by stock Twisted and by uvloop's transports.
+"""The promises of llamagw.net.endpoints, kept alike by stock Twisted and by uvloop's transports.
 
 A process has one reactor, so the classes here promise for whichever is installed, and
 `InChildrenTests` runs this file once more in a child process whose reactor runs on uvloop.
@@ -50,7 +50,7 @@ from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
 from llamagw.config import endpoint_string
-from llamagw.proxy import endpoints
+from llamagw.net import endpoints
 
 ROOT = Path(__file__).resolve().parent.parent
 IN_CHILD = os.environ.get("LLAMAGW_TEST_CHILD")
@@ -1034,7 +1034,7 @@ class NormaliseTests(SynchronousTestCase):
         """Importing the module and normalising installs no reactor."""
         code = (
             "import sys\n"
-            "from llamagw.proxy import endpoints\n"
+            "from llamagw.net import endpoints\n"
             "endpoints.uses_uvloop(object())\n"
             "sys.exit('twisted.internet.reactor' in sys.modules)\n"
         )
@@ -1048,7 +1048,7 @@ class NormaliseTests(SynchronousTestCase):
             "sys.modules['uvloop'] = None\n"
             "from twisted.internet import asyncioreactor; asyncioreactor.install()\n"
             "from twisted.internet import endpoints as stock, reactor\n"
-            "from llamagw.proxy import endpoints\n"
+            "from llamagw.net import endpoints\n"
             "assert not endpoints.uses_uvloop(reactor)\n"
             "server = endpoints.server_endpoint(reactor, ':8000')\n"
             "assert isinstance(server, stock.TCP4ServerEndpoint), server\n"

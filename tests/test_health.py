@@ -8,9 +8,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisc
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.fleet.backend import Address
 from llamagw.fleet.health import MAX_ANSWER, PROBE_TIMEOUT, Health, HttpProbe, Readiness
-from llamagw.proxy.connect import Connector
+from llamagw.net import Address, Connector
 from tests.fleet_fakes import FakeProbe
 
 HERE = Address("127.0.0.1", 8081)

@@ -22,8 +22,8 @@ from llamagw.errors import (
     ServerBusy,
     ShuttingDown,
 )
-from llamagw.fleet.backend import Address
 from llamagw.fleet.manager import DESCRIBE_SEC, Change, Lease, Manager
+from llamagw.net import Address
 from tests.fleet_fakes import FakeEngine, FakeLauncher, FakeProbe, make_config
 
 

@@ -12,7 +12,7 @@ from twisted.internet.error import ConnectionRefusedError, DNSLookupError, Timeo
 
 from llamagw.config import Replica
 from llamagw.errors import Dialect, ModelNotLoaded
-from llamagw.fleet.backend import Address
+from llamagw.net import Address
 from llamagw.routes import ROUTES, Where
 from tests.proxy_fakes import (
     BACKEND,

@@ -1,4 +1,4 @@
-"""Promises of llamagw.proxy.upstream: a backend's answers arrive whole or are known not to be.
+"""Promises of llamagw.net.client: a backend's answers arrive whole or are known not to be.
 
 Everything in memory and on a Clock; the test plays the backend.
 """
@@ -15,17 +15,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.fleet.backend import Address
-from llamagw.proxy.connect import Connector
-from llamagw.proxy.upstream import (
-    IDLE_SEC,
-    MAX_HEAD,
-    MAX_HEADERS,
-    Pool,
-    Received,
-    Upstream,
-    UpstreamLost,
-)
+from llamagw.net import Address, Connector, Pool, Received, Upstream, UpstreamLost
+from llamagw.net.client import IDLE_SEC, MAX_HEAD, MAX_HEADERS
 from tests.proxy_fakes import BACKEND, HIGH_WATER, Wire, chunked, cut_at, response
 
 HERE = BACKEND

@@ -33,6 +33,7 @@ from automat import TypeMachineBuilder, pep614
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
+from llamagw.net import Address
 
 #: Seconds of backoff after the first failure; each further one doubles them, up to the last.
 BACKOFF_FIRST, BACKOFF_LAST = 1.0, 60.0
@@ -42,37 +43,6 @@ BACKOFF_LAST_ELSEWHERE = 5.0
 
 #: Seconds that a backend must have been ready for its earlier failures to be forgotten.
 STABLE_SEC = 10.0
-
-
-class Address(NamedTuple):
-    """
-    Where a backend answers HTTP, and what it wants to be told there.
-
-    :ivar tls: whether it speaks TLS
-    :ivar ca_file: the certificates that its own is checked with; None for the system's
-    :ivar prefix: what stands before each path
-    :ivar api_key: sent as ``Authorization: Bearer …``
-    :ivar model: what the model is called there; None where any name will do
-    """
-
-    host: str
-    port: int
-    tls: bool = False
-    ca_file: str | None = None
-    prefix: str = ""
-    api_key: str | None = None
-    model: str | None = None
-
-    @property
-    def authority(self) -> str:
-        """For the ``Host`` header, and in a URL."""
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
-
-    @property
-    def url(self) -> str:
-        """What stands before each path's slash."""
-        return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"
 
 
 #: What a backend is, unless it lives elsewhere.

@@ -12,8 +12,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from llamagw.config import ModelConfig, Replica
-from llamagw.fleet.backend import Address, Backend, Exit
+from llamagw.fleet.backend import Backend, Exit
 from llamagw.fleet.health import Diagnosis
+from llamagw.net import Address
 from llamagw.settings import origin
 
 

@@ -27,9 +27,8 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llamagw.causes import WORDS, in_words
-from llamagw.fleet.backend import Address
 from llamagw.fleet.described import described
+from llamagw.net import WORDS, Address, in_words
 from llamagw.text import harmless
 
 #: Seconds between probes while a model loads. A refused connection is cheap.

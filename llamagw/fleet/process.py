@@ -39,10 +39,11 @@ from twisted.python.failure import Failure
 
 from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
-from llamagw.fleet.backend import Address, Backend, Exit
+from llamagw.fleet.backend import Backend, Exit
 from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.output import Log, Output
 from llamagw.fleet.sockets import Listener, who_listens
+from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.process")
 

@@ -17,13 +17,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw.causes import in_words
 from llamagw.errors import BackendLost, GatewayError, NotAllowed
 from llamagw.fleet.manager import Lease, Manager
+from llamagw.net import Headers, Pool, Received, Upstream, UpstreamLost, end_to_end, in_words
 from llamagw.proxy.asked import Asked, Reader, outgoing
-from llamagw.proxy.headers import end_to_end
 from llamagw.proxy.server import LARGE, Request
-from llamagw.proxy.upstream import Headers, Pool, Received, Upstream, UpstreamLost
 from llamagw.routes import INFERENCE
 from llamagw.text import harmless
 

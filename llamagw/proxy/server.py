@@ -47,9 +47,8 @@ from llamagw.errors import (
     RequestTimeout,
     ServerBusy,
 )
-from llamagw.proxy.headers import of_answer
+from llamagw.net import IConnection, of_answer
 from llamagw.proxy.origins import Origins, Pairs
-from llamagw.proxy.transport import IConnection
 from llamagw.routes import Scope, scope_of
 
 _log = Logger(namespace="llamagw.server")

@@ -20,8 +20,9 @@ import h11
 from twisted.internet.task import Clock
 from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
+from llamagw.net import Headers, Pool, Upstream, UpstreamLost
+from llamagw.net.client import MAX_HEAD
 from llamagw.proxy.server import Request, Site
-from llamagw.proxy.upstream import MAX_HEAD, Headers, Pool, Upstream, UpstreamLost
 from tests.proxy_fakes import BACKEND, CHAT, Bench, Wire, cut_at, request, response
 
 #: An input that ends so goes on with its last bytes for a long time.

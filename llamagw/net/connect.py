@@ -14,8 +14,8 @@ from typing import Any
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
-from llamagw.fleet.backend import Address
-from llamagw.proxy.endpoints import client_endpoint
+from llamagw.net.address import Address
+from llamagw.net.endpoints import client_endpoint
 
 #: Seconds that it may take to connect.
 CONNECT_SEC = 10.0

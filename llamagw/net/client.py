@@ -19,10 +19,10 @@ from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
 from twisted.python.failure import Failure
 
-from llamagw.causes import in_words
-from llamagw.fleet.backend import Address
-from llamagw.proxy.connect import Connect
-from llamagw.proxy.transport import IConnection
+from llamagw.net.address import Address
+from llamagw.net.causes import in_words
+from llamagw.net.connect import Connect
+from llamagw.net.transport import IConnection
 
 #: Bytes of an answer that are not body, at most: its head, and what there is of chunk sizes,
 #: extensions and trailers beyond what its body makes up for. And how many headers it may have.

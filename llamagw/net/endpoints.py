@@ -36,7 +36,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from llamagw.config import cannot_listen, endpoint_string
-from llamagw.proxy.transport import UvloopTCPTransport, UvloopTransport, address_of
+from llamagw.net.transport import UvloopTCPTransport, UvloopTransport, address_of
 
 __all__ = [
     "Tls",

@@ -1,0 +1,52 @@
+"""
+How bytes get from one machine to another: addresses, endpoints, transports, HTTP to a backend.
+
+The lowest floor that does I/O. It knows no model, no request of a client and no process: the proxy
+relays over it, the fleet's probes ask over it. Import its names from here; its files are its own.
+"""
+
+from llamagw.net.address import Address
+from llamagw.net.causes import WORDS, in_words
+from llamagw.net.client import Headers, Pool, Received, Receiver, Upstream, UpstreamLost
+from llamagw.net.connect import CONNECT_SEC, Connect, Connector, has_tls
+from llamagw.net.endpoints import (
+    Tls,
+    TlsEndpoint,
+    UvloopClientEndpoint,
+    UvloopServerEndpoint,
+    client_endpoint,
+    read_tls,
+    server_endpoint,
+    unix_client_endpoint,
+    uses_uvloop,
+)
+from llamagw.net.headers import end_to_end, of_answer
+from llamagw.net.transport import IConnection
+
+__all__ = [
+    "CONNECT_SEC",
+    "WORDS",
+    "Address",
+    "Connect",
+    "Connector",
+    "Headers",
+    "IConnection",
+    "Pool",
+    "Received",
+    "Receiver",
+    "Tls",
+    "TlsEndpoint",
+    "Upstream",
+    "UpstreamLost",
+    "UvloopClientEndpoint",
+    "UvloopServerEndpoint",
+    "client_endpoint",
+    "end_to_end",
+    "has_tls",
+    "in_words",
+    "of_answer",
+    "read_tls",
+    "server_endpoint",
+    "unix_client_endpoint",
+    "uses_uvloop",
+]
