@@ -12,7 +12,7 @@ from typing import Any
 from llamagw.config import ModelConfig, is_pattern
 from llamagw.fleet.manager import Change, ModelReport
 
-#: What the engine says of its model (`llamagw.fleet.described`); {} if nothing is known.
+#: What the engine says of its model (`llamagw.launch.described`); {} if nothing is known.
 Described = dict[str, Any]
 
 

@@ -8,8 +8,8 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 
 from llamagw.config import Config, ModelConfig
-from llamagw.fleet.backend import Backend, Exit
-from llamagw.fleet.output import Log
+from llamagw.launch.lifecycle import Backend, Exit
+from llamagw.launch.output import Log
 from llamagw.net import Address
 
 

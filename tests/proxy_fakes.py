@@ -32,9 +32,9 @@ from zope.interface import implementer
 from llamagw.api import Api
 from llamagw.config import ModelConfig, Names
 from llamagw.errors import Dialect, ModelNotFound
-from llamagw.fleet.listeners import Listeners
+from llamagw.listeners import Listeners
 from llamagw.fleet.manager import Change, ModelReport
-from llamagw.fleet.output import Log
+from llamagw.launch.output import Log
 from llamagw.net import Address, Connector, Pool
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay

@@ -8,7 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
-from llamagw.fleet.backend import STABLE_SEC, Backend, Exit, Running, make_backend
+from llamagw.launch.lifecycle import STABLE_SEC, Backend, Exit, Running, make_backend
 from llamagw.net import Address
 
 CRASH = Exit("was killed by SIGKILL", "")

@@ -17,7 +17,7 @@ from typing import Any
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.config import Config, ModelConfig
-from llamagw.fleet.backend import Backend
+from llamagw.launch.lifecycle import Backend
 from llamagw.fleet.manager import Manager
 from llamagw.net import Address
 from tests.proxy_fakes import STREAM_HEAD, Bench, request, response

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.fleet.described import MAX_META, described
+from llamagw.launch.described import MAX_META, described
 
 
 class DescribedTests(SynchronousTestCase):

@@ -7,8 +7,8 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from llamagw.config import Config, ModelConfig, Replica
 from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
-from llamagw.fleet.elsewhere import address_of
-from llamagw.fleet.health import FAILURES
+from llamagw.launch.remote import address_of
+from llamagw.launch.probes import FAILURES
 from llamagw.fleet.manager import Change, Lease
 from tests.test_manager import ManagerCase
 

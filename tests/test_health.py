@@ -8,7 +8,7 @@ from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisc
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.fleet.health import MAX_ANSWER, PROBE_TIMEOUT, Health, HttpProbe, Readiness
+from llamagw.launch.probes import MAX_ANSWER, PROBE_TIMEOUT, Health, HttpProbe, Readiness
 from llamagw.net import Address, Connector
 from tests.fleet_fakes import FakeProbe
 

@@ -12,7 +12,7 @@ import msgspec
 import psutil
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.fleet.leftovers import Known, Leftovers, default_folder
+from llamagw.launch.leftovers import Known, Leftovers, default_folder
 
 #: A process that waits for the end of its input.
 _WAITS = [sys.executable, "-S", "-c", "import sys; sys.stdin.read()"]

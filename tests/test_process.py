@@ -26,10 +26,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
 from llamagw.fleet import process
-from llamagw.fleet.backend import Exit
-from llamagw.fleet.leftovers import Leftovers
-from llamagw.fleet.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
-from llamagw.fleet.process import (
+from llamagw.launch.lifecycle import Exit
+from llamagw.launch.leftovers import Leftovers
+from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
+from llamagw.launch.local import (
     KEY_VARIABLE,
     LOOK_AGAIN_SEC,
     LOOPBACK,
@@ -43,7 +43,7 @@ from llamagw.fleet.process import (
     library_path,
     masked,
 )
-from llamagw.fleet.sockets import Listener
+from llamagw.launch.sockets import Listener
 
 ALL = frozenset(
     {

@@ -12,7 +12,7 @@ from unittest import mock
 import psutil
 import pytest
 
-from llamagw.fleet.sockets import Listener, who_listens
+from llamagw.launch.sockets import Listener, who_listens
 
 LISTEN = """
 import socket, sys

@@ -212,7 +212,7 @@ class ReactorTests(SynchronousTestCase):
         self.assert_in_a_fresh_python(
             "import sys, llamagw.tap as tap\n"
             "tap.leave_out_tls()\n"
-            "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.fleet.health\n"
+            "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.probes\n"
             "assert sys.modules['OpenSSL'] is None\n"
         )
 

@@ -2,7 +2,7 @@
 What the manager holds for a model: its backends, and what is known of them.
 
 An `Entry` is a model as it is configured; it has one `Keeper` for its process, or one for each
-server elsewhere that answers for it. A keeper is the `llamagw.fleet.backend.World` of its backend:
+server elsewhere that answers for it. A keeper is the `llamagw.launch.lifecycle.World` of its backend:
 it has done what the backend needs done, and passes on what the backend tells. It decides nothing.
 """
 
@@ -19,10 +19,10 @@ from twisted.logger import Logger
 
 from llamagw.config import ModelConfig, Replica
 from llamagw.errors import GatewayError
-from llamagw.fleet.backend import Backend, Exit, Running, Watch, make_backend
-from llamagw.fleet.elsewhere import Reach, Server, address_of
-from llamagw.fleet.health import Health, Readiness
-from llamagw.fleet.output import Log
+from llamagw.launch.lifecycle import Backend, Exit, Running, Watch, make_backend
+from llamagw.launch.remote import Reach, Server, address_of
+from llamagw.launch.probes import Health, Readiness
+from llamagw.launch.output import Log
 from llamagw.fleet.scheduler import Status
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ class Engine(Running, Protocol):
 
 
 class Launches(Protocol):
-    """Starts backends; `llamagw.fleet.process.Launcher` is one."""
+    """Starts backends; `llamagw.launch.local.Launcher` is one."""
 
     def launch(self, model: ModelConfig, backend: Backend, log: Log) -> Engine:
         """

@@ -22,11 +22,11 @@ from twisted.python.failure import Failure
 
 from llamagw.config import Config, ModelConfig, Names, Replica
 from llamagw.errors import BadRequest, ModelNotFound, QueueTimeout
-from llamagw.fleet.health import Asks
+from llamagw.launch.probes import Asks
 from llamagw.fleet.keeper import Change, Engine, Entry, Keeper, Launches
 from llamagw.fleet.lease import Lease, Ticket
-from llamagw.fleet.listeners import Listeners
-from llamagw.fleet.output import Log
+from llamagw.listeners import Listeners
+from llamagw.launch.output import Log
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status
 from llamagw.net import Address
 

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.fleet.health import Health, Readiness
+from llamagw.launch.probes import Health, Readiness
 from llamagw.net import Address
 from tests.faults.support import (
     Faulty,

@@ -27,7 +27,7 @@ from twisted.web.http_headers import Headers
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llamagw.fleet.described import described
+from llamagw.launch.described import described
 from llamagw.net import WORDS, Address, in_words
 from llamagw.text import harmless
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from twisted.logger import Logger
 
-from llamagw.fleet.listeners import Listeners
+from llamagw.listeners import Listeners
 from llamagw.text import harmless
 
 #: Lines of a backend's output that are kept, and how much of one line.

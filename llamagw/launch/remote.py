@@ -12,8 +12,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from llamagw.config import ModelConfig, Replica
-from llamagw.fleet.backend import Backend, Exit
-from llamagw.fleet.health import Diagnosis
+from llamagw.launch.lifecycle import Backend, Exit
+from llamagw.launch.probes import Diagnosis
 from llamagw.net import Address
 from llamagw.settings import origin
 
@@ -33,7 +33,7 @@ def address_of(model: ModelConfig, replica: Replica) -> Address:
 
 
 class Server:
-    """A server elsewhere, as `llamagw.fleet.backend.Running`."""
+    """A server elsewhere, as `llamagw.launch.lifecycle.Running`."""
 
     pid = None
 
@@ -75,7 +75,7 @@ class Reach:
     """
     Finds out once whether a server can be used: leads to ``backend.healthy`` or its end.
 
-    The `llamagw.fleet.backend.Watch` of a server that is being reached.
+    The `llamagw.launch.lifecycle.Watch` of a server that is being reached.
     """
 
     def __init__(

@@ -39,10 +39,10 @@ from twisted.python.failure import Failure
 
 from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
-from llamagw.fleet.backend import Backend, Exit
-from llamagw.fleet.leftovers import Leftovers
-from llamagw.fleet.output import Log, Output
-from llamagw.fleet.sockets import Listener, who_listens
+from llamagw.launch.lifecycle import Backend, Exit
+from llamagw.launch.leftovers import Leftovers
+from llamagw.launch.output import Log, Output
+from llamagw.launch.sockets import Listener, who_listens
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.process")
@@ -334,7 +334,7 @@ def _how_it_ended(reason: Failure) -> str:
 
 class EngineProcess:
     """
-    A llama-server that was started, as `llamagw.fleet.backend.Running`.
+    A llama-server that was started, as `llamagw.launch.lifecycle.Running`.
 
     When the engine finds its port taken, or another process shares it, it is started once more on
     the next one, unseen by the backend.
