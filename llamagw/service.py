@@ -30,8 +30,8 @@ from twisted.python.failure import Failure
 from llamagw import __version__
 from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, Fault, ModelConfig
-from llamagw.launch.leftovers import Leftovers
 from llamagw.fleet.manager import Manager
+from llamagw.launch.leftovers import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy.server import Site
 from llamagw.routes import ANY, OWN, ROUTES

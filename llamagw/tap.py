@@ -147,10 +147,10 @@ def make_gateway(
     :param in_thread: calls a function in a thread, where it may take its time
     """
     from llamagw.api import Api
-    from llamagw.launch.probes import HttpProbe
-    from llamagw.launch.leftovers import Leftovers, default_folder
     from llamagw.fleet.manager import Manager
+    from llamagw.launch.leftovers import Leftovers, default_folder
     from llamagw.launch.local import Launcher
+    from llamagw.launch.probes import HttpProbe
     from llamagw.net import Connector, Pool, uses_uvloop
     from llamagw.proxy.relay import Relay
     from llamagw.proxy.server import Site

@@ -1,76 +1,107 @@
 """
-What somebody gets who asks for a model: a place in the queue, and then a lease.
+What a request gets that asks for a model: a place in the queue, and then a lease.
 
-Who gets which, and when, is the scheduler's and the manager's affair.
+Both hold callables of whoever made them, and know nothing of it. Who gets which, and when, is the
+scheduler's decision.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
-from llamagw.fleet.keeper import Keeper
+from llamagw.config import ModelConfig
+from llamagw.net import Address
+
+if TYPE_CHECKING:
+    from llamagw.fleet.instance import Life
 
 
 class Lease:
     """
-    The right to send one request to a model's backend, which is not stopped for room meanwhile.
+    The right to send one request to an instance, which is not stopped for room meanwhile.
 
-    :ivar model: the model as it was configured when it was asked for
-    :ivar address: where the backend answers
-    :ivar key: the backend's name in the scheduler
+    :param key: the instance's handle in the scheduler
+    :param model: the model as it was configured when it was asked for
+    :param life: the instance's run, and what is known of it
+    :param tries: how many runs are worth asking when they break off before they answer
+    :param release: called once, when the lease ends
+    :ivar address: where the instance answers
     """
 
-    __slots__ = ("_keeper", "_life", "_replicas", "_used", "address", "engine", "key", "model")
+    __slots__ = ("_life", "_release", "address", "key", "model", "tries")
 
-    def __init__(self, keeper: Keeper, used: bool) -> None:
-        assert keeper.engine is not None, "a model that admits has a process"
-        self._keeper: Keeper | None = keeper
-        self._life = keeper.life
-        self._used = used
-        self.model = keeper.model
-        self.key = keeper.key
-        self._replicas = keeper.entry.keepers
-        self.engine = keeper.engine
-        self.address = keeper.engine.address
+    def __init__(
+        self,
+        key: str,
+        model: ModelConfig,
+        life: Life,
+        tries: int,
+        release: Callable[[], object],
+    ) -> None:
+        self.key = key
+        self.model = model
+        self.address: Address = life.run.address
+        self.tries = tries
+        self._life = life
+        self._release: Callable[[], object] | None = release
 
-    @property
-    def tries(self) -> int:
-        """How many backends are worth asking when they break off before they answer."""
-        # A process that died is started anew; a server elsewhere is replaced by another.
-        return len(self._replicas) if self._replicas[0].replica is not None else 2
+    def __repr__(self) -> str:
+        return f"<Lease {self.key} {self.address.url}{'' if self._release else ' released'}>"
 
     @property
     def revoked(self) -> bool:
-        """Whether the backend was unloaded by force: the request is not to be sent to another."""
+        """Whether the model was unloaded by force: the request is not to be sent to another run."""
         return self._life.revoked
 
     def moved(self) -> None:
         """
-        Bytes came from the backend.
+        Bytes of an answer came from the instance.
 
         The health check then knows that it works, even when it has no thread left for /health.
         """
-        if self._keeper is not None:
-            self._keeper.moved += 1
+        if self._release is not None:
+            self._life.moved += 1
+
+    def broke_off(self) -> Deferred[None]:
+        """
+        The instance broke off the request.
+
+        :return: fires when it is known what became of its run
+        """
+        return self._life.run.broke_off()
 
     def release(self) -> None:
         """The request is over. More than once is the same as once."""
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            keeper.manager.finished(keeper, self._used)
+        release, self._release = self._release, None
+        if release is not None:
+            release()
 
 
-class Ticket:
-    """Somebody who waits, or does not want to (see ``load``)."""
+class Waiter:
+    """
+    A queued request.
 
-    __slots__ = ("deferred", "keeper", "load", "timer")
+    :param deferred: fires with its Lease
+    :param load: whether the model may be loaded for it; if not, it is rejected unless the model is
+        ready
+    :ivar key: the handle of the instance at which it waits
+    :ivar timer: rejects it when it has waited for too long
+    """
 
-    def __init__(self, keeper: Keeper, deferred: Deferred[Lease], load: bool) -> None:
-        self.keeper = keeper
+    __slots__ = ("deferred", "key", "load", "timer")
+
+    def __init__(self, key: str, deferred: Deferred[Lease], load: bool) -> None:
+        self.key = key
         self.deferred = deferred
         self.load = load
         self.timer: IDelayedCall | None = None
+
+    def __repr__(self) -> str:
+        return f"<Waiter at {self.key}{'' if self.load else ', loads nothing'}>"
 
     def answered(self) -> Deferred[Lease]:
         """It waits no more."""

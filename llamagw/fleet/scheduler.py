@@ -332,9 +332,7 @@ class Scheduler:
         self.max_queue = max_queue
         return self._settle(now)
 
-    def add(
-        self, key: str, name: str = "", pinned: bool = False, elsewhere: bool = False
-    ) -> None:
+    def add(self, key: str, name: str = "", pinned: bool = False, elsewhere: bool = False) -> None:
         """
         A model is new.
 

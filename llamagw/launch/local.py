@@ -15,16 +15,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import secrets
 import signal
-import socket
-import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import cast
 
 import psutil
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
@@ -39,16 +37,24 @@ from twisted.python.failure import Failure
 
 from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
-from llamagw.launch.lifecycle import Backend, Exit
+from llamagw.launch.command import (
+    KEY_VARIABLE,
+    become,
+    command_line,
+    has_own_key,
+    known_flags,
+    library_path,
+    masked,
+)
 from llamagw.launch.leftovers import Leftovers
+from llamagw.launch.base import ENGINE, Exit, Watch
 from llamagw.launch.output import Log, Output
+from llamagw.launch.ports import LOOPBACK, Ports
+from llamagw.launch.probes import Probe, Readiness
 from llamagw.launch.sockets import Listener, who_listens
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.process")
-
-#: Where backends listen: nobody but the gateway talks to them.
-LOOPBACK = "127.0.0.1"
 
 #: Seconds that the pipes of an ended process may stay open (a grandchild may hold them) before
 #: its end is told all the same.
@@ -56,9 +62,6 @@ PIPE_GRACE_SEC = 0.2
 
 #: How often that time may be prolonged while what has come is still being handed on.
 PIPE_GRACES = 25
-
-#: Seconds that ``llama-server --help`` may take; a build for a GPU looks for one first.
-HELP_TIMEOUT = 30
 
 #: The share of a core above which CPU time is work. To answer the probes of its health takes a
 #: loading engine up to two hundredths; a load that hangs must not pass for one that gets on.
@@ -70,178 +73,11 @@ _CANNOT_BIND = "couldn't bind HTTP server socket"
 #: How many ports are tried for one start when each is taken between the look and the bind.
 _BIND_ATTEMPTS = 20
 
+#: Seconds within which a run that broke off a request is seen to have ended, if it has.
+AFTERMATH_SEC = 0.5
+
 #: Seconds until it is looked again who has a port that another process answered at.
 LOOK_AGAIN_SEC = 1.0
-
-#: The variable by which an engine is told its key; a command line would show it to everybody.
-KEY_VARIABLE = "LLAMA_API_KEY"
-
-#: Where a model's own settings name the keys that the engine takes.
-_KEY_FLAGS = {"--api-key", "--api-key-file"}
-_KEY_VARIABLES = {KEY_VARIABLE, "LLAMA_ARG_API_KEY_FILE"}
-
-# Run by Python in the child before it becomes the engine. A session of its own keeps the
-# terminal's Ctrl-C from the engine, which must live on while the gateway drains. On Linux the
-# kernel ends it when the gateway dies in whatever way (prctl(2), PR_SET_PDEATHSIG = 1); if that
-# happened before the call, the parent has changed already. macOS has no such thing: there a
-# second process waits for the end of either.
-_BECOME_ENGINE = """
-import os, sys
-os.setsid()
-if sys.platform == "linux":
-    import ctypes
-    ctypes.CDLL(None).prctl(1, 9)
-    if os.getppid() != int(sys.argv[1]):
-        os._exit(1)
-if sys.platform == "darwin" and os.fork() == 0:
-    import select
-    os.closerange(0, 3)
-    gateway, engine = int(sys.argv[1]), os.getppid()
-    queue = select.kqueue()
-    ends = [
-        select.kevent(pid, select.KQ_FILTER_PROC, select.KQ_EV_ADD, select.KQ_NOTE_EXIT)
-        for pid in (gateway, engine)
-    ]
-    try:
-        first = queue.control(ends, 1)[0].ident
-    except OSError:
-        first = gateway
-    if first == gateway:
-        os.kill(engine, 9)
-    os._exit(0)
-name, _, value = sys.argv[2].partition("=")
-os.environ[name] = value
-try:
-    os.execv(sys.argv[3], sys.argv[3:])
-except OSError as error:
-    print(f"cannot be executed: {error.strerror}", file=sys.stderr, flush=True)
-    os._exit(127)
-"""
-
-
-def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tuple[str, str]:
-    """
-    The variable, and its value, by which a binary finds the libraries beside it first.
-
-    llama.cpp's releases put the shared libraries beside the executable; a symbolic link that a
-    user has made to it would not lead the linker there, so links are resolved.
-
-    :param inherited: the gateway's own environment
-    :param platform: as `sys.platform`
-    """
-    variable = "DYLD_LIBRARY_PATH" if platform == "darwin" else "LD_LIBRARY_PATH"
-    folder = os.path.dirname(os.path.realpath(binary))
-    return variable, os.pathsep.join(filter(None, (folder, inherited.get(variable))))
-
-
-def command_line(binary: str, model: ModelConfig, port: int, known: frozenset[str]) -> list[str]:
-    """
-    What is run for a model.
-
-    :param known: the flags that this binary has, from `known_flags`; empty if nobody knows
-    """
-    context = model.context_size
-    if known and "--kv-unified" not in known:
-        # An engine from before the flag gives each slot its share of the context only.
-        context *= model.parallel
-    flags: list[tuple[str, str | None]] = [
-        ("--model", model.model_path),
-        ("--host", LOOPBACK),
-        ("--port", str(port)),
-        ("--alias", model.name),
-        ("--ctx-size", str(context)),
-        ("--threads", str(model.threads)),
-        ("--batch-size", str(model.batch_size)),
-        ("--parallel", str(model.parallel)),
-        ("--kv-unified", None),
-        # The engine's own -1 means "as many as seem to fit".
-        ("--gpu-layers", "999" if model.gpu_layers == -1 else str(model.gpu_layers)),
-    ]
-    command = [binary]
-    for flag, value in flags:
-        if not known or flag in known:
-            command += [flag] if value is None else [flag, value]
-    return command + model.extra_args
-
-
-def masked(command: Sequence[str]) -> str:
-    """A command line for the log, without the secrets that are on it."""
-    shown, secret = [], False
-    for word in command:
-        flag, equals, _ = word.partition("=")
-        names_one = bool(re.fullmatch(r"-hft|-.*[-_](key|token)", flag, re.IGNORECASE))
-        if secret:
-            word = "***"
-        elif names_one and equals:
-            word = f"{flag}=***"
-        shown.append(word)
-        secret = names_one and not equals and not secret
-    return " ".join(shown)
-
-
-def _has_own_key(model: ModelConfig, inherited: Mapping[str, str]) -> bool:
-    """Whether it was said which keys the model's engine takes: then clients bring theirs."""
-    flags = {word.partition("=")[0].replace("_", "-") for word in model.extra_args}
-    return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
-
-
-def known_flags(binary: str, env: Mapping[str, str], asking: Asking) -> frozenset[str]:
-    """
-    The flags named in the binary's ``--help``; empty, and a warning logged, if it has none.
-
-    Waits for the binary: it is asked before anything is served, or in a thread.
-
-    :raises TakenBack: when nobody wants to know any more
-    """
-    try:
-        out, err, status = asking.run([binary, "--help"], env, HELP_TIMEOUT)
-        said = (out + err).decode(errors="replace")
-    except (OSError, subprocess.TimeoutExpired) as error:
-        said, status = str(error), -1
-    flags = frozenset(re.findall(r"(?<!\S)-{1,2}[A-Za-z][\w-]*", said))
-    if status != 0 or "--model" not in flags:
-        _log.warn(
-            "{binary} --help failed, so its flags are taken for granted: {said}",
-            binary=binary,
-            said=(said.strip().splitlines() or [f"status {status}"])[-1],
-        )
-        return frozenset()
-    return flags
-
-
-class Ports:
-    """The ports of backends: from ``first`` upward, skipping those in use by anybody."""
-
-    def __init__(self, first: int) -> None:
-        self.first = first
-        self._ours: set[int] = set()
-
-    def take(self) -> int:
-        """
-        A port that is free now.
-
-        :raises OSError: when there is none up to 65535
-        """
-        for port in range(self.first, 65536):
-            if port not in self._ours and _can_bind(port):
-                self._ours.add(port)
-                return port
-        raise OSError(f"no free port from {self.first} to 65535")
-
-    def give_back(self, port: int) -> None:
-        """The port is no longer needed."""
-        self._ours.discard(port)
-
-
-def _can_bind(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Without this, connections of an earlier backend in TIME_WAIT would count as "in use".
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
 
 
 class _EngineProtocol(ProcessProtocol):
@@ -332,12 +168,12 @@ def _how_it_ended(reason: Failure) -> str:
         return f"was killed by signal {number}"
 
 
-class EngineProcess:
+class LocalRun:
     """
-    A llama-server that was started, as `llamagw.launch.lifecycle.Running`.
+    A llama-server that was started, as `llamagw.launch.Run`.
 
     When the engine finds its port taken, or another process shares it, it is started once more on
-    the next one, unseen by the backend.
+    the next one, unseen by its instance.
 
     Each start has a key of its own that the engine wants to be told with each request, so that
     nobody but the gateway has anything from it: neither other users of the machine nor web pages.
@@ -345,14 +181,18 @@ class EngineProcess:
     answers everybody.
     """
 
-    def __init__(self, launcher: Launcher, model: ModelConfig, backend: Backend, log: Log) -> None:
+    def __init__(
+        self, processes: Processes, model: ModelConfig, log: Log, ended: Callable[[Exit], None]
+    ) -> None:
         self.output = Output(log)
         self.address = Address(LOOPBACK, 0)
         self.pid: int | None = None
         self._log = log
-        self._launcher = launcher
+        self._processes = processes
         self._model = model
-        self._backend = backend
+        self._tell_ended = ended
+        #: Who waits for word of its end; None when it has ended.
+        self._mourners: list[Deferred[None]] | None = []
         self._kill_later: IDelayedCall | None = None
         self._stopping = False
         #: One for each attempt; all are kept to the end, so that each is made on another.
@@ -369,14 +209,22 @@ class EngineProcess:
         self._look_at = 0.0
         self._spawn()
 
+    def __repr__(self) -> str:
+        return f"<LocalRun {self._model.name} pid={self.pid} port={self.port}>"
+
+    @property
+    def port(self) -> int:
+        """The port that it listens on, or will; 0 before its first attempt."""
+        return self.address.port
+
     def stop(self) -> None:
         self._stopping = True
         self._signal(signal.SIGTERM)
-        self._kill_later = self._launcher.reactor.callLater(
-            self._launcher.config.stop_timeout_sec, self.kill
+        self._kill_later = self._processes.reactor.callLater(
+            self._processes.config.stop_timeout_sec, self.kill, "did not stop in time"
         )
 
-    def kill(self) -> None:
+    def kill(self, why: str) -> None:
         self._stopping = True
         self._cancel_kill()
         self._kill()
@@ -385,14 +233,36 @@ class EngineProcess:
         if self.pid is not None:
             try:
                 # It leads a session of its own: the group takes its children along.
-                self._launcher.kill_group(self.pid, signal.SIGKILL)
+                self._processes.kill_group(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
                 # No group of its own yet, or (macOS) only the dead are left in it.
                 self._signal(signal.SIGKILL)
 
     def progress(self) -> object:
         """Something that changes as long as it gets on: its output, CPU time or reads grow."""
-        return self.output.count, self._launcher.effort(self.pid)
+        return self.output.count, self._processes.effort(self.pid)
+
+    def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
+        return Readiness(
+            self._processes.reactor,
+            self._processes.probe,
+            address=lambda: self.address,
+            progress=self.progress,
+            confirm=self.has_its_port,
+            timeout=self._processes.config.load_timeout_sec,
+            healthy=ready,
+            give_up=give_up,
+        )
+
+    def broke_off(self) -> Deferred[None]:
+        # A connection can be lost before the process's end is noticed. When it does not end, it
+        # was no crash, and nothing more is to be waited for.
+        waiting: Deferred[None] = Deferred()
+        if self._mourners is None:
+            return succeed(None)
+        self._mourners.append(waiting)
+        waiting.addTimeout(AFTERMATH_SEC, self._processes.reactor)
+        return waiting.addErrback(lambda _: None)
 
     def has_its_port(self) -> bool:
         """
@@ -401,15 +271,15 @@ class EngineProcess:
         To be asked when something has answered there that it is well. If another process shares
         the port, the engine is moved to the next one; if it cannot be seen, the engine is ended.
         """
-        now, port = self._launcher.reactor.seconds(), self.address.port
+        now, port = self._processes.reactor.seconds(), self.address.port
         if self.pid is None or self._stopping or self._moving or now < self._look_at:
             return False
         name = self._model.name
         try:
-            listener = self._launcher.who_listens(port, self.pid)
+            listener = self._processes.who_listens(port, self.pid)
         except OSError as error:
             self._verdict = f"whether it is what listens on port {port} cannot be seen: {error}"
-            self.kill()
+            self.kill(self._verdict)
             return False
         if listener is Listener.OURS:
             self._seen = True
@@ -425,40 +295,41 @@ class EngineProcess:
         return listener is Listener.OURS
 
     def _spawn(self) -> None:
-        launcher, model = self._launcher, self._model
+        processes, model = self._processes, self._model
         self._seen = self._moving = False
         self._verdict, self._look_at = "", 0.0
         if not os.path.isfile(model.model_path):
             return self._not_started(f"there is no file {model.model_path}")
         try:
-            port = launcher.ports.take()
+            port = processes.ports.take()
         except OSError as error:
             return self._not_started(str(error))
-        key = None if _has_own_key(model, os.environ) else secrets.token_urlsafe(32)
+        key = None if has_own_key(model, os.environ) else secrets.token_urlsafe(32)
         self.address = Address(LOOPBACK, port, api_key=key)
         self._ports.append(port)
         self._lines_before = self.output.count
-        binary = launcher.config.llama_server_path
-        engine = command_line(binary, model, port, launcher.flags)
+        binary = processes.config.llama_server_path
+        engine = command_line(binary, model, port, processes.flags)
         _log.info(
             "starting {name} on port {port}: {command}",
             name=model.name,
             port=port,
             command=masked(engine),
         )
-        protocol = _EngineProtocol(self.output, launcher.reactor.callLater, self._ended)
+        protocol = _EngineProtocol(self.output, processes.reactor.callLater, self._ended)
         env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
-            transport = launcher.spawn(protocol, engine, env)
+            transport = processes.spawn(protocol, engine, env)
         except OSError as error:
             return self._not_started(str(error))
         self._transport = transport
         self.pid = transport.pid
-        launcher.leftovers.started(transport.pid)
+        processes.leftovers.started(transport.pid)
 
     def _not_started(self, why: str) -> None:
         self._log.add(f"llama-server was not started: {why}")
-        self._over(Exit("was not started", why))
+        # Not within the call that launches it.
+        self._processes.reactor.callLater(0, self._over, Exit("was not started", why))
 
     def _ended(self, how: str, code: int | None) -> None:
         self._cancel_kill()
@@ -469,7 +340,7 @@ class EngineProcess:
             and (self._moving or (not self._seen and self._found_its_port_taken()))
         )
         if self.pid is not None:
-            self._launcher.forget(self.pid)
+            self._processes.forget(self.pid)
         self.pid = None
         if again:
             return self._spawn()
@@ -484,7 +355,7 @@ class EngineProcess:
         """
         assert self.pid is not None, "it was started"
         with contextlib.suppress(OSError):
-            if self._launcher.who_listens(self.address.port, self.pid) is Listener.OTHER:
+            if self._processes.who_listens(self.address.port, self.pid) is Listener.OTHER:
                 return True
         fresh = min(5, self.output.count - self._lines_before)
         said = list(self.output.recent)[-fresh:] if fresh else []
@@ -492,8 +363,12 @@ class EngineProcess:
 
     def _over(self, exit: Exit) -> None:
         for port in self._ports:
-            self._launcher.ports.give_back(port)
-        self._backend.ended(exit)
+            self._processes.ports.give_back(port)
+        self._tell_ended(exit)
+        mourners, self._mourners = self._mourners or [], None
+        for waiting in mourners:
+            if not waiting.called:
+                waiting.callback(None)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
@@ -511,21 +386,50 @@ class Reactor(IReactorProcess, IReactorTime):
     """What is needed of a reactor here."""
 
 
-class Launcher:
+class LocalLauncher:
     """
-    Starts llama-servers.
+    Starts llama-servers for one model, as `llamagw.launch.Launcher`.
+
+    :param processes: what all local models share
+    :param log: gets what the engines print
+    """
+
+    name = ENGINE
+    takes_room = True
+    relaunches = True
+    longest_backoff = 60.0
+
+    def __init__(self, processes: Processes, model: ModelConfig, log: Log) -> None:
+        self._processes = processes
+        self._model = model
+        self._log = log
+
+    def launch(self, ended: Callable[[Exit], None]) -> LocalRun:
+        return LocalRun(self._processes, self._model, self._log, ended)
+
+    def ready_line(self, seconds: float) -> str:
+        return f"is loaded ({seconds:.1f} s)"
+
+
+class Processes:
+    """
+    Spawns engines, and knows what all of them share: the binary, the ports, what they have done.
 
     :param reactor: spawns and keeps time
-    :param config: for the binary, the ports and the stop timeout
+    :param config: for the binary, the ports and the timeouts
     :param leftovers: told of each process
+    :param probe: asks whether an engine is well
     """
 
     kill_group = staticmethod(os.killpg)
     who_listens = staticmethod(who_listens)
 
-    def __init__(self, reactor: Reactor, config: Config, leftovers: Leftovers) -> None:
+    def __init__(
+        self, reactor: Reactor, config: Config, leftovers: Leftovers, probe: Probe
+    ) -> None:
         self.reactor = reactor
         self.leftovers = leftovers
+        self.probe = probe
         self.config = config
         self.ports = Ports(config.port_range_start)
         #: By binary.
@@ -533,7 +437,7 @@ class Launcher:
         #: By pid: when its CPU time was last looked at, how much it was, how often it had grown.
         self._work: dict[int, tuple[float, float, int]] = {}
 
-    def reconfigure(self, config: Config) -> None:
+    def apply(self, config: Config) -> None:
         """Start what is started from now on by another configuration, for which it is prepared."""
         path = config.llama_server_path
         self._known = {path: self._known.get(path, frozenset())}
@@ -543,7 +447,7 @@ class Launcher:
     def prepare(self, config: Config, asking: Asking) -> None:
         """
         Ask the configuration's binary for its flags, if it is another one; to be done before the
-        first launch, and before `reconfigure`. Takes its time, and may be called in a thread.
+        first launch, and before `apply`. Takes its time, and may be called in a thread.
 
         :raises TakenBack: when nobody wants to know any more
         """
@@ -557,14 +461,6 @@ class Launcher:
         """What the binary knows; empty if nobody knows."""
         return self._known.get(self.config.llama_server_path, frozenset())
 
-    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> EngineProcess:
-        """
-        Start the model's engine; ``backend.ended`` follows, some time, whatever happens.
-
-        :param log: gets what it prints
-        """
-        return EngineProcess(self, model, backend, log)
-
     def spawn(
         self, protocol: ProcessProtocol, engine: Sequence[str], extra: Mapping[str, str]
     ) -> IProcessTransport:
@@ -573,15 +469,8 @@ class Launcher:
 
         :param extra: variables for it, beside those of the gateway
         """
-        variable, folders = library_path(engine[0], {**os.environ, **extra}, sys.platform)
-        # The library path is for the engine alone: its folder may hold what Python must not load.
-        # The other variables may be secrets, which a command line would show to everybody.
-        env = {os.fsencode(k): os.fsencode(v) for k, v in extra.items() if k != variable}
-        become = [sys.executable, "-I", "-S", "-c", _BECOME_ENGINE, str(os.getpid())]
-        become += [f"{variable}={folders}", *engine]
-        return self.reactor.spawnProcess(
-            protocol, sys.executable, become, env={**os.environb, **env} if env else None
-        )
+        argv, env = become(engine, extra)
+        return self.reactor.spawnProcess(protocol, argv[0], argv, env=env)
 
     def forget(self, pid: int) -> None:
         """The process is gone."""

@@ -18,6 +18,7 @@ class Address(NamedTuple):
     :ivar prefix: what stands before each path
     :ivar api_key: sent as ``Authorization: Bearer …``
     :ivar model: what the model is called there; None where any name will do
+    :ivar paths: patterns of what may be asked there beyond what a model is for; None for anything
     """
 
     host: str
@@ -27,6 +28,7 @@ class Address(NamedTuple):
     prefix: str = ""
     api_key: str | None = None
     model: str | None = None
+    paths: tuple[str, ...] | None = None
 
     @property
     def authority(self) -> str:

@@ -1,0 +1,484 @@
+"""
+The door of the fleet: whoever wants a model asks `Dispatcher.acquire` and gets a `Lease`.
+
+Runs event → scheduler → actions → instances, and nothing else: what is to be done is the scheduler's
+decision, how it is done the instances' and their launchers' affair. Who watches, and what is told
+of the models, is report.py's.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Protocol
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from llamagw.config import Config, ModelConfig
+from llamagw.errors import BadRequest, ModelNotFound, QueueTimeout
+from llamagw.fleet.catalogue import Catalogue, Entry, diff
+from llamagw.fleet.descriptions import Descriptions
+from llamagw.fleet.instance import (
+    Event,
+    Exited,
+    Hung,
+    Instance,
+    Loaded,
+    LoadFailed,
+    Recovered,
+    Settings,
+)
+from llamagw.fleet.lease import Lease, Waiter
+from llamagw.fleet.report import Change, ModelReport, Watchers, report
+from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
+from llamagw.launch import Asks, Launcher, Log
+from llamagw.net import Address
+
+_log = Logger(namespace="llamagw.fleet")
+
+
+class LaunchersOf(Protocol):
+    """Makes launchers; `llamagw.launch.Launchers` is one."""
+
+    def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
+        """The launchers of a model's instances, at least one."""
+
+    def depends_on(self, model: ModelConfig, config: Config) -> object:
+        """What of the rest of a configuration they depend on."""
+
+
+class Dispatcher:
+    """
+    Dispatches requests for all models.
+
+    :param config: the configuration that it begins with
+    :param launchers: makes the launchers of a model
+    :param probe: asks whether an instance is well, and how it describes its model
+    :param clock: the reactor, or a Clock
+    :ivar on_hung: called with the address of an instance that hangs: nobody is to wait there any
+        longer
+    """
+
+    def __init__(
+        self, config: Config, launchers: LaunchersOf, probe: Asks, clock: IReactorTime
+    ) -> None:
+        self.config = config
+        self._launchers = launchers
+        self._probe = probe
+        self._clock = clock
+        self.scheduler = Scheduler(
+            (),
+            limit=config.max_loaded_models,
+            swap_after=config.swap_after_sec,
+            max_queue=config.max_queue,
+        )
+        self.catalogue = Catalogue(config)
+        #: All that have not ended yet, by key; those of models that were retired among them.
+        self._instances: dict[str, Instance] = {}
+        self._entries: dict[str, Entry] = {}
+        self._unloads: dict[str, list[Deferred[None]]] = {}
+        self._generation = 0
+        self._touched: dict[Entry, None] = {}
+        self._wake: IDelayedCall | None = None
+        self._drained: Deferred[None] | None = None
+        self._watchers = Watchers(self._status_of)
+        self._descriptions = Descriptions(probe, clock)
+        self.on_hung: Callable[[Address], object] = lambda address: None
+        for model in config.models:
+            self._add(model, Log(model.name))
+
+    # What clients ask for
+
+    def acquire(
+        self, name: str, load: bool = True, failed: Sequence[Lease] = ()
+    ) -> Deferred[Lease]:
+        """
+        A lease on an instance of the model, which is started if need be.
+
+        Cancelling the Deferred leaves the queue.
+
+        :param load: whether to wait for the model; if not, a lease does not count as use
+        :param failed: leases on instances that broke off; another one is taken if there is one
+        :return: fires with the lease; fails with a `GatewayError` when there will be none, with
+            `ModelNotLoaded` at once when it must not wait
+        :raises ModelNotFound: at once
+        """
+        instance = self._freest(self.catalogue.find(name), failed)
+        deferred: Deferred[Lease] = Deferred(lambda _: self._left(waiter))
+        waiter = Waiter(instance.key, deferred, load)
+        self._run(self.scheduler.arrived(instance.key, waiter, self._now(), load))
+        if not deferred.called:
+            patience = self.config.queue_timeout_sec
+            waiter.timer = self._clock.callLater(patience, self._timed_out, waiter)
+        return deferred
+
+    def load(self, name: str) -> Deferred[None]:
+        """
+        Load the model as a request for it would, and ask nothing of it.
+
+        Cancelling the Deferred leaves the queue.
+
+        :return: fires when it is loaded; fails with a `GatewayError` when it will not be
+        :raises ModelNotFound: at once
+        """
+        return self.acquire(name).addCallback(Lease.release)
+
+    def unload(self, name: str, force: bool = False) -> Deferred[None]:
+        """
+        Unload the model, when it has finished what it has to do.
+
+        Cancelling the Deferred takes nothing back.
+
+        :param force: end its run at once; its answers break off, and who waits for it gets
+            `llamagw.errors.ModelUnavailable`
+        :return: fires when its run has ended, at once if there is none; it may be started anew by
+            then, for those who came meanwhile
+        :raises ModelNotFound: at once
+        :raises BadRequest: at once, when it takes no room here
+        """
+        instance = self._freest(self.catalogue.find(name))
+        if not instance.launcher.takes_room:
+            raise BadRequest(
+                f"The model `{name}` lives elsewhere ({instance.launcher.name}); it cannot be "
+                "unloaded from here.",
+                param="model",
+            )
+        gone: Deferred[None] = Deferred()
+        self._unloads.setdefault(instance.key, []).append(gone)
+        self._run(self.scheduler.unload(instance.key, self._now(), force))
+        if instance.life is None:
+            self._unloaded(instance.key)
+        return gone
+
+    def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
+        """
+        Hear of each change of a model's state.
+
+        :param tell: called with None when the gateway drains: there will be no more
+        :return: call it to hear no more
+        """
+        return self._watchers.watch(tell)
+
+    def log(self, name: str) -> Log:
+        """
+        What the model's instances print: one object for all of its lives.
+
+        :raises ModelNotFound: at once
+        """
+        return self.catalogue.find(name).log
+
+    def report(self, busy: bool = False) -> list[ModelReport]:
+        """
+        All models, in the order of the configuration.
+
+        :param busy: only those that run, are waited for, or take no room here
+        """
+        since_epoch = time.time() - self._now()
+        models = self.scheduler.models
+        return [
+            report(entry, models, since_epoch)
+            for entry in self.catalogue
+            if not busy
+            or any(
+                i.life or models[i.key].waiting or not i.launcher.takes_room
+                for i in entry.instances
+            )
+        ]
+
+    async def descriptions(self) -> dict[str, dict[str, Any]]:
+        """What the instances that are ready say of their models, by the models' names."""
+        ready = [
+            instance
+            for entry in self.catalogue
+            for instance in entry.instances
+            if self._status_of(instance) is Status.READY
+        ]
+        return await self._descriptions.of(ready)
+
+    # What the gateway asks for
+
+    def begin(self) -> None:
+        """Start what takes no room, and load what is to be preloaded. For once, at the start."""
+        self._run(self.scheduler.tick(self._now()))
+        self._preload(entry.model.name for entry in self.catalogue)
+
+    def apply(self, config: Config) -> None:
+        """
+        Go by another configuration from now on.
+
+        A model that is the same in both goes on untouched. One that is gone or changed finishes
+        the answers that it is giving, then its run stops; who waits for a changed one waits for its
+        successor. What is new or changed and to be preloaded is loaded.
+        """
+        plan = diff(self.config, config, self._launchers.depends_on)
+        self.config = config
+        retired = [self.catalogue.take(name) for name in plan.retired]
+        logs = {entry.model.name: entry.log for entry in retired}
+        for name in plan.retired:
+            self._watchers.retired(name)
+        leaving = [instance.key for entry in retired for instance in entry.instances]
+        homeless, actions = self.scheduler.retire(leaving, self._now())
+        names = {key: self._entries[key].model.name for key in leaving}
+        self._run(actions)
+        for key in leaving:
+            self._forget(key)
+        for model in plan.added:
+            self._add(model, logs.get(model.name) or Log(model.name))
+        self.catalogue.apply(config)
+        self._rehouse(homeless, names)
+        self._run(
+            self.scheduler.limits(
+                limit=config.max_loaded_models,
+                swap_after=config.swap_after_sec,
+                max_queue=config.max_queue,
+                now=self._now(),
+            )
+        )
+        for instance in self._instances.values():
+            instance.check_every(config.health_check_sec)
+        self._preload(model.name for model in plan.added)
+
+    def drain(self) -> Deferred[None]:
+        """
+        Admit nobody any more, turn away who waits, stop each instance as it falls idle.
+
+        :return: fires when the last run has ended
+        """
+        self._watchers.end()
+        self._drained = drained = Deferred()
+        self._run(self.scheduler.drain(self._now()))
+        return drained
+
+    def abandon(self) -> None:
+        """After `drain`: stop the instances that are busy too; their answers break off."""
+        self._run(self.scheduler.abandon())
+
+    # Events, and what follows from them
+
+    def happened(self, event: Event) -> None:
+        """Told by an instance."""
+        key, now = event.key, self._now()
+        self._touch(key)
+        if isinstance(event, Loaded):
+            self._run(self.scheduler.loaded(key, now))
+        elif isinstance(event, LoadFailed):
+            self._run(self.scheduler.load_failed(key, event.error, now))
+        elif isinstance(event, Exited):
+            self._run(self.scheduler.exited(key, event.failure, now))
+            self._forget(key)
+            self._unloaded(key)
+        elif isinstance(event, Recovered):
+            self._run(self.scheduler.recovered(key, now))
+        elif isinstance(event, Hung):
+            self.on_hung(event.address)
+        else:
+            self._check_idle_timeout(self._instances[key])
+
+    def _check_idle_timeout(self, instance: Instance) -> None:
+        """Unload what was not used for ``idle_unload_sec``, or look again."""
+        limit = instance.model.idle_unload_sec
+        actions, again = self.scheduler.rest(instance.key, limit, self._now())
+        if again is not None:
+            instance.look_again_in(again)
+        if actions:
+            _log.info("{name} was not used for {sec:g} s", name=instance.model.name, sec=limit)
+        self._run(actions)
+
+    def _run(self, actions: list[Action]) -> None:
+        """Carry out what the scheduler has decided; then tell what has changed."""
+        for action in actions:
+            if isinstance(action, Admit):
+                self._admit(action.ticket)
+            elif isinstance(action, Reject):
+                waiter = action.ticket
+                assert isinstance(waiter, Waiter)
+                # One error may be sent to many; each needs a traceback of its own.
+                if not waiter.deferred.called and not self._moved_on(waiter):
+                    waiter.answered().errback(copy.copy(action.error))
+            else:
+                self._act(action)
+        self._set_alarm()
+        touched, self._touched = self._touched, {}
+        self._watchers.look(entry for entry in touched if entry.model.name in self.catalogue)
+        if self._drained is not None and not any(i.life for i in self._instances.values()):
+            drained, self._drained = self._drained, None
+            drained.callback(None)
+
+    def _act(self, action: Start | Stop | Kill) -> None:
+        instance = self._instances[action.key]
+        self._touch(action.key)
+        name = instance.model.name
+        if isinstance(action, Start):
+            instance.start()
+        elif isinstance(action, Kill):
+            _log.info("killing {name}", name=name)
+            instance.kill()
+        else:
+            if instance.launcher.takes_room:
+                _log.info("stopping {name}", name=name)
+            instance.stop()
+
+    def _admit(self, waiter: Hashable) -> None:
+        assert isinstance(waiter, Waiter)
+        key, used = waiter.key, waiter.load
+        if waiter.deferred.called:
+            # It went away while those before it in the list were answered.
+            self._released(key, used)
+            return
+        instance, entry = self._instances[key], self._entries[key]
+        assert instance.life is not None, "what admits runs"
+        lease = Lease(
+            key,
+            instance.model,
+            instance.life,
+            entry.tries,
+            release=lambda: self._released(key, used),
+        )
+        waiter.answered().callback(lease)
+
+    def _released(self, key: str, used: bool) -> None:
+        self._run(self.scheduler.finished(key, self._now(), used))
+        self._forget(key)
+
+    def _moved_on(self, waiter: Waiter) -> bool:
+        """Whether another instance that is ready answers for the one that it waited for in vain."""
+        entry = self._entries[waiter.key]
+        instance = self._freest(entry)
+        model = self.scheduler.models[instance.key]
+        if instance.key == waiter.key or model.closing or model.status is not Status.READY:
+            return False
+        waiter.key = instance.key
+        self._run(self.scheduler.arrived(instance.key, waiter, self._now(), waiter.load))
+        return True
+
+    def _freest(self, entry: Entry, failed: Sequence[Lease] = ()) -> Instance:
+        """
+        Of several instances, the one with the fewest requests in flight; of those alike, the one
+        that was used longest ago. One that is ready comes before one that is not, and one that has
+        failed last.
+        """
+        if len(entry.instances) == 1:
+            return entry.instances[0]
+        tried = [lease.key for lease in failed]
+
+        def rank(instance: Instance) -> tuple[bool, bool, bool, int, float]:
+            model = self.scheduler.models[instance.key]
+            return (
+                instance.key in tried,
+                model.status is not Status.READY,
+                model.status is Status.FAILED,
+                model.in_flight + len(model.waiting),
+                model.last_used or 0.0,
+            )
+
+        return min(entry.instances, key=rank)
+
+    # Those who wait
+
+    def _timed_out(self, waiter: Waiter) -> None:
+        waiter.timer = None
+        patience = self.config.queue_timeout_sec
+        name = self._entries[waiter.key].model.name
+        self._left(waiter)
+        waiter.deferred.errback(
+            QueueTimeout(f"The request waited for `{name}` for {patience:g} s.")
+        )
+
+    def _left(self, waiter: Waiter) -> None:
+        waiter.answered()
+        # The scheduler may have answered already, and the answer be on its way (see `_run`).
+        model = self.scheduler.models.get(waiter.key)
+        if model is not None and waiter in model.waiting:
+            self._run(self.scheduler.left(waiter.key, waiter, self._now()))
+
+    def _rehouse(self, homeless: Iterable[Hashable], names: dict[str, str]) -> None:
+        """Have those who waited for a retired model wait for its successor."""
+        for waiter in homeless:
+            assert isinstance(waiter, Waiter)
+            name = names[waiter.key]
+            if name in self.catalogue:
+                waiter.key = self._freest(self.catalogue.find(name)).key
+                self._run(self.scheduler.arrived(waiter.key, waiter, self._now()))
+            else:
+                waiter.answered().errback(ModelNotFound(name, self.catalogue.names.exact))
+
+    # Models that come and go
+
+    def _add(self, model: ModelConfig, log: Log) -> None:
+        entry = Entry(model, log)
+        settings = Settings(self.config.load_timeout_sec, self.config.health_check_sec)
+        instances = []
+        for launcher in self._launchers.of(model, log):
+            # A key is never used twice: a changed model and its successor may be there together.
+            self._generation += 1
+            key = f"{model.name}#{self._generation}"
+            self.scheduler.add(key, model.name, model.pinned, not launcher.takes_room)
+            of_scheduler = self.scheduler.models[key]
+            instance = Instance(
+                key,
+                model,
+                launcher,
+                self._probe,
+                self._clock,
+                settings,
+                is_busy=lambda of_scheduler=of_scheduler: of_scheduler.in_flight > 0,  # type: ignore[misc]
+                tell=self.happened,
+            )
+            self._instances[key], self._entries[key] = instance, entry
+            instances.append(instance)
+        entry.instances = instances
+        self.catalogue.put(entry)
+
+    def _forget(self, key: str) -> None:
+        """Nothing is left of an instance whose model is configured no more."""
+        if key not in self.scheduler.models:
+            self._instances.pop(key, None)
+            self._entries.pop(key, None)
+
+    def _unloaded(self, key: str) -> None:
+        """Its run has ended; so hear those who had it unloaded."""
+        for gone in self._unloads.pop(key, ()):
+            if not gone.called:
+                gone.callback(None)
+
+    def _preload(self, names: Iterable[str]) -> None:
+        for name in list(names):
+            if self.catalogue.find(name).model.preload:
+                self.load(name).addErrback(_not_preloaded, name)
+
+    # Small things
+
+    def _touch(self, key: str) -> None:
+        entry = self._entries.get(key)
+        if entry is not None:
+            self._touched[entry] = None
+
+    def _status_of(self, instance: Instance) -> Status:
+        return self.scheduler.models[instance.key].status
+
+    def _now(self) -> float:
+        return self._clock.seconds()
+
+    def _set_alarm(self) -> None:
+        """Have the scheduler look again when the next waiter runs out of patience."""
+        due = self.scheduler.wake_at
+        if self._wake is not None:
+            if due is not None and self._wake.getTime() == due:
+                return
+            self._wake.cancel()
+            self._wake = None
+        if due is not None:
+            # Carrying actions out takes time: it may be due already.
+            self._wake = self._clock.callLater(max(0.0, due - self._now()), self._tick)
+
+    def _tick(self) -> None:
+        self._wake = None
+        self._run(self.scheduler.tick(self._now()))
+
+
+def _not_preloaded(failure: Failure, name: str) -> None:
+    _log.warn("{name} is not preloaded: {error}", name=name, error=failure.value)

@@ -1,0 +1,257 @@
+"""
+Runtime state of one instance: a backend of a model, whichever launcher has it.
+
+An `Instance` joins an instance's lifecycle to its launcher and its health checks, and tells what
+happens as events. It decides nothing, and knows nothing of other instances or of who listens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from llamagw.config import ModelConfig
+from llamagw.errors import GatewayError
+from llamagw.launch import Exit, Health, Launcher, Lifecycle, Probe, Run, Watch, make_lifecycle
+from llamagw.net import Address
+
+_log = Logger(namespace="llamagw.fleet")
+
+
+class Loaded(NamedTuple):
+    """The instance takes requests now."""
+
+    key: str
+
+
+class LoadFailed(NamedTuple):
+    """The load is given up; the run has not ended yet."""
+
+    key: str
+    error: GatewayError
+
+
+class Exited(NamedTuple):
+    """The run has ended. With a failure, the instance must not be started until `Recovered`."""
+
+    key: str
+    failure: GatewayError | None
+
+
+class Recovered(NamedTuple):
+    """The instance may be started again."""
+
+    key: str
+
+
+class Hung(NamedTuple):
+    """The instance does not answer any more; its run is being killed."""
+
+    key: str
+    address: Address
+
+
+class IdleTimeout(NamedTuple):
+    """The instance may have been unused for ``idle_unload_sec``; `Instance.look_again_in` may follow."""
+
+    key: str
+
+
+Event = Loaded | LoadFailed | Exited | Recovered | Hung | IdleTimeout
+
+
+class Life:
+    """
+    One run of an instance, and what is known of it.
+
+    :ivar since: when it was launched, in seconds of the clock
+    :ivar revoked: it was ended by force
+    :ivar moved: how often bytes of an answer were seen to come from it
+    :ivar description: how it describes its model; None if it has not been asked
+    :ivar curious: who waits for that while it is being asked
+    """
+
+    __slots__ = ("curious", "description", "moved", "revoked", "run", "since")
+
+    def __init__(self, run: Run, since: float) -> None:
+        self.run = run
+        self.since = since
+        self.revoked = False
+        self.moved = 0
+        self.description: dict[str, Any] | None = None
+        self.curious: list[Deferred[None]] = []
+
+
+class Settings(NamedTuple):
+    """
+    What of the configuration an instance goes by.
+
+    :ivar load_timeout: seconds without progress after which a load is given up
+    :ivar health_check: seconds between health checks
+    """
+
+    load_timeout: float
+    health_check: float
+
+
+class Instance:
+    """
+    One instance.
+
+    :param key: its handle in the scheduler
+    :param launcher: starts its runs
+    :param probe: asks whether a run is well
+    :param is_busy: whether it has requests in flight
+    :param tell: told each event
+    :ivar life: its run, from launch to exit
+    :ivar exit_code: the status that its last run ended with
+    :ivar failure: why it must not be started yet
+    """
+
+    def __init__(
+        self,
+        key: str,
+        model: ModelConfig,
+        launcher: Launcher,
+        probe: Probe,
+        clock: IReactorTime,
+        settings: Settings,
+        is_busy: Callable[[], bool],
+        tell: Callable[[Event], object],
+    ) -> None:
+        self.key = key
+        self.model = model
+        self.launcher = launcher
+        self.life: Life | None = None
+        self.exit_code: int | None = None
+        self.failure: GatewayError | None = None
+        self._probe = probe
+        self._clock = clock
+        self._settings = settings
+        self._is_busy = is_busy
+        self._tell = tell
+        self._idle_timer: IDelayedCall | None = None
+        self._health: Health | None = None
+        self._last_progress: object = None
+        #: Errors that were logged since it was last well; None if it never was.
+        self._logged: set[str] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Instance {self.key} {self.life.run if self.life else 'not running'}>"
+
+    @cached_property
+    def _lifecycle(self) -> Lifecycle:
+        """Made when it is first needed: of thousands of models few ever are."""
+        return make_lifecycle(self.model.name, self, self._clock, self._settings.load_timeout)
+
+    # What is asked of it
+
+    def start(self) -> None:
+        """Launch a run."""
+        self._lifecycle.start()
+
+    def stop(self) -> None:
+        """Stop its run."""
+        self._lifecycle.stop()
+
+    def kill(self) -> None:
+        """Kill its run, whose leases are revoked."""
+        if self.life is not None:
+            self.life.revoked = True
+        self._lifecycle.kill()
+
+    def check_every(self, interval: float) -> None:
+        """Check its health at another interval, in seconds, from now on."""
+        self._settings = self._settings._replace(health_check=interval)
+        if self._health is not None:
+            self._health.every(interval)
+
+    def look_again_in(self, seconds: float) -> None:
+        """Tell `IdleTimeout` again, after so many seconds."""
+        self._idle_timer = self._clock.callLater(seconds, self._idle)
+
+    def _idle(self) -> None:
+        self._idle_timer = None
+        self._tell(IdleTimeout(self.key))
+
+    # What its lifecycle has done: `llamagw.launch.lifecycle.Effects`
+
+    def launched(self, run: Run) -> None:
+        self.exit_code = self.failure = None
+        self.life = Life(run, self._clock.seconds())
+
+    def answered(self) -> bool:
+        return self.life is not None and self.life.moved > 0
+
+    def watch_health(self, run: Run, hung: Callable[[], None]) -> Watch:
+        def no_answer() -> None:
+            hung()
+            self._complain(f"{self.model.name}: {self.launcher.name} does not answer any more")
+            self._tell(Hung(self.key, run.address))
+
+        self._health = Health(
+            self._clock,
+            self._probe,
+            address=run.address,
+            interval=self._settings.health_check,
+            progress=self._progress,
+            hung=no_answer,
+        )
+        return self._health
+
+    def _progress(self) -> object:
+        """
+        Opaque token that differs from the last while the instance progresses with its requests.
+
+        An idle one has none: what it does then may be the handling of the probe itself.
+        """
+        if self.life is not None and self._is_busy():
+            self._last_progress = self.life.moved, self.life.run.progress()
+        return self._last_progress
+
+    def loaded(self) -> None:
+        assert self.life is not None, "what is ready was launched"
+        if self.launcher.takes_room or self._logged != set():
+            line = self.launcher.ready_line(self._clock.seconds() - self.life.since)
+            _log.info("{name} {line}", name=self.model.name, line=line)
+        self._logged = set()
+        if self.model.idle_unload_sec:
+            # One timer for each ready instance, which looks when it rings: a request costs nothing.
+            self.look_again_in(self.model.idle_unload_sec)
+        self._tell(Loaded(self.key))
+
+    def load_failed(self, error: GatewayError) -> None:
+        _log.error("{error}", error=error.message)
+        self._tell(LoadFailed(self.key, error))
+
+    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
+        self.life = None
+        self.exit_code = exit.code
+        self.failure = failure
+        if self._idle_timer is not None:
+            self._idle_timer.cancel()
+            self._idle_timer = None
+        if failure is not None:
+            self._complain(failure.message)
+        self._tell(Exited(self.key, failure))
+
+    def recovered(self) -> None:
+        self.failure = None
+        self._tell(Recovered(self.key))
+
+    def _complain(self, what: str) -> None:
+        """
+        Log what is wrong.
+
+        What is launched again and again without being asked for says each thing once until it is
+        well.
+        """
+        logged = self._logged or set()
+        if self.launcher.takes_room or what not in logged:
+            _log.error("{what}", what=what)
+        self._logged = {*logged, what}
