@@ -28,144 +28,49 @@ The contract
 
 How it works
 ------------
-A model is in one of five states; a queue of tickets waits at it::
+A model is in one of five states; a line of waiters stands at it (queue.py)::
 
     unloaded --Start--> loading --loaded--> ready --Stop--> stopping --exited--> unloaded
                            |                  |                                     ^
                            +-- load_failed, exited with a failure --> failed --recovered
 
-Whatever happens, `_settle` looks at the whole and decides anew, so that no decision outlives its
-reason: a model that was closing for a waiter who has left opens again.
+Whatever happens, `_settle` decides anew what follows for the models that it happened to, and for
+the room that all share, so that no decision outlives its reason: a model that was closing for a
+waiter who has left opens again. Who is next is read off the indexes in room.py. So an event costs
+the same however many models there are, but for a logarithm; `limits`, `drain`, `abandon` and
+`retire` look at each.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Hashable, Iterable
-from enum import Enum
-from typing import NamedTuple
+from collections.abc import Hashable, Iterable
 
-from llamagw.errors import (
-    GatewayError,
-    ModelNotLoaded,
-    ModelUnavailable,
-    ServerBusy,
-    ShuttingDown,
+from llamagw.errors import GatewayError
+from llamagw.fleet.actions import (
+    Action,
+    Admit,
+    Kill,
+    Reject,
+    Start,
+    Stop,
+    not_loaded,
+    queue_full,
+    shutting_down,
+    unloaded_by_force,
 )
+from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status
 
-
-class Admit(NamedTuple):
-    """Give the waiter its lease."""
-
-    ticket: Hashable
-
-
-class Reject(NamedTuple):
-    """Tell the waiter that it waits in vain, and why."""
-
-    ticket: Hashable
-    error: GatewayError
-
-
-class Start(NamedTuple):
-    """Start the model's backend; `Scheduler.loaded` or `Scheduler.exited` must follow."""
-
-    key: str
-
-
-class Stop(NamedTuple):
-    """Stop the model's backend; `Scheduler.exited` must follow."""
-
-    key: str
-
-
-class Kill(NamedTuple):
-    """End the model's backend at once, stopping or not; `Scheduler.exited` must follow."""
-
-    key: str
-
-
-Action = Admit | Reject | Start | Stop | Kill
-
-
-class Status(Enum):
-    """Where a model is in its life, as the scheduler sees it."""
-
-    UNLOADED = "unloaded"
-    LOADING = "loading"
-    READY = "ready"
-    STOPPING = "stopping"
-    FAILED = "failed"
-
-
-#: The states in which a model takes memory.
-IN_MEMORY = frozenset({Status.LOADING, Status.READY, Status.STOPPING})
-
-
-class Model:
-    """What the scheduler knows of one model. To be read by others, changed by nobody else."""
-
-    __slots__ = (
-        "closing",
-        "elsewhere",
-        "failed_at",
-        "failure",
-        "in_flight",
-        "key",
-        "last_used",
-        "leaving",
-        "name",
-        "pinned",
-        "retired",
-        "status",
-        "waiting",
-    )
-
-    def __init__(self, key: str, name: str, pinned: bool, elsewhere: bool = False) -> None:
-        self.key = key
-        #: What clients call it.
-        self.name = name
-        #: Makes no room for others.
-        self.pinned = pinned
-        #: Takes no room here; it is always wanted, and never stopped for anybody.
-        self.elsewhere = elsewhere
-        self.status = Status.UNLOADED
-        #: Finishes what it has and admits nobody: somebody else needs its room, or it is leaving.
-        self.closing = False
-        #: Is to be stopped when it has finished what it has, whoever needs its room.
-        self.leaving = False
-        #: Is no longer configured: leaves, and is forgotten when it is gone.
-        self.retired = False
-        #: Leases out.
-        self.in_flight = 0
-        #: Who waits, and since when; in the order of arrival.
-        self.waiting: dict[Hashable, float] = {}
-        #: When a lease that counts as use was last given or ended; None before the first.
-        self.last_used: float | None = None
-        #: Why it is in FAILED, and since when.
-        self.failure: GatewayError | None = None
-        self.failed_at = 0.0
-
-    @property
-    def idle(self) -> bool:
-        """Whether stopping it now takes nothing from anybody whom it has promised an answer."""
-        if self.in_flight:
-            return False
-        return self.closing or not self.waiting
-
-    def what_is_left_of_its_failure(self, now: float) -> GatewayError:
-        """Why it cannot be had, and for how much longer."""
-        assert self.failure is not None, "a model that failed says why"
-        failure = copy.copy(self.failure)
-        if failure.retry_after is not None:
-            failure.retry_after = max(0.0, failure.retry_after - (now - self.failed_at))
-        return failure
-
-    def _age(self) -> float:
-        return float("-inf") if self.last_used is None else self.last_used
-
-    def _first_arrival(self) -> float:
-        return next(iter(self.waiting.values()))
+__all__ = [
+    "Action",
+    "Admit",
+    "Kill",
+    "Model",
+    "Reject",
+    "Scheduler",
+    "Start",
+    "Status",
+    "Stop",
+]
 
 
 class Scheduler:
@@ -181,13 +86,22 @@ class Scheduler:
     def __init__(
         self, keys: Iterable[str], *, limit: int, swap_after: float, max_queue: int
     ) -> None:
-        self.models = {key: Model(key, key, pinned=False) for key in keys}
-        self.limit = limit
+        self.models: dict[str, Model] = {}
+        self.room = Room(limit)
         self.swap_after = swap_after
         self.max_queue = max_queue
         self.draining = False
         #: When `tick` is due, if nothing happens before: the next waiter's patience ends.
         self.wake_at: float | None = None
+        self._added = 0
+        #: Those that are to be looked at with the next event.
+        self._new: list[Model] = []
+        for key in keys:
+            self.add(key)
+
+    def __repr__(self) -> str:
+        draining = ", draining" if self.draining else ""
+        return f"<Scheduler of {len(self.models)}, wake at {self.wake_at}{draining}, {self.room}>"
 
     # What happens to requests
 
@@ -198,30 +112,20 @@ class Scheduler:
         :param load: whether it may wait, and be loaded for; if not, it does not count as use
         """
         model = self.models[key]
-        if model.status is Status.READY and not model.closing:
-            model.in_flight += 1
-            if load:
-                model.last_used = now
+        if self._admits(model, load):
+            self._lease(model, now, load)
             return [Admit(ticket)]
-        if self.draining:
-            return [Reject(ticket, ShuttingDown("The gateway is shutting down.", retry_after=5))]
-        if not load:
-            return [Reject(ticket, _not_loaded(model))]
-        if model.status is Status.FAILED:
-            return [Reject(ticket, model.what_is_left_of_its_failure(now))]
-        if len(model.waiting) >= self.max_queue:
-            busy = ServerBusy(
-                f"{self.max_queue} requests wait for the model `{model.name}` already.",
-                retry_after=5,
-            )
-            return [Reject(ticket, busy)]
-        model.waiting[ticket] = now
-        return self._settle(now)
+        error = self._refusal(model, now, load)
+        if error is not None:
+            return [Reject(ticket, error)]
+        model.waiting.join(ticket, now)
+        return self._settle(now, model)
 
     def left(self, key: str, ticket: Hashable, now: float) -> list[Action]:
         """Somebody who waited went away unanswered."""
-        del self.models[key].waiting[ticket]
-        return self._settle(now)
+        model = self.models[key]
+        model.waiting.leave(ticket)
+        return self._settle(now, model)
 
     def finished(self, key: str, now: float, used: bool = True) -> list[Action]:
         """
@@ -230,17 +134,14 @@ class Scheduler:
         :param used: whether it counts as use (the ``load`` of its arrival)
         """
         model = self.models[key]
-        model.in_flight -= 1
-        if used:
-            model.last_used = now
+        self._end_lease(model, now, used)
+        if model.in_flight:
+            return []
+        if not self._matters(model):
+            self.room.fell_idle(model)
+            return []
         self._forget(model)
-        if self.wake_at is None and not self.draining:
-            for other in self.models.values():
-                if other.waiting or other.closing or other.leaving:
-                    break
-            else:
-                return []
-        return self._settle(now)
+        return self._settle(now, model)
 
     # What happens to backends
 
@@ -249,13 +150,13 @@ class Scheduler:
         model = self.models[key]
         model.status = Status.READY
         model.last_used = now
-        return self._settle(now)
+        return self._settle(now, model)
 
     def load_failed(self, key: str, error: GatewayError, now: float) -> list[Action]:
         """The load is given up; the process may still be there until `exited`."""
         model = self.models[key]
         model.status = Status.STOPPING
-        return self._reject_waiting(model, error) + self._settle(now)
+        return self._reject_waiting(model, error) + self._settle(now, model)
 
     def exited(self, key: str, failure: GatewayError | None, now: float) -> list[Action]:
         """
@@ -264,17 +165,17 @@ class Scheduler:
         :param failure: why the model cannot be started again yet; None if it can
         """
         model = self.models[key]
-        model.closing = False
-        model.leaving = model.retired
+        self._end_life(model)
         model.failure = failure
         model.failed_at = now
+        actions: list[Action] = []
         if failure is None:
             model.status = Status.UNLOADED
-            self._forget(model)
-            return self._settle(now)
-        model.status = Status.FAILED
+        else:
+            model.status = Status.FAILED
+            actions = self._reject_waiting(model, failure)
         self._forget(model)
-        return self._reject_waiting(model, failure) + self._settle(now)
+        return actions + self._settle(now, model)
 
     def recovered(self, key: str, now: float) -> list[Action]:
         """A failed model may be tried again."""
@@ -283,7 +184,7 @@ class Scheduler:
             return []
         model.status = Status.UNLOADED
         model.failure = None
-        return self._settle(now)
+        return self._settle(now, model)
 
     # What somebody wants of a model
 
@@ -296,14 +197,10 @@ class Scheduler:
         model = self.models[key]
         if model.status not in IN_MEMORY:
             return []
-        if not force:
-            model.leaving = True
-            return self._settle(now)
-        error = ModelUnavailable(
-            f"The model `{model.name}` was unloaded by force.", param="model", retry_after=1
-        )
-        model.status = Status.STOPPING
-        return [*self._reject_waiting(model, error), Kill(key), *self._settle(now)]
+        if force:
+            return self._kill(model, now)
+        model.leaving = True
+        return self._settle(now, model)
 
     def rest(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
         """
@@ -315,32 +212,32 @@ class Scheduler:
         model = self.models.get(key)
         if model is None or model.status is not Status.READY:
             return [], None
-        if model.in_flight:
-            return [], limit
-        assert model.last_used is not None, "a model that is ready was loaded"
-        due = model.last_used + limit
-        if now < due:
-            return [], due - now
+        left = self._rests_in(model, limit, now)
+        if left > 0:
+            return [], left
         return self.unload(key, now), None
 
     # What happens to the gateway
 
     def limits(self, *, limit: int, swap_after: float, max_queue: int, now: float) -> list[Action]:
         """The limits are others now; what is over a lower one goes as it falls idle."""
-        self.limit = limit
+        self.room.limit = limit
         self.swap_after = swap_after
         self.max_queue = max_queue
         return self._settle(now)
 
     def add(self, key: str, name: str = "", pinned: bool = False, elsewhere: bool = False) -> None:
         """
-        A model is new.
+        A model is new. One that lives elsewhere is started with the next event.
 
         :param name: what clients call it, if not by its key
         :param pinned: whether it makes no room for others
         :param elsewhere: whether it takes none
         """
-        self.models[key] = Model(key, name or key, pinned, elsewhere)
+        self._added += 1
+        model = self.models[key] = Model(key, name or key, self._added, pinned, elsewhere)
+        if elsewhere:
+            self._new.append(model)
 
     def retire(self, keys: Iterable[str], now: float) -> tuple[list[Hashable], list[Action]]:
         """
@@ -351,14 +248,16 @@ class Scheduler:
             actions
         """
         waited: list[Hashable] = []
-        for key in keys:
-            model = self.models[key]
-            model.retired = model.leaving = True
-            waited += model.waiting
-            model.waiting.clear()
+        retired = [self.models[key] for key in keys]
+        for model in retired:
+            model.retired = True
+            self._let_go(model)
+            waited += model.waiting.clear()
             self._forget(model)
-        # Once for all of them: a look at the whole for each would take seconds for thousands.
-        return waited, self._settle(now)
+        # Once for all of them.
+        actions = self._settle(now, *retired)
+        self.room.purge()
+        return waited, actions
 
     def drain(self, now: float) -> list[Action]:
         """From now on nobody is admitted, who waits is rejected, each model stops when idle."""
@@ -366,117 +265,166 @@ class Scheduler:
         actions: list[Action] = []
         for model in self.models.values():
             model.closing = True
-            error = ShuttingDown("The gateway is shutting down.", retry_after=5)
-            actions += self._reject_waiting(model, error)
-        return actions + self._settle(now)
+            actions += self._reject_waiting(model, shutting_down())
+        return actions + self._settle(now, *self.models.values())
 
     def abandon(self) -> list[Action]:
         """While draining: stop the busy models too; their answers break off."""
-        there = (Status.LOADING, Status.READY)
-        return [self._stop(m) for m in self.models.values() if m.status in there]
+        actions: list[Action] = []
+        for model in self.models.values():
+            if model.status in RUNNING:
+                self._stop(model, actions)
+        return actions
 
     def tick(self, now: float) -> list[Action]:
         """Time has passed (see ``wake_at``)."""
         return self._settle(now)
 
-    # The decisions
+    # The rules: each is a method of its own, so that a test can break one at a time
+
+    def _admits(self, model: Model, load: bool) -> bool:
+        """Whether it gives a lease at once (1), also to who must not load (10)."""
+        return model.status is Status.READY and not model.closing
+
+    def _refusal(self, model: Model, now: float, load: bool) -> GatewayError | None:
+        """Why somebody who was not admitted may not wait (8, 10); None if it may."""
+        if self.draining:
+            return shutting_down()
+        if not load:
+            return not_loaded(model)
+        if model.status is Status.FAILED:
+            return model.what_is_left_of_its_failure(now)
+        if len(model.waiting) >= self.max_queue:
+            return queue_full(model)
+        return None
+
+    def _lease(self, model: Model, now: float, load: bool) -> None:
+        """A lease is given at once (7); it counts as use unless its holder must not load (10)."""
+        model.in_flight += 1
+        if load:
+            model.last_used = now
+
+    def _end_lease(self, model: Model, now: float, used: bool) -> None:
+        """A lease ends (7)."""
+        model.in_flight -= 1
+        if used:
+            model.last_used = now
+
+    def _matters(self, model: Model) -> bool:
+        """Whether anything follows from the model's falling idle."""
+        return model.leaving or model.closing or self.draining or self.room.in_need
+
+    def _serve(self, model: Model, now: float, actions: list[Action]) -> None:
+        """All who wait get their leases (2, 6)."""
+        tickets = model.waiting.serve()
+        if tickets:
+            actions.extend(map(Admit, tickets))
+            model.in_flight += len(tickets)
+            model.last_used = now
+
+    def _reject_waiting(self, model: Model, error: GatewayError) -> list[Action]:
+        """All who wait are told why they wait in vain (8)."""
+        return [Reject(ticket, error) for ticket in model.waiting.clear()]
+
+    def _end_life(self, model: Model) -> None:
+        """Its process is gone; its leases end when their holders say so (7)."""
+        model.closing = False
+        # An unload is of one life (9); a retired model gets no other.
+        model.leaving = model.retired
+
+    def _let_go(self, model: Model) -> None:
+        """It is to leave, as it is no longer configured."""
+        model.leaving = True
+
+    def _close_to_leave(self, model: Model) -> None:
+        """It is leaving: once it is loaded, and has served who waited for that, it closes (9)."""
+        model.closing = model.status is Status.READY
+
+    def _has_finished(self, model: Model) -> bool:
+        """Whether a model that is leaving can be stopped (9)."""
+        return model.idle
+
+    def _starts_by_itself(self, model: Model) -> bool:
+        """Whether it is wanted without anybody's asking (11)."""
+        return model.elsewhere and model.status is Status.UNLOADED and not model.leaving
+
+    def _rests_in(self, model: Model, limit: float, now: float) -> float:
+        """In how many seconds it may go if nobody uses it until then (9)."""
+        if model.in_flight:
+            return limit
+        assert model.last_used is not None, "a model that is ready was loaded"
+        return model.last_used + limit - now
+
+    def _kill(self, model: Model, now: float) -> list[Action]:
+        """Unload it by force (9)."""
+        model.status = Status.STOPPING
+        rejected = self._reject_waiting(model, unloaded_by_force(model))
+        return [*rejected, Kill(model.key), *self._settle(now, model)]
 
     def _forget(self, model: Model) -> None:
         """Nothing is left of a retired model."""
         if model.retired and not model.in_flight and model.status not in IN_MEMORY:
             self.models.pop(model.key, None)
 
-    def _reject_waiting(self, model: Model, error: GatewayError) -> list[Action]:
-        actions: list[Action] = [Reject(ticket, error) for ticket in model.waiting]
-        model.waiting.clear()
-        return actions
+    # The decisions
 
-    def _settle(self, now: float) -> list[Action]:
-        """Look at the whole and do what it calls for."""
-        self.wake_at = None
+    def _settle(self, now: float, *models: Model) -> list[Action]:
+        """
+        Decide anew.
+
+        :param models: those that something has happened to
+        """
         actions: list[Action] = []
-        models: Collection[Model] = self.models.values()
-        if self.draining:
-            for model in models:
-                if model.status in (Status.LOADING, Status.READY) and not model.in_flight:
-                    actions.append(self._stop(model))
-            return actions
-        for model in models:
-            if model.status is Status.READY and not model.closing:
-                self._admit_waiting(model, now, actions)
-            if model.leaving and model.status in (Status.LOADING, Status.READY):
-                model.closing = model.status is Status.READY
-                if model.idle:
-                    actions.append(self._stop(model))
-
-            if model.elsewhere and model.status is Status.UNLOADED and not model.leaving:
-                model.status = Status.LOADING
-                actions.append(Start(model.key))
-
-        # The rest is about room, and who needs none has no part in it.
-        models = [m for m in models if not m.elsewhere]
-
-        # Who needs room, longest wait first (6); who gets what is free (2, 4).
-        wanting = [m for m in models if m.waiting and m.status is Status.UNLOADED]
-        wanting.sort(key=Model._first_arrival)
-        free = self.limit - sum(m.status in IN_MEMORY for m in models)
-        for model in wanting[: max(free, 0)]:
-            model.status = Status.LOADING
-            actions.append(Start(model.key))
-        wanting = wanting[max(free, 0) :]
-
-        # Room that is on its way goes to the first of them; for the others idle ones go (3).
-        # A model that closes and is idle now goes before the rest: its newcomers wait.
-        over = max(-free, 0)
-        stopping = sum(m.status is Status.STOPPING for m in models)
-        short = max(len(wanting) + over - stopping, 0)
-        there = [m for m in models if m.status in (Status.LOADING, Status.READY) and not m.pinned]
-        idle = [m for m in there if m.idle]
-        idle.sort(key=lambda m: (not m.closing, m._age()))
-        for model in idle[:short]:
-            actions.append(self._stop(model))
-        short -= len(idle[:short])
-
-        # Busy models hold the rest. As many close as there are waiters out of patience (5), and
-        # as are over the limit.
-        patient = wanting[len(wanting) - short :] if short < len(wanting) else wanting
-        overdue = [m for m in patient if m._first_arrival() + self.swap_after <= now]
-        if len(overdue) < len(patient):
-            self.wake_at = patient[len(overdue)]._first_arrival() + self.swap_after
-        closing = len(overdue) + max(short - len(wanting), 0)
-        closing -= sum(m.leaving and m.status is Status.READY for m in models)
-        closing = max(closing, 0)
-        busy = [m for m in there if m.status is Status.READY and not m.leaving]
-        busy.sort(key=lambda m: (not m.closing, m._age()))
-        for model in busy[:closing]:
-            model.closing = True
-        for model in busy[closing:]:
-            if model.closing:
-                model.closing = False
-                self._admit_waiting(model, now, actions)
+        new, self._new = self._new, []
+        for model in (*new, *models):
+            if self.draining:
+                if model.status in RUNNING and not model.in_flight:
+                    self._stop(model, actions)
+            else:
+                self._look_at(model, now, actions)
+            self.room.note(model)
+        self.wake_at = None
+        if not self.draining:
+            self._share_room(now, actions)
         return actions
 
-    def _admit_waiting(self, model: Model, now: float, actions: list[Action]) -> None:
-        if model.waiting:
-            actions.extend(map(Admit, model.waiting))
-            model.in_flight += len(model.waiting)
-            model.last_used = now
-            model.waiting.clear()
+    def _look_at(self, model: Model, now: float, actions: list[Action]) -> None:
+        """Do what the model's own state calls for, whoever needs room."""
+        if model.status is Status.READY and not model.closing:
+            self._serve(model, now, actions)
+        if model.leaving and model.status in RUNNING:
+            self._close_to_leave(model)
+            if self._has_finished(model):
+                self._stop(model, actions)
+        if self._starts_by_itself(model):
+            self._start(model, actions)
 
-    def _stop(self, model: Model) -> Action:
+    def _share_room(self, now: float, actions: list[Action]) -> None:
+        """Give what is free (4, 6); for the rest stop idle models (3), close busy ones (5)."""
+        room = self.room
+        while model := room.next_to_start():
+            self._start(model, actions)
+        while model := room.next_to_stop():
+            self._stop(model, actions)
+        needed, self.wake_at = room.to_close(now, self.swap_after)
+        while model := room.next_to_close(needed):
+            model.closing = True
+            room.note(model)
+        while model := room.next_to_open(needed):
+            self._open(model, now, actions)
+
+    def _start(self, model: Model, actions: list[Action]) -> None:
+        model.status = Status.LOADING
+        self.room.note(model)
+        actions.append(Start(model.key))
+
+    def _stop(self, model: Model, actions: list[Action]) -> None:
         model.status = Status.STOPPING
-        return Stop(model.key)
+        self.room.note(model)
+        actions.append(Stop(model.key))
 
-
-def _not_loaded(model: Model) -> GatewayError:
-    how = {
-        Status.LOADING: " (it is loading)",
-        Status.READY: " (it is being unloaded)",
-        Status.STOPPING: " (it is being unloaded)",
-        Status.FAILED: " (it has failed)",
-    }.get(model.status, "")
-    return ModelNotLoaded(
-        f"The model `{model.name}` is not loaded{how}. A GET does not load it: add "
-        "?autoload=true, or POST /models/load.",
-        param="model",
-    )
+    def _open(self, model: Model, now: float, actions: list[Action]) -> None:
+        """Nobody needs its room any more: it takes newcomers again (1)."""
+        model.closing = False
+        self._serve(model, now, actions)
+        self.room.note(model)
