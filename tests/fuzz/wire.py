@@ -490,6 +490,8 @@ def _upstream(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> Rec
     if more:
         grown = held(connection) - before
         assert grown < HELD_OF_ANSWER, f"it holds {grown} bytes more"
+        # What the parser holds is not seen from here.
+        assert recorder.told or recorder.end, f"it waits for a head of over {MAX_HEAD} bytes"
     if end != "stays":
         wire.hangs_up(reset=end == "resets")
     clock.advance(0)
