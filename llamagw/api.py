@@ -36,7 +36,7 @@ from llamagw.errors import (
     PathNotFound,
 )
 from llamagw.feeds import Feeds, as_text, last
-from llamagw.fleet.manager import Manager, ModelReport
+from llamagw.fleet import Dispatcher, ModelReport
 from llamagw.listing import Described, openai_entries, router_entry
 from llamagw.proxy.asked import (
     Reader,
@@ -82,12 +82,12 @@ class Api:
     # A doubled slash is a mistake to be told, not to be redirected.
     app.url_map.merge_slashes = False
 
-    def __init__(self, manager: Manager, relay: Relay, clock: IReactorTime) -> None:
-        self._manager = manager
+    def __init__(self, dispatcher: Dispatcher, relay: Relay, clock: IReactorTime) -> None:
+        self._dispatcher = dispatcher
         self._relay = relay
         self._clock = clock
         self._started = clock.seconds()
-        self._feeds = Feeds(manager, clock)
+        self._feeds = Feeds(dispatcher, clock)
         #: The own names of models that are being loaded for clients that do not wait.
         self._loading: set[str] = set()
 
@@ -119,7 +119,7 @@ class Api:
 
     def _reader(self, route: Route) -> Reader:
         if route.where is Where.PATH:
-            return lambda request: by_path(request, self._manager.directory)
+            return lambda request: by_path(request, self._dispatcher.catalogue.names)
         if route.where is Where.BODY and route.shaped:
             return by_shaped_body
         return {Where.BODY: by_body, Where.FORM: by_form, Where.QUERY: by_query}[route.where]
@@ -134,8 +134,8 @@ class Api:
                 "status": "ok",
                 "version": __version__,
                 "uptime_sec": round(self._clock.seconds() - self._started, 3),
-                "max_loaded_models": self._manager.config.max_loaded_models,
-                "models": self._manager.report(busy=True),
+                "max_loaded_models": self._dispatcher.config.max_loaded_models,
+                "models": self._dispatcher.report(busy=True),
             },
         )
 
@@ -150,7 +150,7 @@ class Api:
         checked_name(name)
         entries = {entry["id"]: entry for entry in await self._openai_entries()}
         # Not before: a reload may come while the engines are asked.
-        own = self._manager.own_name(name)
+        own = self._dispatcher.catalogue.own_name(name)
         # One that a pattern means is not among them.
         fitting = {**entries[own], "id": name, "aliases": [], "alias_of": own}
         return _json(request, entries.get(name, fitting))
@@ -166,17 +166,17 @@ class Api:
     async def load(self, request: Request) -> bytes:
         """Load a model, as a request for it would; `wait` for it if that is asked for."""
         asked = _orders(request)
-        name = self._manager.own_name(asked.model)
+        name = self._dispatcher.catalogue.own_name(asked.model)
         if asked.wait:
-            await self._manager.load(name)
+            await self._dispatcher.load(name)
         elif name not in self._loading:
             # One place in the queue is enough for all who do not wait for it.
-            loading = self._manager.load(name)
+            loading = self._dispatcher.load(name)
             if loading.called:
                 await loading
             else:
                 self._loading.add(name)
-                # The manager logs why it was in vain, and /models tells.
+                # The dispatcher logs why it was in vain, and /models tells.
                 loading.addErrback(lambda _: None)
                 loading.addBoth(lambda _: self._loading.discard(name))
         return _json(request, {"success": True})
@@ -186,7 +186,7 @@ class Api:
     async def unload(self, request: Request) -> bytes:
         """Unload a model; answers when it is gone."""
         asked = _orders(request)
-        await self._manager.unload(asked.model, asked.force)
+        await self._dispatcher.unload(asked.model, asked.force)
         return _json(request, {"success": True})
 
     @app.route("/models/sse", methods=["GET"])
@@ -200,14 +200,14 @@ class Api:
     @_guarded
     def logs(self, request: Request) -> bytes | Deferred[None]:
         """What a model's engine printed last."""
-        name = by_query(request).named(self._manager.config.default_model)
+        name = by_query(request).named(self._dispatcher.config.default_model)
         [count] = request.args.get(b"lines", [b"-1"])[-1:]
         if not re.fullmatch(rb"-1|\d{1,9}", count):
             raise BadRequest("?lines= must be a number, 0 or more.", param="lines")
         if request.args.get(b"follow") in ([b"true"], [b"1"]) and request.method == b"GET":
             self._feeds.log(request, name, int(count))
             return Deferred()
-        body = as_text(last(self._manager.log(name).lines, int(count)))
+        body = as_text(last(self._dispatcher.log(name).lines, int(count)))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         return body
@@ -217,9 +217,9 @@ class Api:
 
     async def _known(self) -> list[tuple[ModelReport, ModelConfig, Described]]:
         """All that is known of each model, in the order of the configuration."""
-        said = await self._manager.descriptions()
-        models = {model.name: model for model in self._manager.config.models}
-        reports = self._manager.report()
+        said = await self._dispatcher.descriptions()
+        models = {model.name: model for model in self._dispatcher.config.models}
+        reports = self._dispatcher.report()
         return [(r, models[r.id], said.get(r.id, {})) for r in reports if r.id in models]
 
     @app.handle_errors(WerkzeugMethodNotAllowed)  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
 from llamagw.errors import ServerBusy
-from llamagw.fleet.manager import Change, Manager
+from llamagw.fleet import Change, Dispatcher
 from llamagw.listing import router_event
 from llamagw.proxy.server import Request
 
@@ -85,8 +85,8 @@ class Feeds:
     :param clock: for the signs of life
     """
 
-    def __init__(self, manager: Manager, clock: IReactorTime) -> None:
-        self._manager = manager
+    def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
+        self._dispatcher = dispatcher
         self._clock = clock
         self._open: set[_Feed] = set()
 
@@ -96,7 +96,7 @@ class Feeds:
 
         :raises ServerBusy: when there are too many feeds already
         """
-        manager = self._manager
+        dispatcher = self._dispatcher
 
         def snapshot() -> None:
             changes = [
@@ -106,7 +106,7 @@ class Feeds:
                     error=report.error,
                     exit_code=report.exit_code,
                 )
-                for report in manager.report()
+                for report in dispatcher.report()
             ]
             # In one piece: one that is paused in its middle would begin anew, again and again.
             feed.send(b"".join(_event(router_event(c, "model_status")) for c in changes))
@@ -119,7 +119,7 @@ class Feeds:
 
         feed = self._begin(request, b"text/event-stream", snapshot)
         snapshot()
-        feed.until_end(manager.watch(changed))
+        feed.until_end(dispatcher.watch(changed))
         ping = LoopingCall(feed.send, b": still here\n\n")
         ping.clock = self._clock
         ping.start(PING_SEC, now=False)
@@ -140,11 +140,11 @@ class Feeds:
             if change is None:
                 feed.end()
 
-        log = self._manager.log(name)
+        log = self._dispatcher.log(name)
         feed = self._begin(request, b"text/plain; charset=utf-8", left_out)
         feed.send(as_text(last(log.lines, count)))
         feed.until_end(log.follow(lambda lines: feed.send(as_text(lines))))
-        feed.until_end(self._manager.watch(ended))
+        feed.until_end(self._dispatcher.watch(ended))
 
     def _begin(self, request: Request, content_type: bytes, again: Callable[[], None]) -> _Feed:
         if len(self._open) >= MOST_FOLLOWERS:

@@ -1,7 +1,7 @@
 """
 How the models are told to clients: as OpenAI lists them, and as llama-server's router does.
 
-Only shapes; what there is to tell comes from the manager and the configuration.
+Only shapes; what there is to tell comes from the dispatcher and the configuration.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 from llamagw.config import ModelConfig, is_pattern
-from llamagw.fleet.manager import Change, ModelReport
+from llamagw.fleet import Change, ModelReport
 
 #: What the engine says of its model (`llamagw.launch.described`); {} if nothing is known.
 Described = dict[str, Any]

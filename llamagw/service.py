@@ -30,7 +30,7 @@ from twisted.python.failure import Failure
 from llamagw import __version__
 from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, Fault, ModelConfig
-from llamagw.fleet.manager import Manager
+from llamagw.fleet import Dispatcher
 from llamagw.launch.leftovers import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy.server import Site
@@ -75,7 +75,7 @@ class Gateway(Service):
         `Asking` is taken back, and be called by `in_thread`
     :param in_thread: calls a function in a thread; the Deferred fires on the reactor's
     :param leftovers: what an earlier gateway may have left is ended before anything is started
-    :param adopt: called with a configuration that everything but the address is to go by
+    :param apply: called with a configuration that everything but the address is to go by
     :param make_endpoint: where to listen, for a configuration; may raise `ConfigError`
     :param clock: keeps time for the drain
     :param transports: what moves the bytes, in words, for the start-up lines
@@ -87,25 +87,25 @@ class Gateway(Service):
         self,
         config: Config,
         site: Site,
-        manager: Manager,
+        dispatcher: Dispatcher,
         pool: Pool,
         prepare: Callable[[Config, Asking], None],
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         leftovers: Leftovers,
-        adopt: Callable[[Config], None],
+        apply: Callable[[Config], None],
         make_endpoint: Callable[[Config], IStreamServerEndpoint],
         clock: IReactorTime,
         transports: str,
     ) -> None:
         self._config = config
         self._site = site
-        self._manager = manager
+        self._dispatcher = dispatcher
         self._pool = pool
         self._prepare = prepare
         self._asking = Asking()
         self._in_thread = in_thread
         self._leftovers = leftovers
-        self._adopt = adopt
+        self._apply = apply
         self._make_endpoint = make_endpoint
         self._clock = clock
         self._transports = transports
@@ -207,7 +207,7 @@ class Gateway(Service):
         if not renewed and config.listen_addr != old.listen_addr:
             self._endpoint, self._port = self._listen(config)
         self._config = config
-        self._adopt(config)
+        self._apply(config)
         if self._port is not port and port is not None:
             port.stopListening()
             self._say_where()
@@ -240,7 +240,7 @@ class Gateway(Service):
             "llamagw {version} ({transports})", version=__version__, transports=self._transports
         )
         self._say_what_is_served()
-        self._manager.begin()
+        self._dispatcher.begin()
 
     def _say_what_is_served(self) -> None:
         config = self._config
@@ -291,14 +291,14 @@ class Gateway(Service):
     async def _drain(self) -> None:
         if self._port is not None:
             await maybeDeferred(self._port.stopListening)
-        busy = sum(report.in_flight for report in self._manager.report())
+        busy = sum(report.in_flight for report in self._dispatcher.report())
         if busy:
             _log.info(
                 "stopping; {busy} running answers have {sec:g} s to finish",
                 busy=busy,
                 sec=self._config.drain_sec,
             )
-        backends_gone = self._manager.drain()
+        backends_gone = self._dispatcher.drain()
         clients_gone = self._site.drain()
         self._hurry = Deferred()
         timer = self._clock.callLater(self._config.drain_sec, self.hurry)
@@ -308,7 +308,7 @@ class Gateway(Service):
         self._hurry = None
         # First, since an engine that is generating for somebody takes its time to end.
         self._pool.break_off("the gateway is shutting down")
-        self._manager.abandon()
+        self._dispatcher.abandon()
         await backends_gone
         self._pool.close()
         # The end of a process may be known before the end of its connections: who hung on it is

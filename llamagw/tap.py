@@ -147,10 +147,8 @@ def make_gateway(
     :param in_thread: calls a function in a thread, where it may take its time
     """
     from llamagw.api import Api
-    from llamagw.fleet.manager import Manager
-    from llamagw.launch.leftovers import Leftovers, default_folder
-    from llamagw.launch.local import Launcher
-    from llamagw.launch.probes import HttpProbe
+    from llamagw.fleet import Dispatcher
+    from llamagw.launch import HttpProbe, Launchers, Leftovers, Processes, default_folder
     from llamagw.net import Connector, Pool, uses_uvloop
     from llamagw.proxy.relay import Relay
     from llamagw.proxy.server import Site
@@ -162,12 +160,13 @@ def make_gateway(
         raise SystemExit(str(error)) from None
     connect = Connector(reactor)
     leftovers = Leftovers(default_folder())
-    launcher = Launcher(reactor, config, leftovers)
-    manager = Manager(config, launcher, HttpProbe(reactor, connect), reactor)
+    probe = HttpProbe(reactor, connect)
+    launchers = Launchers(Processes(reactor, config, leftovers, probe), probe, reactor)
+    dispatcher = Dispatcher(config, launchers, probe, reactor)
     pool = Pool(reactor, connect)
-    manager.on_hung = partial(pool.break_off, "it does not answer any more")
-    relay = Relay(manager, pool, reactor, keepalive=config.stream_keepalive_sec)
-    api = Api(manager, relay, reactor)
+    dispatcher.on_hung = partial(pool.break_off, "it does not answer any more")
+    relay = Relay(dispatcher, pool, reactor, keepalive=config.stream_keepalive_sec)
+    api = Api(dispatcher, relay, reactor)
     site = Site(
         api.tree,
         api.table,
@@ -176,22 +175,20 @@ def make_gateway(
         access_log=config.access_log,
     )
 
-    def adopt(config: Config) -> None:
-        connect.forget()
-        launcher.reconfigure(config)
-        manager.reconfigure(config)
+    def apply(config: Config) -> None:
+        for part in (connect, launchers, dispatcher, relay):
+            part.apply(config)
         site.allow(limits(config), config.access_log)
-        relay.keepalive = config.stream_keepalive_sec
 
     return Gateway(
         config,
         site,
-        manager,
+        dispatcher,
         pool,
-        prepare=launcher.prepare,
+        prepare=launchers.prepare,
         in_thread=in_thread,
         leftovers=leftovers,
-        adopt=adopt,
+        apply=apply,
         make_endpoint=lambda config: endpoint(reactor, config),
         clock=reactor,
         transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,

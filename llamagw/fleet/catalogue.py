@@ -53,9 +53,7 @@ class Plan(NamedTuple):
     added: list[ModelConfig]
 
 
-def diff(
-    old: Config, new: Config, depends_on: Callable[[ModelConfig, Config], object]
-) -> Plan:
+def diff(old: Config, new: Config, depends_on: Callable[[ModelConfig, Config], object]) -> Plan:
     """
     Compare two configurations, model by model.
 

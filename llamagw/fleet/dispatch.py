@@ -249,7 +249,8 @@ class Dispatcher:
         :return: fires when the last run has ended
         """
         self._watchers.end()
-        self._drained = drained = Deferred()
+        drained: Deferred[None] = Deferred()
+        self._drained = drained
         self._run(self.scheduler.drain(self._now()))
         return drained
 
@@ -336,6 +337,7 @@ class Dispatcher:
             instance.model,
             instance.life,
             entry.tries,
+            len(entry.instances) > 1,
             release=lambda: self._released(key, used),
         )
         waiter.answered().callback(lease)

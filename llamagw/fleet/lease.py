@@ -28,11 +28,12 @@ class Lease:
     :param model: the model as it was configured when it was asked for
     :param life: the instance's run, and what is known of it
     :param tries: how many runs are worth asking when they break off before they answer
+    :param others: whether the model has other instances
     :param release: called once, when the lease ends
     :ivar address: where the instance answers
     """
 
-    __slots__ = ("_life", "_release", "address", "key", "model", "tries")
+    __slots__ = ("_life", "_release", "address", "key", "model", "others", "tries")
 
     def __init__(
         self,
@@ -40,12 +41,14 @@ class Lease:
         model: ModelConfig,
         life: Life,
         tries: int,
+        others: bool,
         release: Callable[[], object],
     ) -> None:
         self.key = key
         self.model = model
         self.address: Address = life.run.address
         self.tries = tries
+        self.others = others
         self._life = life
         self._release: Callable[[], object] | None = release
 

@@ -37,6 +37,7 @@ from twisted.python.failure import Failure
 
 from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
+from llamagw.launch.base import ENGINE, Exit, Watch
 from llamagw.launch.command import (
     KEY_VARIABLE,
     become,
@@ -47,7 +48,6 @@ from llamagw.launch.command import (
     masked,
 )
 from llamagw.launch.leftovers import Leftovers
-from llamagw.launch.base import ENGINE, Exit, Watch
 from llamagw.launch.output import Log, Output
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.probes import Probe, Readiness

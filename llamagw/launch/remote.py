@@ -13,10 +13,11 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from llamagw.config import ModelConfig, Replica, origin
+from llamagw.config import ModelConfig, Replica
 from llamagw.launch.base import Exit, Watch
 from llamagw.launch.probes import Diagnosis
 from llamagw.net import Address
+from llamagw.settings import origin
 
 
 def address_of(model: ModelConfig, replica: Replica) -> Address:

@@ -14,6 +14,7 @@ from typing import Any
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStreamClientEndpoint
 
+from llamagw.config import Config
 from llamagw.net.address import Address
 from llamagw.net.endpoints import client_endpoint
 
@@ -57,8 +58,8 @@ class Connector:
             self._tls[key] = _verifying(*key)
         return wrapClientTLS(self._tls[key], endpoint)
 
-    def forget(self) -> None:
-        """Read certificates anew when they are next needed."""
+    def apply(self, config: Config) -> None:
+        """Another configuration holds: read certificates anew when they are next needed."""
         self._tls.clear()
 
 

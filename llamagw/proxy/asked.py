@@ -250,12 +250,12 @@ def outgoing(
     A request as its engine is to get it: path with query, and body.
 
     :param model: how requests for this model are shaped
-    :param name: what the model is called there, if it has to be called so
+    :param name: what the model is called there; None for an engine of our own, which takes any
     :raises BadRequest: when a remote server might find another model in it; or when it cannot be
         changed as it should
     """
     target, body = asked.target or request.uri, request.body
-    if asked.where is Where.BODY and model.elsewhere:
+    if asked.where is Where.BODY and name is not None:
         _see_one_model(body)
     put: dict[str, object] = {}
     if name is not None and name != asked.model:

@@ -17,8 +17,9 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from llamagw.config import Config
 from llamagw.errors import BackendLost, GatewayError, NotAllowed
-from llamagw.fleet.manager import Lease, Manager
+from llamagw.fleet import Dispatcher, Lease
 from llamagw.net import Headers, Pool, Received, Upstream, UpstreamLost, end_to_end, in_words
 from llamagw.proxy.asked import Asked, Reader, outgoing
 from llamagw.proxy.server import LARGE, Request
@@ -52,7 +53,7 @@ class Relay:
     """
     Passes requests on to the backends of their models.
 
-    :param manager: gives leases
+    :param dispatcher: gives leases
     :param pool: gives connections
     :param clock: keeps time
     :param keepalive: seconds between the comments that a stream gets while it waits for its model;
@@ -60,12 +61,16 @@ class Relay:
     """
 
     def __init__(
-        self, manager: Manager, pool: Pool, clock: IReactorTime, keepalive: float = 0
+        self, dispatcher: Dispatcher, pool: Pool, clock: IReactorTime, keepalive: float = 0
     ) -> None:
-        self._manager = manager
+        self._dispatcher = dispatcher
         self._pool = pool
         self._clock = clock
         self.keepalive = keepalive
+
+    def apply(self, config: Config) -> None:
+        """Go by this configuration from now on."""
+        self.keepalive = config.stream_keepalive_sec
 
     def render(self, request: Request, read: Reader) -> Deferred[None]:
         """
@@ -108,8 +113,8 @@ class Relay:
             except UpstreamLost as error:
                 failed.append(lease)
                 broken += error.reached
-                # An engine started anew would answer as this one did, another server need not.
-                again = error.gone or lease.model.elsewhere
+                # A run started anew would answer as this one did, another instance need not.
+                again = error.gone or lease.others
                 again = again and error.received is not Received.HEAD and not lease.revoked
                 if not again or len(failed) >= lease.tries or broken >= MOST_BROKEN:
                     return _broken_off(request, error)
@@ -123,11 +128,11 @@ class Relay:
                 where=lease.address.url,
                 why=why,
             )
-            await self._manager.aftermath(lease)
+            await lease.broke_off()
 
     async def _lease(self, request: Request, asked: Asked, failed: list[Lease]) -> Lease:
-        model = asked.named(self._manager.config.default_model)
-        waiting = self._manager.acquire(model, asked.load, failed)
+        model = asked.named(self._dispatcher.config.default_model)
+        waiting = self._dispatcher.acquire(model, asked.load, failed)
         if waiting.called or not self.keepalive or not asked.stream:
             return await waiting
         comments = LoopingCall(_keep_alive, request)
@@ -300,11 +305,11 @@ def _permit(request: Request, asked: Asked, lease: Lease) -> None:
 
     :raises NotAllowed: when the key might open more than that
     """
-    if lease.address.api_key is None or not lease.model.replicas:
+    if lease.address.paths is None:
         return
     path = (asked.target or request.uri).partition(b"?")[0].decode("latin-1")
     method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
-    if (method, path) in INFERENCE or any(fnmatchcase(path, p) for p in lease.model.paths):
+    if (method, path) in INFERENCE or any(fnmatchcase(path, p) for p in lease.address.paths):
         return
     raise NotAllowed(
         f"{harmless(method, 20)} {harmless(path, 100)} is not asked of `{lease.model.name}`: its "
