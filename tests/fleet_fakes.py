@@ -1,15 +1,18 @@
-"""Stand-ins for what the fleet needs of the world: engines, a launcher, a probe."""
+"""Stand-ins for what the fleet needs of the world: launchers and their runs, a probe."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
+from twisted.internet.interfaces import IReactorTime
 
 from llamagw.config import Config, ModelConfig
-from llamagw.launch.lifecycle import Backend, Exit
-from llamagw.launch.output import Log
+from llamagw.launch import Exit, Launcher, Log, Watch
+from llamagw.launch.probes import Readiness
+from llamagw.launch.remote import RemoteLauncher
 from llamagw.net import Address
 
 
@@ -19,64 +22,116 @@ def make_config(*names: str, **more: object) -> Config:
     return Config(llama_server_path="/opt/llama-server", models=models, **more)  # type: ignore[arg-type]
 
 
-class FakeEngine:
+class FakeRun:
     """
-    A backend that runs in the mind only.
+    A run in the mind only.
 
     :ivar asked: what was asked of it: "stop", "kill"
+    :ivar work: what it has done, as its progress
     """
 
-    def __init__(self, model: ModelConfig, backend: Backend, port: int, log: Log) -> None:
+    def __init__(self, launchers: FakeLaunchers, model: ModelConfig, log: Log, port: int) -> None:
         self.model = model
         self.log = log
-        self.backend = backend
         self.address = Address("127.0.0.1", port)
         self.asked: list[str] = []
         self.work = 0
+        self.ended: Callable[[Exit], None]
+        self._launchers = launchers
+
+    @property
+    def port(self) -> int:
+        return self.address.port
 
     def stop(self) -> None:
         self.asked.append("stop")
 
-    def kill(self) -> None:
+    def kill(self, why: str) -> None:
         self.asked.append("kill")
 
     def progress(self) -> object:
         return self.work
 
-    def has_its_port(self) -> bool:
-        return True
+    def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
+        return Readiness(
+            self._launchers.clock,
+            self._launchers.probe,
+            address=lambda: self.address,
+            progress=self.progress,
+            confirm=lambda: True,
+            timeout=self._launchers.load_timeout,
+            healthy=ready,
+            give_up=give_up,
+        )
+
+    def broke_off(self) -> Deferred[None]:
+        return succeed(None)
 
     def end(
         self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
     ) -> None:
-        self.backend.ended(Exit(how, last_words, code))
+        """Its process has ended."""
+        self.ended(Exit(how, last_words, code))
 
 
 class FakeLauncher:
-    """
-    Launches `FakeEngine`\\ s.
+    """Launches `FakeRun`\\ s of one model."""
 
-    :ivar engines: all that were launched, the latest last
+    name = "llama-server"
+    takes_room = True
+    relaunches = True
+    longest_backoff = 60.0
+
+    def __init__(self, launchers: FakeLaunchers, model: ModelConfig, log: Log) -> None:
+        self._launchers = launchers
+        self._model = model
+        self._log = log
+
+    def launch(self, ended: Callable[[Exit], None]) -> FakeRun:
+        launchers = self._launchers
+        run = FakeRun(launchers, self._model, self._log, 8081 + len(launchers.runs))
+        run.ended = ended
+        launchers.runs.append(run)
+        if self._model.name in launchers.refuses:
+            launchers.clock.callLater(0, run.end, "was not started", "there is no file")
+        return run
+
+    def ready_line(self, seconds: float) -> str:
+        return f"is loaded ({seconds:.1f} s)"
+
+
+class FakeLaunchers:
+    """
+    Makes launchers: of `FakeRun`\\ s for local models, the real ones for remote servers.
+
+    :ivar runs: all that were launched here, the latest last
     :ivar refuses: the models whose launch fails at once
     """
 
-    def __init__(self) -> None:
-        self.engines: list[FakeEngine] = []
+    def __init__(self, probe: FakeProbe, clock: IReactorTime, load_timeout: float = 600) -> None:
+        self.probe = probe
+        self.clock = clock
+        self.load_timeout = load_timeout
+        self.runs: list[FakeRun] = []
         self.refuses: set[str] = set()
 
-    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> FakeEngine:
-        engine = FakeEngine(model, backend, 8081 + len(self.engines), log)
-        self.engines.append(engine)
-        if model.name in self.refuses:
-            engine.end("was not started", "there is no file")
-        return engine
+    def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
+        if not model.replicas:
+            return [FakeLauncher(self, model, log)]
+        return [
+            RemoteLauncher(model, replica, self.probe.diagnose, self.clock)
+            for replica in model.replicas
+        ]
 
-    def last(self, name: str) -> FakeEngine:
-        """The latest engine of a model."""
-        return next(e for e in reversed(self.engines) if e.model.name == name)
+    def depends_on(self, model: ModelConfig, config: Config) -> object:
+        return None if model.replicas else config.llama_server_path
+
+    def last(self, name: str) -> FakeRun:
+        """The latest run of a model."""
+        return next(run for run in reversed(self.runs) if run.model.name == name)
 
     def launched(self) -> list[str]:
-        return [engine.model.name for engine in self.engines]
+        return [run.model.name for run in self.runs]
 
 
 class FakeProbe:

@@ -32,9 +32,9 @@ from zope.interface import implementer
 from llamagw.api import Api
 from llamagw.config import ModelConfig, Names
 from llamagw.errors import Dialect, ModelNotFound
-from llamagw.listeners import Listeners
-from llamagw.fleet.manager import Change, ModelReport
+from llamagw.fleet import Change, ModelReport
 from llamagw.launch.output import Log
+from llamagw.listeners import Listeners
 from llamagw.net import Address, Connector, Pool
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
@@ -290,16 +290,22 @@ def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
 class FakeLease:
     """Counts what becomes of it."""
 
-    def __init__(self, address: Address, tries: int, **model: Any) -> None:
-        self.address = address
+    def __init__(self, manager: FakeManager, **model: Any) -> None:
+        self.manager = manager
+        self.address = manager.address
+        self.others = bool(model.get("replicas"))
         self.model = ModelConfig(name="fake", model_path="/dev/null", **model)
         self.revoked = False
-        self.tries = tries
+        self.tries = manager.tries
         self.releases = 0
         self.moves = 0
 
     def moved(self) -> None:
         self.moves += 1
+
+    def broke_off(self) -> Deferred[None]:
+        self.manager.mourned.append(self)
+        return succeed(None) if self.manager.gone is None else self.manager.gone
 
     def release(self) -> None:
         self.releases += 1
@@ -315,10 +321,10 @@ class FakeManager:
     """
 
     def __init__(self, names: Iterable[str]) -> None:
-        self.names = list(names)
+        names = list(names)
         self.reports = [
             ModelReport(id=n, status="unloaded", port=None, in_flight=0, waiting=0, last_used=None)
-            for n in self.names
+            for n in names
         ]
         #: What the engines of loaded models say of them.
         self.said: dict[str, dict[str, Any]] = {}
@@ -326,13 +332,13 @@ class FakeManager:
         self.orders: list[tuple[object, ...]] = []
         self.orders_done: Deferred[None] = succeed(None)
         self.watchers = Listeners[Change | None]()
-        self.logs = {n: Log(n) for n in self.names}
+        self.logs = {n: Log(n) for n in names}
         self.config = SimpleNamespace(
             max_loaded_models=2,
             default_model=None,
-            models=[ModelConfig(name=n, model_path=f"/models/{n}.gguf") for n in self.names],
+            models=[ModelConfig(name=n, model_path=f"/models/{n}.gguf") for n in names],
         )
-        self.directory = Names((name, []) for name in self.names)
+        self.names = Names((name, []) for name in names)
         #: The names of those that were asked for without being loaded for it.
         self.looked: list[str] = []
         #: More of the configuration of the model that a lease is for.
@@ -355,7 +361,7 @@ class FakeManager:
 
     def admit(self) -> FakeLease:
         """Give the lease that was waited for longest."""
-        lease = FakeLease(self.address, self.tries, **self.model)
+        lease = FakeLease(self, **self.model)
         self.leases.append(lease)
         self.waiting.pop(0).callback(lease)
         return lease
@@ -368,22 +374,22 @@ class FakeManager:
         self.failed.append([*failed])
         if not load:
             self.looked.append(name)
-        own = self.directory.find(name)
+        own = self.names.find(name)
         if own is None:
-            raise ModelNotFound(name, self.names)
+            raise ModelNotFound(name, self.names.exact)
         self.asked.append(name)
         if self.holding:
             waiter: Deferred[Any] = Deferred(self._left)
             self.waiting.append(waiter)
             return waiter
-        lease = FakeLease(self.address, self.tries, **self.model)
+        lease = FakeLease(self, **self.model)
         self.leases.append(lease)
         return succeed(lease)
 
     def own_name(self, name: str) -> str:
-        own = self.directory.find(name)
+        own = self.names.find(name)
         if own is None:
-            raise ModelNotFound(name, self.names)
+            raise ModelNotFound(name, self.names.exact)
         return own
 
     def load(self, name: str) -> Deferred[None]:
@@ -407,9 +413,9 @@ class FakeManager:
         self.waiting.remove(waiter)
         self.left += 1
 
-    def aftermath(self, lease: FakeLease) -> Deferred[None]:
-        self.mourned.append(lease)
-        return succeed(None) if self.gone is None else self.gone
+    @property
+    def catalogue(self) -> FakeManager:
+        return self
 
     def report(self, busy: bool = False) -> list[ModelReport]:
         if not busy:

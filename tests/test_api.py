@@ -9,7 +9,7 @@ from typing import Any
 
 from llamagw import __version__
 from llamagw.errors import Dialect
-from llamagw.fleet.manager import ModelReport
+from llamagw.fleet import ModelReport
 from llamagw.routes import OWN, ROUTES, Scope, Where, scope_of
 from tests.proxy_fakes import CHAT, Answer, Bench, BenchTestCase, request
 

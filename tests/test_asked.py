@@ -363,9 +363,9 @@ class OutgoingTests(SynchronousTestCase):
             body = b'{"model": "m", "%b": "n"}' % key
             asked = by_body(fake(body=body))
             with self.assertRaises(BadRequest) as caught:
-                outgoing(fake(body=body), asked, remote, None)
+                outgoing(fake(body=body), asked, remote, "m")
             self.assertIn("lower case", caught.exception.message, body)
             # llama-server tells them apart.
             self.assertEqual(outgoing(fake(body=body), asked, local, None)[1], body)
         body = b'{"model": "m", "models": 1, "mode": 2}'
-        self.assertEqual(outgoing(fake(body=body), by_body(fake(body=body)), remote, None)[1], body)
+        self.assertEqual(outgoing(fake(body=body), by_body(fake(body=body)), remote, "m")[1], body)

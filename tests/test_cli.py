@@ -211,7 +211,7 @@ def test_the_command_loads_no_reactor() -> None:
 def test_the_gateway_loads_nothing_of_the_command() -> None:
     in_a_fresh_python(
         "import sys, twisted.plugins.llamagw_plugin, llamagw.tap, llamagw.service, llamagw.api\n"
-        "import llamagw.proxy.relay, llamagw.fleet.manager, llamagw.launch.local\n"
+        "import llamagw.proxy.relay, llamagw.fleet, llamagw.launch\n"
         "assert 'click' not in sys.modules\n"
         "assert not [name for name in sys.modules if name.startswith('llamagw.cli')]\n"
     )

@@ -12,14 +12,12 @@ import sys
 from collections import Counter
 from collections.abc import Callable
 from types import FrameType
-from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.config import Config, ModelConfig
-from llamagw.launch.lifecycle import Backend
-from llamagw.fleet.manager import Manager
-from llamagw.net import Address
+from llamagw.fleet import Dispatcher
+from tests.fleet_fakes import FakeLaunchers, FakeProbe
 from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
@@ -33,29 +31,6 @@ NOT_OURS = ("/tests/", "twisted/internet/task.py", "twisted/internet/base.py")
 EVENT = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
 
 
-class _Engine:
-    """A backend's process that is just there."""
-
-    address = Address("127.0.0.1", 9001)
-
-    def progress(self) -> object:
-        return None
-
-    def has_its_port(self) -> bool:
-        return True
-
-    def stop(self) -> None:
-        """Not in these tests."""
-
-    kill = stop
-
-
-class _Launcher:
-    def launch(self, model: ModelConfig, backend: Backend, log: object) -> _Engine:
-        self.backend = backend
-        return _Engine()
-
-
 class CostTests(SynchronousTestCase):
     """The hot path stays as short as it is."""
 
@@ -65,12 +40,15 @@ class CostTests(SynchronousTestCase):
             llama_server_path="/bin/true",
             models=[ModelConfig(name="small", model_path="/dev/null")],
         )
-        launcher: Any = _Launcher()
-        manager = Manager(config, launcher, lambda _: None, self.bench.reactor)  # type: ignore
-        self.bench.api._relay._manager = manager
-        # One request by hand makes the backend ready and both connections warm.
+        probe = FakeProbe()
+        launchers = FakeLaunchers(probe, self.bench.reactor)
+        dispatcher = Dispatcher(config, launchers, probe, self.bench.reactor)
+        self.bench.api._relay._dispatcher = dispatcher
+        # One request by hand makes the instance ready and both connections warm.
         self.client = self.bench.client(request({"model": "small"}))
-        launcher.backend.healthy()
+        probe.well = True
+        self.bench.reactor.advance(0.05)
+        probe.well = False
         self.backend = self.bench.backend()
         self.bench.settle()
         self.backend.says(response(b"{}"))

@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import ModelUnavailable
 from llamagw.feeds import MOST_FOLLOWERS, PING_SEC
-from llamagw.fleet.manager import Change, ReplicaReport
+from llamagw.fleet import Change, ReplicaReport
 from tests.proxy_fakes import Answer, Bench, BenchTestCase, Wire, answers, request
 from tests.test_api import report
 
@@ -36,7 +36,7 @@ class ManagementTestCase(BenchTestCase):
         """Have the gateway know these models instead."""
         self.bench = Bench([model.name for model in models])
         self.bench.manager.config.models = list(models)
-        self.bench.manager.directory = Names((m.name, m.aliases) for m in models)
+        self.bench.manager.names = Names((m.name, m.aliases) for m in models)
 
 
 class ListingTests(ManagementTestCase):
@@ -105,7 +105,7 @@ class ListingTests(ManagementTestCase):
 
         async def descriptions() -> dict[str, Any]:
             manager.config.models = [m for m in manager.config.models if m.name != "a"]
-            manager.directory = Names((m.name, m.aliases) for m in manager.config.models)
+            manager.names = Names((m.name, m.aliases) for m in manager.config.models)
             return {}
 
         manager.descriptions = descriptions  # type: ignore[method-assign]

@@ -21,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llamagw import apart, service, tap
 from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, ModelConfig, load
-from llamagw.fleet import process
+from llamagw.launch import local
 from llamagw.service import Gateway, changes
 from tests.faults.support import is_gone
 from tests.test_tap import ConfigTestCase, ServiceTestCase
@@ -146,7 +146,7 @@ class ReloadTests(ServiceTestCase):
             asked.append(binary)
             return frozenset({"--model", "--new"})
 
-        self.patch(process, "known_flags", known_flags)
+        self.patch(local, "known_flags", known_flags)
         other = self.folder / "other-server"
         other.touch(mode=0o755)
         self.says(llama_server_path=str(other))

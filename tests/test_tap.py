@@ -25,10 +25,10 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from llamagw import __version__, service, tap
+from llamagw import __version__, launch, service, tap
 from llamagw.config import load
-from llamagw.fleet import leftovers, process
-from llamagw.fleet.manager import ModelReport
+from llamagw.fleet import ModelReport
+from llamagw.launch import local
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway, base_url, shown_address
 from tests.proxy_fakes import Bench, answers, event, request
 
@@ -223,10 +223,10 @@ class ServiceTestCase(ConfigTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.reactor = MemoryReactorClock()
-        self.patch(process, "known_flags", lambda *_: frozenset())
+        self.patch(local, "known_flags", lambda *_: frozenset())
         self.patch(service, "load_apart", lambda path, asking: load(path))
         # No real processes here, so nothing of an earlier gateway either.
-        self.patch(leftovers, "default_folder", lambda: str(self.folder / "leftovers"))
+        self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
         self.logged: list[str] = []
         self.warned: list[str] = []
         globalLogPublisher.addObserver(self.observe)
@@ -328,7 +328,7 @@ class StartTests(ServiceTestCase):
 
 
 class FleetThatStops:
-    """A manager as the service sees it while it stops."""
+    """A dispatcher as the service sees it while it stops."""
 
     def __init__(self, in_flight: int) -> None:
         self.calls: list[str] = []
@@ -362,7 +362,7 @@ class StopTests(ServiceTestCase):
         self.gateway = self.start()
         self.fleet = FleetThatStops(in_flight=1)
         for name, part in (
-            ("_manager", self.fleet),
+            ("_dispatcher", self.fleet),
             ("_site", self.bench.site),
             ("_pool", self.bench.pool),
         ):

@@ -1,8 +1,8 @@
 """
 Who runs: which requests wait for which instance, what is started, stopped and evicted for whom.
 
-Knows instances by what their launchers say of them; knows no HTTP request, no process and no socket.
-Import its names from here; its files are its own.
+Knows instances by what their launchers say of them; knows no HTTP request, no process and no
+socket. Import its names from here; its files are its own.
 """
 
 from llamagw.fleet.dispatch import Dispatcher

@@ -92,6 +92,10 @@ class Catalogue:
     def __contains__(self, name: str) -> bool:
         return name in self._entries
 
+    def holds(self, entry: Entry) -> bool:
+        """Whether its name stands for this entry, rather than for a successor or for nothing."""
+        return self._entries.get(entry.model.name) is entry
+
     def find(self, name: str) -> Entry:
         """
         The model that a name, an alias or a pattern means.

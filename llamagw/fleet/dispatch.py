@@ -1,9 +1,9 @@
 """
 The door of the fleet: whoever wants a model asks `Dispatcher.acquire` and gets a `Lease`.
 
-Runs event → scheduler → actions → instances, and nothing else: what is to be done is the scheduler's
-decision, how it is done the instances' and their launchers' affair. Who watches, and what is told
-of the models, is report.py's.
+Runs event → scheduler → actions → instances, and nothing else: what is to be done is the
+scheduler's decision, how it is done the instances' and their launchers' affair. Who watches, and
+what is told of the models, is report.py's.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from twisted.internet.defer import Deferred
@@ -110,7 +111,7 @@ class Dispatcher:
         instance = self._freest(self.catalogue.find(name), failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(waiter))
         waiter = Waiter(instance.key, deferred, load)
-        self._run(self.scheduler.arrived(instance.key, waiter, self._now(), load))
+        self._run(self.scheduler.arrived(instance.key, waiter, self._clock.seconds(), load))
         if not deferred.called:
             patience = self.config.queue_timeout_sec
             waiter.timer = self._clock.callLater(patience, self._timed_out, waiter)
@@ -302,9 +303,11 @@ class Dispatcher:
                     waiter.answered().errback(copy.copy(action.error))
             else:
                 self._act(action)
-        self._set_alarm()
-        touched, self._touched = self._touched, {}
-        self._watchers.look(entry for entry in touched if entry.model.name in self.catalogue)
+        if self.scheduler.wake_at is not None or self._wake is not None:
+            self._set_alarm()
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            self._watchers.look(entry for entry in touched if self.catalogue.holds(entry))
         if self._drained is not None and not any(i.life for i in self._instances.values()):
             drained, self._drained = self._drained, None
             drained.callback(None)
@@ -338,13 +341,14 @@ class Dispatcher:
             instance.life,
             entry.tries,
             len(entry.instances) > 1,
-            release=lambda: self._released(key, used),
+            release=partial(self._released, key, used),
         )
         waiter.answered().callback(lease)
 
     def _released(self, key: str, used: bool) -> None:
-        self._run(self.scheduler.finished(key, self._now(), used))
-        self._forget(key)
+        self._run(self.scheduler.finished(key, self._clock.seconds(), used))
+        if key not in self.scheduler.models:
+            self._forget(key)
 
     def _moved_on(self, waiter: Waiter) -> bool:
         """Whether another instance that is ready answers for the one that it waited for in vain."""
@@ -436,7 +440,7 @@ class Dispatcher:
         self.catalogue.put(entry)
 
     def _forget(self, key: str) -> None:
-        """Nothing is left of an instance whose model is configured no more."""
+        """Drop an instance of which nothing is left, and whose model is configured no more."""
         if key not in self.scheduler.models:
             self._instances.pop(key, None)
             self._entries.pop(key, None)

@@ -57,7 +57,7 @@ class Hung(NamedTuple):
 
 
 class IdleTimeout(NamedTuple):
-    """The instance may have been unused for ``idle_unload_sec``; `Instance.look_again_in` may follow."""
+    """The instance may have been unused for ``idle_unload_sec``."""
 
     key: str
 

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
-from llamagw.launch.lifecycle import STABLE_SEC, Backend, Exit, Running, make_backend
+from llamagw.launch import Exit, make_lifecycle
+from llamagw.launch.lifecycle import STABLE_SEC
 from llamagw.net import Address
 
 CRASH = Exit("was killed by SIGKILL", "")
 
 
-class Process:
-    """A `Running` that writes down what is asked of it."""
+class FakeRun:
+    """A run that writes down what is asked of it."""
+
+    port = 8081
 
     address = Address("127.0.0.1", 8081)
 
@@ -25,8 +29,18 @@ class Process:
     def stop(self) -> None:
         self.events.append("stop process")
 
-    def kill(self) -> None:
+    def kill(self, why: str) -> None:
         self.events.append("kill process")
+
+    def progress(self) -> object:
+        return None
+
+    def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Probes:
+        self.events.append("await ready")
+        return Probes("awaiting", self.events)
+
+    def broke_off(self) -> Deferred[None]:
+        return succeed(None)
 
 
 class Probes:
@@ -40,27 +54,33 @@ class Probes:
         self.events.append(f"stop {self.what}")
 
 
-class World:
-    """Writes down what is done and told."""
+class Recorder:
+    """The effects and the launcher of a lifecycle: writes down what is done."""
 
-    def __init__(self) -> None:
+    name = "llama-server"
+    takes_room = True
+
+    def __init__(self, relaunches: bool = True, longest_backoff: float = 60.0) -> None:
+        self.launcher = self
+        self.relaunches = relaunches
+        self.longest_backoff = longest_backoff
         self.events: list[str] = []
         self.errors: list[GatewayError] = []
         self.exits: list[Exit] = []
-        #: Done from within a launch, or when the end of the process is told.
-        self.on_launch: Callable[[Backend], None] = lambda backend: None
+        #: Done when the end of the run is told.
         self.on_exit: Callable[[], None] = lambda: None
 
-    def launch(self, backend: Backend) -> Running:
+    def launch(self, ended: Callable[[Exit], None]) -> FakeRun:
         self.events.append("launch")
-        self.on_launch(backend)
-        return Process(self.events)
+        return FakeRun(self.events)
 
-    def await_ready(self, running: Running, backend: Backend) -> Probes:
-        self.events.append("await ready")
-        return Probes("awaiting", self.events)
+    def launched(self, run: object) -> None:
+        pass
 
-    def watch_health(self, running: Running, backend: Backend) -> Probes:
+    def ready_line(self, seconds: float) -> str:
+        return "is loaded"
+
+    def watch_health(self, run: object, hung: Callable[[], None]) -> Probes:
         self.events.append("watch health")
         return Probes("watching", self.events)
 
@@ -85,8 +105,8 @@ class World:
 class BackendCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
-        self.world = World()
-        self.backend = make_backend("tiny", self.world, self.clock, 600)
+        self.world = Recorder()
+        self.backend = make_lifecycle("tiny", self.world, self.clock, 600)
 
     def did(self) -> list[str]:
         """What was done and told since the last call."""
@@ -346,13 +366,6 @@ class BackoffTests(BackendCase):
 
 class ReentrancyTests(BackendCase):
     """What happens from within what it does."""
-
-    def test_a_launch_that_fails_at_once(self) -> None:
-        self.world.on_launch = lambda backend: backend.ended(Exit("was not started", "no file"))
-        self.backend.start()
-        self.assertEqual(self.did(), ["launch", "await ready", "failed", "stop awaiting"])
-        self.clock.advance(1)
-        self.assertEqual(self.did(), ["recovered"])
 
     def test_a_start_as_soon_as_a_crash_is_told(self) -> None:
         self.be_ready()

@@ -7,10 +7,10 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
 from llamagw.config import Config, ModelConfig, Replica
 from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
-from llamagw.launch.remote import address_of
+from llamagw.fleet import Change, Lease
 from llamagw.launch.probes import FAILURES
-from llamagw.fleet.manager import Change, Lease
-from tests.test_manager import ManagerCase
+from llamagw.launch.remote import address_of
+from tests.fleet.test_dispatch import DispatcherCase
 
 A, B, C = (Replica(url=f"http://{name}:8000/v1") for name in "abc")
 
@@ -19,7 +19,7 @@ def far(*replicas: Replica, name: str = "far") -> ModelConfig:
     return ModelConfig(name=name, replicas=list(replicas))
 
 
-class ElsewhereCase(ManagerCase):
+class ElsewhereCase(DispatcherCase):
     def start(self, *models: ModelConfig, limit: int = 1, **wrong: str) -> None:
         """A gateway with these models; of their servers, those that are named are not well."""
         ours = ModelConfig(name="ours", model_path="/models/ours.gguf")
@@ -31,7 +31,7 @@ class ElsewhereCase(ManagerCase):
         )
         self.make_with(config)
         self.probe.wrong = wrong
-        self.manager.begin()
+        self.dispatcher.begin()
         self.settle()
 
     def logged(self) -> list[str]:
@@ -39,7 +39,7 @@ class ElsewhereCase(ManagerCase):
         lines: list[str] = []
 
         def note(event: LogEvent) -> None:
-            if event["log_namespace"] == "llamagw.manager":
+            if event["log_namespace"] == "llamagw.fleet":
                 lines.append(formatEvent(event))
 
         globalLogPublisher.addObserver(note)
@@ -51,7 +51,7 @@ class ElsewhereCase(ManagerCase):
             self.clock.advance(0)
 
     def lease(self, name: str = "far", failed: list[Lease] | None = None) -> Lease:
-        return self.successResultOf(self.manager.acquire(name, failed=failed or []))
+        return self.successResultOf(self.dispatcher.acquire(name, failed=failed or []))
 
     def host(self, lease: Lease) -> str:
         return lease.address.host
@@ -59,16 +59,11 @@ class ElsewhereCase(ManagerCase):
     def lose(self, lease: Lease) -> None:
         """The relay's word that this one's server broke off."""
         lease.release()
-        self.successResultOf(self.aftermath(lease))
+        self.successResultOf(lease.broke_off())
         self.settle()
 
-    def aftermath(self, lease: Lease):  # type: ignore[no-untyped-def]
-        from twisted.internet.defer import ensureDeferred
 
-        return ensureDeferred(self.manager.aftermath(lease))
-
-
-class AddressTests(ManagerCase):
+class AddressTests(DispatcherCase):
     def test_it_is_what_the_configuration_says(self) -> None:
         replica = Replica(
             url="https://x.example/api/v1", api_key="k", ca_file="/ca.pem", upstream_model="y"
@@ -96,7 +91,7 @@ class ReachTests(ElsewhereCase):
 
     def test_one_that_cannot_be_reached_says_why_and_is_tried_again(self) -> None:
         self.start(far(A), a="Connection refused")
-        error = self.error_of(self.manager.acquire("far"))
+        error = self.error_of(self.dispatcher.acquire("far"))
         self.assertIsInstance(error, ModelUnavailable)
         self.assertIn("http://a:8000/v1 cannot be reached: Connection refused", error.message)
         self.assertEqual(self.status()["far"], "failed")
@@ -150,21 +145,21 @@ class ReachTests(ElsewhereCase):
         self.clock.pump([1] * FAILURES)
         self.settle()
         self.assertEqual(self.status()["far"], "failed")
-        self.assertIn("cannot be reached", self.error_of(self.manager.acquire("far")).message)
+        self.assertIn("cannot be reached", self.error_of(self.dispatcher.acquire("far")).message)
 
     def test_who_must_not_load_is_turned_away_while_it_cannot_be_reached(self) -> None:
         self.start(far(A), a="Connection refused")
-        waiting = self.manager.acquire("far", load=False)
+        waiting = self.dispatcher.acquire("far", load=False)
         self.assertIsInstance(self.error_of(waiting), ModelNotLoaded)
 
     def test_it_cannot_be_unloaded_from_here(self) -> None:
         self.start(far(A))
-        self.assertRaises(BadRequest, self.manager.unload, "far")
+        self.assertRaises(BadRequest, self.dispatcher.unload, "far")
         self.assertEqual(self.status()["far"], "loaded")
 
     def test_the_end_does_not_wait_for_it(self) -> None:
         self.start(far(A, B))
-        drained = self.manager.drain()
+        drained = self.dispatcher.drain()
         self.settle()
         self.successResultOf(drained)
 
@@ -178,17 +173,17 @@ class ReplicaTests(ElsewhereCase):
             if self.host(lease) == "b":
                 lease.release()
         self.assertEqual([self.host(self.lease()) for _ in range(2)], ["b", "b"])
-        report = self.manager.report()[0]
+        report = self.dispatcher.report()[0]
         self.assertEqual((report.in_flight, report.status, report.port), (6, "loaded", None))
 
     def test_it_is_told_which_of_them_is_down_and_why(self) -> None:
         self.start(far(A, B), b="Connection refused")
         self.lease()
-        up, down = self.manager.report()[0].replicas
+        up, down = self.dispatcher.report()[0].replicas
         self.assertEqual((up.url, up.status, up.in_flight), (A.url, "loaded", 1))
         self.assertEqual((down.url, down.status, down.in_flight), (B.url, "failed", 0))
         self.assertIn("Connection refused", down.error or "")
-        self.assertEqual(self.manager.report()[1].replicas, [])
+        self.assertEqual(self.dispatcher.report()[1].replicas, [])
 
     def test_of_those_alike_the_one_that_was_used_longest_ago_does(self) -> None:
         self.start(far(A, B, C))
@@ -249,7 +244,7 @@ class ReplicaTests(ElsewhereCase):
         lost = [lease for lease in leases if self.host(lease) == "a"]
         before = len(self.probe.diagnosed)
         for lease in lost:
-            self.successResultOf(self.aftermath(lease))
+            self.successResultOf(lease.broke_off())
         self.settle()
         self.assertEqual(self.probe.diagnosed[before:], ["a"])
         self.assertEqual(self.status()["far"], "loaded")
@@ -259,7 +254,7 @@ class ReplicaTests(ElsewhereCase):
     ) -> None:
         hung: list[str] = []
         self.start(far(A, B))
-        self.manager.on_hung = lambda address: hung.append(address.host)
+        self.dispatcher.on_hung = lambda address: hung.append(address.host)
         self.lose(self.lease())
         self.assertEqual(hung, [])
         self.probe.well = False
@@ -273,18 +268,20 @@ class ReplicaTests(ElsewhereCase):
         self.start(far(A))
         lost, kept = self.lease(), self.lease()
         self.lose(lost)
-        self.assertEqual(self.manager.report()[0].in_flight, 1)
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 1)
         kept.release()
-        self.assertEqual(self.manager.report()[0].in_flight, 0)
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 0)
         self.assertEqual(self.status()["far"], "loaded")
 
     def test_who_waits_for_one_that_fails_goes_on_to_one_that_is_ready(self) -> None:
         self.start(far(A, B))
+        leases = [self.lease(), self.lease()]
         self.probe.later = True
-        for keeper in self.manager._entries["far"].keepers:
-            keeper.backend.hung()
+        for lease in leases:
+            lease.broke_off()
+            lease.release()
         self.settle()
-        waiting = [self.manager.acquire("far") for _ in range(2)]
+        waiting = [self.dispatcher.acquire("far") for _ in range(2)]
         self.assertEqual(set(self.probe.diagnoses), {"a", "b"})
         self.probe.diagnoses["b"].callback(None)
         self.probe.diagnoses["a"].callback("Connection refused")
@@ -294,7 +291,7 @@ class ReplicaTests(ElsewhereCase):
     def test_only_a_change_of_the_whole_is_told(self) -> None:
         self.start(far(A, B))
         told: list[Change | None] = []
-        self.manager.watch(told.append)
+        self.dispatcher.watch(told.append)
         first = self.lease()
         self.probe.wrong = {"a": "down", "b": "down"}
         self.lose(first)
@@ -311,17 +308,17 @@ class ReloadTests(ElsewhereCase):
     def test_one_that_is_new_is_reached_and_one_that_is_gone_is_left(self) -> None:
         self.start(far(A))
         lease = self.lease()
-        config = self.manager.config
-        self.manager.reconfigure(replace(config, models=[far(B), config.models[1]]))
+        config = self.dispatcher.config
+        self.dispatcher.apply(replace(config, models=[far(B), config.models[1]]))
         self.settle()
         self.assertEqual(self.probe.diagnosed, ["a", "b"])
         self.assertEqual((self.host(self.lease()), self.host(lease)), ("b", "a"))
         lease.release()
         self.settle()
-        self.assertEqual(len(self.manager._by_key), 2)
+        self.assertEqual(len(self.dispatcher._instances), 2)
 
     def test_one_that_is_the_same_is_left_as_it_is_though_the_engine_is_another(self) -> None:
         self.start(far(A))
-        self.manager.reconfigure(replace(self.manager.config, llama_server_path="/other"))
+        self.dispatcher.apply(replace(self.dispatcher.config, llama_server_path="/other"))
         self.settle()
         self.assertEqual(self.probe.diagnosed, ["a"])

@@ -25,25 +25,29 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.apart import Asking
 from llamagw.config import Config, ModelConfig
-from llamagw.fleet import process
-from llamagw.launch.lifecycle import Exit
-from llamagw.launch.leftovers import Leftovers
-from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
-from llamagw.launch.local import (
+from llamagw.launch import Exit, Processes
+from llamagw.launch import command as command_module
+from llamagw.launch import local as local_module
+from llamagw.launch import ports as ports_module
+from llamagw.launch.command import (
     KEY_VARIABLE,
-    LOOK_AGAIN_SEC,
-    LOOPBACK,
-    PIPE_GRACE_SEC,
-    PIPE_GRACES,
-    EngineProcess,
-    Launcher,
-    Ports,
     command_line,
     known_flags,
     library_path,
     masked,
 )
+from llamagw.launch.leftovers import Leftovers
+from llamagw.launch.local import (
+    LOOK_AGAIN_SEC,
+    PIPE_GRACE_SEC,
+    PIPE_GRACES,
+    LocalLauncher,
+    LocalRun,
+)
+from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
+from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
+from tests.fleet_fakes import FakeProbe
 
 ALL = frozenset(
     {
@@ -198,7 +202,7 @@ class KnownFlagsTests(SynchronousTestCase):
 
     def test_a_binary_that_never_answers(self) -> None:
         # A child of its own holds its pipes open, and is not to be waited for either.
-        with mock.patch.object(process, "HELP_TIMEOUT", 0.1):
+        with mock.patch.object(command_module, "HELP_TIMEOUT", 0.1):
             script = "sleep 600 & echo --model; sleep 600"
             self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
 
@@ -214,7 +218,7 @@ class PortsTests(SynchronousTestCase):
         return port
 
     def test_ports_go_upward(self) -> None:
-        with mock.patch.object(process, "_can_bind", return_value=True):
+        with mock.patch.object(ports_module, "_can_bind", return_value=True):
             ports = Ports(8081)
             self.assertEqual([ports.take(), ports.take(), ports.take()], [8081, 8082, 8083])
 
@@ -224,7 +228,7 @@ class PortsTests(SynchronousTestCase):
             self.assertGreater(Ports(port).take(), port)
 
     def test_a_port_is_given_once_until_it_is_given_back(self) -> None:
-        with mock.patch.object(process, "_can_bind", return_value=True):
+        with mock.patch.object(ports_module, "_can_bind", return_value=True):
             ports = Ports(8081)
             ports.take()
             ports.take()
@@ -232,7 +236,7 @@ class PortsTests(SynchronousTestCase):
             self.assertEqual([ports.take(), ports.take()], [8081, 8083])
 
     def test_no_port_left(self) -> None:
-        with mock.patch.object(process, "_can_bind", lambda port: port < 65535):
+        with mock.patch.object(ports_module, "_can_bind", lambda port: port < 65535):
             ports = Ports(65534)
             self.assertEqual(ports.take(), 65534)
             error = self.assertRaises(OSError, ports.take)
@@ -459,7 +463,7 @@ class FakeReactor(Clock):
         return transport
 
 
-class FakeBackend:
+class Mourner:
     """Hears of the end."""
 
     def __init__(self) -> None:
@@ -480,7 +484,13 @@ class EngineCase(SynchronousTestCase):
         config = Config(
             llama_server_path="/opt/llama-server", models=[self.model], stop_timeout_sec=10
         )
-        self.launcher = Launcher(self.reactor, config, Leftovers(self.mktemp()))  # type: ignore[arg-type]
+        self.probe = FakeProbe()
+        self.launcher = Processes(
+            self.reactor,  # type: ignore[arg-type]
+            config,
+            Leftovers(self.mktemp()),
+            self.probe,
+        )
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None
         self.launcher.kill_group = self.kill_group  # type: ignore[method-assign]
@@ -488,8 +498,8 @@ class EngineCase(SynchronousTestCase):
         self.listener: Listener | OSError = Listener.NOBODY
         self.looked: list[tuple[int, int]] = []
         self.launcher.who_listens = self.who_listens  # type: ignore[method-assign]
-        self.patch(process, "_can_bind", lambda port: True)
-        self.backend = FakeBackend()
+        self.patch(ports_module, "_can_bind", lambda port: True)
+        self.backend = Mourner()
         self.log = Log("tiny")
 
     def kill_group(self, pid: int, number: int) -> None:
@@ -503,8 +513,10 @@ class EngineCase(SynchronousTestCase):
             raise self.listener
         return self.listener
 
-    def launch(self) -> EngineProcess:
-        return self.launcher.launch(self.model, self.backend, self.log)  # type: ignore[arg-type]
+    def launch(self) -> LocalRun:
+        run = LocalLauncher(self.launcher, self.model, self.log).launch(self.backend.ended)
+        self.reactor.advance(0)
+        return run
 
     @property
     def library_path(self) -> tuple[str, str]:
@@ -589,7 +601,7 @@ class SpawnTests(EngineCase):
         self.assertEqual(list(self.log.lines), [f"llama-server was not started: {there_is}"])
         self.assertEqual(self.reactor.spawned, [])
         engine.stop()
-        engine.kill()
+        engine.kill("")
         self.assertEqual(self.groups, [])
 
     def test_a_spawn_that_fails_gives_its_port_back(self) -> None:
@@ -601,7 +613,7 @@ class SpawnTests(EngineCase):
         self.assertEqual(self.launcher.ports.take(), 8081)
 
     def test_no_port_left(self) -> None:
-        self.patch(process, "_can_bind", lambda port: False)
+        self.patch(ports_module, "_can_bind", lambda port: False)
         self.launch()
         self.assertEqual(
             self.backend.exits, [Exit("was not started", "no free port from 8081 to 65535")]
@@ -614,7 +626,7 @@ class SpawnTests(EngineCase):
             asked.append((binary, env[self.library_path[0]]))
             return frozenset({"--model"})
 
-        self.patch(process, "known_flags", known_flags)
+        self.patch(local_module, "known_flags", known_flags)
         self.launcher.prepare(self.launcher.config, Asking())
         self.assertEqual(asked, [("/opt/llama-server", self.library_path[1])])
         self.launch()
@@ -967,14 +979,14 @@ class StopTests(EngineCase):
     def test_kill_is_at_once_and_once(self) -> None:
         engine = self.launch()
         engine.stop()
-        engine.kill()
+        engine.kill("")
         self.reactor.advance(60)
         self.assertEqual(self.groups, [(1000, signal.SIGKILL)])
 
     def test_a_child_that_leads_no_group_yet_is_killed_itself(self) -> None:
         for number in (errno.ESRCH, errno.EPERM):
             self.no_group = OSError(number, "")
-            self.launch().kill()
+            self.launch().kill("")
             self.assertEqual(self.child.signals[1:], [signal.SIGKILL])
 
     def test_stop_and_kill_of_what_has_just_ended_do_nothing(self) -> None:
@@ -982,9 +994,9 @@ class StopTests(EngineCase):
         reason = self.child.exit(1)
         engine.stop()
         self.no_group = ProcessLookupError()
-        engine.kill()
+        engine.kill("")
         self.child.protocol.processEnded(reason)
-        engine.kill()
+        engine.kill("")
         self.assertEqual(len(self.backend.exits), 1)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 

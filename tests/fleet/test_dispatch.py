@@ -22,9 +22,10 @@ from llamagw.errors import (
     ServerBusy,
     ShuttingDown,
 )
-from llamagw.fleet.manager import DESCRIBE_SEC, Change, Lease, Manager
+from llamagw.fleet import Change, Dispatcher, Lease
+from llamagw.fleet.descriptions import DESCRIBE_SEC
 from llamagw.net import Address
-from tests.fleet_fakes import FakeEngine, FakeLauncher, FakeProbe, make_config
+from tests.fleet_fakes import FakeLaunchers, FakeProbe, FakeRun, make_config
 
 
 class SlowClock(Clock):
@@ -43,7 +44,7 @@ class SlowClock(Clock):
         return super().callLater(when, *args, **more)  # type: ignore[arg-type]
 
 
-class ManagerCase(SynchronousTestCase):
+class DispatcherCase(SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = SlowClock()
         self.make(limit=1)
@@ -52,14 +53,16 @@ class ManagerCase(SynchronousTestCase):
         self.make_with(make_config("a", "b", "c", max_loaded_models=limit, **more))
 
     def make_with(self, config: Config) -> None:
-        self.launcher = FakeLauncher()
         self.probe = FakeProbe()
-        self.manager = Manager(config, self.launcher, self.probe, self.clock)
+        self.launcher = FakeLaunchers(self.probe, self.clock, config.load_timeout_sec)
+        self.dispatcher = Dispatcher(config, self.launcher, self.probe, self.clock)
 
     def change(self, name: str, **values: Any) -> Config:
         """The configuration, but for some values of one model."""
-        models = [replace(m, **values) if m.name == name else m for m in self.manager.config.models]
-        return replace(self.manager.config, models=models)
+        models = [
+            replace(m, **values) if m.name == name else m for m in self.dispatcher.config.models
+        ]
+        return replace(self.dispatcher.config, models=models)
 
     def become_ready(self) -> None:
         """Have the loading engines answer their next probe."""
@@ -68,7 +71,7 @@ class ManagerCase(SynchronousTestCase):
         self.probe.well = False
 
     def have_lease(self, name: str) -> Lease:
-        lease = self.manager.acquire(name)
+        lease = self.dispatcher.acquire(name)
         if not lease.called:
             self.become_ready()
         return self.successResultOf(lease)
@@ -78,21 +81,21 @@ class ManagerCase(SynchronousTestCase):
         assert isinstance(error, GatewayError)
         return error
 
-    def engine(self, name: str) -> FakeEngine:
+    def engine(self, name: str) -> FakeRun:
         return self.launcher.last(name)
 
     def status(self) -> dict[str, str]:
-        return {report.id: report.status for report in self.manager.report()}
+        return {report.id: report.status for report in self.dispatcher.report()}
 
 
-class LeaseTests(ManagerCase):
+class LeaseTests(DispatcherCase):
     def test_nothing_is_started_before_somebody_asks(self) -> None:
         self.clock.advance(1000)
         self.assertEqual(self.launcher.launched(), [])
-        self.assertEqual(self.manager.names, ["a", "b", "c"])
+        self.assertEqual([entry.model.name for entry in self.dispatcher.catalogue], ["a", "b", "c"])
 
     def test_the_first_who_asks_waits_for_the_load(self) -> None:
-        lease = self.manager.acquire("a")
+        lease = self.dispatcher.acquire("a")
         self.assertEqual(self.launcher.launched(), ["a"])
         self.clock.pump([0.05] * 10)
         self.assertNoResult(lease)
@@ -100,7 +103,7 @@ class LeaseTests(ManagerCase):
         self.assertEqual(self.successResultOf(lease).address, self.engine("a").address)
 
     def test_two_waiters_share_one_start(self) -> None:
-        leases = [self.manager.acquire("a") for _ in range(3)]
+        leases = [self.dispatcher.acquire("a") for _ in range(3)]
         self.become_ready()
         for lease in leases:
             self.successResultOf(lease)
@@ -108,18 +111,18 @@ class LeaseTests(ManagerCase):
 
     def test_a_loaded_model_gives_its_lease_at_once(self) -> None:
         self.have_lease("a")
-        self.successResultOf(self.manager.acquire("a"))
+        self.successResultOf(self.dispatcher.acquire("a"))
         self.assertEqual(self.launcher.launched(), ["a"])
 
     def test_an_unknown_model_is_told_at_once(self) -> None:
-        error = self.assertRaises(ModelNotFound, self.manager.acquire, "zzz")
+        error = self.assertRaises(ModelNotFound, self.dispatcher.acquire, "zzz")
         self.assertIn("`a`, `b`, `c`", error.message)
 
     def test_released_twice_is_released_once(self) -> None:
         first, second = self.have_lease("a"), self.have_lease("a")
         first.release()
         first.release()
-        self.manager.acquire("b").addErrback(lambda _: None)
+        self.dispatcher.acquire("b").addErrback(lambda _: None)
         self.assertEqual(self.engine("a").asked, [])
         second.release()
         self.assertEqual(self.engine("a").asked, ["stop"])
@@ -132,63 +135,65 @@ class LeaseTests(ManagerCase):
     def test_a_lease_knows_its_model(self) -> None:
         lease = self.have_lease("a")
         first = lease.model
-        self.manager.reconfigure(self.change("a", threads=9))
+        self.dispatcher.apply(self.change("a", threads=9))
         self.assertEqual((lease.model.name, lease.model), ("a", first))
 
     def test_who_must_not_load_gets_a_lease_of_what_is_loaded(self) -> None:
         self.have_lease("a").release()
-        lease = self.successResultOf(self.manager.acquire("a", load=False))
-        self.assertEqual(self.manager.report()[0].in_flight, 1)
+        lease = self.successResultOf(self.dispatcher.acquire("a", load=False))
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 1)
         lease.release()
-        self.assertEqual(self.manager.report()[0].in_flight, 0)
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 0)
 
     def test_who_must_not_load_is_told_that_nothing_is_loaded(self) -> None:
-        self.assertIsInstance(self.error_of(self.manager.acquire("a", load=False)), ModelNotLoaded)
+        self.assertIsInstance(
+            self.error_of(self.dispatcher.acquire("a", load=False)), ModelNotLoaded
+        )
         self.assertEqual(self.launcher.launched(), [])
-        self.manager.acquire("a")
-        error = self.error_of(self.manager.acquire("a", load=False))
+        self.dispatcher.acquire("a")
+        error = self.error_of(self.dispatcher.acquire("a", load=False))
         self.assertIn("The model `a` is not loaded (it is loading).", error.message)
-        self.assertRaises(ModelNotFound, self.manager.acquire, "zzz", load=False)
+        self.assertRaises(ModelNotFound, self.dispatcher.acquire, "zzz", load=False)
 
     def test_who_must_not_load_does_not_count_as_use(self) -> None:
         self.make(limit=2)
         for name in "ab":
             self.have_lease(name).release()
             self.clock.advance(1)
-        lease = self.successResultOf(self.manager.acquire("a", load=False))
+        lease = self.successResultOf(self.dispatcher.acquire("a", load=False))
         self.clock.advance(1)
         lease.release()
-        self.manager.acquire("c")
+        self.dispatcher.acquire("c")
         self.assertEqual((self.engine("a").asked, self.engine("b").asked), (["stop"], []))
 
     def test_a_waiter_who_cancels_is_forgotten(self) -> None:
-        gone, stays = self.manager.acquire("a"), self.manager.acquire("a")
+        gone, stays = self.dispatcher.acquire("a"), self.dispatcher.acquire("a")
         gone.cancel()
         self.failureResultOf(gone, CancelledError)
         self.become_ready()
         self.successResultOf(stays)
-        self.assertEqual(self.manager.report()[0].in_flight, 1)
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 1)
 
     def test_a_waiter_who_waits_too_long_is_told(self) -> None:
         self.make(limit=1, queue_timeout_sec=60)
-        lease = self.manager.acquire("a")
+        lease = self.dispatcher.acquire("a")
         self.clock.advance(59)
         self.assertNoResult(lease)
         self.clock.advance(1)
         self.assertIsInstance(self.error_of(lease), QueueTimeout)
-        self.assertEqual(self.manager.report()[0].waiting, 0)
+        self.assertEqual(self.dispatcher.report()[0].waiting, 0)
 
     def test_cancelling_what_was_given_does_nothing(self) -> None:
-        lease = self.manager.acquire("a")
+        lease = self.dispatcher.acquire("a")
         self.become_ready()
         lease.cancel()
         self.successResultOf(lease)
-        self.assertEqual(self.manager.report()[0].in_flight, 1)
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 1)
 
     def test_a_waiter_may_cancel_another_when_it_is_answered(self) -> None:
         for ends_well in (True, False):
             self.setUp()
-            first, second = self.manager.acquire("a"), self.manager.acquire("a")
+            first, second = self.dispatcher.acquire("a"), self.dispatcher.acquire("a")
             first.addBoth(lambda result, other=second: (other.cancel(), result)[1])
             if ends_well:
                 self.become_ready()
@@ -197,35 +202,35 @@ class LeaseTests(ManagerCase):
                 self.engine("a").end()
                 self.failureResultOf(first, ModelUnavailable)
             self.failureResultOf(second, CancelledError)
-            self.assertEqual(self.manager.report()[0].in_flight, 1 if ends_well else 0)
+            self.assertEqual(self.dispatcher.report()[0].in_flight, 1 if ends_well else 0)
 
     def test_a_waiter_may_release_and_ask_again_when_it_is_answered(self) -> None:
         again = []
 
         def answered(lease: Lease) -> None:
             lease.release()
-            again.append(self.manager.acquire("a"))
+            again.append(self.dispatcher.acquire("a"))
 
-        self.manager.acquire("a").addCallback(answered)
+        self.dispatcher.acquire("a").addCallback(answered)
         self.become_ready()
         self.successResultOf(again[0])
-        self.assertEqual(self.manager.report()[0].in_flight, 1)
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 1)
 
 
-class SwapTests(ManagerCase):
+class SwapTests(DispatcherCase):
     def test_the_least_recently_used_is_stopped_for_room(self) -> None:
         self.make(limit=2)
         leases = [self.have_lease(name) for name in "ab"]
         for lease in reversed(leases):
             self.clock.advance(1)
             lease.release()
-        self.manager.acquire("c")
+        self.dispatcher.acquire("c")
         self.assertEqual(self.engine("a").asked, [])
         self.assertEqual(self.engine("b").asked, ["stop"])
 
     def test_the_next_starts_when_the_process_is_gone(self) -> None:
         self.have_lease("a").release()
-        lease = self.manager.acquire("b")
+        lease = self.dispatcher.acquire("b")
         self.assertEqual(self.launcher.launched(), ["a"])
         self.engine("a").end()
         self.assertEqual(self.launcher.launched(), ["a", "b"])
@@ -234,11 +239,11 @@ class SwapTests(ManagerCase):
 
     def test_a_busy_model_closes_when_somebody_has_waited_for_swap_after(self) -> None:
         lease = self.have_lease("a")
-        waiter = self.manager.acquire("b")
+        waiter = self.dispatcher.acquire("b")
         self.clock.advance(9.9)
-        self.successResultOf(self.manager.acquire("a")).release()
+        self.successResultOf(self.dispatcher.acquire("a")).release()
         self.clock.advance(0.2)
-        newcomer = self.manager.acquire("a")
+        newcomer = self.dispatcher.acquire("a")
         self.assertNoResult(newcomer)
         self.assertEqual(self.engine("a").asked, [])
         lease.release()
@@ -253,9 +258,9 @@ class SwapTests(ManagerCase):
 
     def test_it_opens_again_when_the_waiter_goes(self) -> None:
         self.have_lease("a")
-        waiter = self.manager.acquire("b")
+        waiter = self.dispatcher.acquire("b")
         self.clock.advance(10)
-        newcomer = self.manager.acquire("a")
+        newcomer = self.dispatcher.acquire("a")
         self.assertNoResult(newcomer)
         waiter.cancel()
         self.failureResultOf(waiter, CancelledError)
@@ -265,22 +270,22 @@ class SwapTests(ManagerCase):
         self.make(limit=1, swap_after_sec=0.05)
         self.have_lease("a")
         self.clock.each_look = 0.1
-        self.manager.acquire("b")
+        self.dispatcher.acquire("b")
         self.clock.each_look = 0.0
         self.clock.advance(0)
-        self.assertNoResult(self.manager.acquire("a"))
+        self.assertNoResult(self.dispatcher.acquire("a"))
 
     def test_no_timer_stays_when_nobody_waits(self) -> None:
         self.make(limit=1, health_check_sec=1000)
         self.have_lease("a")
         before = len(self.clock.getDelayedCalls())
-        self.manager.acquire("b").addErrback(lambda _: None).cancel()
+        self.dispatcher.acquire("b").addErrback(lambda _: None).cancel()
         self.assertEqual(len(self.clock.getDelayedCalls()), before)
 
 
-class FailureTests(ManagerCase):
+class FailureTests(DispatcherCase):
     def test_all_who_wait_are_told_each_by_an_error_of_its_own(self) -> None:
-        leases = [self.manager.acquire("a") for _ in range(2)]
+        leases = [self.dispatcher.acquire("a") for _ in range(2)]
         self.engine("a").end(last_words="out of memory")
         errors = [self.error_of(lease) for lease in leases]
         self.assertIsNot(errors[0], errors[1])
@@ -290,39 +295,41 @@ class FailureTests(ManagerCase):
             self.assertEqual(error.retry_after, 1)
 
     def test_until_the_backoff_is_over_newcomers_are_told_too(self) -> None:
-        self.manager.acquire("a").addErrback(lambda _: None)
+        self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.engine("a").end(last_words="out of memory")
         self.clock.advance(0.25)
-        error = self.error_of(self.manager.acquire("a"))
+        error = self.error_of(self.dispatcher.acquire("a"))
         self.assertIn("out of memory", error.message)
         self.assertEqual(error.retry_after, 0.75, "what is left of the backoff")
         self.assertEqual(self.status()["a"], "failed")
         self.clock.advance(0.75)
         self.assertEqual(self.status()["a"], "unloaded")
-        self.assertNoResult(self.manager.acquire("a"))
+        self.assertNoResult(self.dispatcher.acquire("a"))
         self.assertEqual(self.launcher.launched(), ["a", "a"])
 
     def test_a_launch_that_fails_at_once(self) -> None:
         self.launcher.refuses.add("a")
-        waiter = self.manager.acquire("b")
+        waiter = self.dispatcher.acquire("b")
         self.launcher.last("b").end()
         self.error_of(waiter)
-        self.assertIn("there is no file", self.error_of(self.manager.acquire("a")).message)
+        waiter = self.dispatcher.acquire("a")
+        self.clock.advance(0)
+        self.assertIn("there is no file", self.error_of(waiter).message)
         self.assertEqual(self.status()["a"], "failed")
-        self.assertIsNone(self.manager.report()[0].port)
-        self.assertFalse(self.manager.report()[0].waiting)
-        self.successResultOf(self.manager.drain())
+        self.assertIsNone(self.dispatcher.report()[0].port)
+        self.assertFalse(self.dispatcher.report()[0].waiting)
+        self.successResultOf(self.dispatcher.drain())
 
     def test_a_load_without_progress_is_given_up(self) -> None:
         self.make(limit=1, load_timeout_sec=5)
-        lease = self.manager.acquire("a")
+        lease = self.dispatcher.acquire("a")
         self.clock.pump([0.05] * 150)
         self.assertIsInstance(self.error_of(lease), LoadTimeout)
         self.assertEqual(self.engine("a").asked, ["kill"])
 
     def test_a_slow_load_that_gets_on_is_waited_for(self) -> None:
         self.make(limit=1, load_timeout_sec=5)
-        lease = self.manager.acquire("a")
+        lease = self.dispatcher.acquire("a")
         for _ in range(50):
             self.engine("a").work += 1
             self.clock.pump([0.05] * 50)
@@ -333,7 +340,7 @@ class FailureTests(ManagerCase):
         self.engine("a").end("was killed by SIGKILL")
         lease.release()
         self.assertEqual(self.status()["a"], "unloaded")
-        again = self.manager.acquire("a")
+        again = self.dispatcher.acquire("a")
         self.become_ready()
         self.assertEqual(self.successResultOf(again).address, self.engine("a").address)
         self.assertEqual(self.launcher.launched(), ["a", "a"])
@@ -343,7 +350,7 @@ class FailureTests(ManagerCase):
         self.clock.pump([30, 1, 1])
         self.assertEqual(self.engine("a").asked, ["kill"])
         self.engine("a").end("was killed by SIGKILL")
-        self.assertNoResult(self.manager.acquire("a"))
+        self.assertNoResult(self.dispatcher.acquire("a"))
         self.assertEqual(self.launcher.launched(), ["a", "a"])
 
     def test_a_backend_that_moves_bytes_is_not_hung(self) -> None:
@@ -356,52 +363,52 @@ class FailureTests(ManagerCase):
 
     def test_too_many_waiters_are_told(self) -> None:
         self.make(limit=1, max_queue=2)
-        leases = [self.manager.acquire("a") for _ in range(3)]
+        leases = [self.dispatcher.acquire("a") for _ in range(3)]
         error = self.error_of(leases[2])
         self.assertIsInstance(error, ServerBusy)
         self.assertIn("the model `a` already", error.message)
         self.assertNoResult(leases[1])
 
 
-class LoadTests(ManagerCase):
+class LoadTests(DispatcherCase):
     def test_a_model_is_loaded_and_nothing_asked_of_it(self) -> None:
-        loaded = self.manager.load("a")
+        loaded = self.dispatcher.load("a")
         self.assertNoResult(loaded)
         self.become_ready()
         self.assertIsNone(self.successResultOf(loaded))
-        self.assertEqual(self.manager.report()[0].in_flight, 0)
-        self.successResultOf(self.manager.load("a"))
+        self.assertEqual(self.dispatcher.report()[0].in_flight, 0)
+        self.successResultOf(self.dispatcher.load("a"))
         self.assertEqual(self.launcher.launched(), ["a"])
 
     def test_another_makes_room_for_it(self) -> None:
         self.have_lease("a").release()
-        loaded = self.manager.load("b")
+        loaded = self.dispatcher.load("b")
         self.assertEqual(self.engine("a").asked, ["stop"])
         self.engine("a").end()
         self.become_ready()
         self.successResultOf(loaded)
 
     def test_why_it_failed_is_told(self) -> None:
-        loaded = self.manager.load("a")
+        loaded = self.dispatcher.load("a")
         self.engine("a").end(last_words="out of memory")
         error = self.failureResultOf(loaded, ModelUnavailable).value
         self.assertIn("out of memory", str(error))
 
     def test_it_can_be_cancelled(self) -> None:
-        loaded = self.manager.load("a")
+        loaded = self.dispatcher.load("a")
         loaded.cancel()
         self.failureResultOf(loaded, CancelledError)
-        self.assertEqual(self.manager.report()[0].waiting, 0)
+        self.assertEqual(self.dispatcher.report()[0].waiting, 0)
 
     def test_an_unknown_model_is_told_at_once(self) -> None:
-        for do in (self.manager.load, self.manager.unload, self.manager.log):
+        for do in (self.dispatcher.load, self.dispatcher.unload, self.dispatcher.log):
             self.assertRaises(ModelNotFound, do, "zzz")
 
 
-class UnloadTests(ManagerCase):
+class UnloadTests(DispatcherCase):
     def test_it_is_over_when_the_process_is_gone(self) -> None:
         self.have_lease("a").release()
-        gone = [self.manager.unload("a"), self.manager.unload("a")]
+        gone = [self.dispatcher.unload("a"), self.dispatcher.unload("a")]
         self.assertEqual(self.engine("a").asked, ["stop"])
         for each in gone:
             self.assertNoResult(each)
@@ -411,13 +418,13 @@ class UnloadTests(ManagerCase):
         self.assertEqual(self.status()["a"], "unloaded")
 
     def test_without_a_process_it_is_over_at_once(self) -> None:
-        self.successResultOf(self.manager.unload("a"))
-        self.successResultOf(self.manager.unload("a", force=True))
+        self.successResultOf(self.dispatcher.unload("a"))
+        self.successResultOf(self.dispatcher.unload("a", force=True))
 
     def test_running_answers_finish_and_newcomers_get_the_next_life(self) -> None:
         lease = self.have_lease("a")
-        gone = self.manager.unload("a")
-        newcomer = self.manager.acquire("a")
+        gone = self.dispatcher.unload("a")
+        newcomer = self.dispatcher.acquire("a")
         self.assertNoResult(newcomer)
         self.assertEqual(self.engine("a").asked, [])
         lease.release()
@@ -431,20 +438,20 @@ class UnloadTests(ManagerCase):
 
     def test_a_crash_meanwhile_ends_it_too(self) -> None:
         self.have_lease("a")
-        gone = self.manager.unload("a")
+        gone = self.dispatcher.unload("a")
         self.engine("a").end("was killed by SIGSEGV")
         self.successResultOf(gone)
 
     def test_a_load_that_fails_meanwhile_ends_it_too(self) -> None:
-        waiter = self.manager.acquire("a")
-        gone = self.manager.unload("a")
+        waiter = self.dispatcher.acquire("a")
+        gone = self.dispatcher.unload("a")
         self.engine("a").end()
         self.error_of(waiter)
         self.successResultOf(gone)
 
     def test_by_force_its_process_is_killed_and_its_leases_know(self) -> None:
         lease = self.have_lease("a")
-        gone = self.manager.unload("a", force=True)
+        gone = self.dispatcher.unload("a", force=True)
         self.assertEqual(self.engine("a").asked, ["kill"])
         self.assertTrue(lease.revoked)
         self.assertNoResult(gone)
@@ -456,15 +463,15 @@ class UnloadTests(ManagerCase):
         self.assertFalse(self.have_lease("a").revoked, "the next life has done nothing")
 
     def test_by_force_who_waits_is_told(self) -> None:
-        waiter = self.manager.acquire("a")
-        self.manager.unload("a", force=True)
+        waiter = self.dispatcher.acquire("a")
+        self.dispatcher.unload("a", force=True)
         self.assertEqual(self.error_of(waiter).message, "The model `a` was unloaded by force.")
         self.assertEqual(self.engine("a").asked, ["kill"])
 
     def test_force_ends_an_unload_that_takes_long(self) -> None:
         self.have_lease("a").release()
-        gone = self.manager.unload("a")
-        self.manager.unload("a", force=True)
+        gone = self.dispatcher.unload("a")
+        self.dispatcher.unload("a", force=True)
         self.assertEqual(self.engine("a").asked, ["stop", "kill"])
         self.engine("a").end("was killed by SIGKILL")
         self.successResultOf(gone)
@@ -472,8 +479,8 @@ class UnloadTests(ManagerCase):
     def test_a_model_that_was_changed_meanwhile_ends_it_too(self) -> None:
         lease = self.have_lease("a")
         engine = self.engine("a")
-        gone = self.manager.unload("a")
-        self.manager.reconfigure(self.change("a", threads=9))
+        gone = self.dispatcher.unload("a")
+        self.dispatcher.apply(self.change("a", threads=9))
         lease.release()
         self.assertNoResult(gone)
         engine.end()
@@ -481,7 +488,7 @@ class UnloadTests(ManagerCase):
 
     def test_to_cancel_the_wait_takes_nothing_back(self) -> None:
         lease = self.have_lease("a")
-        gone, other = self.manager.unload("a"), self.manager.unload("a")
+        gone, other = self.dispatcher.unload("a"), self.dispatcher.unload("a")
         gone.cancel()
         self.failureResultOf(gone, CancelledError)
         lease.release()
@@ -489,7 +496,7 @@ class UnloadTests(ManagerCase):
         self.successResultOf(other)
 
 
-class RestTests(ManagerCase):
+class RestTests(DispatcherCase):
     def setUp(self) -> None:
         super().setUp()
         self.make(limit=1, health_check_sec=10**6)
@@ -528,7 +535,7 @@ class RestTests(ManagerCase):
         self.have_lease("a").release()
         for _ in range(59):
             self.clock.advance(1)
-            self.successResultOf(self.manager.acquire("a", load=False)).release()
+            self.successResultOf(self.dispatcher.acquire("a", load=False)).release()
         self.clock.advance(1)
         self.assertEqual(self.engine("a").asked, ["stop"])
 
@@ -549,14 +556,14 @@ class RestTests(ManagerCase):
             lease = self.have_lease("a")
             lease.release()
             if end == "stop":
-                self.manager.unload("a")
+                self.dispatcher.unload("a")
             self.engine("a").end()
             # A crash is followed by a backoff of 0 s.
             self.clock.advance(0)
             self.assertEqual(self.timers(), before)
 
 
-class PreloadTests(ManagerCase):
+class PreloadTests(DispatcherCase):
     def setUp(self) -> None:
         super().setUp()
         self.make(limit=2)
@@ -565,40 +572,40 @@ class PreloadTests(ManagerCase):
 
     def test_they_are_loaded_in_order_when_it_is_asked_for(self) -> None:
         self.assertEqual(self.launcher.launched(), [])
-        self.manager.begin()
+        self.dispatcher.begin()
         self.assertEqual(self.launcher.launched(), ["a", "c"])
         self.become_ready()
-        reports = self.manager.report()
+        reports = self.dispatcher.report()
         self.assertEqual([r.status for r in reports], ["loaded", "unloaded", "loaded"])
         self.assertEqual([r.in_flight for r in reports], [0, 0, 0])
 
     def test_one_that_fails_is_logged_and_nothing_more(self) -> None:
         observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
         self.launcher.refuses.add("a")
-        self.manager.begin()
+        self.dispatcher.begin()
         self.become_ready()
         self.assertEqual(self.status(), {"a": "failed", "b": "unloaded", "c": "loaded"})
         said = [formatEvent(event) for event in observer]
         self.assertTrue(any(t.startswith("a is not preloaded: The model `a`") for t in said), said)
 
     def test_a_reload_loads_what_is_new_or_changed_and_nothing_else(self) -> None:
-        self.manager.begin()
+        self.dispatcher.begin()
         self.become_ready()
-        self.manager.unload("c")
+        self.dispatcher.unload("c")
         self.engine("c").end()
-        self.manager.reconfigure(self.change("b", preload=True))
+        self.dispatcher.apply(self.change("b", preload=True))
         self.assertEqual(self.launcher.launched(), ["a", "c", "b"])
         self.assertEqual(self.engine("a").asked, [], "nobody else wants its room")
 
 
-class WatchTests(ManagerCase):
+class WatchTests(DispatcherCase):
     def setUp(self) -> None:
         super().setUp()
         self.heard: list[Change | None] = []
         self.watch()
 
     def watch(self) -> None:
-        self.stop = self.manager.watch(self.heard.append)
+        self.stop = self.dispatcher.watch(self.heard.append)
 
     def told(self) -> list[tuple[str, str]]:
         told = [(c.model, c.status) for c in self.heard if c is not None]
@@ -606,11 +613,11 @@ class WatchTests(ManagerCase):
         return told
 
     def test_each_state_of_a_life(self) -> None:
-        lease = self.manager.acquire("a")
+        lease = self.dispatcher.acquire("a")
         self.become_ready()
         self.successResultOf(lease).release()
-        self.successResultOf(self.manager.acquire("a")).release()
-        self.manager.acquire("b")
+        self.successResultOf(self.dispatcher.acquire("a")).release()
+        self.dispatcher.acquire("b")
         self.engine("a").end("exited with status 0", code=0)
         self.assertEqual(self.heard[3], Change("a", "unloaded", exit_code=0))
         self.assertEqual(
@@ -622,7 +629,7 @@ class WatchTests(ManagerCase):
         )
 
     def test_a_failed_load_and_its_recovery(self) -> None:
-        self.manager.acquire("a").addErrback(lambda _: None)
+        self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.engine("a").end("exited with status 1", "out of memory", code=1)
         error = "The model `a` cannot be loaded: llama-server exited with status 1: out of memory"
         self.clock.advance(1)
@@ -645,7 +652,7 @@ class WatchTests(ManagerCase):
     def test_a_load_that_is_given_up(self) -> None:
         self.make(limit=1, load_timeout_sec=5)
         self.watch()
-        self.manager.acquire("a").addErrback(lambda _: None)
+        self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.clock.pump([0.05] * 150)
         self.assertEqual(self.told(), [("a", "loading"), ("a", "stopping")])
         self.engine("a").end("was killed by SIGKILL")
@@ -654,7 +661,7 @@ class WatchTests(ManagerCase):
     def test_an_unload_by_force(self) -> None:
         self.have_lease("a")
         self.told()
-        self.manager.unload("a", force=True)
+        self.dispatcher.unload("a", force=True)
         self.engine("a").end("was killed by SIGKILL")
         self.assertEqual(self.told(), [("a", "stopping"), ("a", "unloaded")])
 
@@ -662,12 +669,12 @@ class WatchTests(ManagerCase):
         lease = self.have_lease("a")
         self.told()
         engine = self.engine("a")
-        self.manager.reconfigure(self.change("a", threads=9))
+        self.dispatcher.apply(self.change("a", threads=9))
         self.assertEqual(self.told(), [("a", "unloaded")])
         lease.release()
         engine.end()
         self.assertEqual(self.told(), [], "it is nobody's any more")
-        self.manager.acquire("a")
+        self.dispatcher.acquire("a")
         self.assertEqual(self.told(), [("a", "loading")])
 
     def test_who_stops_hears_no_more(self) -> None:
@@ -681,7 +688,7 @@ class WatchTests(ManagerCase):
             raise ZeroDivisionError
 
         self.stop()
-        self.manager.watch(fails)
+        self.dispatcher.watch(fails)
         self.watch()
         self.have_lease("a")
         self.assertEqual(self.told(), [("a", "loading"), ("a", "loaded")])
@@ -690,49 +697,49 @@ class WatchTests(ManagerCase):
     def test_one_that_another_stops_is_not_told(self) -> None:
         self.stop()
         stops: list[Any] = []
-        self.manager.watch(lambda _: stops[0]())
-        stops.append(self.manager.watch(self.heard.append))
+        self.dispatcher.watch(lambda _: stops[0]())
+        stops.append(self.dispatcher.watch(self.heard.append))
         self.have_lease("a")
         self.assertEqual(self.heard, [])
 
     def test_at_the_drain_it_is_over(self) -> None:
         self.have_lease("a").release()
         self.told()
-        self.manager.drain()
+        self.dispatcher.drain()
         self.engine("a").end()
         self.assertEqual(self.heard, [None])
         self.watch()
         self.assertEqual(self.heard, [None, None], "who comes later is told at once")
 
 
-class LogTests(ManagerCase):
+class LogTests(DispatcherCase):
     def test_it_goes_on_over_failures_restarts_and_reloads(self) -> None:
-        log = self.manager.log("a")
+        log = self.dispatcher.log("a")
         heard: list[str] = []
         log.follow(heard.extend)
-        self.manager.acquire("a").addErrback(lambda _: None)
+        self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.engine("a").log.add("out of memory")
         self.engine("a").end()
-        self.assertEqual(list(self.manager.log("a").lines), ["out of memory"])
-        self.manager.reconfigure(self.change("a", threads=9))
-        self.manager.acquire("a")
+        self.assertEqual(list(self.dispatcher.log("a").lines), ["out of memory"])
+        self.dispatcher.apply(self.change("a", threads=9))
+        self.dispatcher.acquire("a")
         self.engine("a").log.add("loading")
         self.assertEqual(heard, ["out of memory", "loading"])
-        self.assertIs(self.manager.log("a"), log)
+        self.assertIs(self.dispatcher.log("a"), log)
 
     def test_each_model_has_its_own(self) -> None:
-        self.manager.acquire("a")
+        self.dispatcher.acquire("a")
         self.engine("a").log.add("of a")
-        self.assertEqual(list(self.manager.log("b").lines), [])
+        self.assertEqual(list(self.dispatcher.log("b").lines), [])
 
     def test_that_of_a_removed_model_is_forgotten(self) -> None:
-        log = self.manager.log("a")
-        self.manager.reconfigure(make_config("b"))
-        self.manager.reconfigure(make_config("a"))
-        self.assertIsNot(self.manager.log("a"), log)
+        log = self.dispatcher.log("a")
+        self.dispatcher.apply(make_config("b"))
+        self.dispatcher.apply(make_config("a"))
+        self.assertIsNot(self.dispatcher.log("a"), log)
 
 
-class DescriptionTests(ManagerCase):
+class DescriptionTests(DispatcherCase):
     """What the backends say of their models, for the lists."""
 
     def setUp(self) -> None:
@@ -746,7 +753,7 @@ class DescriptionTests(ManagerCase):
         return self.asked[-1]
 
     def listing(self) -> Deferred[dict[str, dict[str, Any]]]:
-        return Deferred.fromCoroutine(self.manager.descriptions())
+        return Deferred.fromCoroutine(self.dispatcher.descriptions())
 
     def test_one_question_answers_all_who_ask_meanwhile(self) -> None:
         lists = [self.listing() for _ in range(50)]
@@ -774,26 +781,26 @@ class DescriptionTests(ManagerCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
-class ReportTests(ManagerCase):
+class ReportTests(DispatcherCase):
     def test_each_model_in_the_order_of_the_configuration(self) -> None:
         self.assertEqual(self.status(), {"a": "unloaded", "b": "unloaded", "c": "unloaded"})
-        self.assertEqual([r.port for r in self.manager.report()], [None, None, None])
-        self.assertEqual([r.last_used for r in self.manager.report()], [None, None, None])
+        self.assertEqual([r.port for r in self.dispatcher.report()], [None, None, None])
+        self.assertEqual([r.last_used for r in self.dispatcher.report()], [None, None, None])
 
     def test_what_is_told_of_a_model_through_its_life(self) -> None:
         told = []
 
         def tell() -> None:
-            report = self.manager.report()[0]
+            report = self.dispatcher.report()[0]
             told.append((report.status, report.port, report.in_flight, report.waiting))
 
-        lease = self.manager.acquire("a")
+        lease = self.dispatcher.acquire("a")
         tell()
         self.become_ready()
         tell()
         self.successResultOf(lease).release()
         tell()
-        self.manager.acquire("b")
+        self.dispatcher.acquire("b")
         tell()
         self.engine("a").end()
         tell()
@@ -812,19 +819,19 @@ class ReportTests(ManagerCase):
         self.make(limit=2)
         self.make_with(self.change("b", pinned=True))
         for name in "ab":
-            self.manager.acquire(name).addErrback(lambda _: None)
+            self.dispatcher.acquire(name).addErrback(lambda _: None)
         self.engine("a").end("exited with status 3", "no memory", code=3)
         self.engine("b").end("was killed by SIGKILL")
-        [a, b, c] = self.manager.report()
+        [a, b, c] = self.dispatcher.report()
         self.assertEqual([a.pinned, b.pinned, c.pinned], [False, True, False])
         self.assertEqual([a.exit_code, b.exit_code, c.exit_code], [3, None, None])
         assert a.error is not None
         self.assertIn("exited with status 3: no memory", a.error)
         self.assertIsNone(c.error)
         self.clock.advance(1)
-        self.assertEqual([r.error for r in self.manager.report()], [None, None, None])
-        self.manager.acquire("a").addErrback(lambda _: None)
-        self.assertIsNone(self.manager.report()[0].exit_code, "one runs")
+        self.assertEqual([r.error for r in self.dispatcher.report()], [None, None, None])
+        self.dispatcher.acquire("a").addErrback(lambda _: None)
+        self.assertIsNone(self.dispatcher.report()[0].exit_code, "one runs")
 
     def test_last_used_is_the_time_of_day(self) -> None:
         self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)
@@ -834,28 +841,28 @@ class ReportTests(ManagerCase):
         lease.release()
         released = self.clock.seconds()
         self.clock.advance(50)
-        [report, *_] = self.manager.report()
+        [report, *_] = self.dispatcher.report()
         assert report.last_used is not None
         self.assertAlmostEqual(report.last_used, 1_000_000 + released)
 
 
-class EndTests(ManagerCase):
+class EndTests(DispatcherCase):
     def test_without_backends_it_is_over_at_once(self) -> None:
-        self.successResultOf(self.manager.drain())
+        self.successResultOf(self.dispatcher.drain())
 
     def test_who_waits_and_who_comes_is_turned_away(self) -> None:
-        lease = self.manager.acquire("a")
-        self.manager.drain()
+        lease = self.dispatcher.acquire("a")
+        self.dispatcher.drain()
         self.assertIsInstance(self.error_of(lease), ShuttingDown)
-        self.assertIsInstance(self.error_of(self.manager.acquire("a")), ShuttingDown)
-        self.assertIsInstance(self.error_of(self.manager.acquire("b")), ShuttingDown)
+        self.assertIsInstance(self.error_of(self.dispatcher.acquire("a")), ShuttingDown)
+        self.assertIsInstance(self.error_of(self.dispatcher.acquire("b")), ShuttingDown)
 
     def test_running_answers_may_finish(self) -> None:
         self.make(limit=3)
         busy = self.have_lease("a")
         self.have_lease("b").release()
-        self.manager.acquire("c").addErrback(lambda _: None)
-        over = self.manager.drain()
+        self.dispatcher.acquire("c").addErrback(lambda _: None)
+        over = self.dispatcher.drain()
         self.assertEqual([self.engine(n).asked for n in "abc"], [[], ["stop"], ["stop"]])
         self.engine("b").end()
         self.engine("c").end()
@@ -868,15 +875,15 @@ class EndTests(ManagerCase):
 
     def test_abandon_stops_the_busy_ones_too(self) -> None:
         self.have_lease("a")
-        over = self.manager.drain()
-        self.manager.abandon()
+        over = self.dispatcher.drain()
+        self.dispatcher.abandon()
         self.assertEqual(self.engine("a").asked, ["stop"])
         self.engine("a").end()
         self.successResultOf(over)
 
     def test_a_backend_that_crashes_meanwhile_is_gone_too(self) -> None:
         lease = self.have_lease("a")
-        over = self.manager.drain()
+        over = self.dispatcher.drain()
         self.engine("a").end("was killed by SIGSEGV")
         self.successResultOf(over)
         lease.release()
@@ -884,7 +891,7 @@ class EndTests(ManagerCase):
 
     def test_nothing_is_probed_any_more_when_it_is_over(self) -> None:
         self.have_lease("a").release()
-        over = self.manager.drain()
+        over = self.dispatcher.drain()
         self.engine("a").end()
         self.successResultOf(over)
         self.assertEqual(self.clock.getDelayedCalls(), [])
