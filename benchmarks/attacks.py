@@ -162,16 +162,23 @@ def bodies(scene: Scene, model: str, count: int, missing: int) -> str:
     return counted(outcomes)
 
 
-#: What bodies together may take is up to the gateway; this much is no fault.
+#: What bodies together may take: as the configuration says.
 TOGETHER_MB = 300.0
+TOGETHER = {"max_bodies_mb": TOGETHER_MB}
 
 
-@attack("bodies-idle", "40 bodies of 60 MB, each a byte short", TOGETHER_MB)
+@attack("bodies-idle", "40 bodies of 60 MB, each a byte short", TOGETHER_MB, config=TOGETHER)
 def bodies_idle(scene: Scene) -> str:
     return bodies(scene, "good", 40, 1)
 
 
-@attack("bodies-queued", "40 bodies of 60 MB for a model that loads", TOGETHER_MB, models=[LOADING])
+@attack(
+    "bodies-queued",
+    "40 bodies of 60 MB for a model that loads",
+    TOGETHER_MB,
+    models=[LOADING],
+    config=TOGETHER,
+)
 def bodies_queued(scene: Scene) -> str:
     return bodies(scene, "loading", 40, 0)
 
@@ -181,6 +188,7 @@ def bodies_queued(scene: Scene) -> str:
     "40 bodies of 60 MB for a backend that is silent",
     TOGETHER_MB,
     models=[ours("stalls", script={"request": {"fault": "stall"}})],
+    config=TOGETHER,
 )
 def bodies_ready(scene: Scene) -> str:
     return bodies(scene, "stalls", 40, 0)
@@ -322,7 +330,7 @@ def length_digits(scene: Scene) -> str:
     for _ in range(200):
         with scene.connect() as sock:
             sock.sendall(
-                b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: " + b"9" * 5000 + b"\r\n\r\n"
+                b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %b\r\n\r\n" % (b"9" * 5000)
             )
             outcomes[told(drain(sock, 5)).split(" (")[0]] += 1
     return counted(outcomes)

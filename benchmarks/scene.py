@@ -68,8 +68,8 @@ class Scene:
 
 def raw_post(body: bytes, path: str = CHAT, extra: bytes = b"", method: str = "POST") -> bytes:
     """A request as it is sent."""
-    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n".encode()
-    return head + extra + b"\r\n" + body
+    head = f"{method} {path} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {len(body)}\r\n"
+    return head.encode() + extra + b"\r\n" + body
 
 
 @dataclass

@@ -128,7 +128,6 @@ class Api:
     @app.route("/v1/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
         """200 as long as the gateway serves, with the models in memory or on their way."""
-        reports = self._manager.report()
         return _json(
             request,
             {
@@ -136,7 +135,7 @@ class Api:
                 "version": __version__,
                 "uptime_sec": round(self._clock.seconds() - self._started, 3),
                 "max_loaded_models": self._manager.config.max_loaded_models,
-                "models": [r for r in reports if r.elsewhere or r.port is not None or r.waiting],
+                "models": self._manager.report(busy=True),
             },
         )
 

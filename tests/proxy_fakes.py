@@ -412,8 +412,10 @@ class FakeManager:
         self.mourned.append(lease)
         return succeed(None) if self.gone is None else self.gone
 
-    def report(self) -> list[ModelReport]:
-        return self.reports
+    def report(self, busy: bool = False) -> list[ModelReport]:
+        if not busy:
+            return self.reports
+        return [r for r in self.reports if r.elsewhere or r.port is not None or r.waiting]
 
 
 class Bench:

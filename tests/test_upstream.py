@@ -206,6 +206,12 @@ class BrokenAnswerTests(UpstreamTestCase):
                 self.assertEqual(self.receiver.ends, [None])
                 self.assertFalse(self.wire.connected)
 
+    def test_a_first_line_with_control_characters_is_an_error(self) -> None:
+        for odd in (b"\0", b"\x1b[31m", b"\x7f"):
+            self.begin()
+            self.wire.says(response(b"{}", status=f"200 O{odd.decode()}K"))
+            self.assertIn("control characters", self.assert_lost())
+
     def test_a_head_that_does_not_end_is_an_error_before_it_takes_much_memory(self) -> None:
         self.wire.says(b"HTTP/1.1 200 OK\r\n")
         sent, line = 0, b"X-Filler: " + b"f" * 500 + b"\r\n"

@@ -106,6 +106,8 @@ class Entry:
 
     def furthest(self) -> Change:
         """How the model is: as the furthest of its backends."""
+        if len(self.keepers) == 1:
+            return self.keepers[0].state
         return max((k.state for k in self.keepers), key=lambda s: _FURTHEST.index(s.status))
 
 

@@ -340,12 +340,24 @@ class Manager:
     def _runs(self, engine: Engine) -> Keeper | None:
         return next((k for k in self._by_key.values() if k.engine is engine), None)
 
-    def report(self) -> list[ModelReport]:
-        """All models, in the order of the configuration."""
-        return [self._report(entry) for entry in self._entries.values()]
+    def report(self, busy: bool = False) -> list[ModelReport]:
+        """
+        All models, in the order of the configuration.
 
-    def _report(self, entry: Entry) -> ModelReport:
+        :param busy: only those that are in memory, on their way, waited for, or remote
+        """
         since_epoch = time.time() - self.clock.seconds()
+        return [
+            self._report(entry, since_epoch)
+            for entry in self._entries.values()
+            if not busy or any(map(self._is_busy, entry.keepers))
+        ]
+
+    def _is_busy(self, keeper: Keeper) -> bool:
+        model = self.scheduler.models[keeper.key]
+        return bool(keeper.engine is not None or keeper.replica is not None or model.waiting)
+
+    def _report(self, entry: Entry, since_epoch: float) -> ModelReport:
         models = [self.scheduler.models[keeper.key] for keeper in entry.keepers]
         first, used = entry.keepers[0], [m.last_used for m in models if m.last_used is not None]
         state = entry.furthest()

@@ -8,6 +8,7 @@ whether to try again, is the relay's affair.
 
 from __future__ import annotations
 
+import re
 from enum import Enum
 from typing import Protocol, cast
 
@@ -39,6 +40,9 @@ Headers = list[tuple[bytes, bytes]]
 
 #: Bytes of a body below which it is cheaper to copy it behind its head than to send it apart.
 JOINED = 64 * 1024
+
+#: RFC 9112, 4. The parser lets all pass but the end of the line.
+_REASON = re.compile(rb"[\t -~\x80-\xff]*")
 
 #: How far an answer has come. A tunnel is what is left of one that switched the protocol.
 _HEAD, _BODY, _COMPLETE, _TUNNEL = range(4)
@@ -248,9 +252,10 @@ class Upstream(TwistedProtocol):
         if self._surplus:
             return
         status = self._parser.get_status_code()
+        sound = _REASON.fullmatch(self._reason)
         if status < 200:
             # Only behind the head of one that says to what it switches does the parser stop.
-            if status == 101 and self._upgrade and self._parser.should_upgrade():
+            if status == 101 and self._upgrade and self._parser.should_upgrade() and sound:
                 self._state = _TUNNEL
             return
         # To be asked now: once there is a surplus, the parser tells of that.
@@ -266,6 +271,8 @@ class Upstream(TwistedProtocol):
                 framed = True
         if codings not in ([], [b"chunked"]):
             self._fault = "its Transfer-Encoding is not just chunked"
+        if not sound:
+            self._fault = "its first line has control characters"
         self._framed = framed or bool(codings)
 
     def on_body(self, data: bytes) -> None:

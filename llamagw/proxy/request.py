@@ -257,7 +257,7 @@ class Request(KnownRequest):
         framed = bodiless
         for name, line in of_answer(headers, passed):
             if name == b"content-length":
-                if status == 204:
+                if status == 204 and not line.endswith(b" 0\r\n"):
                     continue  # it has no body; who believed this would wait for one
                 framed = True
             elif name == b"content-type":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import sys
@@ -49,7 +50,12 @@ def slow_engine(gateway: Faulty, name: str = "slow") -> tuple[Path, Path]:
 
 
 def asked_for_help(gateway: Faulty) -> list[psutil.Process]:
-    return [p for p in gateway._ours() if "--help" in p.cmdline()]
+    found = []
+    for process in gateway._ours():
+        with contextlib.suppress(psutil.Error):  # it may have ended meanwhile
+            if "--help" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def hang_up(gateway: Faulty) -> None:
