@@ -38,8 +38,10 @@ from llamagw.errors import (
 from llamagw.feeds import Feeds, as_text, last
 from llamagw.fleet import Dispatcher, ModelReport
 from llamagw.listing import Described, openai_entries, router_entry
-from llamagw.proxy.asked import (
+from llamagw.proxy import (
     Reader,
+    Relay,
+    Request,
     by_body,
     by_form,
     by_path,
@@ -47,8 +49,6 @@ from llamagw.proxy.asked import (
     by_shaped_body,
     checked_name,
 )
-from llamagw.proxy.relay import Relay
-from llamagw.proxy.server import Request
 from llamagw.routes import OWN, ROUTES, Route, Scope, Where
 from llamagw.text import harmless
 

@@ -17,7 +17,7 @@ from zope.interface import implementer
 from llamagw.errors import ServerBusy
 from llamagw.fleet import Change, Dispatcher
 from llamagw.listing import router_event
-from llamagw.proxy.server import Request
+from llamagw.proxy import Request
 
 #: Seconds between signs of life on a stream of events, for whatever stands between.
 PING_SEC = 15.0
@@ -37,7 +37,7 @@ class _Feed:
         self._again = again
         self._paused = self._missed = False
         self._hooks: list[Callable[[], object]] = []
-        request.gone = self._stop
+        request.notifyFinish().addErrback(lambda _: self._stop())
         head = [(b"Content-Type", content_type), (b"Cache-Control", b"no-cache")]
         request.begin(200, b"OK", head, b"")
         request.registerProducer(self, True)

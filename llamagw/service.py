@@ -33,7 +33,7 @@ from llamagw.config import Config, ConfigError, Fault, ModelConfig
 from llamagw.fleet import Dispatcher
 from llamagw.launch.leftovers import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
-from llamagw.proxy.server import Site
+from llamagw.proxy import Site
 from llamagw.routes import ANY, OWN, ROUTES
 
 _log = Logger(namespace="llamagw")
@@ -230,7 +230,7 @@ class Gateway(Service):
                     "end what listens there, or change listen_addr"
                 )
             failure.raiseException()
-        self._site.loopback = is_loopback(ports[0].getHost())
+        self._site.connections.loopback = is_loopback(ports[0].getHost())
         return endpoint, ports[0]
 
     def startService(self) -> None:
@@ -299,7 +299,7 @@ class Gateway(Service):
                 sec=self._config.drain_sec,
             )
         backends_gone = self._dispatcher.drain()
-        clients_gone = self._site.drain()
+        clients_gone = self._site.connections.drain()
         self._hurry = Deferred()
         timer = self._clock.callLater(self._config.drain_sec, self.hurry)
         await DeferredList([clients_gone, self._hurry], fireOnOneCallback=True)
@@ -318,7 +318,7 @@ class Gateway(Service):
         await DeferredList([clients_gone, goodbye], fireOnOneCallback=True)
         if timer.active():
             timer.cancel()
-        self._site.abort()
+        self._site.connections.abort()
         self._leftovers.close()
         _log.info("stopped; no backend is left")
 

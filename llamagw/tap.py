@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
     from twisted.internet.defer import Deferred
 
-    from llamagw.proxy.server import Limits
+    from llamagw.proxy import Limits
     from llamagw.service import Gateway
 
 
@@ -150,8 +150,7 @@ def make_gateway(
     from llamagw.fleet import Dispatcher
     from llamagw.launch import HttpProbe, Launchers, Leftovers, Processes, default_folder
     from llamagw.net import Connector, Pool, uses_uvloop
-    from llamagw.proxy.relay import Relay
-    from llamagw.proxy.server import Site
+    from llamagw.proxy import Relay, Site
     from llamagw.service import Gateway
 
     try:
@@ -197,8 +196,7 @@ def make_gateway(
 
 def limits(config: Config) -> Limits:
     """What clients may do, by the configuration and by the system's limit of open files."""
-    from llamagw.proxy.origins import Origins
-    from llamagw.proxy.server import Limits
+    from llamagw.proxy import Limits, Origins
 
     # Each connection may need a second one, to a backend; a few files are for everything else.
     return Limits(

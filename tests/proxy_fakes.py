@@ -36,9 +36,10 @@ from llamagw.fleet import Change, ModelReport
 from llamagw.launch.output import Log
 from llamagw.listeners import Listeners
 from llamagw.net import Address, Connector, Pool
+from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
-from llamagw.proxy.server import Limits, Site
+from llamagw.proxy.site import Site
 
 HIGH_WATER = 64 * 1024
 CHAT = "/v1/chat/completions"

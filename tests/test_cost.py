@@ -23,7 +23,7 @@ from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
 #: event of a stream: what they took when this was written, with Python 3.11 and the versions of
 #: tests/requirements.txt. Other versions of Python take up to a few calls less.
-REQUEST, CHUNK = 170, 7
+REQUEST, CHUNK = 168, 6
 
 #: The test's own parts: the peers, the Clock in place of the reactor's.
 NOT_OURS = ("/tests/", "twisted/internet/task.py", "twisted/internet/base.py")

@@ -129,7 +129,7 @@ class ClosedTests(BenchTestCase):
 
     def test_on_loopback_another_host_is_turned_away_since_it_may_have_been_rebound(self) -> None:
         self.bench = Bench(origins=["*", "https://models.example"])
-        self.bench.site.loopback = True
+        self.bench.site.connections.loopback = True
         for host, status in (
             ("127.0.0.1:8000", 200),
             ("127.9.9.9", 200),

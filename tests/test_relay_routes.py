@@ -262,7 +262,7 @@ class TunnelTests(BenchTestCase):
             client.hangs_up()
             self.bench.settle()
             self.assertEqual(self.flushLoggedErrors(), [])
-            self.assertEqual(self.bench.site.channels, set())
+            self.assertEqual(self.bench.site.connections.open, set())
 
     def test_no_other_path_takes_an_upgrade(self) -> None:
         self.bench.client(request({"model": "small"}, headers=UPGRADE))

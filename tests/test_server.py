@@ -15,21 +15,11 @@ from klein import Klein
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
+from llamagw.proxy.channel import HEADER_NAME, LINGER_SEC, PIPELINED, READ_AT_LEAST, SLOWEST
+from llamagw.proxy.connections import LARGE, Limits
 from llamagw.proxy.origins import Origins
-from llamagw.proxy.server import (
-    CHUNK_BYTES,
-    DENSE,
-    FREE_CHUNKS,
-    HEADER_NAME,
-    LARGE,
-    LINGER_SEC,
-    PIPELINED,
-    READ_AT_LEAST,
-    SLOWEST,
-    Limits,
-    Request,
-    Site,
-)
+from llamagw.proxy.request import CHUNK_BYTES, DENSE, FREE_CHUNKS, Request
+from llamagw.proxy.site import Site
 from tests.proxy_fakes import (
     CHAT,
     HIGH_WATER,
@@ -105,7 +95,7 @@ class BodyLimitTests(BenchTestCase):
             self.bench.reactor.advance(0.5)
         self.bench.settle()
         self.assertFalse(client.connected)
-        self.assertEqual(self.bench.site.channels, set())
+        self.assertEqual(self.bench.site.connections.open, set())
 
     def test_a_body_of_just_the_limit_is_forwarded(self) -> None:
         body = b'{"model":"small"}'.ljust(LIMIT)
@@ -299,14 +289,14 @@ class ConnectionTests(BenchTestCase):
         self.bench.reactor.pump([1.0] * (LINGER_SEC + 1))
         self.bench.settle()
         self.assertFalse(client.connected)
-        self.assertEqual(self.bench.site.channels, set())
+        self.assertEqual(self.bench.site.connections.open, set())
 
     def test_a_client_that_stops_reading_is_cut_off_after_its_time(self) -> None:
         client, backend = self.bench.streaming()
         client.stalls()
         backend.says(event(b"x" * 100_000))
         self.assertTrue(backend.paused)
-        self.bench.reactor.advance(self.bench.site.client_stall - 1)
+        self.bench.reactor.advance(self.bench.site.connections.client_stall - 1)
         self.assertTrue(client.connected)
         self.bench.reactor.advance(1)
         self.bench.settle()
@@ -316,7 +306,10 @@ class ConnectionTests(BenchTestCase):
     def test_a_client_that_reads_on_in_time_is_not_cut_off(self) -> None:
         client, backend = self.bench.streaming()
         # Once for a long time, then steadily at the pace that is the slowest allowed.
-        for seconds in (self.bench.site.client_stall - 1, *[READ_AT_LEAST / SLOWEST] * 30):
+        for seconds in (
+            self.bench.site.connections.client_stall - 1,
+            *[READ_AT_LEAST / SLOWEST] * 30,
+        ):
             client.stalls()
             backend.says(event(b"x" * 100_000))
             self.bench.reactor.advance(seconds)
@@ -329,7 +322,7 @@ class ConnectionTests(BenchTestCase):
         for _ in range(3):
             client.stalls()
             backend.says(event(b"x" * 100_000))
-            self.bench.reactor.advance(self.bench.site.client_stall - 1)
+            self.bench.reactor.advance(self.bench.site.connections.client_stall - 1)
             client.reads_on()
             self.bench.settle()
         self.assertFalse(client.connected)
@@ -346,7 +339,7 @@ class ConnectionTests(BenchTestCase):
             self.assertTrue(client.connected, value)
 
     def test_connections_over_the_limit_are_told_so_and_closed(self) -> None:
-        self.bench.site.max_connections = 2
+        self.bench.site.connections.max_connections = 2
         clients = [self.bench.client() for _ in range(3)]
         [answer] = answers(bytes(clients[2].heard))
         self.assert_envelope(answer, 503)
@@ -368,23 +361,23 @@ class ConnectionTests(BenchTestCase):
         client.hangs_up()
         self.bench.settle()
         self.assertEqual(self.bench.reactor.getDelayedCalls(), [])
-        self.assertEqual(self.bench.site.channels, set())
+        self.assertEqual(self.bench.site.connections.open, set())
 
 
 class DrainTests(BenchTestCase):
     def test_it_is_over_at_once_when_nobody_is_there(self) -> None:
-        self.successResultOf(self.bench.site.drain())
+        self.successResultOf(self.bench.site.connections.drain())
 
     def test_idle_connections_are_closed(self) -> None:
         client = self.bench.client(request(path="/health"))
-        drained = self.bench.site.drain()
+        drained = self.bench.site.connections.drain()
         self.bench.settle()
         self.assertFalse(client.connected)
         self.successResultOf(drained)
 
     def test_a_running_answer_ends_whole_and_its_connection_after_it(self) -> None:
         client, backend = self.bench.streaming()
-        drained = self.bench.site.drain()
+        drained = self.bench.site.connections.drain()
         self.bench.settle()
         self.assertNoResult(drained)
         backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")
@@ -397,7 +390,7 @@ class DrainTests(BenchTestCase):
 
     def test_an_answer_that_begins_later_says_that_it_is_the_last(self) -> None:
         client = self.bench.client(request({"model": "small"}))
-        drained = self.bench.site.drain()
+        drained = self.bench.site.connections.drain()
         self.bench.backend().says(response(b"yes"))
         self.bench.settle()
         [answer] = answers(bytes(client.heard), "POST")
@@ -407,7 +400,7 @@ class DrainTests(BenchTestCase):
     def test_pipelined_requests_behind_it_are_not_begun(self) -> None:
         ask = request({"model": "small"})
         client = self.bench.client(ask + ask)
-        drained = self.bench.site.drain()
+        drained = self.bench.site.connections.drain()
         self.bench.backend().says(response(b"yes"))
         self.bench.settle()
         self.assertEqual(len(answers(bytes(client.heard))), 1)
@@ -418,7 +411,7 @@ class DrainTests(BenchTestCase):
         says = request(path="/health")
         for cut in (10, len(says) - 4):
             client = self.bench.client(says[:cut])
-            drained = self.bench.site.drain()
+            drained = self.bench.site.connections.drain()
             client.says(says[cut:])
             self.bench.settle()
             self.assertLessEqual(len(answers(bytes(client.heard))), 1)
@@ -427,8 +420,8 @@ class DrainTests(BenchTestCase):
 
     def test_who_is_left_is_closed_on_when_told_to(self) -> None:
         client = self.bench.client(request({"model": "small"}))
-        drained = self.bench.site.drain()
-        self.bench.site.abort()
+        drained = self.bench.site.connections.drain()
+        self.bench.site.connections.abort()
         self.bench.settle()
         self.assertFalse(client.connected)
         self.successResultOf(drained)
@@ -531,7 +524,7 @@ class BodiesTests(BenchTestCase):
         self.bench = Bench(max_body=LIMIT, max_bodies=2 * LIMIT)
 
     def held(self) -> int:
-        return self.bench.site.bodies.held
+        return self.bench.site.connections.bodies.held
 
     def assert_refused(self, client: Wire) -> None:
         self.bench.settle()
@@ -570,7 +563,7 @@ class BodiesTests(BenchTestCase):
             if end == "hang up":
                 client.hangs_up()
             elif end == "time":
-                self.bench.reactor.advance(self.bench.site.request_timeout)
+                self.bench.reactor.advance(self.bench.site.connections.request_timeout)
             else:
                 client.says(event(b"x" * 200))
             self.bench.settle()
@@ -613,7 +606,7 @@ class CheapTests(BenchTestCase):
         [answer] = answers(bytes(client.heard), "POST")
         self.assertIn("small chunks", self.assert_envelope(answer, 400)["message"])
         self.assertLess(handled.call_count, 1.1 * FREE_CHUNKS)
-        self.assertEqual(self.bench.site.bodies.held, 0)
+        self.assertEqual(self.bench.site.connections.bodies.held, 0)
 
     def test_few_small_chunks_and_many_large_ones_are_taken(self) -> None:
         self.bench = Bench(max_body=16 * 1024 * 1024)
@@ -637,7 +630,7 @@ class CheapTests(BenchTestCase):
         looked: list[bytes] = []
         self.bench.site.table = {CHAT.encode(): lambda asked: looked.append(asked.body[:1])}
         turns: list[int] = []
-        take = self.bench.site.turns.take
+        take = self.bench.site.connections.turns.take
         later = self.bench.reactor.callLater
 
         def counted(delay: float, work: Any, *rest: Any) -> Any:

@@ -269,10 +269,11 @@ class StartTests(ServiceTestCase):
             max_body_mb=0.5, access_log=True, client_stall_sec=7, request_timeout_sec=9
         )
         site = self.make()._site
-        self.assertEqual(site.max_body, 2**19)
+        self.assertEqual(site.connections.max_body, 2**19)
         self.assertTrue(site.access_log)
-        self.assertEqual((site.client_stall, site.request_timeout), (7, 9))
-        self.assertGreaterEqual(site.max_connections, 8)
+        allowed = site.connections
+        self.assertEqual((allowed.client_stall, allowed.request_timeout), (7, 9))
+        self.assertGreaterEqual(allowed.max_connections, 8)
 
     def test_it_says_what_is_served_and_where(self) -> None:
         self.values["listen_addr"] = ":8000"
@@ -515,7 +516,7 @@ class ReloadTests(ServiceTestCase):
         gateway = self.start()
         self.values.update(max_body_mb=0.25, access_log=True, stream_keepalive_sec=3)
         self.reload(gateway)
-        self.assertEqual(gateway._site.max_body, 2**18)
+        self.assertEqual(gateway._site.connections.max_body, 2**18)
         self.assertTrue(gateway._site.access_log)
         self.assertIn("the configuration was reloaded", "\n".join(self.logged))
 

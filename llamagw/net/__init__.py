@@ -8,23 +8,20 @@ relays over it, the fleet's probes ask over it. Import its names from here; its 
 from llamagw.net.address import Address
 from llamagw.net.causes import WORDS, in_words
 from llamagw.net.client import Headers, Pool, Received, Receiver, Upstream, UpstreamLost
-from llamagw.net.connect import CONNECT_SEC, Connect, Connector, has_tls
+from llamagw.net.connect import Connect, Connector, has_tls
 from llamagw.net.endpoints import (
-    Tls,
-    TlsEndpoint,
     UvloopClientEndpoint,
     UvloopServerEndpoint,
     client_endpoint,
-    read_tls,
     server_endpoint,
     unix_client_endpoint,
     uses_uvloop,
 )
 from llamagw.net.headers import end_to_end, of_answer
+from llamagw.net.tls import Tls, TlsEndpoint, read_tls
 from llamagw.net.transport import IConnection
 
 __all__ = [
-    "CONNECT_SEC",
     "WORDS",
     "Address",
     "Connect",

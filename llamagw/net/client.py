@@ -261,15 +261,19 @@ class Upstream(TwistedProtocol):
         # To be asked now: once there is a surplus, the parser tells of that.
         self._status = status
         self._state = _COMPLETE if self._bare else _BODY
-        named = [(name.lower(), value) for name, value in self._headers]
-        codings = [value.strip().lower() for name, value in named if name == b"transfer-encoding"]
+        framed = status in (204, 304)
+        codings = []
+        for name, value in self._headers:
+            lower = name.lower()
+            if lower == b"transfer-encoding":
+                codings.append(value.strip().lower())
+            elif lower == b"content-length":
+                framed = True
         if codings not in ([], [b"chunked"]):
             self._fault = "its Transfer-Encoding is not just chunked"
         if not sound:
             self._fault = "its first line has control characters"
-        self._framed = (
-            status in (204, 304) or bool(codings) or any(n == b"content-length" for n, _ in named)
-        )
+        self._framed = framed or bool(codings)
 
     def on_body(self, data: bytes) -> None:
         if self._state is _BODY:

@@ -4,7 +4,7 @@ Headers that are not passed on: those of one hop, and those that act on more tha
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 
 from llamagw.settings import CORS_NAMES, HOP_BY_HOP
 
@@ -69,30 +69,36 @@ _CROSS_ORIGIN = b"access-control-"
 
 def end_to_end(
     headers: Headers, without: frozenset[bytes] = frozenset()
-) -> Iterator[tuple[bytes, bytes]]:
+) -> list[tuple[bytes, bytes]]:
     """
     The headers that are passed on, each as its name in lower case and its line, ready to be sent.
 
     :param without: more names to leave out, in lower case
     """
-    pairs = [(name, value, name.lower()) for name, value in headers]
     dropped = HOP_BY_HOP | without
-    for _, value, lower in pairs:
+    nominated: set[bytes] = set()
+    passed = []
+    for name, value in headers:
+        lower = name.lower()
         if lower == b"connection" and value.lower() not in (b"close", b"keep-alive"):
-            nominated = {token.strip().lower() for token in value.split(b",")}
-            dropped = dropped.union(nominated - _FOR_ALL)
-    for name, value, lower in pairs:
-        if lower not in dropped:
-            yield lower, b"%b: %b\r\n" % (name, value)
+            nominated.update([token.strip().lower() for token in value.split(b",")])
+        elif lower not in dropped:
+            passed.append((lower, b"%b: %b\r\n" % (name, value)))
+    if nominated:
+        nominated -= _FOR_ALL
+        passed = [one for one in passed if one[0] not in nominated]
+    return passed
 
 
-def of_answer(headers: Headers, passed: frozenset[bytes]) -> Iterator[tuple[bytes, bytes]]:
+def of_answer(headers: Headers, passed: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """
     The headers of a backend's answer that are passed on to the client, as `end_to_end` gives them.
 
     :param passed: names, in lower case, of headers that are passed though they act on more than
         this answer
     """
-    for lower, line in end_to_end(headers, CORS_NAMES):
-        if lower in passed or not (lower in _ACTING or lower.startswith(_CROSS_ORIGIN)):
-            yield lower, line
+    return [
+        one
+        for one in end_to_end(headers, CORS_NAMES)
+        if one[0] in passed or not (one[0] in _ACTING or one[0].startswith(_CROSS_ORIGIN))
+    ]

@@ -2,7 +2,7 @@
 The field `model` of a multipart form: what it says, where it stands, and the form with another one.
 
 It knows the bytes of a form (RFC 7578, RFC 2046) and of its Content-Type; what a request is, and
-when a form has to be changed, asked.py knows.
+when a form has to be changed, rewrite.py knows.
 
 There is no parser of a library here, because none says where a part stands, and because all of them
 forgive: two of them can find different models in one form. The gateway decides by the model, and

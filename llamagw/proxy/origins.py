@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import ipaddress
 from collections.abc import Iterable, Sequence
+from urllib.parse import unquote_to_bytes
 
 from twisted.web.http_headers import Headers
 
@@ -105,6 +106,15 @@ class Origins:
     def _is_ours(self, host: bytes) -> bool:
         name = _host_of(host)
         return _is_loopback(name) or name in self._hosts
+
+
+def decoded_path(target: bytes) -> str:
+    """
+    The path of a request's target as the resource tree, and `llamagw.routes.scope_of`, take it.
+
+    :param target: path and query, as they came
+    """
+    return unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
 
 
 def _only(headers: Headers, name: bytes) -> bytes | None:

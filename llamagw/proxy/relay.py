@@ -1,9 +1,8 @@
 """
 One request: find out its model, get a lease, send it to the backend, pass the answer on.
 
-The story of a request is told in `Relay._tell`; the answer's bytes flow through `_Exchange`
-without coming by there. Knows nothing of how a model gets ready, and leaves bytes and headers to
-upstream.py and server.py.
+The story of a request is told in `Relay._answer`; the answer's bytes flow through an `Exchange`
+(exchange.py) without passing here. Knows nothing of how a model gets ready.
 """
 
 from __future__ import annotations
@@ -20,27 +19,15 @@ from twisted.python.failure import Failure
 from llamagw.config import Config
 from llamagw.errors import BackendLost, GatewayError, NotAllowed
 from llamagw.fleet import Dispatcher, Lease
-from llamagw.net import Headers, Pool, Received, Upstream, UpstreamLost, end_to_end, in_words
-from llamagw.proxy.asked import Asked, Reader, outgoing
-from llamagw.proxy.server import LARGE, Request
+from llamagw.net import Pool, Received, UpstreamLost, in_words
+from llamagw.proxy.call import Call, Reader
+from llamagw.proxy.connections import LARGE
+from llamagw.proxy.exchange import send
+from llamagw.proxy.request import Request
 from llamagw.routes import INFERENCE
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
-
-#: Headers that the relay writes itself. A client's Expect has been answered already.
-_OWN_HEADERS = frozenset({b"host", b"content-length", b"expect"})
-
-#: Where the gateway has a key of its own, a client's is no affair of that server.
-_KEYS = frozenset({b"authorization", b"x-api-key"})
-
-#: What a browser adds for this machine, whichever program on it set it.
-_COOKIE = frozenset({b"cookie"})
-
-_NONE: frozenset[bytes] = frozenset()
-
-#: Bytes of an error's body that are collected for a stream that was begun early.
-MOST_REFUSAL = 64 * 1024
 
 #: How many backends may break off on one request before it is held to be the cause.
 MOST_BROKEN = 2
@@ -79,15 +66,14 @@ class Relay:
         :param read: finds out which that is
         :return: fires when the answer is out, or the client gone; never fails
         """
-        story = Deferred.fromCoroutine(self._tell(request, read))
-        request.gone = story.cancel
+        story = request.story = Deferred.fromCoroutine(self._answer(request, read))
         return story.addErrback(_unexpected, request)
 
-    async def _tell(self, request: Request, read: Reader) -> None:
+    async def _answer(self, request: Request, read: Reader) -> None:
         try:
-            await self._answer(request, read(request))
+            await self._relay(request, read(request))
         except (CancelledError, ConnectingCancelledError):
-            # The client is gone: there is nobody to tell.
+            # The client has disconnected.
             return
         except GatewayError as error:
             if not request.startedWriting:
@@ -97,7 +83,7 @@ class Relay:
         if request.unanswered:
             request.finish()
 
-    async def _answer(self, request: Request, asked: Asked) -> None:
+    async def _relay(self, request: Request, call: Call) -> None:
         """
         Have the request answered by its model, by another backend if the first one dies on it.
 
@@ -106,10 +92,11 @@ class Relay:
         failed: list[Lease] = []
         broken = 0
         while True:
-            lease = await self._lease(request, asked, failed)
+            lease = await self._lease(request, call, failed)
             try:
-                _permit(request, asked, lease)
-                return await self._exchange(request, asked, lease)
+                if lease.address.api_key is not None:
+                    _permit(request, call, lease)
+                return await self._attempt(request, call, lease)
             except UpstreamLost as error:
                 failed.append(lease)
                 broken += error.reached
@@ -121,7 +108,7 @@ class Relay:
                 why = str(error)
             finally:
                 lease.release()
-            # Nothing has reached the client: to it, this is one request that takes a little longer.
+            # No byte was sent to the client, so the retry is transparent.
             _log.warn(
                 "{name} at {where} broke off before it answered ({why}); asking once more",
                 name=lease.model.name,
@@ -130,10 +117,16 @@ class Relay:
             )
             await lease.broke_off()
 
-    async def _lease(self, request: Request, asked: Asked, failed: list[Lease]) -> Lease:
-        model = asked.named(self._dispatcher.config.default_model)
-        waiting = self._dispatcher.acquire(model, asked.load, failed)
-        if waiting.called or not self.keepalive or not asked.stream:
+    async def _lease(self, request: Request, call: Call, failed: list[Lease]) -> Lease:
+        """
+        Wait for a lease on the call's model; a stream is kept alive meanwhile, if that is wanted.
+
+        :param failed: leases on backends that broke off on this request
+        :raises GatewayError: when there will be none
+        """
+        model = call.named(self._dispatcher.config.default_model)
+        waiting = self._dispatcher.acquire(model, call.load, failed)
+        if waiting.called or not self.keepalive or not call.stream:
             return await waiting
         comments = LoopingCall(_keep_alive, request)
         comments.clock = self._clock
@@ -143,9 +136,9 @@ class Relay:
         finally:
             comments.stop()
 
-    async def _exchange(self, request: Request, asked: Asked, lease: Lease) -> None:
+    async def _attempt(self, request: Request, call: Call, lease: Lease) -> None:
         """
-        Send the request and pass the answer on.
+        Have one backend answer, over an idle connection if there is one, else over a new one.
 
         :raises UpstreamLost: when the answer did not come, or not whole
         """
@@ -154,9 +147,10 @@ class Relay:
         upstream = self._pool.take(lease.address)
         if upstream is not None:
             try:
-                return await self._send(request, asked, lease, upstream)
+                return await send(request, call, lease, upstream)
             except UpstreamLost as error:
-                # It may have been closed while it was idle; then nobody has seen the request.
+                # It may have been closed while it was idle; then the backend has not seen the
+                # request.
                 if error.received is not Received.NOTHING:
                     raise
         try:
@@ -164,142 +158,17 @@ class Relay:
         except (ConnectError, DNSLookupError) as error:
             why = f"it cannot be reached: {in_words(error)}"
             raise UpstreamLost(why, gone=True, received=Received.NOTHING, reached=False) from error
-        await self._send(request, asked, lease, upstream)
-
-    def _send(
-        self, request: Request, asked: Asked, lease: Lease, upstream: Upstream
-    ) -> Deferred[None]:
-        # No coroutine: its frame would keep the body for as long as the answer takes.
-        target, body = outgoing(request, asked, lease.model, lease.address.model)
-        head = _head(request, asked, lease, target, body)
-        return _Exchange(request, asked, lease, upstream).run(head, body)
-
-
-class _Exchange:
-    """One sending of a request over one connection; the `Receiver` of its answer."""
-
-    __slots__ = ("_asked", "_done", "_early", "_lease", "_refusal", "_request", "_upstream")
-
-    def __init__(self, request: Request, asked: Asked, lease: Lease, upstream: Upstream) -> None:
-        self._request = request
-        self._asked = asked
-        self._lease = lease
-        self._upstream = upstream
-        self._done: Deferred[None] = Deferred(lambda _: upstream.abort())
-        #: Whether the client has been given a head already, to keep it waiting.
-        self._early = bool(request.startedWriting)
-        #: An error's body, collected to be told as an event of the stream begun early.
-        self._refusal: list[bytes] | None = None
-
-    def run(self, head: bytes, body: bytes) -> Deferred[None]:
-        """Send; fires when the whole answer was passed on, fails with `UpstreamLost`."""
-        self._upstream.send(
-            head,
-            body,
-            self,
-            bare=self._request.method == b"HEAD",
-            upgrade=self._asked.upgrade is not None,
-        )
-        return self._done
-
-    def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
-        # From here on it will not be sent to another backend.
-        self._request.drop_body()
-        if status == 101:
-            self._switch(reason, headers, data)
-            return
-        if not self._early:
-            self._lease.moved()
-            passed = self._lease.model.pass_headers
-            lower = _lower(passed) if passed else _NONE
-            self._request.begin(status, reason, headers, data, lower)
-        else:
-            if status != 200:
-                self._refusal = []
-            if data:
-                self.body(data)
-        if not whole:
-            # From here on each side is slowed down by the other.
-            self._request.registerProducer(self._upstream.transport, True)
-
-    def _switch(self, reason: bytes, headers: Headers, data: bytes) -> None:
-        self._request.gone = self._left_tunnel
-        protocol = self._asked.upgrade or b""
-        self._request.switch(reason, headers, protocol, self._upstream.transport)
-        if data:
-            self.body(data)
-
-    def _left_tunnel(self) -> None:
-        if self._done.called:
-            return  # the backend had left before
-        # Not cut off: the last that the client said before it left is to arrive.
-        self._upstream.hang_up()
-        self._done.callback(None)
-
-    def body(self, data: bytes) -> None:
-        self._lease.moved()
-        if self._refusal is None:
-            self._request.pass_on(data)
-        elif sum(map(len, self._refusal)) < MOST_REFUSAL:
-            self._refusal.append(data)
-        else:
-            self._upstream.break_off("its error is out of all bounds")
-
-    def ended(self) -> None:
-        if self._refusal is not None:
-            refusal = b"".join(self._refusal).replace(b"\r", b"")
-            self._request.pass_on(self._request.dialect.event(refusal))
-        if self._request.producer is not None:
-            self._request.unregisterProducer()
-        self._done.callback(None)
-
-    def lost(self, error: UpstreamLost) -> None:
-        if self._request.producer is not None:
-            self._request.unregisterProducer()
-        self._done.errback(error)
+        await send(request, call, lease, upstream)
 
 
 def _keep_alive(request: Request) -> None:
-    """Show the client of a stream, and whatever stands between, that something is going on."""
+    """Show the client of a stream, and proxies before it, that the request is being processed."""
     if not request.startedWriting:
         request.begin(200, b"OK", _STREAM, b"")
     request.pass_on(b": waiting for the model\n\n")
 
 
-def _head(request: Request, asked: Asked, lease: Lease, target: bytes, body: bytes) -> bytes:
-    address = lease.address
-    headers = (
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    )
-    own = _OWN_HEADERS
-    if address.api_key is not None:
-        own |= _KEYS
-    passed = lease.model.pass_headers
-    if not passed or b"set-cookie" not in _lower(passed):
-        own |= _COOKIE
-    lines = b"".join([line for _, line in end_to_end(headers, own)])
-    if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
-        lines += b"Content-Length: %d\r\n" % len(body)
-    if asked.upgrade is not None:
-        lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % asked.upgrade
-    if address.api_key is not None:
-        lines += b"Authorization: Bearer %b\r\n" % address.api_key.encode()
-    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (
-        request.method,
-        address.prefix.encode(),
-        target,
-        address.authority.encode(),
-        lines,
-    )
-
-
-def _lower(names: list[str]) -> frozenset[bytes]:
-    return frozenset([name.lower().encode() for name in names])
-
-
-def _permit(request: Request, asked: Asked, lease: Lease) -> None:
+def _permit(request: Request, call: Call, lease: Lease) -> None:
     """
     Let only what a model is for go where the gateway's own key goes along.
 
@@ -307,7 +176,7 @@ def _permit(request: Request, asked: Asked, lease: Lease) -> None:
     """
     if lease.address.paths is None:
         return
-    path = (asked.target or request.uri).partition(b"?")[0].decode("latin-1")
+    path = (call.target or request.uri).partition(b"?")[0].decode("latin-1")
     method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")
     if (method, path) in INFERENCE or any(fnmatchcase(path, p) for p in lease.address.paths):
         return
@@ -327,8 +196,8 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error
     _log.warn("an answer broke off: {error}", error=str(error))
     if request.streams_events:
-        told = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
-        request.pass_on(request.dialect.event(told.body(request.dialect)))
+        lost = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
+        request.pass_on(request.dialect.event(lost.body(request.dialect)))
     else:
         request.cut()
 

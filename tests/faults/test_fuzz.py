@@ -91,7 +91,7 @@ class FuzzTests(SynchronousTestCase):
             bench.settle()
         for client in clients:
             self.assertFalse(client.connected, "its connection is still open")
-        self.assertEqual(len(bench.site.channels), 0)
+        self.assertEqual(len(bench.site.connections.open), 0)
         for lease in bench.manager.leases:
             self.assertEqual(lease.releases, 1)
         self.assertEqual(bench.manager.waiting, [])

@@ -16,7 +16,8 @@ from twisted.web.http_headers import Headers
 
 from llamagw.config import ModelConfig
 from llamagw.errors import GatewayError
-from llamagw.proxy.asked import by_body, by_form, by_query, outgoing, reshape
+from llamagw.proxy import by_body, by_form, by_query
+from llamagw.proxy.rewrite import outgoing, reshape
 from llamagw.settings import NAME_LENGTH
 
 MODEL = ModelConfig(name="small", model_path="/dev/null")
@@ -62,8 +63,8 @@ def form(data: bytes) -> None:
         return
     request = _fake(b"/v1/audio/transcriptions", body, kind)
     try:
-        asked = by_form(request)
-        target, after = outgoing(request, asked, MODEL, NAME)
+        call = by_form(request)
+        target, after = outgoing(request, call, MODEL, NAME)
     except GatewayError:
         return
     assert target == request.uri
@@ -72,10 +73,10 @@ def form(data: bytes) -> None:
     except MultipartError as error:
         raise AssertionError(f"it is no form ({error}), and was read as one") from None
     names = [content.decode() for name, _, content in before if name == "model"]
-    assert names == ([] if asked.model is None else [asked.model]), f"{names} and {asked.model}"
+    assert names == ([] if call.model is None else [call.model]), f"{names} and {call.model}"
     found = _parts(after, kind)
     renamed = [content.decode() for name, _, content in found if name == "model"]
-    assert renamed == [asked.model if asked.model == NAME else NAME], renamed
+    assert renamed == [call.model if call.model == NAME else NAME], renamed
     others = [part for part in before if part[0] != "model"]
     assert [part for part in found if part[0] != "model"] == others, "another part has changed"
 
@@ -93,13 +94,13 @@ def query(data: bytes) -> None:
     target = b"/tokenize?" + data
     request = _fake(target)
     try:
-        asked = by_query(request)
-        _, same = outgoing(request, asked, MODEL, None)
-        renamed, _ = outgoing(request, asked, MODEL, NAME)
+        call = by_query(request)
+        _, same = outgoing(request, call, MODEL, None)
+        renamed, _ = outgoing(request, call, MODEL, NAME)
     except GatewayError:
         return
     given = [value.decode() for name, value in _fields(data) if name == b"model"]
-    assert given == ([] if asked.model is None else [asked.model]), f"{given}, {asked.model!r}"
+    assert given == ([] if call.model is None else [call.model]), f"{given}, {call.model!r}"
     assert same == request.body
     path, _, after = renamed.partition(b"?")
     assert path == b"/tokenize"
@@ -144,7 +145,7 @@ def body(data: bytes) -> None:
         other, wrong = None, error
     sound, model = _model(other)
     try:
-        asked = by_body(request)
+        call = by_body(request)
     except GatewayError:
         assert not sound or _may_be_refused(data, other), f"Python reads it as {other!r}"
         return
@@ -152,7 +153,7 @@ def body(data: bytes) -> None:
         return  # what stands deep inside is not looked at
     assert wrong is None, f"Python does not read it: {wrong!r}"
     assert sound, f"Python reads it as {other!r}"
-    assert asked.model == model, f"{asked.model!r}, and to Python {model!r}"
+    assert call.model == model, f"{call.model!r}, and to Python {model!r}"
     try:
         after = reshape(data, PUT, DEFAULT, STRIP)
     except GatewayError:

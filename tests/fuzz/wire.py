@@ -22,7 +22,8 @@ from twisted.logger import LogLevel, formatEvent, globalLogPublisher
 
 from llamagw.net import Headers, Pool, Upstream, UpstreamLost
 from llamagw.net.client import MAX_HEAD
-from llamagw.proxy.server import Request, Site
+from llamagw.proxy.request import Request
+from llamagw.proxy.site import Site
 from tests.proxy_fakes import BACKEND, CHAT, Bench, Wire, cut_at, request, response
 
 #: An input that ends so goes on with its last bytes for a long time.

@@ -1,4 +1,4 @@
-"""Promises of llamagw.proxy.asked: what the gateway finds in a request, wherever it stands."""
+"""Promises of llamagw.proxy.call: what the gateway finds in a request, wherever it stands."""
 
 from __future__ import annotations
 
@@ -13,19 +13,8 @@ from twisted.web.http_headers import Headers
 
 from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import BadRequest, GatewayError, Moved, PathNotFound
-from llamagw.proxy.asked import (
-    LACKING,
-    LONGEST_KEY,
-    MOST_COLONS,
-    Asked,
-    by_body,
-    by_form,
-    by_path,
-    by_query,
-    outgoing,
-    peek,
-    reshape,
-)
+from llamagw.proxy.call import LACKING, Call, by_body, by_form, by_path, by_query, peek
+from llamagw.proxy.rewrite import LONGEST_KEY, MOST_COLONS, outgoing, reshape
 from llamagw.routes import Where
 
 
@@ -120,7 +109,7 @@ class FormTests(SynchronousTestCase):
 
     KIND = "multipart/form-data; boundary=xyz"
 
-    def ask(self, *parts: tuple[str, bytes], kind: str | None = None) -> Asked:
+    def ask(self, *parts: tuple[str, bytes], kind: str | None = None) -> Call:
         body = b"".join(
             b"--xyz\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n" % (name.encode(), data)
             for name, data in parts
@@ -135,9 +124,9 @@ class FormTests(SynchronousTestCase):
             self.assertEqual(self.ask(*parts).model, "org/whisper")
 
     def test_a_form_without_it_names_none(self) -> None:
-        asked = self.ask(('name="models"', b"x"))
-        self.assertIsNone(asked.model)
-        self.assertIn("`model`", LACKING[asked.where])
+        call = self.ask(('name="models"', b"x"))
+        self.assertIsNone(call.model)
+        self.assertIn("`model`", LACKING[call.where])
 
     def test_what_is_no_form_is_a_bad_request_that_says_what_would_be(self) -> None:
         for kind in ("application/json", "multipart/form-data", "", "multipart/mixed; boundary=x"):
@@ -189,8 +178,8 @@ class QueryTests(SynchronousTestCase):
             ("GET", "&autoload", False),
             ("POST", "", True),
         ):
-            asked = by_query(fake(f"/slots?model=m{query}", method))
-            self.assertEqual(asked.load, load, (method, query))
+            call = by_query(fake(f"/slots?model=m{query}", method))
+            self.assertEqual(call.load, load, (method, query))
 
     def test_one_that_is_no_text_is_a_bad_request(self) -> None:
         with self.assertRaises(BadRequest):
@@ -204,7 +193,7 @@ class PathTests(SynchronousTestCase):
         [("small", ["tiny", "t/1"]), ("org/big", ["gpt-*"]), ("org", []), ("a b", ["o1/*"])]
     )
 
-    def ask(self, target: str, method: str = "POST", **headers: list[str]) -> Asked:
+    def ask(self, target: str, method: str = "POST", **headers: list[str]) -> Call:
         return by_path(fake(target, method, headers=headers), self.NAMES)
 
     def test_the_name_ends_where_a_model_s_name_does_and_the_rest_goes_on_as_it_is(self) -> None:
@@ -221,8 +210,8 @@ class PathTests(SynchronousTestCase):
             ("/upstream/o1/mini/x/y", "o1/mini", "/x/y"),
             ("/upstream/nothing/x/y", "nothing", "/x/y"),
         ):
-            asked = self.ask(target)
-            self.assertEqual((asked.model, asked.target), (model, rest.encode()), target)
+            call = self.ask(target)
+            self.assertEqual((call.model, call.target), (model, rest.encode()), target)
 
     def test_a_name_alone_is_moved_to_where_a_page_s_links_work(self) -> None:
         with self.assertRaises(Moved) as caught:
@@ -236,27 +225,27 @@ class PathTests(SynchronousTestCase):
 
     def test_an_upgrade_loads_and_another_get_does_not(self) -> None:
         upgrade = {"Connection": ["keep-alive, Upgrade"], "Upgrade": ["websocket"]}
-        asked = self.ask("/upstream/small/ws", "GET", **upgrade)
-        self.assertEqual((asked.upgrade, asked.load), (b"websocket", True))
+        call = self.ask("/upstream/small/ws", "GET", **upgrade)
+        self.assertEqual((call.upgrade, call.load), (b"websocket", True))
         for headers in ({}, {"Upgrade": ["h2c"]}, {"Connection": ["upgrade"]}):
-            asked = self.ask("/upstream/small/ws", "GET", **headers)
-            self.assertEqual((asked.upgrade, asked.load), (None, False))
+            call = self.ask("/upstream/small/ws", "GET", **headers)
+            self.assertEqual((call.upgrade, call.load), (None, False))
         self.assertTrue(self.ask("/upstream/small/ws?autoload=true", "GET").load)
 
     def test_a_path_of_slashes_costs_no_more_than_its_length(self) -> None:
-        asked = self.ask("/upstream/x" + "/" * 15_000)
-        self.assertEqual(len(asked.target or b""), 15_000)
+        call = self.ask("/upstream/x" + "/" * 15_000)
+        self.assertEqual(len(call.target or b""), 15_000)
 
     @settings(deadline=None, max_examples=200)
     @given(rest=st.text(alphabet="/%2Fsmaltinyorgb?=-*", max_size=30))
     def test_no_byte_of_the_path_is_lost(self, rest: str) -> None:
         target = f"/upstream/{rest}"
         try:
-            asked = self.ask(target)
+            call = self.ask(target)
         except (GatewayError, UnicodeDecodeError):  # the server refuses what is no text before
             return
-        left = asked.target or b""
-        self.assertTrue(target.encode().endswith(left.removeprefix(b"/")), asked)
+        left = call.target or b""
+        self.assertTrue(target.encode().endswith(left.removeprefix(b"/")), call)
 
 
 class ReshapeTests(SynchronousTestCase):
@@ -314,16 +303,16 @@ class OutgoingTests(SynchronousTestCase):
     def renamed(self, *parts: bytes, model: str | None = "m") -> bytes:
         headers = {"Content-Type": ["multipart/form-data; boundary=xyz"]}
         request = fake(body=self.form(*parts), headers=headers)
-        asked = by_form(request)
-        self.assertEqual(asked.model, model)
-        return outgoing(request, asked, self.PLAIN, "their name")[1]
+        call = by_form(request)
+        self.assertEqual(call.model, model)
+        return outgoing(request, call, self.PLAIN, "their name")[1]
 
     FILE = b'Content-Disposition: form-data; name="file"; filename="name=model"\r\n\r\nname="model"'
 
     def test_a_form_is_not_read_again_to_be_changed(self) -> None:
         headers = {"Content-Type": ["multipart/form-data; boundary=xyz"]}
-        asked = by_form(fake(body=self.form(self.FILE), headers=headers))
-        body = outgoing(fake(body=self.form(self.FILE)), asked, self.PLAIN, "their name")[1]
+        call = by_form(fake(body=self.form(self.FILE), headers=headers))
+        body = outgoing(fake(body=self.form(self.FILE)), call, self.PLAIN, "their name")[1]
         self.assertEqual(body, self.renamed(self.FILE, model=None))
 
     def test_a_form_s_field_is_another_and_the_rest_as_it_was(self) -> None:
@@ -347,13 +336,13 @@ class OutgoingTests(SynchronousTestCase):
             ("/props?x=1", b"/props?x=1&model=their%20name"),
             ("/props?model=m&model=n&x", b"/props?x&model=their%20name"),
         ):
-            asked = Asked(None, Where.QUERY)
-            self.assertEqual(outgoing(fake(target), asked, self.PLAIN, "their name")[0], done)
+            call = Call(None, Where.QUERY)
+            self.assertEqual(outgoing(fake(target), call, self.PLAIN, "their name")[0], done)
 
     def test_a_body_gets_the_name_and_what_is_set_at_once(self) -> None:
         model = ModelConfig(name="m", model_path="x", set_params={"n": 2}, strip_params=["user"])
         request = fake(body=b'{"user": 1, "x": 1.50}')
-        _, body = outgoing(request, Asked(None, Where.BODY, shaped=True), model, "their name")
+        _, body = outgoing(request, Call(None, Where.BODY, shaped=True), model, "their name")
         self.assertEqual(body, b'{"x":1.50,"model":"their name","n":2}')
 
     def test_model_in_capitals_goes_to_no_remote_server_since_some_read_it(self) -> None:
@@ -361,11 +350,11 @@ class OutgoingTests(SynchronousTestCase):
         local = ModelConfig(name="m", model_path="/m.gguf")
         for key in (b"Model", b"MODEL", b"modeL", b"\\u004dodel"):
             body = b'{"model": "m", "%b": "n"}' % key
-            asked = by_body(fake(body=body))
+            call = by_body(fake(body=body))
             with self.assertRaises(BadRequest) as caught:
-                outgoing(fake(body=body), asked, remote, "m")
+                outgoing(fake(body=body), call, remote, "m")
             self.assertIn("lower case", caught.exception.message, body)
             # llama-server tells them apart.
-            self.assertEqual(outgoing(fake(body=body), asked, local, None)[1], body)
+            self.assertEqual(outgoing(fake(body=body), call, local, None)[1], body)
         body = b'{"model": "m", "models": 1, "mode": 2}'
         self.assertEqual(outgoing(fake(body=body), by_body(fake(body=body)), remote, "m")[1], body)

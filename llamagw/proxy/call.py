@@ -2,37 +2,28 @@
 What a request asks for: which model, and what of it goes to the model's engine.
 
 One reader for each place where a model's name can stand (`llamagw.routes.Where`). They look into
-a request and change nothing; a body is not parsed beyond what is looked for. `outgoing` gives the
-request as the engine is to get it, which is nearly always as it came.
+a request and change nothing; a body is not parsed beyond what is looked for. How a request is
+changed for its engine is rewrite.py's affair.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from itertools import product
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import unquote_to_bytes
 
 import msgspec
 from msgspec import Raw, Struct
 
-from llamagw.config import ModelConfig, Names
+from llamagw.config import Names
 from llamagw.errors import SHOWN, BadRequest, Moved, PathNotFound
 from llamagw.proxy import form as forms
-from llamagw.proxy.server import LARGE, Request
+from llamagw.proxy.request import Request
 from llamagw.routes import Where
 from llamagw.settings import NAME_LENGTH
 from llamagw.text import harmless
 
 SLASH = 0x2F
-
-#: A JSON body that is to be changed has no more colons than this, and so no more keys: each takes
-#: some 250 bytes and 0.2 µs. Nor has it a longer key, which would be held twice. Where only its
-#: `model` is read, keys are not kept.
-MOST_COLONS, LONGEST_KEY = 200_000, 64 * 1024
-
-#: Where the keys of a body are looked at, each takes 0.03 µs.
-MOST_LOOKED_AT = 1_000_000
 
 #: How often a path may be percent-encoded.
 MOST_ENCODED = 3
@@ -54,7 +45,7 @@ LACKING = {
 }
 
 
-class Asked(Struct):
+class Call(Struct):
     """
     :ivar model: the name that the request gives; None if it gives none
     :ivar where: where it stands
@@ -85,11 +76,11 @@ class Asked(Struct):
         name = self.model or default
         if not name:
             raise BadRequest(LACKING[self.where], param="model")
-        return checked_name(name)
+        return name if len(name) <= NAME_LENGTH else checked_name(name)
 
 
 #: Reads a request; may raise a GatewayError.
-Reader = Callable[[Request], Asked]
+Reader = Callable[[Request], Call]
 
 
 def checked_name(name: str) -> str:
@@ -109,9 +100,6 @@ def checked_name(name: str) -> str:
 #: What is not in a body, and what asks for a stream.
 _ABSENT, _TRUE = Raw(b""), Raw(b"true")
 
-#: `model` in capitals, whole or in part. Some servers (those in Go) take such a key for `model`.
-_VARIANTS = ["".join(v) for v in product(*((c, c.upper()) for c in "model")) if v != tuple("model")]
-
 
 class Peek(Struct):
     """What is looked at in a JSON body. It stays as it came: a value may be as long as the body."""
@@ -120,27 +108,18 @@ class Peek(Struct):
     stream: Raw = _ABSENT
 
 
-#: All the keys of a body that some server takes for `model`, apart from itself.
-Variants = msgspec.defstruct(
-    "Variants",
-    [(f"variant_{number}", Raw, _ABSENT) for number in range(len(_VARIANTS))],
-    rename={f"variant_{number}": variant for number, variant in enumerate(_VARIANTS)},
-)
-_NONE = Variants()
-
 _peek = msgspec.json.Decoder(Peek).decode
-_variants = msgspec.json.Decoder(Variants).decode
 _name = msgspec.json.Decoder(str | None).decode
 
 
-def by_body(request: Request, shaped: bool = False) -> Asked:
+def by_body(request: Request) -> Call:
     """
     By ``model`` in the JSON body.
 
     :raises BadRequest: when the body is not a JSON object
     """
     model, stream = peek(request.body)
-    return Asked(model, Where.BODY, stream, shaped=shaped)
+    return Call(model, Where.BODY, stream)
 
 
 def peek(body: bytes) -> tuple[str | None, bool]:
@@ -172,12 +151,17 @@ def peek(body: bytes) -> tuple[str | None, bool]:
     return name, found.stream == _TRUE
 
 
-def by_shaped_body(request: Request) -> Asked:
-    """By ``model`` in the JSON body, which the configuration may change."""
-    return by_body(request, shaped=True)
+def by_shaped_body(request: Request) -> Call:
+    """
+    By ``model`` in the JSON body, which the configuration may change.
+
+    :raises BadRequest: when the body is not a JSON object
+    """
+    model, stream = peek(request.body)
+    return Call(model, Where.BODY, stream, shaped=True)
 
 
-def by_form(request: Request) -> Asked:
+def by_form(request: Request) -> Call:
     """
     By the field ``model`` of a multipart form.
 
@@ -192,10 +176,10 @@ def by_form(request: Request) -> Asked:
             "with a field `model`."
         )
     form = forms.read(request.body, boundary)
-    return Asked(form.model, Where.FORM, form=form)
+    return Call(form.model, Where.FORM, form=form)
 
 
-def by_query(request: Request) -> Asked:
+def by_query(request: Request) -> Call:
     """
     By ``?model=``; a GET loads nothing unless ``autoload=true`` stands there too.
 
@@ -203,10 +187,10 @@ def by_query(request: Request) -> Asked:
     """
     keep_in_place(request.path)
     _, _, query = request.uri.partition(b"?")
-    return Asked(_model_of(query), Where.QUERY, load=_may_load(request))
+    return Call(_model_of(query), Where.QUERY, load=_may_load(request))
 
 
-def by_path(request: Request, names: Names) -> Asked:
+def by_path(request: Request, names: Names) -> Call:
     """
     By what follows ``/upstream/``; the rest of the path is the engine's, as it is.
 
@@ -234,95 +218,13 @@ def by_path(request: Request, names: Names) -> Asked:
     upgrade = request.requestHeaders.getRawHeaders(b"upgrade", [None])[0]
     if b"upgrade" not in _tokens(request, b"connection"):
         upgrade = None
-    return Asked(
+    return Call(
         model,
         Where.PATH,
         load=upgrade is not None or _may_load(request),
         target=(given[end:] or b"/") + query,
         upgrade=upgrade,
     )
-
-
-def outgoing(
-    request: Request, asked: Asked, model: ModelConfig, name: str | None
-) -> tuple[bytes, bytes]:
-    """
-    A request as its engine is to get it: path with query, and body.
-
-    :param model: how requests for this model are shaped
-    :param name: what the model is called there; None for an engine of our own, which takes any
-    :raises BadRequest: when a remote server might find another model in it; or when it cannot be
-        changed as it should
-    """
-    target, body = asked.target or request.uri, request.body
-    if asked.where is Where.BODY and name is not None:
-        _see_one_model(body)
-    put: dict[str, object] = {}
-    if name is not None and name != asked.model:
-        if asked.where is Where.BODY:
-            put = {"model": name}
-        elif asked.form is not None:
-            body = asked.form.renamed(body, name)
-        elif asked.where is Where.QUERY:
-            target = _renamed_query(target, name)
-    if asked.shaped and (model.set_params or model.default_params or model.strip_params):
-        put.update(model.set_params)
-        body = reshape(body, put, model.default_params, model.strip_params)
-    elif put:
-        body = reshape(body, put, {}, [])
-    return target, body
-
-
-def _see_one_model(body: bytes) -> None:
-    """
-    Before a body goes to a server of unknown make: some (those in Go) take ``MODEL`` for ``model``.
-
-    :raises BadRequest: when it has such a key, or too many keys to be looked at
-    """
-    if len(body) > LARGE and body.count(b":") > MOST_LOOKED_AT:
-        raise BadRequest(f"The body has too many keys: over {MOST_LOOKED_AT} colons.")
-    if _variants(body) != _NONE:
-        raise BadRequest(
-            "The body has the key `model` in capitals, which some servers read and others do not; "
-            "write it in lower case, once.",
-            param="model",
-        )
-
-
-def reshape(
-    body: bytes, put: dict[str, object], default: dict[str, object], strip: list[str]
-) -> bytes:
-    """
-    A JSON object with some of its keys changed.
-
-    Values that are not touched stay as they are, byte for byte.
-
-    :param put: keys that get this value, whether they are there or not
-    :param default: keys that get this value where they are not there
-    :param strip: keys that are taken out
-    :raises BadRequest: when it has keys that are no text, or far too many
-    """
-    if body.count(b":") > MOST_COLONS:
-        raise BadRequest(
-            f"The body has too many keys to be changed as this model's configuration wants it: "
-            f"over {MOST_COLONS} colons."
-        )
-    try:
-        fields: dict[str, object] = dict(msgspec.json.decode(body, type=dict[str, Raw]))
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise BadRequest(f"The body is not JSON: {error}.") from None
-    if max(map(len, fields), default=0) > LONGEST_KEY:
-        raise BadRequest(f"The body has a key of over {LONGEST_KEY} characters.")
-    for key in strip:
-        fields.pop(key, None)
-    return msgspec.json.encode({**default, **fields, **put})
-
-
-def _renamed_query(target: bytes, name: str) -> bytes:
-    # `_model_of` has seen that there is one at most, and that it is written as it is here.
-    path, _, query = target.partition(b"?")
-    others = [f for f in query.split(b"&") if f and f.partition(b"=")[0] != b"model"]
-    return path + b"?" + b"&".join([*others, b"model=" + quote(name, safe="").encode()])
 
 
 def _model_of(query: bytes) -> str | None:

@@ -1,0 +1,168 @@
+"""
+Listening with TLS: what an `ssl:` address names, and a certificate that can be renewed.
+
+The files are read once, before anything listens, so that a fault is told with its file. How the
+gateway verifies the certificates of others is connect.py's affair.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from twisted.internet import endpoints
+from twisted.internet.defer import Deferred, execute
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IProtocol,
+    IProtocolFactory,
+    IStreamServerEndpoint,
+)
+from zope.interface import implementer
+
+from llamagw.config import cannot_listen, endpoint_string
+
+
+class Tls(NamedTuple):
+    """What an `ssl:` address says, with the files that it names as they were when it was read.
+
+    `options` is Twisted's CertificateOptions: the key, the certificate and its chain.
+    """
+
+    interface: str
+    port: int
+    backlog: int
+    options: Any
+
+    @property
+    def where(self) -> tuple[str, int]:
+        """The address, whatever is shown there."""
+        return self.interface, self.port
+
+
+def read_tls(description: str) -> Tls | None:
+    """Read what an `ssl:` address names, and see whether it can be used; None for other addresses.
+
+    Needs no reactor and changes nothing, so it may run in a thread.  Raises ValueError, which says
+    what is wrong with which file.
+    """
+    text = endpoint_string(description)
+    if not text.startswith("ssl:"):
+        return None
+    read: list[Tls] = []
+    try:
+        endpoints.serverFromString(_Reads(), text).listen(None).addCallback(read.append)
+        read[0].options.getContext()  # OpenSSL has its say only here
+    except Exception as exc:  # TypeError for an unknown option, OSError, OpenSSL's own
+        why = _fault_of_tls_files(text) or str(exc) or type(exc).__name__
+        raise cannot_listen(description, why) from exc
+    return read[0]
+
+
+class _Reads:
+    """Stands in for a reactor, to be told what Twisted makes of an `ssl:` string."""
+
+    def listenSSL(
+        self, port: int, factory: None, contextFactory: Any, backlog: int = 50, interface: str = ""
+    ) -> Tls:
+        return Tls(interface, port, backlog, contextFactory)
+
+
+#: The order of the values of an `ssl:` string that are given without their names.
+_SSL_VALUES = ("kind", "port", "privateKey", "certKey", "sslmethod", "interface")
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
+
+
+def _fault_of_tls_files(text: str) -> str | None:
+    """Say which of the files that an `ssl:` string names cannot be used; None if none is wrong."""
+    from OpenSSL.crypto import FILETYPE_PEM
+    from twisted.internet.ssl import Certificate, KeyPair
+
+    files = {"privateKey": "server.pem"}
+    for number, part in enumerate(re.split(r"(?<!\\):", text)):
+        name, named, value = part.partition("=")
+        if not named and number < len(_SSL_VALUES):
+            name, value = _SSL_VALUES[number], part
+        files[name] = re.sub(r"\\(.)", r"\1", value)
+    files.setdefault("certKey", files["privateKey"])
+
+    def chain(content: bytes) -> None:
+        for pem in _PEM.findall(content) or [content]:
+            Certificate.loadPEM(pem)
+
+    loads: dict[str, Callable[[bytes], Any]] = {
+        "privateKey": lambda content: KeyPair.load(content, FILETYPE_PEM),
+        "certKey": Certificate.loadPEM,
+        "extraCertChain": chain,
+    }
+    loaded = {}
+    for name in filter(files.__contains__, loads):
+        try:
+            with open(files[name], "rb") as file:
+                content = file.read()
+        except OSError as error:
+            return f"{name} {files[name]} cannot be read: {error.strerror}"
+        try:
+            loaded[name] = loads[name](content)
+        except Exception:  # cryptography, pyOpenSSL and Twisted each have their own
+            what = "private key" if name == "privateKey" else "certificate"
+            return f"{name} {files[name]} has no {what} in it that can be used (PEM is expected)"
+    if not loaded["privateKey"].matches(loaded["certKey"].getPublicKey()):
+        return f"privateKey {files['privateKey']} is not the key of certKey {files['certKey']}"
+    return None
+
+
+@implementer(IStreamServerEndpoint)
+class TlsEndpoint:
+    """Listen with TLS, on whatever `reactor` listens on; the certificate can be renewed."""
+
+    def __init__(self, reactor: Any, tls: Tls) -> None:
+        self._reactor = reactor
+        self._tls = tls
+        self._factory: _TlsFactory | None = None
+
+    def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
+        """Bind and listen at once; see UvloopServerEndpoint.listen."""
+        tls = self._tls
+        self._factory = _TlsFactory(self._reactor, protocolFactory, tls)
+        listen = self._reactor.listenTCP
+        listening: Deferred[IListeningPort] = execute(
+            listen, tls.port, self._factory, tls.backlog, tls.interface
+        )
+        return listening
+
+    def renew(self, tls: Tls) -> bool:
+        """Show another certificate to who connects from now on; old connections live on.
+
+        Returns False, and changes nothing, when `tls` is for another address.
+        """
+        if self._factory is None or tls.where != self._tls.where:
+            return False
+        self._factory.renew(tls)
+        return True
+
+
+@implementer(IProtocolFactory)
+class _TlsFactory:
+    """Makes each connection's protocol with the certificate that is the latest then."""
+
+    def __init__(self, reactor: Any, factory: IProtocolFactory, tls: Tls) -> None:
+        self._reactor = reactor
+        self._factory = factory
+        self.renew(tls)
+
+    def renew(self, tls: Tls) -> None:
+        from twisted.protocols.tls import TLSMemoryBIOFactory  # needs pyOpenSSL
+
+        self._now = TLSMemoryBIOFactory(tls.options, False, self._factory, clock=self._reactor)
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        return self._now.buildProtocol(addr)
+
+    def doStart(self) -> None:
+        self._factory.doStart()
+
+    def doStop(self) -> None:
+        self._factory.doStop()

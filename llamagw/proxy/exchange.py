@@ -1,0 +1,172 @@
+"""
+One sending of a request to a backend, over one connection, and the way of its answer back.
+
+`send` writes the request; from then on the answer's bytes go from the connection to the client
+through an `Exchange`, one call for each read. Whether to send it once more is relay.py's affair.
+"""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+
+from llamagw.fleet.manager import Lease
+from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
+from llamagw.proxy.call import Call
+from llamagw.proxy.request import Request
+from llamagw.proxy.rewrite import outgoing
+
+#: Headers that the gateway writes itself. A client's Expect has been answered already.
+_OWN_HEADERS = frozenset({b"host", b"content-length", b"expect"})
+
+#: Where the gateway has a key of its own, a client's is not for that server to see.
+_KEYS = frozenset({b"authorization", b"x-api-key"})
+
+#: What a browser adds for this machine, whichever program on it set it.
+_COOKIE = frozenset({b"cookie"})
+
+_NONE: frozenset[bytes] = frozenset()
+
+#: Bytes of an error's body that are collected for a stream that was begun early.
+MOST_REFUSAL = 64 * 1024
+
+
+def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Deferred[None]:
+    """
+    Send a request to its backend, and pass the answer on to the client.
+
+    :param upstream: a connection to the lease's address that is idle
+    :return: fires when the whole answer was passed on; fails with `UpstreamLost`. Cancelling it
+        closes the connection: at once, but for a tunnel's, which what was written still leaves by
+    :raises BadRequest: when the request cannot be changed as the model's configuration wants it
+    """
+    # No coroutine: its frame would keep the body for as long as the answer takes.
+    target, body = outgoing(request, call, lease.model, lease.address.model)
+    exchange = Exchange(request, call, lease, upstream)
+    upstream.send(
+        _head(request, call, lease, target, body),
+        body,
+        exchange,
+        bare=request.method == b"HEAD",
+        upgrade=call.upgrade is not None,
+    )
+    return exchange.done
+
+
+class Exchange:
+    """
+    The `Receiver` of one answer.
+
+    :ivar done: see `send`
+    """
+
+    __slots__ = (
+        "_begun",
+        "_call",
+        "_lease",
+        "_refusal",
+        "_request",
+        "_tunnel",
+        "_upstream",
+        "done",
+    )
+
+    def __init__(self, request: Request, call: Call, lease: Lease, upstream: Upstream) -> None:
+        self._request = request
+        self._call = call
+        self._lease = lease
+        self._upstream = upstream
+        self.done: Deferred[None] = Deferred(self._cancelled)
+        #: Whether the client was given a head before there was an answer, to keep it waiting.
+        self._begun = bool(request.startedWriting)
+        self._tunnel = False
+        #: An error's body, collected to be sent as an event of the stream begun early.
+        self._refusal: list[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Exchange of {self._request!r} over {self._upstream!r}>"
+
+    def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
+        # From here on it will not be sent to another backend.
+        self._request.drop_body()
+        if status == 101:
+            self._tunnel = True
+            protocol = self._call.upgrade or b""
+            self._request.switch(reason, headers, protocol, self._upstream.transport)
+            if data:
+                self.body(data)
+            return
+        if not self._begun:
+            self._lease.moved()
+            passed = self._lease.model.pass_headers
+            self._request.begin(status, reason, headers, data, lower(passed) if passed else _NONE)
+        else:
+            if status != 200:
+                self._refusal = []
+            if data:
+                self.body(data)
+        if not whole:
+            # From here on each side is slowed down by the other.
+            self._request.registerProducer(self._upstream.transport, True)
+
+    def body(self, data: bytes) -> None:
+        self._lease.moved()
+        if self._refusal is None:
+            self._request.pass_on(data)
+        elif sum(map(len, self._refusal)) < MOST_REFUSAL:
+            self._refusal.append(data)
+        else:
+            self._upstream.break_off("its error is out of all bounds")
+
+    def ended(self) -> None:
+        if self._refusal is not None:
+            refusal = b"".join(self._refusal).replace(b"\r", b"")
+            self._request.pass_on(self._request.dialect.event(refusal))
+        if self._request.producer is not None:
+            self._request.unregisterProducer()
+        self.done.callback(None)
+
+    def lost(self, error: UpstreamLost) -> None:
+        if self._request.producer is not None:
+            self._request.unregisterProducer()
+        self.done.errback(error)
+
+    def _cancelled(self, _: Deferred[None]) -> None:
+        if self._tunnel:
+            # Not cut off: the last that the client sent before it left is to arrive.
+            self._upstream.hang_up()
+        else:
+            self._upstream.abort()
+
+
+def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:
+    address = lease.address
+    headers = [
+        (name, value)
+        for name, values in request.requestHeaders.getAllRawHeaders()
+        for value in values
+    ]
+    own = _OWN_HEADERS
+    if address.api_key is not None:
+        own |= _KEYS
+    passed = lease.model.pass_headers
+    if not passed or b"set-cookie" not in lower(passed):
+        own |= _COOKIE
+    lines = b"".join([line for _, line in end_to_end(headers, own)])
+    if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
+        lines += b"Content-Length: %d\r\n" % len(body)
+    if call.upgrade is not None:
+        lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % call.upgrade
+    if address.api_key is not None:
+        lines += b"Authorization: Bearer %b\r\n" % address.api_key.encode()
+    return b"%b %b%b HTTP/1.1\r\nHost: %b\r\n%b\r\n" % (
+        request.method,
+        address.prefix.encode(),
+        target,
+        address.authority.encode(),
+        lines,
+    )
+
+
+def lower(names: list[str]) -> frozenset[bytes]:
+    """Names of headers, as they are compared."""
+    return frozenset([name.lower().encode() for name in names])

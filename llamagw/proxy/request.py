@@ -1,0 +1,404 @@
+"""
+One request of a client, and its answer.
+
+What differs from Twisted's Request: its body stays in memory, under limits that are enforced while
+it arrives; no cookie, form or Content-Type is parsed; every error is an envelope of the path's API;
+CORS headers are on every answer that is open to web pages; a POST to a known path is found in a
+dict before the resource tree is asked, whose URL match would cost more than all the rest. What is
+done with a request is decided by that table and that tree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+from urllib.parse import unquote_to_bytes
+
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import NO_BODY_CODES, parse_qs
+
+from llamagw.errors import (
+    BadRequest,
+    BodyTooLarge,
+    Dialect,
+    GatewayError,
+    NotAllowed,
+    PathNotFound,
+    ServerBusy,
+)
+from llamagw.net import IConnection, of_answer
+from llamagw.proxy.channel import Channel
+from llamagw.proxy.connections import LARGE
+from llamagw.proxy.origins import Pairs, decoded_path
+from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
+from llamagw.routes import Scope, scope_of
+
+_log = Logger(namespace="llamagw.server")
+_access = Logger(namespace="llamagw.access")
+
+#: A body may have so many chunks of any size, and one more for each `CHUNK_BYTES` that it has. Each
+#: takes Twisted some 3 µs, however little is in it, and uvloop reads 8 MB in one turn.
+FREE_CHUNKS, CHUNK_BYTES = 4096, 512
+
+#: A body of more bytes than `DENSE` has a quarter of JSON's own punctuation at most: that is what
+#: makes parsing slow. Numbers have a sixth; text, images and sound much less.
+DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
+
+
+class Routing(Protocol):
+    """
+    Who decides what is done with a request: the `Site`.
+
+    :ivar table: handlers of POST, by path; looked at before the tree
+    :ivar access_log: whether each request is logged
+    """
+
+    table: Mapping[bytes, Callable[[Request], object]]
+    access_log: bool
+
+
+class Request(KnownRequest):
+    """
+    One request.
+
+    :ivar body: what the client sent, whole
+    :ivar routing: who decides what is done with it; None until it has arrived
+    :ivar story: the coroutine that answers it, if one does; cancelled when the client disconnects
+    :ivar streams_events: whether the answer begun is a stream of server-sent events
+    :ivar open_to_all: whether any web page may read the answer, if ``cors_origins`` has ``*``
+    """
+
+    defaultContentType = None
+    body = b""
+    open_to_all = True
+    story: Deferred[None] | None = None
+    streams_events = False
+    routing: Routing | None = None
+    channel: Channel
+
+    def __repr__(self) -> str:
+        method, path = self.method.decode("latin-1"), self.path.decode("latin-1")
+        state = f"answered {self.code}, {self.sentLength} B" if self.startedWriting else "waiting"
+        state += ", gone" if self.disconnected else ", finished" if self.finished else ""
+        return f"<Request {method} {path} of {getattr(self.client, 'host', '-')}: {state}>"
+
+    # While it arrives
+
+    def parseCookies(self) -> None:
+        """There are none."""
+
+    def gotLength(self, length: int | None) -> None:
+        self._clock = self.channel.connections.clock
+        self._started = self._clock.seconds()
+        self._parts: bytes | bytearray = b""
+        self._room = self.channel.connections.max_body
+        #: How many chunks there have been; None if it does not come in chunks.
+        self._chunks: int | None = 0 if length is None else None
+        #: How much punctuation it has; None while it is too short to be asked.
+        self._punctuation: int | None = None
+        if length is not None and length > self._room:
+            self._too_large()
+        elif length and not self.channel.connections.bodies.has_room(length):
+            self._too_much()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        self._room -= len(data)
+        if self._room < 0:
+            self._too_large()
+        elif not self.channel.hold(len(data)):
+            self._too_much()
+        elif self._too_dense(data):
+            error = "The body is over 16 MiB and more than a quarter of it is punctuation of JSON."
+            self.channel.refuse(BadRequest(error))
+        elif not self._parts:
+            self._parts = data
+        else:
+            if isinstance(self._parts, bytes):
+                # Not a list of parts: each would take 33 bytes more than it has.
+                self._parts = bytearray(self._parts)
+            self._parts += data
+        if self._chunks is not None:
+            self._chunks += 1
+            if self._chunks > FREE_CHUNKS + len(self._parts) // CHUNK_BYTES:
+                self.channel.refuse(
+                    BadRequest(
+                        f"The body comes in too many small chunks: over {FREE_CHUNKS} of under "
+                        f"{CHUNK_BYTES} bytes on average."
+                    )
+                )
+            if self.channel.refused:
+                # Or Twisted would go on to take the rest of this read apart, chunk by chunk.
+                raise MalformedChunk
+
+    def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        self.method, self.uri, self.clientproto = command, path, version
+        self.path, _, query = path.partition(b"?")
+        self.args = parse_qs(query, keep_blank_values=1) if query else {}
+        if len(self._parts) > LARGE:
+            self.channel.connections.turns.take(self._take_large)
+        else:
+            self.body, self._parts = bytes(self._parts), b""
+            self.process()
+
+    def _take_large(self) -> None:
+        if not self.disconnected:
+            self.body, self._parts = bytes(self._parts), b""
+            self.channel.connections.turns.take(self._process_large)
+
+    def _process_large(self) -> None:
+        if not self.disconnected:
+            self.process()
+
+    def _too_dense(self, data: bytes) -> bool:
+        """Whether the body, as far as it has arrived, would take long to parse."""
+        size = len(self._parts) + len(data)
+        if size <= DENSE:
+            return False
+        count = self._punctuation
+        if count is None:
+            count, data = 0, bytes(self._parts) + data
+        self._punctuation = count + len(data) - len(data.translate(None, PUNCTUATION))
+        return self._punctuation > size // 4
+
+    def turn(self) -> Deferred[None]:
+        """Fires in a turn of its own, for what takes long with a large body."""
+        turn: Deferred[None] = Deferred()
+        self.channel.connections.turns.take(lambda: turn.callback(None))
+        return turn
+
+    def drop_arriving(self) -> None:
+        """What has arrived of the body is not wanted."""
+        self._parts = b""
+
+    def drop_body(self) -> None:
+        """The body will not be needed again; its room is free for others."""
+        if self.body:
+            held, self.body = len(self.body), b""
+            self.channel.release(held)
+
+    def process(self) -> None:
+        routing: Routing = self.channel.site
+        self.routing = routing
+        if self.method == b"POST":
+            handler = routing.table.get(self.path)
+            if handler is not None:
+                handler(self)
+                return
+        elif self.method == b"OPTIONS":
+            self._preflight()
+            return
+        try:
+            unquote_to_bytes(self.path).decode()
+        except UnicodeDecodeError:
+            self.fail(BadRequest("The path is not UTF-8."))
+            return
+        if self.path == b"*":
+            self.fail(PathNotFound("* is no path for anything but OPTIONS."))
+            return
+        super().process()
+
+    def getRequestHostname(self) -> bytes:
+        """Nothing depends on it, and Klein would stumble over one that is not UTF-8."""
+        return b"gateway"
+
+    def connectionLost(self, reason: Failure) -> None:
+        super().connectionLost(reason)
+        if self.routing is not None and self.routing.access_log:
+            self.log_access("gone")
+        if self.story is not None:
+            self.story.cancel()
+
+    def guard(self) -> None:
+        """
+        Take this request from the gateway's own pages, from listed origins and from programs only.
+
+        :raises NotAllowed: when a web page of another origin sent it
+        """
+        self.open_to_all = False
+        connections = self.channel.connections
+        connections.origins.check(self.requestHeaders, connections.loopback)
+
+    # The answer
+
+    @property
+    def dialect(self) -> Dialect:
+        """The API whose error envelope the client of this path expects."""
+        return Dialect.of(self.path)
+
+    @property
+    def unanswered(self) -> bool:
+        """Whether the client is connected and its answer is not finished."""
+        return not self.disconnected and not self.finished
+
+    def begin(
+        self,
+        status: int,
+        reason: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        data: bytes,
+        passed: frozenset[bytes] = frozenset(),
+    ) -> None:
+        """
+        Write the head of a backend's answer, and what there is of its body.
+
+        Headers of one hop are dropped, and those that act on the client's browser; the gateway's
+        own CORS headers are added; the rest is passed as it is. How the body is framed follows from
+        what is written here, not from what came. `pass_on` and `finish` follow.
+
+        :param data: the part of the body that came with the head, without its framing
+        :param passed: names, in lower case, of headers that are passed all the same
+        """
+        self.startedWriting = 1
+        self.code = status
+        lines = [b"%b %d %b\r\n" % (self.clientproto, status, reason)]
+        bodiless = status in NO_BODY_CODES or self.method == b"HEAD"
+        framed = bodiless
+        for name, line in of_answer(headers, passed):
+            if name == b"content-length":
+                if status == 204 and not line.endswith(b" 0\r\n"):
+                    continue  # it has no body; who believed this would wait for one
+                framed = True
+            elif name == b"content-type":
+                self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
+            lines.append(line)
+        lines += [b"%b: %b\r\n" % pair for pair in self._cors()]
+        if not framed and self.clientproto == b"HTTP/1.1":
+            self.chunked = 1
+            lines.append(b"Transfer-Encoding: chunked\r\n")
+        lines.append(b"\r\n" if self.channel.persistent else b"Connection: close\r\n\r\n")
+        if data:
+            self.sentLength += len(data)
+            lines.append(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+        self.channel.transport.write(b"".join(lines))
+
+    def switch(
+        self,
+        reason: bytes,
+        headers: Sequence[tuple[bytes, bytes]],
+        protocol: bytes,
+        upstream: IConnection,
+    ) -> None:
+        """
+        Go on with another protocol: from now on each side's bytes are the other's, as they are.
+
+        `pass_on` and `finish`, which closes the connection, follow.
+
+        :param protocol: what the client asked to switch to
+        :param upstream: the connection to the backend
+        """
+        self.startedWriting = 1
+        self.code = 101
+        lines = [b"%b 101 %b\r\n" % (self.clientproto, reason)]
+        passed = of_answer(headers, frozenset())
+        lines += [line for name, line in passed if name != b"content-length"]
+        lines.append(b"Connection: Upgrade\r\nUpgrade: %b\r\n\r\n" % protocol)
+        self.channel.transport.write(b"".join(lines))
+        self.registerProducer(upstream, True)
+        self.channel.tunnel(upstream)
+
+    def pass_on(self, data: bytes) -> None:
+        """Write more of the body, after `begin`. Never empty: that would end a chunked one."""
+        # As in `begin`, and not shared with it: a call for each chunk of each answer.
+        self.sentLength += len(data)
+        self.channel.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
+
+    def write(self, data: bytes) -> None:
+        if not self.startedWriting:
+            for name, value in self._cors():
+                self.responseHeaders.addRawHeader(name, value)
+        super().write(data)
+
+    def _cors(self) -> Pairs:
+        return self.channel.connections.origins.headers(self.requestHeaders, self.open_to_all)
+
+    def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        """Answer with JSON of the gateway's own."""
+        self.write(self.prepare(status, body, headers))
+        self.finish()
+
+    def prepare(
+        self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()
+    ) -> bytes:
+        """
+        Set the status and headers for a JSON body.
+
+        :return: the body, for Klein to write
+        """
+        self.setResponseCode(status)
+        for name, value in headers:
+            self.responseHeaders.setRawHeaders(name, [value])
+        if body:
+            self.responseHeaders.setRawHeaders(b"Content-Type", [b"application/json"])
+            self.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+        return body
+
+    def fail(self, error: GatewayError) -> None:
+        """Answer with an error; nothing must have been written yet."""
+        self.answer(error.status, error.body(self.dialect), error.headers())
+
+    def cut(self) -> None:
+        """
+        Close the connection without ending the answer.
+
+        What was written is still sent, so that the client sees an answer that is not whole.
+        """
+        # Or `finish` would write a last chunk, which makes it whole.
+        self.finished = 1
+        self.channel.loseConnection()
+
+    def processingFailed(self, reason: Failure) -> Failure:
+        _log.failure("{method} {path} failed", reason, method=self.method, path=self.path)
+        if self.startedWriting:
+            self.cut()
+        else:
+            self.fail(GatewayError("The gateway failed; its log says why."))
+        return reason
+
+    def _preflight(self) -> None:
+        [method] = self.requestHeaders.getRawHeaders(b"Access-Control-Request-Method", [b""])[:1]
+        if scope_of(method.decode("latin-1"), decoded_path(self.path)) is not Scope.INFER:
+            try:
+                self.guard()
+            except NotAllowed as error:
+                self.fail(error)
+                return
+        asked = self.requestHeaders.getRawHeaders(b"Access-Control-Request-Headers", [b"*"])
+        headers = [
+            (b"Allow", b"GET, HEAD, POST, OPTIONS"),
+            (b"Access-Control-Allow-Methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
+            # A wildcard would not cover Authorization.
+            (b"Access-Control-Allow-Headers", b", ".join(asked)),
+            (b"Access-Control-Max-Age", b"86400"),
+            (b"Vary", b"Access-Control-Request-Headers"),
+        ]
+        self.answer(204, b"", headers)
+
+    def _too_large(self) -> None:
+        limit = self.channel.connections.max_body / 2**20
+        self.channel.refuse(BodyTooLarge(f"The body is over {limit:g} MB (max_body_mb)."))
+
+    def _too_much(self) -> None:
+        limit = self.channel.connections.bodies.limit / 2**20
+        error = ServerBusy(
+            f"The gateway holds all that it may of requests' bodies, {limit:g} MB (max_bodies_mb).",
+            retry_after=1,
+        )
+        self.channel.refuse(error)
+
+    def log_access(self, outcome: object) -> None:
+        """
+        Log one line about this request.
+
+        :param outcome: its status, or what became of it without one
+        """
+        _access.info(
+            "{client} {method} {path} {outcome} {size} B {sec:.3f} s",
+            client=getattr(self.client, "host", "-"),
+            method=self.method.decode(errors="replace"),
+            path=self.path.decode(errors="replace"),
+            outcome=outcome,
+            size=self.sentLength,
+            sec=self._clock.seconds() - self._started,
+        )

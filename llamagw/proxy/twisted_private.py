@@ -1,0 +1,80 @@
+"""
+Twisted's private names that the proxy reads or overrides: all of them, in one place.
+
+Each gets a public name here, and no other file of the proxy says one with an underscore. Read and
+tested with Twisted 24.7.0 (the oldest that setup.cfg allows) and 26.10.0 (the one that the tests
+pin); tests/proxy/test_twisted_private.py fails with a Twisted that lacks one of them.
+"""
+
+from __future__ import annotations
+
+from operator import attrgetter
+from typing import Any
+
+from twisted.web import server
+from twisted.web.http import HTTPChannel, _MalformedChunkedDataError
+
+__all__ = ["KnownChannel", "KnownRequest", "MalformedChunk"]
+
+#: Raised while a chunked body is decoded, it ends the decoding: the rest of the read is not parsed.
+MalformedChunk = _MalformedChunkedDataError
+
+
+def _private(name: str) -> Any:
+    """A property that reads a private attribute, at the cost of an attribute: no Python call."""
+    return property(attrgetter(name))
+
+
+class KnownRequest(server.Request):
+    """
+    :ivar disconnected: whether the client's connection is closed
+    """
+
+    disconnected: bool = _private("_disconnected")
+
+    def drop_arriving(self) -> None:
+        """Called by the channel: what has arrived of the body is not needed."""
+
+
+class KnownChannel(HTTPChannel):
+    """
+    Twisted's channel with names for its inner state, and hooks for what it would answer itself.
+
+    :ivar site: the Site that made it, as Twisted's `Site.buildProtocol` sets it
+    :ivar handling: whether a request is being answered; no further one is parsed meanwhile
+    :ivar receiving: whether `dataReceived` is on the stack, and will go on with `unparsed`
+    :ivar unparsed: bytes that were received and are not parsed yet
+    :ivar early: reads that came while a request was being answered
+    :ivar full: whether the transport has paused us: the client does not read
+    """
+
+    site: Any
+    handling: bool = _private("_handlingRequest")
+    receiving: bool = _private("_busyReceiving")
+    unparsed: bytes = _private("_buffer")
+    early: list[bytes] = _private("_dataBuffer")
+    full: bool = _private("_waitingForTransport")
+
+    @property
+    def request_line(self) -> tuple[bytes, bytes]:
+        """Method and target of the request whose head is arriving; empty before its first line."""
+        return getattr(self, "_command", b""), getattr(self, "_path", b"")
+
+    def take_early(self) -> list[bytes]:
+        """What came while a request was being answered; from now on it is the caller's."""
+        early, self._dataBuffer = self._dataBuffer, []
+        return early
+
+    def malformed(self) -> None:
+        """Answer a request that is not HTTP."""
+        super()._respondToBadRequestAndDisconnect()
+
+    def go_ahead(self) -> None:
+        """Answer ``Expect: 100-continue``."""
+        super()._send100Continue()
+
+    def _respondToBadRequestAndDisconnect(self) -> None:
+        self.malformed()
+
+    def _send100Continue(self) -> None:
+        self.go_ahead()
