@@ -17,10 +17,11 @@ start and when to stop is the scheduler's decision.
                         ^                        |
                         +------------------------+
 
-Backoff lasts 1 s after a failed start and doubles with each further failure, to 60 s. A backend
-that had come up and then crashes costs nobody a wait the first time: its backoff is 0 s.
-`STABLE_SEC` of being ready make earlier failures forgotten. A server elsewhere that had been
-reached is always looked at again at once, and then at least every 5 s.
+How long Backoff lasts is for `Restarts` to say. A backend that crashes after it has answered a
+request may be started again at once, however often. Each failed load, and each crash with nothing
+answered, doubles the wait, from 1 s to 60 s; the first crash of all costs none. While a crash costs
+no more than `HOLD_SEC`, requests wait for the next start; otherwise they are rejected. A server
+elsewhere that had been reached is always looked at again at once, and then at least every 5 s.
 """
 
 from __future__ import annotations
@@ -42,6 +43,9 @@ BACKOFF_LAST_ELSEWHERE = 5.0
 
 #: Seconds that a backend must have been ready for its earlier failures to be forgotten.
 STABLE_SEC = 10.0
+
+#: The longest backoff, in seconds, for whose end requests wait after a crash.
+HOLD_SEC = 5.0
 
 
 class Address(NamedTuple):
@@ -135,8 +139,16 @@ class World(Protocol):
     def load_failed(self, error: GatewayError) -> None:
         """Told: it will not come up, though its process is still there."""
 
-    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
-        """Told: its process is gone. With a failure, it must not be started until `recovered`."""
+    def answered(self) -> bool:
+        """Whether a request has been answered since the last launch."""
+
+    def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
+        """
+        Told: its process is gone.
+
+        :param failure: why it must not be started until `recovered`; None if it may be at once
+        :param hold: whether who asks for it meanwhile is to wait, instead of being told the failure
+        """
 
     def recovered(self) -> None:
         """Told: it may be started again."""
@@ -170,6 +182,63 @@ class Backend(Protocol):
         """The backoff is over."""
 
 
+class Pause(NamedTuple):
+    """
+    What follows from a process's end.
+
+    :ivar seconds: for how long the backend must not be started
+    :ivar hold: whether who asks for it meanwhile is to wait
+    """
+
+    seconds: float
+    hold: bool
+
+
+class Restarts:
+    """
+    Decides how soon a backend may be started again.
+
+    :param longest: seconds that no backoff exceeds
+    """
+
+    __slots__ = ("_longest", "failures")
+
+    def __init__(self, longest: float = BACKOFF_LAST) -> None:
+        self._longest = longest
+        #: Those that are not forgotten.
+        self.failures = 0
+
+    def __repr__(self) -> str:
+        return f"<Restarts after {self.failures} failures>"
+
+    def crashed(self, answered: bool, stable: bool = False) -> Pause:
+        """
+        A backend that was ready is gone, and was not to be.
+
+        :param answered: whether it has answered a request since it was ready
+        :param stable: whether it had been ready for `STABLE_SEC`
+        """
+        if answered or stable:
+            self.failures = 0
+        if answered:
+            return Pause(0.0, hold=True)
+        if self.failures == 0:
+            self.failures = 1
+            return Pause(0.0, hold=True)
+        seconds = self._longer()
+        return Pause(seconds, hold=seconds <= HOLD_SEC)
+
+    def load_failed(self) -> Pause:
+        """A backend is gone before it was ready, or did not become ready in time."""
+        return Pause(self._longer(), hold=False)
+
+    def _longer(self) -> float:
+        # Bounded before it is a power: after days of failures that would overflow.
+        seconds = min(BACKOFF_FIRST * 2.0 ** min(self.failures, 30), self._longest)
+        self.failures += 1
+        return seconds
+
+
 @dataclass
 class _Core:
     """What outlasts a single state."""
@@ -179,28 +248,19 @@ class _Core:
     clock: IReactorTime
     load_timeout: float
     elsewhere: bool
+    restarts: Restarts
     running: Running | None = None
     #: When it became ready; None if it has not, since it was launched.
     ready_since: float | None = None
-    failures: int = 0
 
-    def backoff(self) -> float:
-        """Count a failure; how many seconds to keep quiet after it."""
-        if self.elsewhere and self.ready_since is not None:
-            # Whether it is still well, only another look can tell.
-            self.failures = 0
-            return 0.0
-        if self.ready_since is not None:
-            if self.clock.seconds() - self.ready_since >= STABLE_SEC:
-                self.failures = 0
-            if self.failures == 0:
-                self.failures = 1
-                return 0.0
-        # Bounded before it is a power: after days of failures that would overflow.
-        last = BACKOFF_LAST_ELSEWHERE if self.elsewhere else BACKOFF_LAST
-        delay = min(BACKOFF_FIRST * 2.0 ** min(self.failures, 30), last)
-        self.failures += 1
-        return delay
+    def pause(self) -> Pause:
+        """Its process is gone, and was not to be: how soon it may be started again."""
+        if self.ready_since is None:
+            return self.restarts.load_failed()
+        # Whether a server elsewhere is still well, only another look can tell.
+        answered = self.elsewhere or self.world.answered()
+        stable = self.clock.seconds() - self.ready_since >= STABLE_SEC
+        return self.restarts.crashed(answered, stable)
 
     def process(self) -> Running:
         assert self.running is not None, "a backend in this state has a process"
@@ -222,16 +282,16 @@ def _machine() -> Callable[[_Core], Backend]:
         return core.world.watch_health(core.process(), backend)
 
     def back_off(backend: Backend, core: _Core, exit: Exit) -> IDelayedCall:
-        delay = core.backoff()
+        pause = core.pause()
         said = f": {exit.last_words}" if exit.last_words else ""
         lacks = "cannot be loaded" if exit.who == ENGINE else "is not available"
         failure = ModelUnavailable(
             f"The model `{core.name}` {lacks}: {exit.who} {exit.how}{said}",
             param="model",
-            retry_after=delay,
+            retry_after=pause.seconds,
         )
-        core.world.exited(exit, failure if delay else None)
-        return core.clock.callLater(delay, backend.wait_over)
+        core.world.exited(exit, failure if pause.seconds else None, pause.hold)
+        return core.clock.callLater(pause.seconds, backend.wait_over)
 
     Stopped = machine.state("Stopped")
     Starting = machine.state("Starting", launch)
@@ -288,7 +348,7 @@ def _machine() -> Callable[[_Core], Backend]:
 
     @pep614(Stopping.upon(Backend.ended).to(Stopped))
     def stopped(backend: Backend, core: _Core, exit: Exit) -> None:
-        core.world.exited(exit, None)
+        core.world.exited(exit, None, hold=False)
 
     @pep614(Backoff.upon(Backend.wait_over).to(Stopped))
     def wait_over(backend: Backend, core: _Core, timer: IDelayedCall) -> None:
@@ -313,4 +373,5 @@ def make_backend(
     :param load_timeout: seconds; only for the words of the error, the probes do the waiting
     :param elsewhere: whether it is no process of ours
     """
-    return _build(_Core(name, world, clock, load_timeout, elsewhere))
+    restarts = Restarts(BACKOFF_LAST_ELSEWHERE if elsewhere else BACKOFF_LAST)
+    return _build(_Core(name, world, clock, load_timeout, elsewhere, restarts))

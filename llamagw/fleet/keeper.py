@@ -75,14 +75,16 @@ class Life:
     One run of a backend, from launch to exit.
 
     :ivar revoked: it was ended by force
+    :ivar answered: a request to it has ended after bytes of an answer came
     :ivar said: how it describes its model; None if it has not been asked
     :ivar curious: who waits for that while it is being asked
     """
 
-    __slots__ = ("curious", "revoked", "said")
+    __slots__ = ("answered", "curious", "revoked", "said")
 
     def __init__(self) -> None:
         self.revoked = False
+        self.answered = False
         self.said: dict[str, Any] | None = None
         self.curious: list[Deferred[None]] = []
 
@@ -293,7 +295,10 @@ class Keeper:
         now = self.manager.clock.seconds()
         self.manager.do(self.manager.scheduler.load_failed(self.key, error, now))
 
-    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
+    def answered(self) -> bool:
+        return self.life.answered
+
+    def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
         self.engine = None
         self.exit_code = exit.code
         if self._rest is not None:
@@ -305,7 +310,7 @@ class Keeper:
             self._complain(failure.message)
             self.tell("failed", failure.message)
         now = self.manager.clock.seconds()
-        self.manager.do(self.manager.scheduler.exited(self.key, failure, now))
+        self.manager.do(self.manager.scheduler.exited(self.key, failure, now, hold))
         self.manager.forget(self)
         self.gone()
 

@@ -21,13 +21,24 @@ class Lease:
     :ivar key: the backend's name in the scheduler
     """
 
-    __slots__ = ("_keeper", "_life", "_replicas", "_used", "address", "engine", "key", "model")
+    __slots__ = (
+        "_answered",
+        "_keeper",
+        "_life",
+        "_replicas",
+        "_used",
+        "address",
+        "engine",
+        "key",
+        "model",
+    )
 
     def __init__(self, keeper: Keeper, used: bool) -> None:
         assert keeper.engine is not None, "a model that admits has a process"
         self._keeper: Keeper | None = keeper
         self._life = keeper.life
         self._used = used
+        self._answered = False
         self.model = keeper.model
         self.key = keeper.key
         self._replicas = keeper.entry.keepers
@@ -53,11 +64,14 @@ class Lease:
         """
         if self._keeper is not None:
             self._keeper.moved += 1
+            self._answered = True
 
     def release(self) -> None:
         """The request is over. More than once is the same as once."""
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
+            if self._answered:
+                self._life.answered = True
             keeper.manager.finished(keeper, self._used)
 
 
