@@ -23,9 +23,10 @@ from hypothesis import strategies as st
 
 from llamagw.errors import GatewayError, ModelNotLoaded, ModelUnavailable, ShuttingDown
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
+from llamagw.launch.restarts import Restarts
 
 #: The rules of the contract.
-RULES = frozenset(range(1, 12))
+RULES = frozenset(range(1, 13))
 FAILURE = ModelUnavailable("The engine has no words.", retry_after=1)
 
 
@@ -73,6 +74,7 @@ class Fleet:
         busy: list[bool],
         pinned: int,
         elsewhere: bool,
+        failures: int,
     ) -> None:
         self.names = list("abcd"[:count])
         self.limit = limit
@@ -91,6 +93,13 @@ class Fleet:
         # The account.
         self.process: dict[str, str] = {}
         self.failed: set[str] = set()
+        #: Those of them for whose next start who asks is to wait.
+        self.held: set[str] = set()
+        #: What says how soon each may be started again, and how often it has failed.
+        self.restarts = {name: Restarts() for name in self.names}
+        self.failures = dict.fromkeys(self.names, failures)
+        for restarts in self.restarts.values():
+            restarts.failures = failures
         self.queue: dict[str, dict[int, float]] = {name: {} for name in self.names}
         self.leases = dict.fromkeys(self.names, 0)
         #: How many of the leases do not count as use.
@@ -129,7 +138,8 @@ class Fleet:
         """One more, that has been configured after the others."""
         self.names.append(name)
         self.queue[name], self.leases[name], self.used[name] = {}, 0, float("-inf")
-        self.visits[name] = 0
+        self.visits[name] = self.failures[name] = 0
+        self.restarts[name] = Restarts()
         pinned, elsewhere = name in self.pinned, name in self.elsewhere
         self.scheduler.add(name, pinned=pinned, elsewhere=elsewhere)
 
@@ -218,10 +228,10 @@ class Fleet:
         reason = (
             self.draining
             or name == failed
-            or name in self.failed
+            or name in self.failed - self.held
             or len(self.queue[name]) > self.max_queue
         )
-        self.hold((8,), reason and error.message, "somebody is turned away without a reason")
+        self.hold((8, 12), reason and error.message, "somebody is turned away without a reason")
         self.queue[name].pop(ticket, None)
 
     def start(self, name: str) -> None:
@@ -351,14 +361,46 @@ class Fleet:
 
     def exited(self, which: int, fails: bool) -> None:
         there = self.in_state("loading", "ready", "stopping")
-        self.exit(there[which % len(there)], fails)
+        name = there[which % len(there)]
+        hold = False
+        if fails and self.process[name] == "loading":
+            pause = self.restarts[name].load_failed()
+            hold = pause.hold
+            self.hold((12,), pause == (self.longer(name), False), "a failed load does not count")
+        self.exit(name, fails, hold)
 
-    def exit(self, name: str, fails: bool = False) -> None:
+    def crashed(self, which: int, answered: bool, stable: bool) -> None:
+        """A backend that was ready is gone, and nobody wanted that."""
+        ready = self.in_state("ready")
+        # Those that close are few, and the ones with something to lose.
+        ready = [name for name in ready if self.queue[name]] or ready
+        name = ready[which % len(ready)]
+        if answered or stable:
+            self.failures[name] = 0
+        free = answered or not self.failures[name]
+        if free and not answered:
+            self.failures[name] = 1
+        seconds = 0.0 if free else self.longer(name)
+        pause = self.restarts[name].crashed(answered, stable)
+        self.hold((12,), pause == (seconds, seconds <= 5), "it may start too soon or too late")
+        waiting = list(self.queue[name])
+        self.exit(name, pause.seconds > 0, pause.hold)
+        kept = list(self.queue[name]) == waiting
+        self.hold((12,), kept or not pause.hold, "somebody loses its place by a crash")
+
+    def longer(self, name: str) -> float:
+        """It fails once more: for how many seconds it is not to be started."""
+        self.failures[name] += 1
+        return min(2.0 ** (self.failures[name] - 1), 60.0)
+
+    def exit(self, name: str, fails: bool = False, hold: bool = False) -> None:
         del self.process[name]
         self.leaving.discard(name)
         if fails:
             self.failed.add(name)
-        self.hear(self.scheduler.exited(name, FAILURE if fails else None, self.now))
+        if fails and hold:
+            self.held.add(name)
+        self.hear(self.scheduler.exited(name, FAILURE if fails else None, self.now, hold))
         self.look()
 
     def recovered(self, which: int) -> None:
@@ -367,6 +409,7 @@ class Fleet:
 
     def recover(self, name: str) -> None:
         self.failed.remove(name)
+        self.held.discard(name)
         self.hear(self.scheduler.recovered(name, self.now))
         self.look()
 
@@ -477,6 +520,7 @@ class Fleet:
             if name not in self.process and not self.leases[name]:
                 self.names.remove(name)
                 self.failed.discard(name)
+                self.held.discard(name)
                 self.hold((8,), name not in self.scheduler.models, "a retired model stays")
                 assert self.scheduler.recovered(name, self.now) == []
         for name in self.names:
@@ -485,8 +529,8 @@ class Fleet:
             used = float("-inf") if told.last_used is None else told.last_used
             self.hold((10,), used == self.used[name], "what is no use counts as use")
             self.hold((8,), list(told.waiting) == list(self.queue[name]), "a waiter is forgotten")
-            lost = name in self.failed and self.queue[name]
-            self.hold((8,), not lost, "somebody waits for a model that has failed")
+            lost = name in self.failed - self.held and self.queue[name]
+            self.hold((8, 12), not lost, "somebody waits for a model that has failed")
         if self.draining:
             self.look_at_drain()
         else:
@@ -620,6 +664,7 @@ BEGIN = Step(
         "busy": Pick([False, True], most=3),
         "pinned": Pick([0, 1, 2]),
         "elsewhere": maybe,
+        "failures": Pick([0, 1, 2, 3]),
     },
 )
 
@@ -632,6 +677,12 @@ STEPS = [
     Step(Fleet.loaded, {"which": one}, lambda fleet: fleet.in_state("loading"), weight=8),
     Step(Fleet.load_failed, {"which": one}, lambda fleet: fleet.in_state("loading"), weight=2),
     Step(Fleet.exited, {"which": one, "fails": maybe}, lambda fleet: fleet.process),
+    Step(
+        Fleet.crashed,
+        {"which": one, "answered": maybe, "stable": Pick([False, False, True])},
+        lambda fleet: fleet.in_state("ready"),
+        weight=6,
+    ),
     Step(Fleet.recovered, {"which": one}, lambda fleet: fleet.failed),
     Step(Fleet.all_goes_well, {}, lambda fleet: fleet.in_state("loading", "stopping"), weight=8),
     Step(Fleet.unload, {"which": one}),

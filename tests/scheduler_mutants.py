@@ -19,6 +19,7 @@ from llamagw.fleet.actions import Action, Admit, Kill, shutting_down
 from llamagw.fleet.queue import Line
 from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status
 from llamagw.fleet.scheduler import Scheduler
+from llamagw.launch.restarts import Pause, Restarts
 
 
 class Mutant(NamedTuple):
@@ -71,6 +72,7 @@ serve, note, serve_all = Line.serve, Room.note, Scheduler._serve
 to_close, share_room, end_life = Room.to_close, Scheduler._share_room, Scheduler._end_life
 starts_by_itself, refusal = Scheduler._starts_by_itself, Scheduler._refusal
 exited = Scheduler.exited
+crashed = Restarts.crashed
 
 
 # 1. A ready model that is not closing admits at once.
@@ -317,12 +319,13 @@ def load_failed_silently(
 
 @mutant(8, "a load that fails is not told", (Scheduler, "exited"))
 def exited_silently(
-    self: Scheduler, key: str, failure: GatewayError | None, now: float
+    self: Scheduler, key: str, failure: GatewayError | None, now: float, hold: bool = False
 ) -> list[Action]:
     model = self.models[key]
     self._end_life(model)
     model.failure = failure
     model.failed_at = now
+    model.held = hold
     model.status = Status.UNLOADED if failure is None else Status.FAILED
     self._forget(model)
     return self._settle(now, model)
@@ -330,14 +333,24 @@ def exited_silently(
 
 @mutant(8, "nobody is served when a process is gone", (Scheduler, "exited"))
 def exited_for_nobody(
-    self: Scheduler, key: str, failure: GatewayError | None, now: float
+    self: Scheduler, key: str, failure: GatewayError | None, now: float, hold: bool = False
 ) -> list[Action]:
     model = self.models[key]
     if failure is not None:
-        return exited(self, key, failure, now)
+        return exited(self, key, failure, now, hold)
     self._end_life(model)
     model.status = Status.UNLOADED
     self._forget(model)
+    self.room.note(model)
+    return []
+
+
+@mutant(8, "nobody is served when a model recovers", (Scheduler, "recovered"))
+def recovers_for_nobody(self: Scheduler, key: str, now: float) -> list[Action]:
+    model = self.models.get(key)
+    if model is None:
+        return []
+    model.status = Status.UNLOADED
     self.room.note(model)
     return []
 
@@ -494,3 +507,67 @@ def notes_all(self: Room, model: Model) -> None:
 @mutant(11, "what lives elsewhere is not started by itself", (Scheduler, "_starts_by_itself"))
 def nothing_starts_by_itself(self: Scheduler, model: Model) -> bool:
     return False
+
+
+# 12. A crash keeps the queue when the model may be started again at once or soon.
+
+
+@mutant(12, "who waits for a crashed model is told", (Scheduler, "exited"))
+def exited_with_its_queue(
+    self: Scheduler, key: str, failure: GatewayError | None, now: float, hold: bool = False
+) -> list[Action]:
+    actions = exited(self, key, failure, now)
+    if key in self.models:
+        self.models[key].held = hold
+    return actions
+
+
+@mutant(12, "who comes after a crash is told", (Scheduler, "_refusal"))
+def refuses_after_a_crash(
+    self: Scheduler, model: Model, now: float, load: bool
+) -> GatewayError | None:
+    if model.status is Status.FAILED and load:
+        return model.what_is_left_of_its_failure(now)
+    return refusal(self, model, now, load)
+
+
+@mutant(12, "who waits for a load that has failed is not told", (Scheduler, "_waits_for_restart"))
+def waits_for_any_restart(self: Scheduler, model: Model) -> bool:
+    return True
+
+
+@mutant(12, "a load that fails after a crash is waited for", (Scheduler, "exited"))
+def exited_as_before(
+    self: Scheduler, key: str, failure: GatewayError | None, now: float, hold: bool = False
+) -> list[Action]:
+    return exited(self, key, failure, now, hold or self.models[key].held)
+
+
+@mutant(12, "a crash counts whatever was answered", (Restarts, "crashed"))
+def crashed_unanswered(self: Restarts, answered: bool, stable: bool = False) -> Pause:
+    return crashed(self, False, stable)
+
+
+@mutant(12, "no crash counts", (Restarts, "crashed"))
+def crashed_answered(self: Restarts, answered: bool, stable: bool = False) -> Pause:
+    return crashed(self, True, stable)
+
+
+@mutant(12, "an answer makes nothing forgotten", (Restarts, "crashed"))
+def crashed_and_remembered(self: Restarts, answered: bool, stable: bool = False) -> Pause:
+    return Pause(0.0, hold=True) if answered else crashed(self, False, stable)
+
+
+@mutant(12, "the end of any backoff after a crash is waited for", (Restarts, "crashed"))
+def crashed_and_held(self: Restarts, answered: bool, stable: bool = False) -> Pause:
+    return crashed(self, answered, stable)._replace(hold=True)
+
+
+@mutant(12, "no failed load counts", (Restarts, "load_failed"))
+def load_failed_once(self: Restarts) -> Pause:
+    return Pause(1.0, hold=False)
+
+
+@mutant(12, "the end of the backoff after a failed load is waited for", (Restarts, "load_failed"))
+def load_failed_and_held(self: Restarts) -> Pause:
+    return Pause(self._longer(), hold=True)

@@ -483,6 +483,48 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual(made.exited("a", None, 1), [])
         self.assertEqual(made.arrived("a", 1, 2), [Start("a")])
 
+    def test_a_crash_keeps_the_queue(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.unload("a", 1)
+        made.arrived("a", 1, 1)
+        self.assertEqual(made.exited("a", None, 2, hold=True), [Start("a")])
+        self.assertEqual(made.loaded("a", 3), [Admit(1)])
+
+    def test_until_a_crashed_model_may_be_started_again_all_wait(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.unload("a", 1)
+        made.arrived("a", 1, 1)
+        self.assertEqual(made.exited("a", BROKEN, 2, hold=True), [])
+        self.assertEqual(made.arrived("a", 2, 2), [])
+        self.assertEqual(made.recovered("a", 3), [Start("a")])
+        self.assertEqual(made.loaded("a", 4), [Admit(1), Admit(2)])
+
+    def test_a_model_that_is_waited_for_while_it_must_not_start_takes_no_room(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        made.exited("a", BROKEN, 1, hold=True)
+        made.arrived("a", 1, 2)
+        self.assertEqual(made.arrived("b", 2, 3), [Start("b")])
+        self.assertEqual(made.recovered("a", 4), [])
+        self.assertEqual(made.wake_at, 12, "it has waited since 2")
+
+    def test_who_may_not_load_is_not_kept_waiting_for_a_crashed_model(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        made.exited("a", BROKEN, 1, hold=True)
+        self.assertEqual(rejected(made.arrived("a", 1, 2, load=False)), {1: ModelNotLoaded})
+
+    def test_a_load_that_fails_after_a_crash_is_told(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        made.exited("a", BROKEN, 1, hold=True)
+        made.arrived("a", 1, 2)
+        made.recovered("a", 3)
+        self.assertEqual(made.exited("a", BROKEN, 4), [Reject(1, BROKEN)])
+        self.assertEqual(rejected(made.arrived("a", 2, 4)), {2: ModelUnavailable})
+
     def test_leases_of_a_crashed_backend_end_once(self) -> None:
         made = scheduler()
         have_ready(made, "a", leases=2)

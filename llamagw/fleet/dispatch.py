@@ -270,7 +270,7 @@ class Dispatcher:
         elif isinstance(event, LoadFailed):
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
-            self._run(self.scheduler.exited(key, event.failure, now))
+            self._run(self.scheduler.exited(key, event.failure, now, event.hold))
             self._forget(key)
             self._unloaded(key)
         elif isinstance(event, Recovered):

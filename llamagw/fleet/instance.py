@@ -37,10 +37,16 @@ class LoadFailed(NamedTuple):
 
 
 class Exited(NamedTuple):
-    """The run has ended. With a failure, the instance must not be started until `Recovered`."""
+    """
+    The run has ended.
+
+    :ivar failure: why the instance must not be started until `Recovered`; None if it may be at once
+    :ivar hold: whether requests wait for it meanwhile, instead of being rejected
+    """
 
     key: str
     failure: GatewayError | None
+    hold: bool
 
 
 class Recovered(NamedTuple):
@@ -71,17 +77,19 @@ class Life:
 
     :ivar since: when it was launched, in seconds of the clock
     :ivar revoked: it was ended by force
+    :ivar answered: a request to it has ended after bytes of an answer came
     :ivar moved: how often bytes of an answer were seen to come from it
     :ivar description: how it describes its model; None if it has not been asked
     :ivar curious: who waits for that while it is being asked
     """
 
-    __slots__ = ("curious", "description", "moved", "revoked", "run", "since")
+    __slots__ = ("answered", "curious", "description", "moved", "revoked", "run", "since")
 
     def __init__(self, run: Run, since: float) -> None:
         self.run = run
         self.since = since
         self.revoked = False
+        self.answered = False
         self.moved = 0
         self.description: dict[str, Any] | None = None
         self.curious: list[Deferred[None]] = []
@@ -186,7 +194,7 @@ class Instance:
         self.life = Life(run, self._clock.seconds())
 
     def answered(self) -> bool:
-        return self.life is not None and self.life.moved > 0
+        return self.life is not None and self.life.answered
 
     def watch_health(self, run: Run, hung: Callable[[], None]) -> Watch:
         def no_answer() -> None:
@@ -229,7 +237,7 @@ class Instance:
         _log.error("{error}", error=error.message)
         self._tell(LoadFailed(self.key, error))
 
-    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
+    def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
         self.life = None
         self.exit_code = exit.code
         self.failure = failure
@@ -238,7 +246,7 @@ class Instance:
             self._idle_timer = None
         if failure is not None:
             self._complain(failure.message)
-        self._tell(Exited(self.key, failure))
+        self._tell(Exited(self.key, failure, hold))
 
     def recovered(self) -> None:
         self.failure = None

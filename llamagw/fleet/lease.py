@@ -33,7 +33,7 @@ class Lease:
     :ivar address: where the instance answers
     """
 
-    __slots__ = ("_life", "_release", "address", "key", "model", "others", "tries")
+    __slots__ = ("_answered", "_life", "_release", "address", "key", "model", "others", "tries")
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Lease:
         self.tries = tries
         self.others = others
         self._life = life
+        self._answered = False
         self._release: Callable[[], object] | None = release
 
     def __repr__(self) -> str:
@@ -68,6 +69,7 @@ class Lease:
         """
         if self._release is not None:
             self._life.moved += 1
+            self._answered = True
 
     def broke_off(self) -> Deferred[None]:
         """
@@ -81,6 +83,8 @@ class Lease:
         """The request is over. More than once is the same as once."""
         release, self._release = self._release, None
         if release is not None:
+            if self._answered:
+                self._life.answered = True
             release()
 
 

@@ -57,6 +57,7 @@ class Model:
         "elsewhere",
         "failed_at",
         "failure",
+        "held",
         "in_flight",
         "key",
         "last_used",
@@ -94,6 +95,8 @@ class Model:
         #: Why it is in FAILED, and since when.
         self.failure: GatewayError | None = None
         self.failed_at = 0.0
+        #: Whether who asks for it while it is in FAILED waits for the next start.
+        self.held = False
         #: Where the room has it among those who want some; None if it wants none.
         self.place: Place | None = None
 

@@ -25,6 +25,9 @@ The contract
    used for the given time is unloaded when its `rest` is looked at.
 10. Who must not load is admitted at once or rejected at once, and counts as no use.
 11. A model that lives *elsewhere* takes no room and makes none: it is started whenever it is not.
+12. A model whose backend crashed, and may be started again at once or soon, keeps its queue: who
+    waits for it, and who comes meanwhile, waits for the next start. (How soon that is, backend.py
+    says: at once, if it had answered.)
 
 How it works
 ------------
@@ -158,21 +161,23 @@ class Scheduler:
         model.status = Status.STOPPING
         return self._reject_waiting(model, error) + self._settle(now, model)
 
-    def exited(self, key: str, failure: GatewayError | None, now: float) -> list[Action]:
+    def exited(
+        self, key: str, failure: GatewayError | None, now: float, hold: bool = False
+    ) -> list[Action]:
         """
         The process is gone, its memory free.
 
-        :param failure: why the model cannot be started again yet; None if it can
+        :param failure: why the model cannot be started again before `recovered`; None if it can
+        :param hold: whether who asks for it until then waits, instead of being told the failure
         """
         model = self.models[key]
         self._end_life(model)
         model.failure = failure
         model.failed_at = now
+        model.held = hold
+        model.status = Status.UNLOADED if failure is None else Status.FAILED
         actions: list[Action] = []
-        if failure is None:
-            model.status = Status.UNLOADED
-        else:
-            model.status = Status.FAILED
+        if failure is not None and not self._waits_for_restart(model):
             actions = self._reject_waiting(model, failure)
         self._forget(model)
         return actions + self._settle(now, model)
@@ -292,11 +297,15 @@ class Scheduler:
             return shutting_down()
         if not load:
             return not_loaded(model)
-        if model.status is Status.FAILED:
+        if model.status is Status.FAILED and not self._waits_for_restart(model):
             return model.what_is_left_of_its_failure(now)
         if len(model.waiting) >= self.max_queue:
             return queue_full(model)
         return None
+
+    def _waits_for_restart(self, model: Model) -> bool:
+        """Whether who asks for a model that has failed waits for its next start (12)."""
+        return model.held
 
     def _lease(self, model: Model, now: float, load: bool) -> None:
         """A lease is given at once (7); it counts as use unless its holder must not load (10)."""

@@ -17,10 +17,11 @@ scheduler's decision.
                         ^                        |
                         +------------------------+
 
-Backoff lasts 1 s after a failed start and doubles with each further failure, to 60 s. A backend
-that had come up and then crashes costs nobody a wait the first time: its backoff is 0 s.
-`STABLE_SEC` of being ready make earlier failures forgotten. A remote server that had been
-reached is always looked at again at once, and then at least every 5 s.
+How long Backoff lasts is for `Restarts` to say. An instance that crashes after it has answered a
+request may be started again at once, however often. Each failed load, and each crash with nothing
+answered, doubles the wait, from 1 s to the launcher's ``longest_backoff``; the first crash of all
+costs none. While a crash costs no more than `HOLD_SEC`, requests wait for the next start; otherwise
+they are rejected. A remote server that had been reached is always looked at again at once.
 """
 
 from __future__ import annotations
@@ -34,13 +35,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
 from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
-
-#: Seconds of backoff after the first failure; each further one doubles them, up to the launcher's
-#: ``longest_backoff``.
-BACKOFF_FIRST = 1.0
-
-#: Seconds that a backend must have been ready for its earlier failures to be forgotten.
-STABLE_SEC = 10.0
+from llamagw.launch.restarts import STABLE_SEC, Pause, Restarts
 
 
 class Effects(Protocol):
@@ -64,8 +59,16 @@ class Effects(Protocol):
     def load_failed(self, error: GatewayError) -> None:
         """It will not come up, though its run has not ended yet."""
 
-    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
-        """Its run has ended. With a failure, it must not be started until `recovered`."""
+    def answered(self) -> bool:
+        """Whether a request was answered by its run."""
+
+    def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
+        """
+        Its run has ended.
+
+        :param failure: why it must not be started until `recovered`; None if it may be at once
+        :param hold: whether requests wait for it meanwhile, instead of being rejected
+        """
 
     def recovered(self) -> None:
         """It may be started again."""
@@ -107,28 +110,19 @@ class _Core:
     effects: Effects
     clock: IReactorTime
     load_timeout: float
+    restarts: Restarts
     run: Run | None = None
     #: When it became ready; None if it has not, since it was launched.
     ready_since: float | None = None
-    failures: int = 0
 
-    def backoff(self) -> float:
-        """Count a failure; how many seconds to keep quiet after it."""
-        if self.ready_since is not None and not self.effects.launcher.relaunches:
-            # Whether it is still well, only another look can tell.
-            self.failures = 0
-            return 0.0
-        if self.ready_since is not None:
-            if self.clock.seconds() - self.ready_since >= STABLE_SEC:
-                self.failures = 0
-            if self.failures == 0:
-                self.failures = 1
-                return 0.0
-        # Bounded before it is a power: after days of failures that would overflow.
-        last = self.effects.launcher.longest_backoff
-        delay = min(BACKOFF_FIRST * 2.0 ** min(self.failures, 30), last)
-        self.failures += 1
-        return delay
+    def pause(self) -> Pause:
+        """Its run has ended unasked: how soon it may be started again."""
+        if self.ready_since is None:
+            return self.restarts.load_failed()
+        # Where no fresh run follows a crash, only another look can tell how it is.
+        answered = not self.effects.launcher.relaunches or self.effects.answered()
+        stable = self.clock.seconds() - self.ready_since >= STABLE_SEC
+        return self.restarts.crashed(answered, stable)
 
     def its_run(self) -> Run:
         assert self.run is not None, "an instance in this state has a run"
@@ -151,16 +145,16 @@ def _machine() -> Callable[[_Core], Lifecycle]:
         return core.effects.watch_health(core.its_run(), lifecycle.hung)
 
     def back_off(lifecycle: Lifecycle, core: _Core, exit: Exit) -> IDelayedCall:
-        delay = core.backoff()
+        pause = core.pause()
         said = f": {exit.last_words}" if exit.last_words else ""
         lacks = "cannot be loaded" if exit.who == ENGINE else "is not available"
         failure = ModelUnavailable(
             f"The model `{core.name}` {lacks}: {exit.who} {exit.how}{said}",
             param="model",
-            retry_after=delay,
+            retry_after=pause.seconds,
         )
-        core.effects.exited(exit, failure if delay else None)
-        return core.clock.callLater(delay, lifecycle.wait_over)
+        core.effects.exited(exit, failure if pause.seconds else None, pause.hold)
+        return core.clock.callLater(pause.seconds, lifecycle.wait_over)
 
     Stopped = machine.state("Stopped")
     Starting = machine.state("Starting", launch)
@@ -217,7 +211,7 @@ def _machine() -> Callable[[_Core], Lifecycle]:
 
     @pep614(Stopping.upon(Lifecycle.ended).to(Stopped))
     def stopped(lifecycle: Lifecycle, core: _Core, exit: Exit) -> None:
-        core.effects.exited(exit, None)
+        core.effects.exited(exit, None, hold=False)
 
     @pep614(Backoff.upon(Lifecycle.wait_over).to(Stopped))
     def wait_over(lifecycle: Lifecycle, core: _Core, timer: IDelayedCall) -> None:
@@ -243,4 +237,5 @@ def make_lifecycle(
     :param effects: the instance
     :param load_timeout: seconds; only for the words of the error, the probes do the waiting
     """
-    return _build(_Core(name, effects, clock, load_timeout))
+    restarts = Restarts(effects.launcher.longest_backoff)
+    return _build(_Core(name, effects, clock, load_timeout, restarts))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from twisted.internet.defer import Deferred
 
-from llamagw.fleet.manager import Lease
+from llamagw.fleet import Lease
 from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
 from llamagw.proxy.call import Call
 from llamagw.proxy.request import Request

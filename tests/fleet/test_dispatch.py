@@ -345,6 +345,54 @@ class FailureTests(DispatcherCase):
         self.assertEqual(self.successResultOf(again).address, self.engine("a").address)
         self.assertEqual(self.launcher.launched(), ["a", "a"])
 
+    def crash(self, answered: bool) -> Deferred[Lease]:
+        """Have the model's backend crash under a request; the next one asks for it."""
+        lease = self.have_lease("a")
+        if answered:
+            lease.moved()
+            lease.release()
+        self.engine("a").end("was killed by SIGKILL")
+        lease.release()
+        return self.dispatcher.acquire("a")
+
+    def test_one_that_had_answered_is_started_again_at_once_however_soon_it_crashed(self) -> None:
+        for _ in range(4):
+            waiting = self.crash(answered=True)
+            self.become_ready()
+            self.successResultOf(waiting).release()
+        self.assertEqual(self.launcher.launched(), ["a"] * 5)
+
+    def test_bytes_of_an_answer_that_has_not_ended_are_no_answer(self) -> None:
+        for _ in range(2):
+            lease = self.have_lease("a")
+            lease.moved()
+            self.engine("a").end("was killed by SIGKILL")
+            lease.release()
+        self.assertEqual(self.status()["a"], "failed")
+
+    def test_who_asks_soon_after_crashes_with_nothing_answered_waits(self) -> None:
+        self.crash(answered=False)
+        self.become_ready()
+        self.engine("a").end("was killed by SIGKILL")
+        self.assertEqual(self.status()["a"], "failed")
+        waiting = self.dispatcher.acquire("a")
+        self.clock.advance(1.9)
+        self.assertNoResult(waiting)
+        self.clock.advance(0.1)
+        self.become_ready()
+        self.successResultOf(waiting)
+
+    def test_who_asks_after_many_crashes_with_nothing_answered_is_told(self) -> None:
+        for pause in (0, 2, 4, 8):
+            self.dispatcher.acquire("a").addErrback(lambda _: None)
+            self.become_ready()
+            self.engine("a").end("was killed by SIGKILL")
+            if pause < 8:
+                self.clock.advance(pause)
+        error = self.error_of(self.dispatcher.acquire("a"))
+        self.assertIsInstance(error, ModelUnavailable)
+        self.assertEqual(error.retry_after, 8)
+
     def test_a_hung_backend_is_killed_and_started_again(self) -> None:
         self.have_lease("a").release()
         self.clock.pump([30, 1, 1])

@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
 from llamagw.launch import Exit, make_lifecycle
-from llamagw.launch.lifecycle import STABLE_SEC
+from llamagw.launch.restarts import STABLE_SEC
 from llamagw.net import Address
 
 CRASH = Exit("was killed by SIGKILL", "")
@@ -67,6 +67,8 @@ class Recorder:
         self.events: list[str] = []
         self.errors: list[GatewayError] = []
         self.exits: list[Exit] = []
+        self.held: list[bool] = []
+        self.has_answered = False
         #: Done when the end of the run is told.
         self.on_exit: Callable[[], None] = lambda: None
 
@@ -91,7 +93,11 @@ class Recorder:
         self.events.append("load failed")
         self.errors.append(error)
 
-    def exited(self, exit: Exit, failure: GatewayError | None) -> None:
+    def answered(self) -> bool:
+        return self.has_answered
+
+    def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
+        self.held.append(hold)
         self.exits.append(exit)
         self.events.append("exited" if failure is None else "failed")
         if failure is not None:
@@ -332,12 +338,40 @@ class BackoffTests(BackendCase):
             self.backend.ended(CRASH)
             self.assertEqual(self.waits(), 0)
 
+    def crash(self, answered: bool = False) -> float:
+        """Have it come up, answer or not, and crash; for how many seconds it keeps quiet."""
+        self.be_ready()
+        self.world.has_answered = answered
+        self.backend.ended(CRASH)
+        return self.waits()
+
+    def test_a_backend_that_has_answered_is_started_again_at_once_however_often(self) -> None:
+        self.assertEqual([self.crash(answered=True) for _ in range(5)], [0] * 5)
+        self.assertEqual(self.world.errors, [], "it may be started, so that is no failure")
+
+    def test_an_answer_makes_failures_forgotten(self) -> None:
+        for _ in range(3):
+            self.fail_start()
+            self.waits()
+        self.assertEqual(self.crash(answered=True), 0)
+        self.assertEqual(self.fail_start(), 1)
+
+    def test_after_a_short_backoff_of_a_crash_requests_wait_after_others_they_do_not(self) -> None:
+        self.assertEqual([self.crash() for _ in range(5)], [0, 2, 4, 8, 16])
+        self.assertEqual(self.world.held, [True, True, True, False, False])
+
+    def test_nobody_is_to_wait_for_a_load_that_has_failed(self) -> None:
+        self.assertEqual(self.fail_start(), 1)
+        self.waits()
+        self.backend.start()
+        self.backend.give_up()
+        self.backend.ended(CRASH)
+        self.assertEqual(self.world.held, [False, False])
+
     def test_a_crash_after_failed_starts_is_one_failure_more(self) -> None:
         self.fail_start()
         self.waits()
-        self.be_ready()
-        self.backend.ended(CRASH)
-        self.assertEqual(self.waits(), 2)
+        self.assertEqual(self.crash(), 2)
 
     def test_a_failed_start_after_a_stable_time_is_not_free(self) -> None:
         self.be_ready()

@@ -1,0 +1,109 @@
+"""
+What an event costs the scheduler with few models and with many, in Python function calls.
+
+The microseconds are shown by benchmarks/scheduler.py.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from llamagw.fleet.scheduler import Scheduler, Start, Stop
+
+FEW, MANY = 10, 1000
+
+#: How much more it may be with a hundred times as many: a search by halves is made of calls.
+FACTOR = 2
+
+
+def calls(work: Callable[[], object]) -> int:
+    """How many Python functions are called by some work."""
+    seen = 0
+
+    def profile(frame: FrameType, event: str, _: object) -> None:
+        nonlocal seen
+        seen += event == "call"
+
+    sys.setprofile(profile)
+    try:
+        work()
+    finally:
+        sys.setprofile(None)
+    return seen
+
+
+class Scene:
+    """
+    A busy model "0", and others at each of which somebody waits, or which are busy as well.
+
+    :param in_memory: whether the others are in memory; then one more is waited for
+    """
+
+    def __init__(self, models: int, in_memory: bool = False) -> None:
+        self.keys = [str(number) for number in range(models + 2)]
+        limit = models + 1 if in_memory else 1
+        self.scheduler = Scheduler(self.keys, limit=limit, swap_after=10, max_queue=10)
+        for now, key in enumerate(self.keys):
+            self.scheduler.arrived(key, key, now / len(self.keys))
+            if now < limit:
+                self.scheduler.loaded(key, now / len(self.keys))
+
+    def request(self) -> None:
+        self.scheduler.arrived("0", "more", 2)
+        self.scheduler.finished("0", 3)
+
+    def wait_and_leave(self) -> None:
+        self.scheduler.arrived(self.keys[-1], "more", 2)
+        self.scheduler.left(self.keys[-1], "more", 3)
+
+    def the_first_leaves(self) -> None:
+        self.scheduler.left("1", "1", 2)
+
+    def swap(self) -> None:
+        [stop] = self.scheduler.finished("0", 2)
+        assert isinstance(stop, Stop)
+        [start] = self.scheduler.exited(stop.key, None, 3)
+        assert isinstance(start, Start)
+        self.scheduler.loaded(start.key, 4)
+
+    def time_passes(self) -> None:
+        self.scheduler.tick(5)
+
+    def patience_ends(self) -> None:
+        self.scheduler.tick(1000)
+
+
+class CostTests(SynchronousTestCase):
+    """Whatever happens costs as much with a thousand models as with ten, but for a logarithm."""
+
+    def assertScales(self, event: Callable[[Scene], None], in_memory: bool = False) -> None:
+        few, many = Scene(FEW, in_memory), Scene(MANY, in_memory)
+        small, large = calls(lambda: event(few)), calls(lambda: event(many))
+        self.assertGreater(small, 1)
+        self.assertLessEqual(large, small * FACTOR)
+
+    def test_with_many_who_wait(self) -> None:
+        for event in (
+            Scene.request,
+            Scene.wait_and_leave,
+            Scene.the_first_leaves,
+            Scene.swap,
+            Scene.time_passes,
+            Scene.patience_ends,
+        ):
+            self.assertScales(event)
+
+    def test_with_many_in_memory(self) -> None:
+        for event in (Scene.request, Scene.wait_and_leave, Scene.swap, Scene.patience_ends):
+            self.assertScales(event, in_memory=True)
+
+    def test_those_who_leave_one_after_the_other(self) -> None:
+        def leave(scene: Scene) -> None:
+            for key in scene.keys[1 : FEW + 1]:
+                scene.scheduler.left(key, key, 2)
+
+        self.assertScales(leave)
