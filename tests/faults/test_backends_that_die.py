@@ -35,7 +35,7 @@ MANY = 100
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Faulty]:
-    """Each test takes models of its own: a second crash within ten seconds earns a backoff."""
+    """Each test takes models of its own: a second crash with nothing answered earns a backoff."""
     names = [f"m{number}" for number in range(40)] + [f"r{number}" for number in range(MANY)]
     with running(plain(*names), max_loaded_models=4) as gateway:
         yield gateway
@@ -108,6 +108,22 @@ def test_a_backend_killed_while_idle_is_not_missed(gateway: Faulty, name: str) -
     assert gateway.chat(name).status == 200
     os.kill(gateway.pid_of(name), signal.SIGKILL)
     assert gateway.chat(name).status == 200  # at once: the gateway may not know yet
+
+
+def test_a_backend_killed_after_each_answer_is_not_missed(gateway: Faulty, name: str) -> None:
+    for _ in range(4):
+        assert gateway.chat(name).status == 200
+        os.kill(gateway.pid_of(name), signal.SIGKILL)
+    assert gateway.chat(name).status == 200
+    assert gateway.starts(name) == 5
+
+
+def test_who_asks_while_a_backend_that_was_killed_twice_is_kept_quiet_waits(
+    gateway: Faulty, name: str
+) -> None:
+    assert gateway.chat(name, fake={"fault": "kill"}).status == 502
+    assert [reply.status for reply in in_threads(*[lambda: gateway.chat(name)] * 3)] == [200] * 3
+    assert gateway.starts(name) == 3
 
 
 @pytest.mark.parametrize("fault", ["close", "reset"])
