@@ -7,15 +7,15 @@ from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 
-from llamagw.config import Config, ModelConfig
+from llamagw.config import Config, LocalModel
 from llamagw.fleet.backend import Address, Backend, Exit
 from llamagw.fleet.output import Log
+from tests.configs import configuration, local
 
 
-def make_config(*names: str, **more: object) -> Config:
+def make_config(*names: str, **more: Any) -> Config:
     """A configuration that names files which need not be there."""
-    models = [ModelConfig(name=name, model_path=f"/models/{name}.gguf") for name in names]
-    return Config(llama_server_path="/opt/llama-server", models=models, **more)  # type: ignore[arg-type]
+    return configuration(*(local(name) for name in names), **more)
 
 
 class FakeEngine:
@@ -25,7 +25,7 @@ class FakeEngine:
     :ivar asked: what was asked of it: "stop", "kill"
     """
 
-    def __init__(self, model: ModelConfig, backend: Backend, port: int, log: Log) -> None:
+    def __init__(self, model: LocalModel, backend: Backend, port: int, log: Log) -> None:
         self.model = model
         self.log = log
         self.backend = backend
@@ -63,7 +63,7 @@ class FakeLauncher:
         self.engines: list[FakeEngine] = []
         self.refuses: set[str] = set()
 
-    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> FakeEngine:
+    def launch(self, model: LocalModel, backend: Backend, log: Log) -> FakeEngine:
         engine = FakeEngine(model, backend, 8081 + len(self.engines), log)
         self.engines.append(engine)
         if model.name in self.refuses:

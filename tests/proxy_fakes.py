@@ -30,7 +30,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from llamagw.api import Api
-from llamagw.config import ModelConfig, Names
+from llamagw.config import Names
 from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet.backend import Address
 from llamagw.fleet.listeners import Listeners
@@ -41,6 +41,7 @@ from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site
 from llamagw.proxy.upstream import Pool
+from tests.configs import local, remote
 
 HIGH_WATER = 64 * 1024
 CHAT = "/v1/chat/completions"
@@ -294,7 +295,7 @@ class FakeLease:
 
     def __init__(self, address: Address, tries: int, **model: Any) -> None:
         self.address = address
-        self.model = ModelConfig(name="fake", model_path="/dev/null", **model)
+        self.model = remote("fake", **model) if "replicas" in model else local("fake", **model)
         self.revoked = False
         self.tries = tries
         self.releases = 0
@@ -332,7 +333,7 @@ class FakeManager:
         self.config = SimpleNamespace(
             max_loaded_models=2,
             default_model=None,
-            models=[ModelConfig(name=n, model_path=f"/models/{n}.gguf") for n in self.names],
+            models=[local(n) for n in self.names],
         )
         self.directory = Names((name, []) for name in self.names)
         #: The names of those that were asked for without being loaded for it.

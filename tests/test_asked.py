@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
-from llamagw.config import ModelConfig, Names, Replica
+from llamagw.config import Names, Replica
 from llamagw.errors import BadRequest, GatewayError, Moved, PathNotFound
 from llamagw.proxy.asked import (
     LACKING,
@@ -27,6 +27,7 @@ from llamagw.proxy.asked import (
     reshape,
 )
 from llamagw.routes import Where
+from tests.configs import local, remote
 
 
 class _Request:
@@ -306,7 +307,7 @@ class ReshapeTests(SynchronousTestCase):
 class OutgoingTests(SynchronousTestCase):
     """The request as a server gets it that calls the model by another name."""
 
-    PLAIN = ModelConfig(name="m", model_path="x")
+    PLAIN = local("m")
 
     def form(self, *parts: bytes) -> bytes:
         return b"".join(b"--xyz\r\n" + part + b"\r\n" for part in parts) + b"--xyz--\r\n"
@@ -351,21 +352,20 @@ class OutgoingTests(SynchronousTestCase):
             self.assertEqual(outgoing(fake(target), asked, self.PLAIN, "their name")[0], done)
 
     def test_a_body_gets_the_name_and_what_is_set_at_once(self) -> None:
-        model = ModelConfig(name="m", model_path="x", set_params={"n": 2}, strip_params=["user"])
+        model = local("m", set_params={"n": 2}, strip_params=["user"])
         request = fake(body=b'{"user": 1, "x": 1.50}')
         _, body = outgoing(request, Asked(None, Where.BODY, shaped=True), model, "their name")
         self.assertEqual(body, b'{"x":1.50,"model":"their name","n":2}')
 
     def test_model_in_capitals_goes_to_no_remote_server_since_some_read_it(self) -> None:
-        remote = ModelConfig(name="m", replicas=[Replica(url="http://far")])
-        local = ModelConfig(name="m", model_path="/m.gguf")
+        far, here = remote("m", Replica(url="http://far")), local("m")
         for key in (b"Model", b"MODEL", b"modeL", b"\\u004dodel"):
             body = b'{"model": "m", "%b": "n"}' % key
             asked = by_body(fake(body=body))
             with self.assertRaises(BadRequest) as caught:
-                outgoing(fake(body=body), asked, remote, None)
+                outgoing(fake(body=body), asked, far, None)
             self.assertIn("lower case", caught.exception.message, body)
             # llama-server tells them apart.
-            self.assertEqual(outgoing(fake(body=body), asked, local, None)[1], body)
+            self.assertEqual(outgoing(fake(body=body), asked, here, None)[1], body)
         body = b'{"model": "m", "models": 1, "mode": 2}'
-        self.assertEqual(outgoing(fake(body=body), by_body(fake(body=body)), remote, None)[1], body)
+        self.assertEqual(outgoing(fake(body=body), by_body(fake(body=body)), far, None)[1], body)

@@ -16,9 +16,10 @@ from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.config import Config, ModelConfig
+from llamagw.config import LocalModel
 from llamagw.fleet.backend import Address, Backend
 from llamagw.fleet.manager import Manager
+from tests.configs import configuration, local
 from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
@@ -50,7 +51,7 @@ class _Engine:
 
 
 class _Launcher:
-    def launch(self, model: ModelConfig, backend: Backend, log: object) -> _Engine:
+    def launch(self, model: LocalModel, backend: Backend, log: object) -> _Engine:
         self.backend = backend
         return _Engine()
 
@@ -60,10 +61,7 @@ class CostTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.bench = Bench(names=["small"])
-        config = Config(
-            llama_server_path="/bin/true",
-            models=[ModelConfig(name="small", model_path="/dev/null")],
-        )
+        config = configuration(local("small"))
         launcher: Any = _Launcher()
         manager = Manager(config, launcher, lambda _: None, self.bench.reactor)  # type: ignore
         self.bench.api._relay._manager = manager

@@ -5,31 +5,26 @@ from __future__ import annotations
 from msgspec.structs import replace
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
-from llamagw.config import Config, ModelConfig, Replica
+from llamagw.config import ModelConfig, RemoteModel, Replica
 from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
 from llamagw.fleet.elsewhere import address_of
 from llamagw.fleet.health import FAILURES
 from llamagw.fleet.manager import Change, Lease
+from tests.configs import configuration, local, remote
 from tests.test_manager import ManagerCase
 
 A, B, C = (Replica(url=f"http://{name}:8000/v1") for name in "abc")
 
 
-def far(*replicas: Replica, name: str = "far") -> ModelConfig:
-    return ModelConfig(name=name, replicas=list(replicas))
+def far(*replicas: Replica, name: str = "far") -> RemoteModel:
+    return remote(name, *replicas)
 
 
 class ElsewhereCase(ManagerCase):
     def start(self, *models: ModelConfig, limit: int = 1, **wrong: str) -> None:
         """A gateway with these models; of their servers, those that are named are not well."""
-        ours = ModelConfig(name="ours", model_path="/models/ours.gguf")
-        config = Config(
-            llama_server_path="/opt/llama-server",
-            models=[*models, ours],
-            max_loaded_models=limit,
-            health_check_sec=30,
-        )
-        self.make_with(config)
+        ours = local("ours")
+        self.make_with(configuration(*models, ours, max_loaded_models=limit, health_check_sec=30))
         self.probe.wrong = wrong
         self.manager.begin()
         self.settle()

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.apart import Asking
-from llamagw.config import Config, ModelConfig
+from llamagw.config import LocalModel
 from llamagw.fleet import process
 from llamagw.fleet.backend import Exit
 from llamagw.fleet.leftovers import Leftovers
@@ -44,6 +44,7 @@ from llamagw.fleet.process import (
     masked,
 )
 from llamagw.fleet.sockets import Listener
+from tests.configs import configuration, local
 
 ALL = frozenset(
     {
@@ -54,8 +55,8 @@ ALL = frozenset(
 CANNOT_BIND = b"0.00.021 E srv  start: couldn't bind HTTP server socket, hostname: 127.0.0.1\n"
 
 
-def model(**more: Any) -> ModelConfig:
-    return ModelConfig(name="tiny", model_path="/models/tiny.gguf", **more)
+def model(**more: Any) -> LocalModel:
+    return local("tiny", **more)
 
 
 def value(command: list[str], flag: str) -> str:
@@ -475,11 +476,9 @@ class EngineCase(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         path = Path(folder.name) / "tiny.gguf"
         path.touch()
-        self.model = ModelConfig(name="tiny", model_path=str(path))
+        self.model = local("tiny", str(path))
         self.reactor = FakeReactor()
-        config = Config(
-            llama_server_path="/opt/llama-server", models=[self.model], stop_timeout_sec=10
-        )
+        config = configuration(self.model, stop_timeout_sec=10)
         self.launcher = Launcher(self.reactor, config, Leftovers(self.mktemp()))  # type: ignore[arg-type]
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None

@@ -11,10 +11,9 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from llamagw.config import ModelConfig, Replica
+from llamagw.config import ModelConfig, Replica, origin
 from llamagw.fleet.backend import Address, Backend, Exit
 from llamagw.fleet.health import Diagnosis
-from llamagw.settings import origin
 
 
 def address_of(model: ModelConfig, replica: Replica) -> Address:

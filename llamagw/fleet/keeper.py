@@ -17,7 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from llamagw.config import ModelConfig, Replica
+from llamagw.config import LocalModel, ModelConfig, Replica
 from llamagw.errors import GatewayError
 from llamagw.fleet.backend import Backend, Exit, Running, Watch, make_backend
 from llamagw.fleet.elsewhere import Reach, Server, address_of
@@ -47,7 +47,7 @@ class Engine(Running, Protocol):
 class Launches(Protocol):
     """Starts backends; `llamagw.fleet.process.Launcher` is one."""
 
-    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> Engine:
+    def launch(self, model: LocalModel, backend: Backend, log: Log) -> Engine:
         """
         Start the model's backend; ``backend.ended`` follows, some time, whatever happens.
 
@@ -199,6 +199,7 @@ class Keeper:
             where = address_of(self.model, self.replica)
             self.engine = Server(where, self.replica.url, self.manager.clock, backend)
         else:
+            assert not self.model.remote, "each keeper of a remote model has its replica"
             self.engine = self.manager.launcher.launch(self.model, backend, self.log)
         return self.engine
 

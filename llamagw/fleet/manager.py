@@ -265,7 +265,7 @@ class Manager:
         wanted = {model.name: model for model in config.models}
         leaving: list[Keeper] = []
         for name, entry in list(self._entries.items()):
-            same = entry.model.elsewhere or old.llama_server_path == config.llama_server_path
+            same = entry.model.remote or old.llama_server_path == config.llama_server_path
             if same and wanted.get(name) == entry.model:
                 continue
             del self._entries[name]
@@ -310,13 +310,13 @@ class Manager:
             log = self._logs[model.name] = Log(model.name)
         entry = self._entries[model.name] = Entry(model)
         keepers = []
-        replicas: Sequence[Replica | None] = model.replicas or [None]
+        replicas: Sequence[Replica | None] = model.replicas if model.remote else [None]
         for replica in replicas:
             # A key is never used twice: a changed model and its successor may be there together.
             self._generation += 1
             keeper = Keeper(self, entry, f"{model.name}#{self._generation}", log, replica)
             self._by_key[keeper.key] = keeper
-            self.scheduler.add(keeper.key, model.name, model.pinned, model.elsewhere)
+            self.scheduler.add(keeper.key, model.name, model.pinned, model.remote)
             keepers.append(keeper)
         entry.keepers = keepers
 
@@ -358,7 +358,7 @@ class Manager:
             waiting=sum(len(model.waiting) for model in models),
             last_used=since_epoch + max(used) if used else None,
             pinned=entry.model.pinned,
-            elsewhere=entry.model.elsewhere,
+            elsewhere=entry.model.remote,
             exit_code=state.exit_code,
             error=state.error,
             replicas=[

@@ -38,7 +38,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw.apart import Asking
-from llamagw.config import Config, ModelConfig
+from llamagw.config import Config, LocalModel
 from llamagw.fleet.backend import Address, Backend, Exit
 from llamagw.fleet.leftovers import Leftovers
 from llamagw.fleet.output import Log, Output
@@ -133,7 +133,7 @@ def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tu
     return variable, os.pathsep.join(filter(None, (folder, inherited.get(variable))))
 
 
-def command_line(binary: str, model: ModelConfig, port: int, known: frozenset[str]) -> list[str]:
+def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str]) -> list[str]:
     """
     What is run for a model.
 
@@ -178,7 +178,7 @@ def masked(command: Sequence[str]) -> str:
     return " ".join(shown)
 
 
-def _has_own_key(model: ModelConfig, inherited: Mapping[str, str]) -> bool:
+def _has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:
     """Whether it was said which keys the model's engine takes: then clients bring theirs."""
     flags = {word.partition("=")[0].replace("_", "-") for word in model.extra_args}
     return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
@@ -344,7 +344,7 @@ class EngineProcess:
     answers everybody.
     """
 
-    def __init__(self, launcher: Launcher, model: ModelConfig, backend: Backend, log: Log) -> None:
+    def __init__(self, launcher: Launcher, model: LocalModel, backend: Backend, log: Log) -> None:
         self.output = Output(log)
         self.address = Address(LOOPBACK, 0)
         self.pid: int | None = None
@@ -556,7 +556,7 @@ class Launcher:
         """What the binary knows; empty if nobody knows."""
         return self._known.get(self.config.llama_server_path, frozenset())
 
-    def launch(self, model: ModelConfig, backend: Backend, log: Log) -> EngineProcess:
+    def launch(self, model: LocalModel, backend: Backend, log: Log) -> EngineProcess:
         """
         Start the model's engine; ``backend.ended`` follows, some time, whatever happens.
 

@@ -16,12 +16,11 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Raw, Struct
 
-from llamagw.config import ModelConfig, Names
+from llamagw.config import NAME_LENGTH, ModelConfig, Names
 from llamagw.errors import SHOWN, BadRequest, Moved, PathNotFound
 from llamagw.proxy import form as forms
 from llamagw.proxy.server import LARGE, Request
 from llamagw.routes import Where
-from llamagw.settings import NAME_LENGTH
 from llamagw.text import harmless
 
 SLASH = 0x2F
@@ -255,7 +254,7 @@ def outgoing(
         changed as it should
     """
     target, body = asked.target or request.uri, request.body
-    if asked.where is Where.BODY and model.elsewhere:
+    if asked.where is Where.BODY and model.remote:
         _see_one_model(body)
     put: dict[str, object] = {}
     if name is not None and name != asked.model:

@@ -18,8 +18,8 @@ from collections.abc import Iterable, Sequence
 
 from twisted.web.http_headers import Headers
 
+from llamagw.config import ANY_ORIGIN, LOCALHOST
 from llamagw.errors import NotAllowed
-from llamagw.settings import ANY_ORIGIN, LOCALHOST
 from llamagw.text import harmless
 
 Pairs = Sequence[tuple[bytes, bytes]]

@@ -111,7 +111,7 @@ class Relay:
                 failed.append(lease)
                 broken += error.reached
                 # An engine started anew would answer as this one did, another server need not.
-                again = error.gone or lease.model.elsewhere
+                again = error.gone or lease.model.remote
                 again = again and error.received is not Received.HEAD and not lease.revoked
                 if not again or len(failed) >= lease.tries or broken >= MOST_BROKEN:
                     return _broken_off(request, error)
@@ -302,7 +302,7 @@ def _permit(request: Request, asked: Asked, lease: Lease) -> None:
 
     :raises NotAllowed: when the key might open more than that
     """
-    if lease.address.api_key is None or not lease.model.replicas:
+    if lease.address.api_key is None or not lease.model.remote:
         return
     path = (asked.target or request.uri).partition(b"?")[0].decode("latin-1")
     method = "GET" if request.method == b"HEAD" else request.method.decode("latin-1")

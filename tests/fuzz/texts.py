@@ -14,12 +14,12 @@ from multipart import MultipartError, PushMultipartParser, parse_options_header
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
-from llamagw.config import ModelConfig
+from llamagw.config import NAME_LENGTH
 from llamagw.errors import GatewayError
 from llamagw.proxy.asked import by_body, by_form, by_query, outgoing, reshape
-from llamagw.settings import NAME_LENGTH
+from tests.configs import local
 
-MODEL = ModelConfig(name="small", model_path="/dev/null")
+MODEL = local("small")
 NAME = "other/näme"
 
 
