@@ -15,13 +15,13 @@ from llamagw.config import (
 )
 
 
-def local(name: str, model_path: str | None = None, **keys: Any) -> LocalModel:
+def local_model(name: str, model_path: str | None = None, **keys: Any) -> LocalModel:
     """A model with a file, which need not be there."""
     path = f"/models/{name}.gguf" if model_path is None else model_path
     return LocalModel.of(ModelEntry(name=name, model_path=path, **keys))
 
 
-def remote(name: str, *replicas: Replica, **keys: Any) -> RemoteModel:
+def remote_model(name: str, *replicas: Replica, **keys: Any) -> RemoteModel:
     """A model that these servers answer for."""
     return RemoteModel.of(ModelEntry(name=name, **keys), list(replicas))
 

@@ -10,12 +10,12 @@ from twisted.internet.defer import Deferred, succeed
 from llamagw.config import Config, LocalModel
 from llamagw.fleet.backend import Address, Backend, Exit
 from llamagw.fleet.output import Log
-from tests.configs import configuration, local
+from tests.configs import configuration, local_model
 
 
 def make_config(*names: str, **more: Any) -> Config:
     """A configuration that names files which need not be there."""
-    return configuration(*(local(name) for name in names), **more)
+    return configuration(*(local_model(name) for name in names), **more)
 
 
 class FakeEngine:

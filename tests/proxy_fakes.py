@@ -30,7 +30,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
 from llamagw.api import Api
-from llamagw.config import Names
+from llamagw.config import ModelConfig, Names
 from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet.backend import Address
 from llamagw.fleet.listeners import Listeners
@@ -41,7 +41,7 @@ from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.server import Limits, Site
 from llamagw.proxy.upstream import Pool
-from tests.configs import local, remote
+from tests.configs import local_model, remote_model
 
 HIGH_WATER = 64 * 1024
 CHAT = "/v1/chat/completions"
@@ -295,7 +295,12 @@ class FakeLease:
 
     def __init__(self, address: Address, tries: int, **model: Any) -> None:
         self.address = address
-        self.model = remote("fake", **model) if "replicas" in model else local("fake", **model)
+        replicas = model.pop("replicas", None)
+        self.model: ModelConfig = (
+            local_model("fake", **model)
+            if replicas is None
+            else remote_model("fake", *replicas, **model)
+        )
         self.revoked = False
         self.tries = tries
         self.releases = 0
@@ -333,7 +338,7 @@ class FakeManager:
         self.config = SimpleNamespace(
             max_loaded_models=2,
             default_model=None,
-            models=[local(n) for n in self.names],
+            models=[local_model(n) for n in self.names],
         )
         self.directory = Names((name, []) for name in self.names)
         #: The names of those that were asked for without being loaded for it.

@@ -27,7 +27,7 @@ from llamagw.proxy.asked import (
     reshape,
 )
 from llamagw.routes import Where
-from tests.configs import local, remote
+from tests.configs import local_model, remote_model
 
 
 class _Request:
@@ -307,7 +307,7 @@ class ReshapeTests(SynchronousTestCase):
 class OutgoingTests(SynchronousTestCase):
     """The request as a server gets it that calls the model by another name."""
 
-    PLAIN = local("m")
+    PLAIN = local_model("m")
 
     def form(self, *parts: bytes) -> bytes:
         return b"".join(b"--xyz\r\n" + part + b"\r\n" for part in parts) + b"--xyz--\r\n"
@@ -352,13 +352,13 @@ class OutgoingTests(SynchronousTestCase):
             self.assertEqual(outgoing(fake(target), asked, self.PLAIN, "their name")[0], done)
 
     def test_a_body_gets_the_name_and_what_is_set_at_once(self) -> None:
-        model = local("m", set_params={"n": 2}, strip_params=["user"])
+        model = local_model("m", set_params={"n": 2}, strip_params=["user"])
         request = fake(body=b'{"user": 1, "x": 1.50}')
         _, body = outgoing(request, Asked(None, Where.BODY, shaped=True), model, "their name")
         self.assertEqual(body, b'{"x":1.50,"model":"their name","n":2}')
 
     def test_model_in_capitals_goes_to_no_remote_server_since_some_read_it(self) -> None:
-        far, here = remote("m", Replica(url="http://far")), local("m")
+        far, here = remote_model("m", Replica(url="http://far")), local_model("m")
         for key in (b"Model", b"MODEL", b"modeL", b"\\u004dodel"):
             body = b'{"model": "m", "%b": "n"}' % key
             asked = by_body(fake(body=body))

@@ -19,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llamagw.config import LocalModel
 from llamagw.fleet.backend import Address, Backend
 from llamagw.fleet.manager import Manager
-from tests.configs import configuration, local
+from tests.configs import configuration, local_model
 from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
@@ -61,7 +61,7 @@ class CostTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.bench = Bench(names=["small"])
-        config = configuration(local("small"))
+        config = configuration(local_model("small"))
         launcher: Any = _Launcher()
         manager = Manager(config, launcher, lambda _: None, self.bench.reactor)  # type: ignore
         self.bench.api._relay._manager = manager

@@ -10,20 +10,20 @@ from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
 from llamagw.fleet.elsewhere import address_of
 from llamagw.fleet.health import FAILURES
 from llamagw.fleet.manager import Change, Lease
-from tests.configs import configuration, local, remote
+from tests.configs import configuration, local_model, remote_model
 from tests.test_manager import ManagerCase
 
 A, B, C = (Replica(url=f"http://{name}:8000/v1") for name in "abc")
 
 
 def far(*replicas: Replica, name: str = "far") -> RemoteModel:
-    return remote(name, *replicas)
+    return remote_model(name, *replicas)
 
 
 class ElsewhereCase(ManagerCase):
     def start(self, *models: ModelConfig, limit: int = 1, **wrong: str) -> None:
         """A gateway with these models; of their servers, those that are named are not well."""
-        ours = local("ours")
+        ours = local_model("ours")
         self.make_with(configuration(*models, ours, max_loaded_models=limit, health_check_sec=30))
         self.probe.wrong = wrong
         self.manager.begin()

@@ -44,7 +44,7 @@ from llamagw.fleet.process import (
     masked,
 )
 from llamagw.fleet.sockets import Listener
-from tests.configs import configuration, local
+from tests.configs import configuration, local_model
 
 ALL = frozenset(
     {
@@ -56,7 +56,7 @@ CANNOT_BIND = b"0.00.021 E srv  start: couldn't bind HTTP server socket, hostnam
 
 
 def model(**more: Any) -> LocalModel:
-    return local("tiny", **more)
+    return local_model("tiny", **more)
 
 
 def value(command: list[str], flag: str) -> str:
@@ -476,7 +476,7 @@ class EngineCase(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         path = Path(folder.name) / "tiny.gguf"
         path.touch()
-        self.model = local("tiny", str(path))
+        self.model = local_model("tiny", str(path))
         self.reactor = FakeReactor()
         config = configuration(self.model, stop_timeout_sec=10)
         self.launcher = Launcher(self.reactor, config, Leftovers(self.mktemp()))  # type: ignore[arg-type]

@@ -23,7 +23,7 @@ from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, load
 from llamagw.fleet import process
 from llamagw.service import Gateway, changes
-from tests.configs import configuration, local
+from tests.configs import configuration, local_model
 from tests.faults.support import is_gone
 from tests.test_tap import ConfigTestCase, ServiceTestCase
 from tests.whole.harness import wait_until
@@ -172,7 +172,7 @@ class ReloadTests(ServiceTestCase):
 
 class ChangesTests(SynchronousTestCase):
     def config(self, *names: str, threads: int = 4) -> Config:
-        return configuration(*(local(name, threads=threads) for name in names))
+        return configuration(*(local_model(name, threads=threads) for name in names))
 
     def test_each_kind_of_change_is_named(self) -> None:
         said = changes(self.config("a", "b"), self.config("b", "c", threads=2))

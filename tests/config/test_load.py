@@ -16,7 +16,7 @@ from llamagw.config import (
     load,
 )
 from tests.config.support import LEAST, ConfigCase, local_models
-from tests.configs import configuration, local
+from tests.configs import configuration, local_model
 
 
 class DefaultsTests(ConfigCase):
@@ -119,7 +119,7 @@ class DefaultsTests(ConfigCase):
         self.assertEqual(
             config,
             configuration(
-                local(
+                local_model(
                     "Qwen/Qwen2.5 7B: the chat one",
                     model_path=str(self.model),
                     gpu_layers=-1,
@@ -132,7 +132,7 @@ class DefaultsTests(ConfigCase):
                     preload=True,
                     idle_unload_sec=0.5,
                 ),
-                local("other"),
+                local_model("other"),
                 llama_server_path=str(self.engine),
                 listen_addr="127.0.0.1:9000",
                 port_range_start=65535,

@@ -9,7 +9,7 @@ from unittest import mock
 
 from llamagw.config import RemoteModel, Replica
 from tests.config.support import ConfigCase
-from tests.configs import local, remote
+from tests.configs import local_model, remote_model
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
@@ -54,7 +54,7 @@ class RemoteTests(ConfigCase):
 
     def test_what_stands_beside_url_is_the_replicas_alone(self) -> None:
         [model] = self.load(self.text({"url": "http://a", "api_key": "k", "paths": ["*"]})).models
-        expected = remote("m0", Replica(url="http://a", api_key="k"), paths=["*"])
+        expected = remote_model("m0", Replica(url="http://a", api_key="k"), paths=["*"])
         self.assertEqual(model, expected)
         keys = {"name", "replicas", "paths", "aliases", "pass_headers"}
         keys |= {"set_params", "default_params", "strip_params"}
@@ -67,9 +67,9 @@ class RemoteTests(ConfigCase):
         self.assertEqual(self.replicas(listed), [Replica(url="https://a")])
 
     def test_a_remote_model_is_never_a_local_one_and_none_is_pinned(self) -> None:
-        far = remote("a", Replica(url="http://a"))
-        self.assertEqual((far.remote, local("a").remote), (True, False))
-        self.assertNotEqual(far, local("a"))
+        far = remote_model("a", Replica(url="http://a"))
+        self.assertEqual((far.remote, local_model("a").remote), (True, False))
+        self.assertNotEqual(far, local_model("a"))
         self.assertEqual((far.pinned, far.preload, far.idle_unload_sec), (False, False, 0))
 
     def test_a_configuration_crosses_processes_and_is_the_same_there(self) -> None:

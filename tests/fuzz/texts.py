@@ -17,9 +17,9 @@ from twisted.web.http_headers import Headers
 from llamagw.config import NAME_LENGTH
 from llamagw.errors import GatewayError
 from llamagw.proxy.asked import by_body, by_form, by_query, outgoing, reshape
-from tests.configs import local
+from tests.configs import local_model
 
-MODEL = local("small")
+MODEL = local_model("small")
 NAME = "other/näme"
 
 
