@@ -3,7 +3,7 @@ What takes its time is asked of another process: what a configuration file says,
 engine has.
 
 The caller waits, in a thread or before anything is served, and the wait can be taken back. A file
-is read by config.py in that process, not in a thread of the gateway: PyYAML makes hundreds of
+is loaded in that process, not in a thread of the gateway: PyYAML makes hundreds of
 thousands of objects of a large one, whose collection alone stops all threads for over a second.
 """
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from llamagw.config import ModelConfig, is_pattern
 from llamagw.fleet import Change, ModelReport
+from llamagw.models import files
 
 #: What the engine says of its model (`llamagw.launch.described`); {} if nothing is known.
 Described = dict[str, Any]
@@ -62,8 +63,8 @@ def _facts(model: ModelConfig, said: Described) -> Described:
         "object": "model",
         "created": _created(model),
         "owned_by": "llamagw",
-        "context_size": said.get("context_size") if model.elsewhere else model.context_size,
-        "size": said.get("size") if model.elsewhere else model.size(),
+        "context_size": said.get("context_size") if model.remote else model.context_size,
+        "size": said.get("size") if model.remote else files.size(model.model_path),
     }
     if "meta" in said:
         facts["meta"] = said["meta"]
@@ -87,6 +88,8 @@ def _aliases(model: ModelConfig) -> list[str]:
 
 
 def _created(model: ModelConfig) -> int:
+    if model.remote:
+        return 0
     try:
         return int(os.stat(model.model_path).st_mtime)
     except OSError:

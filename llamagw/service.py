@@ -9,17 +9,13 @@ answers finish or run out of ``drain_sec``, the backends end, and only then the 
 
 from __future__ import annotations
 
-import ipaddress
-import os
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from twisted.application.service import Service
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
-    IAddress,
     IListeningPort,
     IReactorTime,
     IStreamServerEndpoint,
@@ -29,7 +25,15 @@ from twisted.python.failure import Failure
 
 from llamagw import __version__
 from llamagw.apart import Asking, TakenBack, load_apart
-from llamagw.config import Config, ConfigError, Fault, ModelConfig
+from llamagw.config import (
+    Config,
+    ConfigError,
+    Fault,
+    LocalModel,
+    base_url,
+    is_loopback,
+    shown_address,
+)
 from llamagw.fleet import Dispatcher
 from llamagw.launch.leftovers import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
@@ -64,7 +68,7 @@ class _Reading(NamedTuple):
     config: Config
     tls: Tls | None
     changes: str
-    missing: list[ModelConfig]
+    missing: list[LocalModel]
 
 
 class Gateway(Service):
@@ -246,12 +250,15 @@ class Gateway(Service):
         config = self._config
         _log.info("{scope}", scope=scope(config))
         for model in config.models:
-            where = ", ".join(r.url for r in model.replicas) or model.model_path
+            if model.remote:
+                where = ", ".join(replica.url for replica in model.replicas)
+            else:
+                where = model.model_path
             _log.info("model {name}: {where}", name=model.name, where=where)
         self._say_what_is_missing(config.missing_files())
         self._say_where()
 
-    def _say_what_is_missing(self, missing: Sequence[ModelConfig]) -> None:
+    def _say_what_is_missing(self, missing: Sequence[LocalModel]) -> None:
         for model in missing[:_NAMED]:
             _log.warn(
                 "model {name} cannot be served: there is no file {path}",
@@ -346,29 +353,3 @@ def changes(old: Config, new: Config) -> str:
     if old.llama_server_path != new.llama_server_path:
         said.append(f"run by {new.llama_server_path}")
     return "; ".join(said)
-
-
-def shown_address(address: IAddress) -> str:
-    """An address as a person writes it."""
-    if isinstance(address, IPv6Address):
-        return f"[{address.host}]:{address.port}"
-    if isinstance(address, IPv4Address):
-        return f"{address.host}:{address.port}"
-    return os.fsdecode(getattr(address, "name", str(address)))
-
-
-def is_loopback(address: IAddress) -> bool:
-    """Whether only programs on this machine, a browser among them, reach what listens here."""
-    if not isinstance(address, IPv4Address | IPv6Address):
-        return False
-    return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
-
-
-def base_url(address: IAddress, listen_addr: str) -> str:
-    """The URL under which a client on this machine reaches the gateway."""
-    scheme = "https" if listen_addr.startswith("ssl:") else "http"
-    shown = shown_address(address)
-    for everywhere in ("0.0.0.0:", "[::]:"):
-        if shown.startswith(everywhere):
-            shown = "localhost:" + shown[len(everywhere) :]
-    return f"{scheme}+unix://{shown}" if isinstance(address, UNIXAddress) else f"{scheme}://{shown}"

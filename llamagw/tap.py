@@ -282,20 +282,20 @@ def _handle_signals(reactor: Any, gateway: Gateway, options: Options) -> None:
 def summary(path: str, config: Config) -> str:
     """What would be served, for ``--check``."""
     missing = config.missing_files()
-    ours = [model for model in config.models if not model.elsewhere]
+    local = [model for model in config.models if not model.remote]
+    remote = [model for model in config.models if model.remote]
     lines = [f"{path} is fine.", f"llamagw {__version__} would listen on {config.listen_addr}"]
-    if ours:
+    if local:
         lines += [
             f"and run {config.llama_server_path},",
             f"with at most {config.max_loaded_models} of these in memory:",
         ]
-    for model in ours:
+    for model in local:
         note = "   (warning: there is no such file)" if model in missing else ""
         lines.append(f"  {model.name}: {model.model_path}{note}")
-    if len(ours) < len(config.models):
+    if remote:
         lines.append("and pass on what is for these, which live elsewhere:")
-    for model in config.models:
-        if model.elsewhere:
-            urls = ", ".join(replica.url for replica in model.replicas)
-            lines.append(f"  {model.name}: {urls}")
+    for other in remote:
+        urls = ", ".join(replica.url for replica in other.replicas)
+        lines.append(f"  {other.name}: {urls}")
     return "\n".join(lines)

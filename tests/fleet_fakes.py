@@ -9,17 +9,17 @@ from typing import Any
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
-from llamagw.config import Config, ModelConfig
+from llamagw.config import Config, LocalModel, ModelConfig
 from llamagw.launch import Exit, Launcher, Log, Watch
 from llamagw.launch.probes import Readiness
 from llamagw.launch.remote import RemoteLauncher
 from llamagw.net import Address
+from tests.configs import configuration, local_model
 
 
-def make_config(*names: str, **more: object) -> Config:
+def make_config(*names: str, **more: Any) -> Config:
     """A configuration that names files which need not be there."""
-    models = [ModelConfig(name=name, model_path=f"/models/{name}.gguf") for name in names]
-    return Config(llama_server_path="/opt/llama-server", models=models, **more)  # type: ignore[arg-type]
+    return configuration(*(local_model(name) for name in names), **more)
 
 
 class FakeRun:
@@ -30,7 +30,7 @@ class FakeRun:
     :ivar work: what it has done, as its progress
     """
 
-    def __init__(self, launchers: FakeLaunchers, model: ModelConfig, log: Log, port: int) -> None:
+    def __init__(self, launchers: FakeLaunchers, model: LocalModel, log: Log, port: int) -> None:
         self.model = model
         self.log = log
         self.address = Address("127.0.0.1", port)
@@ -82,7 +82,7 @@ class FakeLauncher:
     relaunches = True
     longest_backoff = 60.0
 
-    def __init__(self, launchers: FakeLaunchers, model: ModelConfig, log: Log) -> None:
+    def __init__(self, launchers: FakeLaunchers, model: LocalModel, log: Log) -> None:
         self._launchers = launchers
         self._model = model
         self._log = log
@@ -116,7 +116,7 @@ class FakeLaunchers:
         self.refuses: set[str] = set()
 
     def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
-        if not model.replicas:
+        if not model.remote:
             return [FakeLauncher(self, model, log)]
         return [
             RemoteLauncher(model, replica, self.probe.diagnose, self.clock)
@@ -124,7 +124,7 @@ class FakeLaunchers:
         ]
 
     def depends_on(self, model: ModelConfig, config: Config) -> object:
-        return None if model.replicas else config.llama_server_path
+        return None if model.remote else config.llama_server_path
 
     def last(self, name: str) -> FakeRun:
         """The latest run of a model."""

@@ -40,6 +40,7 @@ from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.site import Site
+from tests.configs import local_model, remote_model
 
 HIGH_WATER = 64 * 1024
 CHAT = "/v1/chat/completions"
@@ -294,8 +295,13 @@ class FakeLease:
     def __init__(self, manager: FakeManager, **model: Any) -> None:
         self.manager = manager
         self.address = manager.address
-        self.others = bool(model.get("replicas"))
-        self.model = ModelConfig(name="fake", model_path="/dev/null", **model)
+        replicas = model.pop("replicas", None)
+        self.others = bool(replicas)
+        self.model: ModelConfig = (
+            local_model("fake", **model)
+            if replicas is None
+            else remote_model("fake", *replicas, **model)
+        )
         self.revoked = False
         self.tries = manager.tries
         self.releases = 0
@@ -337,7 +343,7 @@ class FakeManager:
         self.config = SimpleNamespace(
             max_loaded_models=2,
             default_model=None,
-            models=[ModelConfig(name=n, model_path=f"/models/{n}.gguf") for n in names],
+            models=[local_model(n) for n in names],
         )
         self.names = Names((name, []) for name in names)
         #: The names of those that were asked for without being loaded for it.

@@ -11,11 +11,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
-from llamagw.config import ModelConfig, Names, Replica
+from llamagw.config import Names, Replica
 from llamagw.errors import BadRequest, GatewayError, Moved, PathNotFound
 from llamagw.proxy.call import LACKING, Call, by_body, by_form, by_path, by_query, peek
 from llamagw.proxy.rewrite import LONGEST_KEY, MOST_COLONS, outgoing, reshape
 from llamagw.routes import Where
+from tests.configs import local_model, remote_model
 
 
 class _Request:
@@ -295,7 +296,7 @@ class ReshapeTests(SynchronousTestCase):
 class OutgoingTests(SynchronousTestCase):
     """The request as a server gets it that calls the model by another name."""
 
-    PLAIN = ModelConfig(name="m", model_path="x")
+    PLAIN = local_model("m")
 
     def form(self, *parts: bytes) -> bytes:
         return b"".join(b"--xyz\r\n" + part + b"\r\n" for part in parts) + b"--xyz--\r\n"
@@ -340,14 +341,13 @@ class OutgoingTests(SynchronousTestCase):
             self.assertEqual(outgoing(fake(target), call, self.PLAIN, "their name")[0], done)
 
     def test_a_body_gets_the_name_and_what_is_set_at_once(self) -> None:
-        model = ModelConfig(name="m", model_path="x", set_params={"n": 2}, strip_params=["user"])
+        model = local_model("m", set_params={"n": 2}, strip_params=["user"])
         request = fake(body=b'{"user": 1, "x": 1.50}')
         _, body = outgoing(request, Call(None, Where.BODY, shaped=True), model, "their name")
         self.assertEqual(body, b'{"x":1.50,"model":"their name","n":2}')
 
     def test_model_in_capitals_goes_to_no_remote_server_since_some_read_it(self) -> None:
-        remote = ModelConfig(name="m", replicas=[Replica(url="http://far")])
-        local = ModelConfig(name="m", model_path="/m.gguf")
+        remote, local = remote_model("m", Replica(url="http://far")), local_model("m")
         for key in (b"Model", b"MODEL", b"modeL", b"\\u004dodel"):
             body = b'{"model": "m", "%b": "n"}' % key
             call = by_body(fake(body=body))

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 
 from llamagw import __version__
 from llamagw.cli import remote, show
-from llamagw.cli.client import Client, Failed, address_url, configured_url
+from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.main import cli
 from tests.whole.harness import DEADLINE, free_port, wait_until
 
@@ -645,33 +645,6 @@ def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
     gateway.answers["/llm/models"] = gateway.answers["/models"]
     llamagw(f"ps --url {gateway.url}/llm/v1")
     assert gateway.asked[-1][1] == "/llm/models"
-
-
-@pytest.mark.parametrize(
-    ("address", "url"),
-    [
-        (":8000", "http://localhost:8000"),
-        ("0.0.0.0:81", "http://localhost:81"),
-        ("127.0.0.1:8000", "http://127.0.0.1:8000"),
-        ("gpu-box:8000", "http://gpu-box:8000"),
-        ("gpu.lan:8000", "http://gpu.lan:8000"),
-        ("[::1]:8000", "http://[::1]:8000"),
-        ("[::]:8000", "http://[::1]:8000"),
-        ("tcp:8000", "http://localhost:8000"),
-        ("tcp:port=8000:interface=10.0.0.1", "http://10.0.0.1:8000"),
-        ("tcp6:8000:interface=fe80\\:\\:1", "http://[fe80::1]:8000"),
-        ("ssl:8443:privateKey=k.pem:certKey=c.pem", "https://localhost:8443"),
-        ("unix:/run/x.sock:mode=660", "unix:/run/x.sock"),
-        ("unix:address=/run/a\\:b", "unix:/run/a:b"),
-        ("systemd:domain=INET:index=0", None),
-    ],
-)
-def test_a_listen_addr_is_an_url_for_this_machine(address: str, url: str | None) -> None:
-    if url is None:
-        with pytest.raises(ValueError, match=r"URL|listen"):
-            address_url(address)
-    else:
-        assert address_url(address) == url
 
 
 def test_the_url_comes_from_the_nearest_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:

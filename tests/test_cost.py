@@ -15,8 +15,8 @@ from types import FrameType
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.config import Config, ModelConfig
 from llamagw.fleet import Dispatcher
+from tests.configs import configuration, local_model
 from tests.fleet_fakes import FakeLaunchers, FakeProbe
 from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
 
@@ -36,10 +36,7 @@ class CostTests(SynchronousTestCase):
 
     def setUp(self) -> None:
         self.bench = Bench(names=["small"])
-        config = Config(
-            llama_server_path="/bin/true",
-            models=[ModelConfig(name="small", model_path="/dev/null")],
-        )
+        config = configuration(local_model("small"))
         probe = FakeProbe()
         launchers = FakeLaunchers(probe, self.bench.reactor)
         dispatcher = Dispatcher(config, launchers, probe, self.bench.reactor)

@@ -18,6 +18,7 @@ from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import ModelUnavailable
 from llamagw.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.fleet import Change, ReplicaReport
+from tests.configs import local_model, remote_model
 from tests.proxy_fakes import Answer, Bench, BenchTestCase, Wire, answers, request
 from tests.test_api import report
 
@@ -51,9 +52,9 @@ class ListingTests(ManagementTestCase):
         (Path(folder.name) / "a-00002-of-00002.gguf").write_bytes(b"x" * 7)
         os.utime(self.path, (1700000000, 1700000000))
         self.configure(
-            ModelConfig(name="a", model_path=str(self.path), aliases=["gpt-4o", "gpt-*"]),
-            ModelConfig(name="b", model_path="/nowhere.gguf", context_size=99, aliases=["o1"]),
-            ModelConfig(name="far", replicas=[Replica(url="http://far")]),
+            local_model("a", str(self.path), aliases=["gpt-4o", "gpt-*"]),
+            local_model("b", "/nowhere.gguf", context_size=99, aliases=["o1"]),
+            remote_model("far", Replica(url="http://far")),
         )
 
     def entries(self) -> dict[str, Any]:

@@ -20,9 +20,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import apart, service, tap
 from llamagw.apart import Asking, TakenBack, load_apart
-from llamagw.config import Config, ConfigError, ModelConfig, load
+from llamagw.config import Config, ConfigError, load
 from llamagw.launch import local
 from llamagw.service import Gateway, changes
+from tests.configs import configuration, local_model
 from tests.faults.support import is_gone
 from tests.test_tap import ConfigTestCase, ServiceTestCase
 from tests.whole.harness import wait_until
@@ -171,8 +172,7 @@ class ReloadTests(ServiceTestCase):
 
 class ChangesTests(SynchronousTestCase):
     def config(self, *names: str, threads: int = 4) -> Config:
-        models = [ModelConfig(name=name, model_path="/m", threads=threads) for name in names]
-        return Config(llama_server_path="/l", models=models)
+        return configuration(*(local_model(name, threads=threads) for name in names))
 
     def test_each_kind_of_change_is_named(self) -> None:
         said = changes(self.config("a", "b"), self.config("b", "c", threads=2))

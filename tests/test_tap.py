@@ -17,7 +17,6 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet import asyncioreactor
-from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
@@ -29,7 +28,7 @@ from llamagw import __version__, launch, service, tap
 from llamagw.config import load
 from llamagw.fleet import ModelReport
 from llamagw.launch import local
-from llamagw.service import GOODBYE_SEC, CannotStart, Gateway, base_url, shown_address
+from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.proxy_fakes import Bench, answers, event, request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -482,28 +481,6 @@ class StopTests(ServiceTestCase):
         self.settle()
         self.assertFalse(client.connected)
         self.successResultOf(stopped)
-
-
-class AddressTests(SynchronousTestCase):
-    def test_addresses_are_shown_as_a_person_writes_them(self) -> None:
-        for address, shown in (
-            (IPv4Address("TCP", "0.0.0.0", 8000), "0.0.0.0:8000"),
-            (IPv6Address("TCP", "::1", 8000), "[::1]:8000"),
-            (UNIXAddress("/run/llamagw.sock"), "/run/llamagw.sock"),
-        ):
-            self.assertEqual(shown_address(address), shown)
-
-    def test_the_url_is_one_that_a_client_here_can_use(self) -> None:
-        cases: list[tuple[Any, str, str]] = [
-            (IPv4Address("TCP", "127.0.0.1", 80), "127.0.0.1:80", "http://127.0.0.1:80"),
-            (IPv4Address("TCP", "0.0.0.0", 8000), ":8000", "http://localhost:8000"),
-            (IPv6Address("TCP", "::", 8000), "[::]:8000", "http://localhost:8000"),
-            (IPv6Address("TCP", "::1", 8000), "[::1]:8000", "http://[::1]:8000"),
-            (IPv4Address("TCP", "0.0.0.0", 8443), "ssl:8443", "https://localhost:8443"),
-            (UNIXAddress("/run/s"), "unix:/run/s", "http+unix:///run/s"),
-        ]
-        for address, listen_addr, url in cases:
-            self.assertEqual(base_url(address, listen_addr), url)
 
 
 class ReloadTests(ServiceTestCase):

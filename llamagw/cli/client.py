@@ -18,8 +18,6 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-DEFAULT_URL = "http://localhost:8000"
-
 #: Seconds for a connection, and for an answer that the gateway has at hand.
 PATIENCE = 10.0
 
@@ -250,53 +248,21 @@ def configured_url(path: str | None) -> str:
     """
     import yaml
 
+    from llamagw.config import DEFAULTS, address_url
+
     if path is None:
         if not os.path.exists("config.yaml"):
-            return DEFAULT_URL
+            return address_url(DEFAULTS.listen_addr)
         path = "config.yaml"
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
-        return address_url(values.get("listen_addr", ":8000"))
+        return address_url(str(values.get("listen_addr", DEFAULTS.listen_addr)))
     except OSError as error:
         why = f"it cannot be read: {error.strerror}"
     except (ValueError, yaml.YAMLError, AttributeError):
         why = "its listen_addr cannot be told"
     raise ValueError(f"{path} does not say where llamagw is ({why}); give --url")
-
-
-def address_url(address: object) -> str:
-    """
-    A ``listen_addr`` as a URL for this machine.
-
-    :raises ValueError: when it is none that this command can reach
-    """
-    from llamagw.settings import endpoint_string
-
-    kind, *parts = _split(endpoint_string(str(address)))
-    options = dict(part.split("=", 1) for part in parts if "=" in part)
-    first = next((part for part in parts if "=" not in part), "")
-    if kind == "unix":
-        return f"unix:{options.get('address', first)}"
-    if kind not in ("tcp", "tcp6", "ssl"):
-        raise ValueError(f"no URL for {address!r}")
-    host = options.get("interface", "")
-    if host in ("", "0.0.0.0", "::"):
-        host = "[::1]" if kind == "tcp6" else "localhost"
-    elif ":" in host:
-        host = f"[{host}]"
-    return f"{'https' if kind == 'ssl' else 'http'}://{host}:{options.get('port', first)}"
-
-
-def _split(endpoint: str) -> list[str]:
-    """The parts of an endpoint string; a backslash keeps the character after it."""
-    parts, rest = [""], iter(endpoint)
-    for character in rest:
-        if character == ":":
-            parts.append("")
-        else:
-            parts[-1] += next(rest, "") if character == "\\" else character
-    return parts
 
 
 def _reason(error: Exception, patience: float = 0) -> str:

@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llamagw import __version__
-from llamagw.cli import gguf
 from llamagw.cli.show import plain, size
+from llamagw.models import gguf
 
 #: The longest context that is written: more costs memory that a first try may not have.
 CONTEXT = 8192

@@ -165,8 +165,8 @@ def _served(config: Config) -> list[dict[str, Any]]:
     return [
         {
             "name": model.name,
-            "model_path": model.model_path or None,
-            "urls": [replica.url for replica in model.replicas],
+            "model_path": None if model.remote else model.model_path,
+            "urls": [replica.url for replica in model.replicas] if model.remote else [],
             "missing": model.name in missing,
         }
         for model in config.models

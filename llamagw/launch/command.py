@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from twisted.logger import Logger
 
 from llamagw.apart import Asking
-from llamagw.config import ModelConfig
+from llamagw.config import LocalModel
 from llamagw.launch.ports import LOOPBACK
 
 _log = Logger(namespace="llamagw.process")
@@ -85,7 +85,7 @@ def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tu
     return variable, os.pathsep.join(filter(None, (folder, inherited.get(variable))))
 
 
-def command_line(binary: str, model: ModelConfig, port: int, known: frozenset[str]) -> list[str]:
+def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str]) -> list[str]:
     """
     What is run for a model.
 
@@ -130,7 +130,7 @@ def masked(command: Sequence[str]) -> str:
     return " ".join(shown)
 
 
-def has_own_key(model: ModelConfig, inherited: Mapping[str, str]) -> bool:
+def has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:
     """Whether it was said which keys the model's engine takes: then clients bring theirs."""
     flags = {word.partition("=")[0].replace("_", "-") for word in model.extra_args}
     return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})

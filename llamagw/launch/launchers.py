@@ -39,7 +39,7 @@ class Launchers:
 
         :param log: gets what local ones print
         """
-        if not model.replicas:
+        if not model.remote:
             return [LocalLauncher(self._processes, model, log)]
         return [
             RemoteLauncher(model, replica, self._probe.diagnose, self._clock)
@@ -48,7 +48,7 @@ class Launchers:
 
     def depends_on(self, model: ModelConfig, config: Config) -> object:
         """What of the rest of a configuration its launchers depend on; compared at a reload."""
-        return None if model.replicas else config.llama_server_path
+        return None if model.remote else config.llama_server_path
 
     def prepare(self, config: Config, asking: Asking) -> None:
         """

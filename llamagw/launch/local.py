@@ -36,7 +36,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw.apart import Asking
-from llamagw.config import Config, ModelConfig
+from llamagw.config import Config, LocalModel
 from llamagw.launch.base import ENGINE, Exit, Watch
 from llamagw.launch.command import (
     KEY_VARIABLE,
@@ -182,7 +182,7 @@ class LocalRun:
     """
 
     def __init__(
-        self, processes: Processes, model: ModelConfig, log: Log, ended: Callable[[Exit], None]
+        self, processes: Processes, model: LocalModel, log: Log, ended: Callable[[Exit], None]
     ) -> None:
         self.output = Output(log)
         self.address = Address(LOOPBACK, 0)
@@ -399,7 +399,7 @@ class LocalLauncher:
     relaunches = True
     longest_backoff = 60.0
 
-    def __init__(self, processes: Processes, model: ModelConfig, log: Log) -> None:
+    def __init__(self, processes: Processes, model: LocalModel, log: Log) -> None:
         self._processes = processes
         self._model = model
         self._log = log

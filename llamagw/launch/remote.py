@@ -13,14 +13,13 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
-from llamagw.config import ModelConfig, Replica
+from llamagw.config import RemoteModel, Replica, origin
 from llamagw.launch.base import Exit, Watch
 from llamagw.launch.probes import Diagnosis
 from llamagw.net import Address
-from llamagw.settings import origin
 
 
-def address_of(model: ModelConfig, replica: Replica) -> Address:
+def address_of(model: RemoteModel, replica: Replica) -> Address:
     """
     Where a remote server answers, and what it wants to be told there.
 
@@ -55,7 +54,7 @@ class RemoteLauncher:
     longest_backoff = 5.0
 
     def __init__(
-        self, model: ModelConfig, replica: Replica, diagnose: Diagnosis, clock: IReactorTime
+        self, model: RemoteModel, replica: Replica, diagnose: Diagnosis, clock: IReactorTime
     ) -> None:
         self.name = replica.url
         self._address = address_of(model, replica)

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from llamagw.settings import CORS_NAMES, HOP_BY_HOP
+from llamagw.config import CORS_NAMES, HOP_BY_HOP
 
 Headers = Iterable[tuple[bytes, bytes]]
 

@@ -15,12 +15,11 @@ from urllib.parse import unquote_to_bytes
 import msgspec
 from msgspec import Raw, Struct
 
-from llamagw.config import Names
+from llamagw.config import NAME_LENGTH, Names
 from llamagw.errors import SHOWN, BadRequest, Moved, PathNotFound
 from llamagw.proxy import form as forms
 from llamagw.proxy.request import Request
 from llamagw.routes import Where
-from llamagw.settings import NAME_LENGTH
 from llamagw.text import harmless
 
 SLASH = 0x2F

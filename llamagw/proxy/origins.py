@@ -19,8 +19,8 @@ from urllib.parse import unquote_to_bytes
 
 from twisted.web.http_headers import Headers
 
+from llamagw.config import ANY_ORIGIN, LOCALHOST
 from llamagw.errors import NotAllowed
-from llamagw.settings import ANY_ORIGIN, LOCALHOST
 from llamagw.text import harmless
 
 Pairs = Sequence[tuple[bytes, bytes]]

@@ -5,31 +5,26 @@ from __future__ import annotations
 from msgspec.structs import replace
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 
-from llamagw.config import Config, ModelConfig, Replica
+from llamagw.config import ModelConfig, RemoteModel, Replica
 from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
 from llamagw.fleet import Change, Lease
 from llamagw.launch.probes import FAILURES
 from llamagw.launch.remote import address_of
+from tests.configs import configuration, local_model, remote_model
 from tests.fleet.test_dispatch import DispatcherCase
 
 A, B, C = (Replica(url=f"http://{name}:8000/v1") for name in "abc")
 
 
-def far(*replicas: Replica, name: str = "far") -> ModelConfig:
-    return ModelConfig(name=name, replicas=list(replicas))
+def far(*replicas: Replica, name: str = "far") -> RemoteModel:
+    return remote_model(name, *replicas)
 
 
 class ElsewhereCase(DispatcherCase):
     def start(self, *models: ModelConfig, limit: int = 1, **wrong: str) -> None:
         """A gateway with these models; of their servers, those that are named are not well."""
-        ours = ModelConfig(name="ours", model_path="/models/ours.gguf")
-        config = Config(
-            llama_server_path="/opt/llama-server",
-            models=[*models, ours],
-            max_loaded_models=limit,
-            health_check_sec=30,
-        )
-        self.make_with(config)
+        ours = local_model("ours")
+        self.make_with(configuration(*models, ours, max_loaded_models=limit, health_check_sec=30))
         self.probe.wrong = wrong
         self.dispatcher.begin()
         self.settle()

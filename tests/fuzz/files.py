@@ -13,9 +13,9 @@ from contextlib import suppress
 from functools import cache
 
 from llamagw import tap
-from llamagw.cli import gguf
 from llamagw.cli.init import Machine, config_text, scan
 from llamagw.config import ConfigError, Fault, load
+from llamagw.models import gguf
 
 MACHINE = Machine(cores=4, ram=16 * 2**30)
 

@@ -14,13 +14,13 @@ from multipart import MultipartError, PushMultipartParser, parse_options_header
 from twisted.web.http import parse_qs
 from twisted.web.http_headers import Headers
 
-from llamagw.config import ModelConfig
+from llamagw.config import NAME_LENGTH
 from llamagw.errors import GatewayError
 from llamagw.proxy import by_body, by_form, by_query
 from llamagw.proxy.rewrite import outgoing, reshape
-from llamagw.settings import NAME_LENGTH
+from tests.configs import local_model
 
-MODEL = ModelConfig(name="small", model_path="/dev/null")
+MODEL = local_model("small")
 NAME = "other/näme"
 
 

@@ -24,7 +24,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.apart import Asking
-from llamagw.config import Config, ModelConfig
+from llamagw.config import LocalModel
 from llamagw.launch import Exit, Processes
 from llamagw.launch import command as command_module
 from llamagw.launch import local as local_module
@@ -47,6 +47,7 @@ from llamagw.launch.local import (
 from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
+from tests.configs import configuration, local_model
 from tests.fleet_fakes import FakeProbe
 
 ALL = frozenset(
@@ -58,8 +59,8 @@ ALL = frozenset(
 CANNOT_BIND = b"0.00.021 E srv  start: couldn't bind HTTP server socket, hostname: 127.0.0.1\n"
 
 
-def model(**more: Any) -> ModelConfig:
-    return ModelConfig(name="tiny", model_path="/models/tiny.gguf", **more)
+def model(**more: Any) -> LocalModel:
+    return local_model("tiny", **more)
 
 
 def value(command: list[str], flag: str) -> str:
@@ -479,11 +480,9 @@ class EngineCase(SynchronousTestCase):
         self.addCleanup(folder.cleanup)
         path = Path(folder.name) / "tiny.gguf"
         path.touch()
-        self.model = ModelConfig(name="tiny", model_path=str(path))
+        self.model = local_model("tiny", str(path))
         self.reactor = FakeReactor()
-        config = Config(
-            llama_server_path="/opt/llama-server", models=[self.model], stop_timeout_sec=10
-        )
+        config = configuration(self.model, stop_timeout_sec=10)
         self.probe = FakeProbe()
         self.launcher = Processes(
             self.reactor,  # type: ignore[arg-type]

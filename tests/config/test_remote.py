@@ -1,27 +1,27 @@
-"""The configuration of models that live elsewhere: `url:` and `replicas:`."""
+"""Promises of the configuration of remote models: `url:` and `replicas:`."""
 
 from __future__ import annotations
 
 import json
+import pickle
 from typing import Any
 from unittest import mock
 
-from twisted.trial.unittest import SynchronousTestCase
-
-from llamagw.settings import Origin, Replica, origin
-from tests.test_config import ConfigCase
+from llamagw.config import RemoteModel, Replica
+from tests.config.support import ConfigCase
+from tests.configs import local_model, remote_model
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 
 
-class ElsewhereTests(ConfigCase):
+class RemoteTests(ConfigCase):
     def text(self, *models: dict[str, Any], **gateway: Any) -> str:
         whole = [{"name": f"m{n}", **model} for n, model in enumerate(models)]
         return json.dumps({"llama_server_path": "./llama-server", "models": whole, **gateway})
 
     def replicas(self, model: dict[str, Any]) -> list[Replica]:
         [loaded] = self.load(self.text(model)).models
-        self.assertTrue(loaded.elsewhere)
+        assert loaded.remote
         return loaded.replicas
 
     def one_fault(self, model: dict[str, Any]) -> str:
@@ -53,8 +53,29 @@ class ElsewhereTests(ConfigCase):
         self.assertIn("the environment has no", self.one_fault(model))
 
     def test_what_stands_beside_url_is_the_replicas_alone(self) -> None:
-        [model] = self.load(self.text({"url": "http://a", "api_key": "k"})).models
-        self.assertEqual((model.url, model.api_key, model.replicas[0].api_key), ([], None, "k"))
+        [model] = self.load(self.text({"url": "http://a", "api_key": "k", "paths": ["*"]})).models
+        expected = remote_model("m0", Replica(url="http://a", api_key="k"), paths=["*"])
+        self.assertEqual(model, expected)
+        keys = {"name", "replicas", "paths", "aliases", "pass_headers"}
+        keys |= {"set_params", "default_params", "strip_params"}
+        self.assertEqual(set(RemoteModel.__struct_fields__), keys)
+
+    def test_a_key_that_is_given_as_nothing_is_not_given(self) -> None:
+        nothing = dict.fromkeys(("api_key", "api_key_env", "ca_file", "upstream_model"))
+        self.assertEqual(self.replicas({"url": "https://a", **nothing}), [Replica(url="https://a")])
+        listed = {"replicas": [{"url": "https://a", **nothing}]}
+        self.assertEqual(self.replicas(listed), [Replica(url="https://a")])
+
+    def test_a_remote_model_is_never_a_local_one_and_none_is_pinned(self) -> None:
+        far = remote_model("a", Replica(url="http://a"))
+        self.assertEqual((far.remote, local_model("a").remote), (True, False))
+        self.assertNotEqual(far, local_model("a"))
+        self.assertEqual((far.pinned, far.preload, far.idle_unload_sec), (False, False, 0))
+
+    def test_a_configuration_crosses_processes_and_is_the_same_there(self) -> None:
+        models: list[dict[str, Any]] = [{"url": "http://a", "api_key": "k"}, {"model_path": "x"}]
+        config = self.load(self.text(*models))
+        self.assertEqual(pickle.loads(pickle.dumps(config)), config)
 
     def test_a_ca_file_counts_from_the_configurations_folder(self) -> None:
         (self.folder / "ca.pem").write_text(PEM)
@@ -64,7 +85,7 @@ class ElsewhereTests(ConfigCase):
         ):
             self.assertEqual(self.replicas(model)[0].ca_file, str(self.folder / "ca.pem"))
 
-    def test_no_engine_is_needed_where_all_models_live_elsewhere(self) -> None:
+    def test_no_engine_is_needed_where_all_models_are_remote(self) -> None:
         text = json.dumps({"models": [{"name": "a", "url": "http://a"}]})
         self.assertEqual(self.load(text).llama_server_path, "")
         mixed = {"models": [{"name": "a", "url": "http://a"}, {"name": "b", "model_path": "x"}]}
@@ -85,6 +106,13 @@ class ElsewhereTests(ConfigCase):
         models: list[dict[str, Any]] = [{"url": "http://a"}, {"url": "http://b"}]
         models.append({"model_path": "x", "pinned": True})
         self.assertEqual(len(self.load(self.text(*models, max_loaded_models=1)).models), 3)
+
+    def test_too_many_for_the_room_are_told_at_their_place_among_all_models(self) -> None:
+        for key, said in (("preload", "2 models are to be preloaded"), ("pinned", "2 models are")):
+            models: list[dict[str, Any]] = [{"url": "http://a"}]
+            models += [{"model_path": "x", key: True}, {"model_path": "x", key: True}]
+            [fault] = self.faults(self.text(*models, max_loaded_models=1))
+            self.assertIn(f"models[2].{key}: {said}", fault)
 
     def test_each_thing_that_is_wrong_is_told_at_its_place(self) -> None:
         for model, said in (
@@ -120,24 +148,3 @@ class ElsewhereTests(ConfigCase):
             self.assertTrue(self.one_fault(model).startswith(said), (model, self.one_fault(model)))
         (self.folder / "no.pem").write_text("nothing")
         self.assertIn("no certificate", self.one_fault({"url": "https://a", "ca_file": "no.pem"}))
-
-
-class OriginTests(SynchronousTestCase):
-    def test_a_url_is_taken_apart(self) -> None:
-        for url, found in (
-            ("http://a", Origin(False, "a", 80, "")),
-            ("https://a.b:8443/", Origin(True, "a.b", 8443, "")),
-            ("https://a/v1", Origin(True, "a", 443, "")),
-            ("http://a:1/api/v1/", Origin(False, "a", 1, "/api")),
-            ("http://[::1]:8000/x", Origin(False, "::1", 8000, "/x")),
-            ("HTTP://A:80", Origin(False, "a", 80, "")),
-        ):
-            self.assertEqual(origin(url), found)
-
-    def test_what_is_none_is_told(self) -> None:
-        for url in (
-            "a", "a:80", "//a", "http://", "http:///x", "http://a:x", "http://a:99999", "http://a:0",
-            "http://a b", "http://u:p@a", "http://a?x", "http://a#x", "http://a/ß", "http://[::1",
-            "unix:/x", "ws://a",
-        ):  # fmt: skip
-            self.assertRaises(ValueError, origin, url)

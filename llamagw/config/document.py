@@ -1,12 +1,14 @@
 """
 A YAML file as a document: its values, the line of each place, and what is wrong at which place.
 
-Knows nothing of what the file should say; that is config.py's affair.
+Knows nothing of what the file should say; that is schema.py's affair.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import os
+from collections.abc import Callable
+from typing import Any, TypeAlias
 
 import msgspec
 import yaml
@@ -52,6 +54,9 @@ MOST_FAULTS = 100
 #: Characters of a fault's place, and of its message.
 LONGEST_PLACE, LONGEST_MESSAGE = 200, 1000
 
+#: Notes what is wrong: takes its place, such as ``models[1].threads``, and what is wrong there.
+Report: TypeAlias = Callable[[str, str], None]
+
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
@@ -82,12 +87,15 @@ class Document:
     """
     A file, and the faults that are found in it.
 
+    :ivar folder: the file's own, absolute
     :ivar lines: the line of each place, such as ``models[1].threads``
     :ivar texts: what stands at each place, letter by letter: YAML reads 0755 as 493
     """
 
     def __init__(self, path: str) -> None:
+        """:param path: the file, which is not read yet"""
         self.path = path
+        self.folder = os.path.dirname(os.path.abspath(path))
         self.faults: list[Fault] = []
         self.lines: dict[str, int] = {}
         self.texts: dict[str, str] = {}
@@ -95,8 +103,10 @@ class Document:
 
     def fault(self, place: str, message: str) -> None:
         """
-        Something is wrong at this place. What is said already is not said again.
+        Note that something is wrong; what is noted already is not noted again.
 
+        :param place: such as ``models[1].threads``; "" for the whole file
+        :param message: what is wrong and what would be right
         :raises ConfigError: when there are too many, with those that were found
         """
         # A key that is missing has no line; its parent's is the next best.
@@ -112,13 +122,18 @@ class Document:
             return
         if len(self.faults) == MOST_FAULTS:
             last = Fault(self.path, None, "", f"has more faults than these {MOST_FAULTS}")
-            raise ConfigError([*sorted(self.faults, key=lambda f: f.line or 0), last])
+            raise ConfigError([*self.sorted_faults(), last])
         self.faults.append(fault)
+
+    def sorted_faults(self) -> list[Fault]:
+        """All faults that were found, in the order of the file."""
+        return sorted(self.faults, key=lambda fault: fault.line or 0)
 
     def parse(self) -> dict[Any, Any] | None:
         """
-        The file as plain values; None, with a fault noted, if it cannot be had.
+        Read the file.
 
+        :return: its plain values; None, with a fault noted, if it cannot be had
         :raises ConfigError: when there are too many faults already
         """
         try:
@@ -239,7 +254,11 @@ def _weigh(node: yaml.Node, known: dict[int, int | None]) -> int:
 
 
 def shortened(text: str, most: int) -> str:
-    """A text of at most so many characters."""
+    """
+    A text, shortened if it is long.
+
+    :param most: characters that it may have, with the "…" at its end
+    """
     return text if len(text) <= most else text[: most - 1] + "…"
 
 

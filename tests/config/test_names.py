@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.config import Names, is_pattern
-from tests.test_config import MODEL, ConfigCase
+from tests.config.support import MODEL, ConfigCase
 
 
 class NamesCase(ConfigCase):

@@ -1,0 +1,62 @@
+"""
+The configuration: what a user may write, and what the gateway runs on.
+
+`load` makes the one of the other. Everything outside of this package imports these names from here;
+they know nothing of the rest of llamagw but its errors.
+"""
+
+from llamagw.config.addresses import (
+    Origin,
+    address_url,
+    base_url,
+    cannot_listen,
+    endpoint_string,
+    is_loopback,
+    origin,
+    shown_address,
+    speaks_tls,
+)
+from llamagw.config.document import ConfigError, Fault
+from llamagw.config.load import load
+from llamagw.config.names import NAME_LENGTH, Names, is_pattern
+from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
+from llamagw.config.rules import CORS_NAMES, HOP_BY_HOP
+from llamagw.config.schema import (
+    ANY_ORIGIN,
+    DEFAULTS,
+    LOCALHOST,
+    ConfigFile,
+    ModelEntry,
+    ReplicaEntry,
+)
+
+__all__ = [
+    "ANY_ORIGIN",
+    "CORS_NAMES",
+    "DEFAULTS",
+    "HOP_BY_HOP",
+    "LOCALHOST",
+    "NAME_LENGTH",
+    "Config",
+    "ConfigError",
+    "ConfigFile",
+    "Fault",
+    "LocalModel",
+    "ModelConfig",
+    "ModelEntry",
+    "Names",
+    "Origin",
+    "RemoteModel",
+    "Replica",
+    "ReplicaEntry",
+    "address_url",
+    "base_url",
+    "cannot_listen",
+    "endpoint_string",
+    "is_loopback",
+    "is_pattern",
+    "load",
+    "origin",
+    "shown_address",
+    "speaks_tls",
+]

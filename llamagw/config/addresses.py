@@ -1,0 +1,233 @@
+"""
+Addresses as they are written: where to listen, where a client finds that, where a remote server is.
+
+A ``listen_addr`` becomes the endpoint string that Twisted listens on, and the URL for a client on
+this machine; what Twisted then listens on becomes text again. Only text is handled here: nothing is
+looked up, opened or bound.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    # At run time a tenth of a second, for the `llamagw` command too, which has no use for it.
+    from twisted.internet.interfaces import IAddress
+
+#: Hosts that stand for all addresses of the machine, as they are written.
+_EVERYWHERE = ("", "0.0.0.0", "::")
+
+
+# A ``listen_addr``.
+
+
+def endpoint_string(address: str) -> str:
+    """
+    Translate a ``listen_addr`` for Twisted.
+
+    :param address: ``:8000``, ``127.0.0.1:8000``, ``[::1]:8000`` and ``localhost:8000`` are
+        translated; an endpoint string (``tcp:…``, ``unix:/path``, ``ssl:…``, or a plugin's) is
+        taken as it is
+    :return: a Twisted server endpoint string
+    :raises ValueError: saying what is wrong and what would be right
+    """
+    text = address.strip()
+    kind, colon, rest = text.partition(":")
+    if "://" in text:
+        raise cannot_listen(address, "that is a URL")
+    if kind in ("tcp", "tcp6", "ssl"):
+        first = rest.partition(":")[0].removeprefix("port=")
+        if "=" not in first:
+            _port(address, first)
+    elif kind == "unix":
+        if not rest.partition(":")[0].removeprefix("address="):
+            raise cannot_listen(address, "the path of the socket is missing")
+    elif text.startswith("[") or not kind or kind == "localhost" or "." in kind or rest.isdigit():
+        short = re.fullmatch(
+            r"\[(?P<six>.*)\]:(?P<sixport>.*)|(?P<host>[^:\[\]]*):(?P<port>.*)", text
+        )
+        if short is None:
+            raise cannot_listen(address, "there is no port" if colon else "no host and no port")
+        if short["six"] is not None:
+            if not _is_ip(short["six"].partition("%")[0], 6):
+                raise cannot_listen(address, f"{short['six']!r} is not an IPv6 address")
+            interface = short["six"].replace(":", "\\:")
+            return f"tcp6:{_port(address, short['sixport'])}:interface={interface}"
+        host = short["host"] or "0.0.0.0"
+        if not (_is_ip(host, 4) or re.fullmatch(r"(?=.*[A-Za-z])[A-Za-z0-9.-]+", host)):
+            raise cannot_listen(address, f"{host!r} is neither an IPv4 address nor a host name")
+        return f"tcp:{_port(address, short['port'])}:interface={host}"
+    elif not rest:
+        raise cannot_listen(address, "there is no port")
+    return text
+
+
+def cannot_listen(address: str, why: str) -> ValueError:
+    """
+    What is said of a ``listen_addr`` that cannot be used.
+
+    :param address: as it is written
+    :param why: what is wrong with it, as half a sentence
+    """
+    return ValueError(
+        f"cannot listen on {address!r}: {why}; write ':8000', '127.0.0.1:8000', '[::1]:8000', "
+        "'unix:/path/to/socket' or another Twisted server endpoint string"
+    )
+
+
+def speaks_tls(address: str) -> bool:
+    """Whether clients have to speak TLS to what listens on a ``listen_addr``."""
+    return address.strip().startswith("ssl:")
+
+
+def address_url(address: str) -> str:
+    """
+    The URL of a gateway on this machine, from its ``listen_addr`` alone.
+
+    :param address: the ``listen_addr``
+    :return: such as ``http://localhost:8000``, or ``unix:/path`` for a socket
+    :raises ValueError: when it is no address, or one for which there is no URL
+    """
+    kind, *parts = _split(endpoint_string(address))
+    options = dict(part.split("=", 1) for part in parts if "=" in part)
+    first = next((part for part in parts if "=" not in part), "")
+    if kind == "unix":
+        return f"unix:{options.get('address', first)}"
+    if kind not in ("tcp", "tcp6", "ssl"):
+        raise ValueError(f"no URL for {address!r}")
+    host, port = options.get("interface", ""), options.get("port", first)
+    if host in _EVERYWHERE:
+        # By name, a client might try IPv4 alone.
+        host = "::1" if kind == "tcp6" else "localhost"
+    return f"{_scheme(address)}://{_joined(host, port)}"
+
+
+def _port(address: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise cannot_listen(address, f"the port is {text!r}, not a number")
+    if len(text) > 5 or int(text) > 65535:
+        raise cannot_listen(address, f"port {text} is above 65535")
+    return int(text)
+
+
+def _is_ip(text: str, version: int) -> bool:
+    try:
+        return ipaddress.ip_address(text).version == version
+    except ValueError:
+        return False
+
+
+def _split(endpoint: str) -> list[str]:
+    """The parts of an endpoint string; a backslash keeps the character after it."""
+    parts, rest = [""], iter(endpoint)
+    for character in rest:
+        if character == ":":
+            parts.append("")
+        else:
+            parts[-1] += next(rest, "") if character == "\\" else character
+    return parts
+
+
+def _scheme(address: str) -> str:
+    return "https" if speaks_tls(address) else "http"
+
+
+def _joined(host: str, port: object) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+# What is listened on.
+
+
+def shown_address(bound: IAddress) -> str:
+    """
+    An address as a person writes it.
+
+    :param bound: what an ``IListeningPort`` is bound to
+    :return: ``127.0.0.1:8000``, ``[::1]:8000``, or the path of a socket
+    """
+    host = _host(bound)
+    if host is not None:
+        return _joined(host, getattr(bound, "port", ""))
+    return os.fsdecode(getattr(bound, "name", str(bound)))
+
+
+def is_loopback(bound: IAddress) -> bool:
+    """
+    Whether only programs on this machine, a browser among them, reach what listens here.
+
+    :param bound: what an ``IListeningPort`` is bound to
+    """
+    host = _host(bound)
+    return host is not None and ipaddress.ip_address(host.partition("%")[0]).is_loopback
+
+
+def base_url(bound: IAddress, listen_addr: str) -> str:
+    """
+    The URL under which a client on this machine reaches the gateway.
+
+    :param bound: what its ``IListeningPort`` is bound to
+    :param listen_addr: what that was made from; says whether TLS is spoken
+    """
+    scheme, host = _scheme(listen_addr), _host(bound)
+    if host is None and hasattr(bound, "name"):
+        return f"{scheme}+unix://{shown_address(bound)}"
+    if host in _EVERYWHERE:
+        return f"{scheme}://localhost:{getattr(bound, 'port', '')}"
+    return f"{scheme}://{shown_address(bound)}"
+
+
+def _host(bound: IAddress) -> str | None:
+    """The IP address; None of what has none, such as a socket in the file system."""
+    host = getattr(bound, "host", None)
+    return host if isinstance(host, str) else None
+
+
+# A remote server.
+
+
+class Origin(NamedTuple):
+    """
+    Where a URL leads.
+
+    :ivar tls: whether TLS is spoken there
+    :ivar host: a name or an IP address, that of IPv6 without brackets
+    :ivar prefix: what stands before each path, without a slash at its end
+    """
+
+    tls: bool
+    host: str
+    port: int
+    prefix: str
+
+
+def origin(url: str) -> Origin:
+    """
+    Take the URL of a server apart.
+
+    :param url: of scheme http or https; ``/v1`` at its end, as clients write it, is left out
+    :raises ValueError: saying what is wrong and what would be right
+    """
+    example = 'write one such as "http://10.0.0.5:8000" or "https://models.example/api"'
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as error:
+        raise ValueError(f"{url!r} is no URL: {error}; {example}") from None
+    if parts.scheme not in ("http", "https"):
+        raise ValueError(f"{url!r} begins with neither http:// nor https://; {example}")
+    if not parts.hostname or not re.fullmatch(r"[A-Za-z0-9._:%-]+", parts.hostname):
+        raise ValueError(f"{url!r} names no host; {example}")
+    if parts.username is not None or parts.query or parts.fragment:
+        raise ValueError(f"{url!r} has more than a host and a path; {example} (api_key: has a key)")
+    if re.search(r"[^!-~]", parts.path):
+        raise ValueError(f"the path of {url!r} has characters that need %-encoding")
+    if port == 0:
+        raise ValueError(f"{url!r} has the port 0; {example}")
+    tls = parts.scheme == "https"
+    prefix = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
+    return Origin(tls, parts.hostname, port or (443 if tls else 80), prefix)

@@ -1,0 +1,169 @@
+"""
+From a file to a `Config`, or to one `ConfigError` that holds all its faults at once.
+
+Says in which order all is looked at: types (walk.py), rules (rules.py), and what is there on this
+machine (machine.py). A value that is wrong has its fault, and its default stands for it until all
+is looked at. Nothing is started, opened or served here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from msgspec.structs import replace
+
+from llamagw.config import machine, rules
+from llamagw.config.addresses import origin
+from llamagw.config.document import ConfigError, Document, show
+from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
+from llamagw.config.schema import ConfigFile, ModelEntry, ReplicaEntry
+from llamagw.config.walk import environment, fields
+
+
+def load(path: str) -> Config:
+    """
+    Read and check a configuration file.
+
+    :param path: the YAML file; relative paths inside it count from its own folder
+    :return: what it says, complete and right
+    :raises ConfigError: with every fault of the file, each with its place and remedy
+    """
+    document = Document(path)
+    raw = document.parse()
+    config = None if raw is None else _config(document, raw)
+    if config is None or document.faults:
+        raise ConfigError(document.sorted_faults())
+    return config
+
+
+def _config(document: Document, raw: dict[Any, Any]) -> Config:
+    fault = document.fault
+    file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", {"models"})})
+    names = rules.NameRules(fault)
+    models = list(_models(document, raw["models"], names)) if "models" in raw else []
+    names.default_model(file.default_model, names.look_at_aliases())
+    if file.llama_server_path:
+        given = raw["llama_server_path"]
+        found = machine.find_engine(fault, given, file.llama_server_path)
+        file = replace(file, llama_server_path=found)
+    elif "llama_server_path" not in raw and not (models and all(m.remote for m in models)):
+        fault("llama_server_path", "is missing; the path of a file is needed")
+    rules.listen_addr(fault, file.listen_addr)
+    rules.origins(fault, file.cors_origins)
+    rules.bodies(fault, file)
+    if not document.faults:
+        rules.room(fault, file.max_loaded_models, models)
+    return Config.of(file, models)
+
+
+def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[ModelConfig]:
+    """
+    The models that are right.
+
+    :param raw: what stands at ``models:``
+    :param names: is told the names of all
+    """
+    if not isinstance(raw, list) or not raw:
+        document.fault("models", f"expected a list with at least one model, got {show(raw)}")
+        return
+    for index, one in enumerate(raw):
+        place = f"models[{index}]"
+        if not isinstance(one, dict):
+            document.fault(place, f'expected keys such as "name: …", got {show(one)}')
+            continue
+        before = len(document.faults)
+        entry, model = _model(document, one, place)
+        names.add(index, entry.name, entry.aliases)
+        if len(document.faults) == before:
+            yield model
+
+
+def _model(document: Document, raw: dict[Any, Any], place: str) -> tuple[ModelEntry, ModelConfig]:
+    fault = document.fault
+    if isinstance(raw.get("env"), dict):
+        raw = {**raw, "env": environment(document, raw["env"], f"{place}.env")}
+    listed = raw.get("replicas")
+    apart = {"replicas"} if isinstance(listed, list) else ()
+    entry = ModelEntry(**{"name": "", **fields(document, ModelEntry, raw, place, apart)})
+    rules.own_flags(fault, entry.extra_args, place)
+    rules.params(fault, entry, place)
+    rules.headers(fault, entry.pass_headers, place)
+    remote = rules.local_or_remote(fault, raw.keys(), place)
+    replicas = [*_at_urls(document, raw, entry, place)]
+    if isinstance(listed, list):
+        replicas += _at_replicas(document, listed, place)
+    if "paths" in raw:
+        rules.paths(fault, replicas, place)
+    return entry, RemoteModel.of(entry, replicas) if remote else LocalModel.of(entry)
+
+
+def _at_urls(
+    document: Document, raw: dict[Any, Any], entry: ModelEntry, place: str
+) -> Iterator[Replica]:
+    """The servers of ``url:``; what stands beside it is for each of them."""
+    urls = [entry.url] if isinstance(entry.url, str) else entry.url
+    for number, url in enumerate(urls):
+        server = ReplicaEntry(
+            url=url,
+            api_key=entry.api_key,
+            api_key_env=entry.api_key_env,
+            ca_file=entry.ca_file,
+            upstream_model=entry.upstream_model,
+        )
+        at = f"{place}.url" + (f"[{number}]" if len(urls) > 1 else "")
+        yield from _replica(document, server, place, at)
+    if raw.get("url") == []:
+        document.fault(f"{place}.url", "is an empty list; at least one URL is needed")
+
+
+def _at_replicas(document: Document, raw: list[Any], place: str) -> Iterator[Replica]:
+    """The servers of ``replicas:``."""
+    for number, one in enumerate(raw):
+        at = f"{place}.replicas[{number}]"
+        if isinstance(one, dict):
+            server = ReplicaEntry(**{"url": "", **fields(document, ReplicaEntry, one, at)})
+            yield from _replica(document, server, at, f"{at}.url")
+        else:
+            document.fault(at, f'expected keys such as "url: …", got {show(one)}')
+    if not raw:
+        document.fault(f"{place}.replicas", "is an empty list; at least one is needed")
+
+
+def _replica(document: Document, server: ReplicaEntry, place: str, at: str) -> Iterator[Replica]:
+    """
+    One server, with its key found; none if it has no URL that is right.
+
+    :param place: where its keys stand
+    :param at: where its URL stands
+    """
+    fault = document.fault
+    if not server.url:
+        return
+    try:
+        tls = origin(server.url).tls
+    except ValueError as error:
+        fault(at, str(error))
+        return
+    key = server.api_key
+    if server.api_key_env is not None:
+        key = machine.variable(server.api_key_env)
+        if server.api_key is not None:
+            fault(f"{place}.api_key_env", "does not go together with api_key; give one")
+        elif not key:
+            fault(
+                f"{place}.api_key_env",
+                f"the environment has no {server.api_key_env}; set it, or give api_key",
+            )
+    if server.ca_file is not None:
+        if not tls:
+            fault(f"{place}.ca_file", "is for https, and the URL is http")
+        else:
+            machine.certificates(fault, server.ca_file, f"{place}.ca_file")
+    rules.api_key(fault, key, place)
+    yield Replica(
+        url=server.url,
+        api_key=key,
+        ca_file=server.ca_file,
+        upstream_model=server.upstream_model,
+    )

@@ -1,0 +1,291 @@
+"""
+What the keys of a configuration mean together, and what their values must not be.
+
+Each rule is told what the file has, as the Structs of schema.py, and reports what breaks it. A key
+whose value is of the wrong type has its fault already (walk.py); its default stands here for it.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+from llamagw.config.addresses import endpoint_string
+from llamagw.config.document import Report, show
+from llamagw.config.names import Names
+from llamagw.config.resolved import LocalModel, ModelConfig, RemoteModel, Replica
+from llamagw.config.schema import (
+    ANY_ORIGIN,
+    LOCALHOST,
+    TEXT,
+    ConfigFile,
+    ModelEntry,
+    ReplicaEntry,
+)
+
+#: Headers of one hop (RFC 9110, 7.6.1), and those that say how long a body is: each connection
+#: has its own. In lower case, as all names of headers here.
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+NEVER_PASSED = HOP_BY_HOP | {b"content-length"}
+
+#: The headers by which the gateway itself tells browsers what pages may do.
+CORS_NAMES = frozenset(
+    b"access-control-" + name
+    for name in (
+        b"allow-credentials",
+        b"allow-headers",
+        b"allow-methods",
+        b"allow-origin",
+        b"expose-headers",
+        b"max-age",
+    )
+)
+
+#: Flags that the gateway must own: with another value it would not find its own backend.
+_OWN_FLAGS = {"--host", "--port", "-m", "--model"}
+
+#: The keys of a local model alone, beside ``model_path``.
+_LOCAL_KEYS = tuple(
+    key
+    for key in LocalModel.__struct_fields__
+    if key not in RemoteModel.__struct_fields__ and key != "model_path"
+)
+
+#: What may stand beside ``url``, for each of them.
+_SERVER_KEYS = tuple(key for key in ReplicaEntry.__struct_fields__ if key != "url")
+
+
+class NameRules:
+    """
+    No two models are meant by one name.
+
+    Holds the names of all models of a file, to be looked at together.
+    """
+
+    def __init__(self, fault: Report) -> None:
+        self._fault = fault
+        self._index: dict[str, int] = {}
+        self._aliases: dict[int, Sequence[str]] = {}
+
+    def add(self, index: int, name: str, aliases: Sequence[str]) -> None:
+        """
+        Take in a model; a name that another one has is a fault.
+
+        :param index: its place in ``models:``
+        :param name: "" if it has none that is right
+        """
+        if name in self._index:
+            self._fault(
+                f"models[{index}].name",
+                f'"{name}" is the name of models[{self._index[name]}] already; names must differ',
+            )
+        elif name:
+            self._index[name] = index
+            self._aliases[index] = aliases
+
+    def look_at_aliases(self) -> dict[str, str]:
+        """
+        Look at the aliases of all models that were added.
+
+        :return: what each name and alias is, in words
+        """
+        known = {name: f"the name of models[{index}]" for name, index in self._index.items()}
+        for index, aliases in self._aliases.items():
+            for number, alias in enumerate(aliases):
+                if alias in known:
+                    self._fault(
+                        f"models[{index}].aliases[{number}]",
+                        f'"{alias}" is {known[alias]} already; each name means one model',
+                    )
+                else:
+                    known[alias] = f"an alias of models[{index}]"
+        return known
+
+    def default_model(self, name: str | None, known: Collection[str]) -> None:
+        """
+        ``default_model`` means a model.
+
+        :param known: all names and aliases
+        """
+        if name is None or not known:
+            return
+        if Names(zip(self._index, self._aliases.values(), strict=True)).find(name) is not None:
+            return
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"
+        self._fault("default_model", f'no model is called "{name}"; {hint}')
+
+
+def own_flags(fault: Report, arguments: Iterable[str], place: str) -> None:
+    """The flags that the gateway sets itself are not among the ``extra_args``."""
+    for number, argument in enumerate(arguments):
+        if argument.split("=")[0] in _OWN_FLAGS:
+            fault(
+                f"{place}.extra_args[{number}]",
+                f"{argument} is set by llamagw itself; leave it out",
+            )
+
+
+def params(fault: Report, entry: ModelEntry, place: str) -> None:
+    """What a request is shaped with is JSON, and leaves alone what it is routed by."""
+    for key in ("set_params", "default_params", "strip_params"):
+        given = getattr(entry, key)
+        if "model" in given:
+            fault(
+                f"{place}.{key}",
+                "`model` is what a request is routed by; leave it out (aliases: gives a model "
+                "more names)",
+            )
+        for name in given if isinstance(given, dict) else ():
+            if not _is_json(given[name]):
+                fault(
+                    f"{place}.{key}.{name}",
+                    f"JSON has no such value: {show(given[name])}; quote it if it is a text",
+                )
+
+
+def headers(fault: Report, names: Iterable[str], place: str) -> None:
+    """``pass_headers`` has none that mean something to one connection, or that are our own."""
+    for number, name in enumerate(names):
+        if name.lower().encode() in NEVER_PASSED:
+            fault(
+                f"{place}.pass_headers[{number}]",
+                f"{name} is the gateway's own to write, on each connection; leave it out",
+            )
+        elif name.lower().encode() in CORS_NAMES:
+            fault(
+                f"{place}.pass_headers[{number}]",
+                f"{name} is written by the gateway: cors_origins says which origins it allows",
+            )
+
+
+def local_or_remote(fault: Report, keys: Collection[object], place: str) -> bool:
+    """
+    A model is a file or remote servers, and has the keys of the one or of the other.
+
+    :param keys: the keys of its entry, as the file has them
+    :return: whether it is remote
+    """
+    given = [key for key in ("model_path", "url", "replicas") if key in keys]
+    if not given:
+        fault(
+            f"{place}.model_path",
+            "is missing; the path of a file is needed (or url:, for a model that lives elsewhere)",
+        )
+    elif len(given) > 1:
+        fault(f"{place}.{given[1]}", f"does not go together with {given[0]}; give one")
+    for key in _LOCAL_KEYS:
+        if key in keys and given and "model_path" not in given:
+            fault(f"{place}.{key}", "is for a model that llamagw starts itself, with model_path")
+    for key in _SERVER_KEYS:
+        if key in keys and "url" not in given:
+            fault(f"{place}.{key}", "goes with url (or inside of each of the replicas)")
+    return "model_path" not in given
+
+
+def paths(fault: Report, replicas: Iterable[Replica], place: str) -> None:
+    """
+    ``paths`` is given only where it has a meaning.
+
+    :param replicas: the servers of a model that has the key
+    """
+    if not any(replica.api_key for replica in replicas):
+        fault(
+            f"{place}.paths",
+            "is for a server that gets an api_key from here: without one, no path is refused",
+        )
+
+
+def api_key(fault: Report, key: str | None, place: str) -> None:
+    """A key can be sent in a header."""
+    if key is not None and not re.fullmatch(r"[!-~]*", key):
+        fault(f"{place}.api_key", "has characters that no header can carry")
+
+
+def listen_addr(fault: Report, address: str) -> None:
+    """``listen_addr`` is an address, as far as can be said without Twisted."""
+    try:
+        endpoint_string(address)
+    except ValueError as error:
+        fault("listen_addr", str(error))
+
+
+def origins(fault: Report, given: Iterable[str]) -> None:
+    """``cors_origins`` has origins, and the two words that stand for many."""
+    for number, one in enumerate(given):
+        if one in (ANY_ORIGIN, LOCALHOST):
+            continue
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^\s/?#@*\\]+", one):
+            fault(
+                f"cors_origins[{number}]",
+                f"expected an origin such as https://chat.example:8443, without a path, or "
+                f'"*" (any), or localhost (any port of this machine), got {show(one)}',
+            )
+
+
+def bodies(fault: Report, file: ConfigFile) -> None:
+    """All bodies together have the room of one."""
+    one, together = file.max_body_mb, file.max_bodies_mb
+    if together is not None and together < one:
+        fault(
+            "max_bodies_mb",
+            f"is {together:g}, less than the {one:g} MB of one body (max_body_mb); "
+            f"raise it, or lower max_body_mb",
+        )
+
+
+def room(fault: Report, limit: int, models: Sequence[ModelConfig]) -> None:
+    """
+    As many models fit into memory as are to be kept there; remote ones take no room.
+
+    :param limit: ``max_loaded_models``
+    :param models: all of the file, in its order
+    """
+    local = [(index, model) for index, model in enumerate(models) if not model.remote]
+    preload = [index for index, model in local if model.preload]
+    if len(preload) > limit:
+        fault(
+            f"models[{preload[limit]}].preload",
+            f"{len(preload)} models are to be preloaded and max_loaded_models is {limit}; "
+            f"raise max_loaded_models to {len(preload)}, or preload fewer",
+        )
+    pinned = [index for index, model in local if model.pinned]
+    others = [model.name for _, model in local if not model.pinned]
+    needed = len(pinned) + (1 if others else 0)
+    if pinned and needed > limit:
+        one_too_many = pinned[min(limit, len(pinned) - 1)]
+        lost = others[0] if others else models[one_too_many].name
+        fault(
+            f"models[{one_too_many}].pinned",
+            f"{len(pinned)} models are pinned and max_loaded_models is {limit}, so that "
+            f'"{lost}" could never be loaded; raise max_loaded_models to {needed}',
+        )
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value of the file can be sent as it is: YAML has dates, sets and infinity too."""
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_json(value[key]) for key in value)
+    if isinstance(value, list):
+        return all(map(_is_json, value))
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, str):
+        return re.match(TEXT, value) is not None
+    if isinstance(value, int):
+        return abs(value) < 2**63
+    return value is None

@@ -1,0 +1,183 @@
+"""
+The configuration file: every key that a user may write, its type, limits, description and default.
+
+Every default stands in the Structs below and nowhere else. How a file is read by them is walk.py's
+affair, what its keys mean together rules.py's, and what the gateway runs on is in resolved.py.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from llamagw.config.names import NAME_LENGTH
+
+#: YAML can write characters that no file name, command line or JSON can carry.
+TEXT = r"\A[^\0\ud800-\udfff]*\Z"
+
+#: What stands in ``cors_origins`` for any origin, and for any port of this machine.
+ANY_ORIGIN, LOCALHOST = "*", "localhost"
+
+#: The longest time that a timer is given; infinity would break it.
+_YEAR = 365 * 24 * 3600.0
+
+_Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=NAME_LENGTH,
+        pattern=TEXT,
+        description='a name of 1 to 256 characters, such as "qwen2.5-7b"',
+    ),
+]
+_Path = Annotated[str, Meta(min_length=1, pattern=TEXT, description="the path of a file")]
+_Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
+_Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+_Layers = Annotated[int, Meta(ge=-1, description="a whole number: -1 (all), 0 (CPU only) or more")]
+_Seconds = Annotated[
+    float, Meta(gt=0, le=_YEAR, description="a number of seconds, more than 0, a year at most")
+]
+_Patience = Annotated[
+    float, Meta(ge=0, le=_YEAR, description="a number of seconds, 0 or more, a year at most")
+]
+_Megabytes = Annotated[
+    float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
+]
+_Switch = Annotated[bool, Meta(description="true or false")]
+_Arguments = Annotated[
+    list[Annotated[str, Meta(pattern=TEXT)]],
+    Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
+]
+_Aliases = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH, pattern=TEXT)]],
+    Meta(
+        description="a list of names or patterns of 1 to 256 characters, "
+        'such as ["gpt-4o", "gpt-4*"]'
+    ),
+]
+_Keys = Annotated[
+    list[Annotated[str, Meta(min_length=1, pattern=TEXT)]],
+    Meta(description='a list of keys of the request, such as ["temperature"]'),
+]
+_Headers = Annotated[
+    list[Annotated[str, Meta(pattern=r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")]],
+    Meta(description='a list of names of headers, such as ["Set-Cookie"]'),
+]
+_Paths = Annotated[
+    list[Annotated[str, Meta(pattern=r"\A[/*][!-~]*\Z")]],
+    Meta(description='a list of paths or patterns, such as ["/v1/files*"] or ["*"]'),
+]
+_Origins = Annotated[
+    list[Annotated[str, Meta(min_length=1, pattern=TEXT)]],
+    Meta(description='a list of origins, such as ["https://chat.example", "localhost"]'),
+]
+_Params = Annotated[
+    dict[str, Any], Meta(description='keys and values of the request, such as "temperature: 0.6"')
+]
+_Environment = Annotated[
+    dict[str, str],
+    Meta(description="names and texts, such as {CUDA_VISIBLE_DEVICES: 0}"),
+]
+_Address = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        pattern=TEXT,
+        description='an address such as ":8000", "127.0.0.1:8000", "[::1]:8000" '
+        "or a Twisted server endpoint string",
+    ),
+]
+_Url = Annotated[
+    str, Meta(min_length=1, pattern=TEXT, description='a URL such as "http://10.0.0.5:8000"')
+]
+_Urls = Annotated[
+    str | list[_Url], Meta(description='a URL such as "http://10.0.0.5:8000", or a list of them')
+]
+_Text = Annotated[str, Meta(min_length=1, pattern=TEXT, description="a text")]
+_Variable = Annotated[
+    str, Meta(min_length=1, pattern=TEXT, description="the name of an environment variable")
+]
+
+
+class ReplicaEntry(Struct, frozen=True, kw_only=True):
+    """
+    One entry of ``replicas:``: a remote server that answers for a model.
+
+    :ivar api_key: sent as ``Authorization: Bearer …``, in place of the client's own
+    :ivar api_key_env: the environment variable that has the key
+    :ivar ca_file: the certificates that its own is checked with; None for the system's
+    :ivar upstream_model: what the model is called there; None for its name here
+    """
+
+    url: _Url
+    api_key: _Text | None = None
+    api_key_env: _Variable | None = None
+    ca_file: _Path | None = None
+    upstream_model: _Name | None = None
+
+
+class ModelEntry(Struct, frozen=True, kw_only=True):
+    """
+    One entry of ``models:``: local with ``model_path``, remote with ``url`` or ``replicas``.
+
+    What stands beside ``url`` (``api_key`` and those after it) is for each of its URLs.
+    """
+
+    name: _Name
+    model_path: _Path = ""
+    url: _Urls = []
+    replicas: Annotated[
+        list[ReplicaEntry], Meta(description='a list such as [{url: "http://10.0.0.5:8000"}]')
+    ] = []
+    gpu_layers: _Layers = 0
+    context_size: _Count = 4096
+    threads: _Count = 4
+    batch_size: _Count = 512
+    parallel: _Count = 8
+    extra_args: _Arguments = []
+    aliases: _Aliases = []
+    set_params: _Params = {}
+    default_params: _Params = {}
+    strip_params: _Keys = []
+    pass_headers: _Headers = []
+    paths: _Paths = []
+    env: _Environment = {}
+    pinned: _Switch = False
+    preload: _Switch = False
+    idle_unload_sec: _Patience = 0
+    api_key: _Text | None = None
+    api_key_env: _Variable | None = None
+    ca_file: _Path | None = None
+    upstream_model: _Name | None = None
+
+
+class ConfigFile(Struct, frozen=True, kw_only=True):
+    """The whole file."""
+
+    models: Annotated[list[ModelEntry], Meta(description="a list with at least one model")]
+    llama_server_path: _Path = ""
+    listen_addr: _Address = ":8000"
+    default_model: _Name | None = None
+    port_range_start: _Port = 8081
+    max_loaded_models: _Count = 2
+    health_check_sec: _Seconds = 30
+    swap_after_sec: _Patience = 10
+    max_queue: _Count = 512
+    queue_timeout_sec: _Seconds = 600
+    stream_keepalive_sec: _Patience = 0
+    load_timeout_sec: _Seconds = 600
+    stop_timeout_sec: _Seconds = 10
+    drain_sec: _Patience = 30
+    max_body_mb: _Megabytes = 64
+    #: None for an eighth of the machine's memory.
+    max_bodies_mb: _Megabytes | None = None
+    cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
+    request_timeout_sec: _Seconds = 60
+    client_stall_sec: _Seconds = 600
+    access_log: _Switch = False
+
+
+#: What holds where a file says nothing.
+DEFAULTS = ConfigFile(models=[])
