@@ -165,7 +165,13 @@ def make_gateway(
     manager = Manager(config, launcher, HttpProbe(reactor, connect), reactor)
     pool = Pool(reactor, connect)
     manager.on_hung = partial(pool.break_off, "it does not answer any more")
-    relay = Relay(manager, pool, reactor, keepalive=config.stream_keepalive_sec)
+    relay = Relay(
+        manager,
+        pool,
+        reactor,
+        keepalive=config.stream_keepalive_sec,
+        poison_sec=config.poison_sec,
+    )
     api = Api(manager, relay, reactor)
     site = Site(
         api.tree,
@@ -181,6 +187,7 @@ def make_gateway(
         manager.reconfigure(config)
         site.allow(limits(config), config.access_log)
         relay.keepalive = config.stream_keepalive_sec
+        relay.poisoned.refuse_for(config.poison_sec)
 
     return Gateway(
         config,

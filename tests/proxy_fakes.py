@@ -348,6 +348,8 @@ class FakeManager:
         self.left = 0
         self.mourned: list[FakeLease] = []
         self.gone: Deferred[None] | None = None
+        #: Whether the processes of backends that broke off are gone then.
+        self.dead = False
         self.holding = False
 
     def hold(self) -> None:
@@ -408,9 +410,11 @@ class FakeManager:
         self.waiting.remove(waiter)
         self.left += 1
 
-    def aftermath(self, lease: FakeLease) -> Deferred[None]:
+    async def aftermath(self, lease: FakeLease) -> bool:
         self.mourned.append(lease)
-        return succeed(None) if self.gone is None else self.gone
+        if self.gone is not None:
+            await self.gone
+        return self.dead
 
     def report(self, busy: bool = False) -> list[ModelReport]:
         if not busy:
@@ -430,12 +434,14 @@ class Bench:
         access_log: bool = False,
         max_bodies: int = 16 * 1024 * 1024,
         origins: Iterable[str] = ("*",),
+        poison: float = 0,
     ) -> None:
         self.reactor = MemoryReactorClock()
         self.manager = FakeManager(names)
         self.pool = Pool(self.reactor, Connector(self.reactor))
         manager: Any = self.manager
-        self.api = Api(manager, Relay(manager, self.pool, self.reactor, keepalive), self.reactor)
+        self.relay = Relay(manager, self.pool, self.reactor, keepalive, poison)
+        self.api = Api(manager, self.relay, self.reactor)
         self.site = Site(
             self.api.tree,
             self.api.table,

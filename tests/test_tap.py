@@ -29,8 +29,9 @@ from llamagw import __version__, service, tap
 from llamagw.config import load
 from llamagw.fleet import leftovers, process
 from llamagw.fleet.manager import ModelReport
+from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway, base_url, shown_address
-from tests.proxy_fakes import Bench, answers, event, request
+from tests.proxy_fakes import CHAT, Bench, answers, event, request
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -512,10 +513,19 @@ class ReloadTests(ServiceTestCase):
     def reload(self, gateway: Gateway) -> None:
         gateway.reload(str(self.write()))
 
+    def relay(self, gateway: Gateway) -> Relay:
+        """The one that the table's handlers are methods of."""
+        handler: Any = gateway._site.table[CHAT.encode()]
+        relay: Relay = handler.func.__self__
+        return relay
+
     def test_limits_change_in_place(self) -> None:
         gateway = self.start()
-        self.values.update(max_body_mb=0.25, access_log=True, stream_keepalive_sec=3)
+        self.assertEqual(self.relay(gateway).poisoned.seconds, 60)
+        self.values.update(max_body_mb=0.25, access_log=True, stream_keepalive_sec=3, poison_sec=5)
         self.reload(gateway)
+        relay = self.relay(gateway)
+        self.assertEqual((relay.keepalive, relay.poisoned.seconds), (3, 5))
         self.assertEqual(gateway._site.connections.max_body, 2**18)
         self.assertTrue(gateway._site.access_log)
         self.assertIn("the configuration was reloaded", "\n".join(self.logged))

@@ -320,22 +320,25 @@ class Manager:
             keepers.append(keeper)
         entry.keepers = keepers
 
-    async def aftermath(self, lease: Lease) -> None:
+    async def aftermath(self, lease: Lease) -> bool:
         """
         After a backend broke off: wait until its process is known to be gone.
 
         A connection can be lost before the process's end is noticed. When it does not end, it
         was not a crash, and nothing more is to be waited for. A server elsewhere is looked at
         at once, and meanwhile gets nothing more to do.
+
+        :return: whether the process is gone; True for a server elsewhere, whose process is unknown
         """
         waited = self.clock.seconds() + AFTERMATH_SEC
         while keeper := self._runs(lease.engine):
             if keeper.replica is not None:
                 keeper.look_again()
-                return
+                return True
             if self.clock.seconds() >= waited:
-                return
+                return False
             await deferLater(self.clock, 0.01)
+        return True
 
     def _runs(self, engine: Engine) -> Keeper | None:
         return next((k for k in self._by_key.values() if k.engine is engine), None)

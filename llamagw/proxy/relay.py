@@ -22,6 +22,7 @@ from llamagw.net import Pool, Received, UpstreamLost, in_words
 from llamagw.proxy.call import Call, Reader
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
+from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
 from llamagw.routes import INFERENCE
 from llamagw.text import harmless
@@ -44,15 +45,24 @@ class Relay:
     :param clock: keeps time
     :param keepalive: seconds between the comments that a stream gets while it waits for its model;
         0 for none
+    :param poison_sec: seconds for which a request is refused that has killed two backends; 0 for
+        none
+    :ivar poisoned: those that are refused now
     """
 
     def __init__(
-        self, manager: Manager, pool: Pool, clock: IReactorTime, keepalive: float = 0
+        self,
+        manager: Manager,
+        pool: Pool,
+        clock: IReactorTime,
+        keepalive: float = 0,
+        poison_sec: float = 0,
     ) -> None:
         self._manager = manager
         self._pool = pool
         self._clock = clock
         self.keepalive = keepalive
+        self.poisoned = Poisoned(clock, poison_sec)
 
     def render(self, request: Request, read: Reader) -> Deferred[None]:
         """
@@ -84,8 +94,10 @@ class Relay:
 
         :raises GatewayError: when there was no answer, not even the beginning of one
         """
+        if self.poisoned.known:
+            await self.poisoned.check(request)
         failed: list[Lease] = []
-        broken = 0
+        broken = killed = 0
         while True:
             lease = await self._lease(request, call, failed)
             try:
@@ -98,7 +110,12 @@ class Relay:
                 # An engine started anew would answer as this one did, another server need not.
                 again = error.gone or lease.model.elsewhere
                 again = again and error.received is not Received.HEAD and not lease.revoked
-                if not again or len(failed) >= lease.tries or broken >= MOST_BROKEN:
+                again = again and len(failed) < lease.tries and broken < MOST_BROKEN
+                suspect = error.reached and error.gone and error.received is Received.NOTHING
+                suspect = suspect and not lease.revoked
+                if not again:
+                    if suspect and killed and self.poisoned.seconds and await self._died(lease):
+                        self.poisoned.add(request)
                     return _broken_off(request, error)
                 why = str(error)
             finally:
@@ -110,7 +127,11 @@ class Relay:
                 where=lease.address.url,
                 why=why,
             )
-            await self._manager.aftermath(lease)
+            killed += await self._manager.aftermath(lease) and suspect
+
+    async def _died(self, lease: Lease) -> bool:
+        """Whether a backend that broke off is dead; of a remote server nothing more is known."""
+        return lease.model.elsewhere or await self._manager.aftermath(lease)
 
     async def _lease(self, request: Request, call: Call, failed: list[Lease]) -> Lease:
         """
@@ -140,6 +161,7 @@ class Relay:
         if len(request.body) > LARGE:
             await request.turn()
         upstream = self._pool.take(lease.address)
+        sent = False
         if upstream is not None:
             try:
                 return await send(request, call, lease, upstream)
@@ -148,11 +170,13 @@ class Relay:
                 # request.
                 if error.received is not Received.NOTHING:
                     raise
+                # Or the backend has died of it: of a process that will be known (aftermath).
+                sent = not lease.model.elsewhere
         try:
             upstream = await self._pool.connect(lease.address)
         except (ConnectError, DNSLookupError) as error:
             why = f"it cannot be reached: {in_words(error)}"
-            raise UpstreamLost(why, gone=True, received=Received.NOTHING, reached=False) from error
+            raise UpstreamLost(why, gone=True, received=Received.NOTHING, reached=sent) from error
         await send(request, call, lease, upstream)
 
 
