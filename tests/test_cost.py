@@ -20,7 +20,8 @@ from llamagw.config import Config, ModelConfig
 from llamagw.fleet.backend import Backend
 from llamagw.fleet.manager import Manager
 from llamagw.net import Address
-from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
+from tests.support.bench import Bench
+from tests.support.messages import STREAM_HEAD, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
 #: event of a stream: what they took when this was written, with Python 3.11 and the versions of

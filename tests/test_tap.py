@@ -31,7 +31,8 @@ from llamagw.fleet import leftovers, process
 from llamagw.fleet.manager import ModelReport
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway, base_url, shown_address
-from tests.proxy_fakes import CHAT, Bench, answers, event, request
+from tests.support.bench import Bench
+from tests.support.messages import CHAT, answers, event, request
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -26,7 +26,7 @@ from tests.faults.support import (
     running,
     sse,
 )
-from tests.proxy_fakes import answers
+from tests.support.messages import answers
 from tests.whole.harness import CHAT, DEADLINE, in_threads, question, wait_until
 
 SEED = int(os.environ.get("FAULT_SEED", "4"))
