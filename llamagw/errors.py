@@ -238,6 +238,13 @@ class BackendLost(GatewayError):
     code = "backend_lost"
 
 
+class PoisonedRequest(GatewayError):
+    """The same request has killed two backends within the last ``poison_sec``."""
+
+    status = 502
+    code = "poisoned_request"
+
+
 class ModelUnavailable(GatewayError):
     """The model cannot be loaded now; the message carries the engine's last words."""
 

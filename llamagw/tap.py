@@ -164,7 +164,13 @@ def make_gateway(
     dispatcher = Dispatcher(config, launchers, probe, reactor)
     pool = Pool(reactor, connect)
     dispatcher.on_hung = partial(pool.break_off, "it does not answer any more")
-    relay = Relay(dispatcher, pool, reactor, keepalive=config.stream_keepalive_sec)
+    relay = Relay(
+        dispatcher,
+        pool,
+        reactor,
+        keepalive=config.stream_keepalive_sec,
+        poison_sec=config.poison_sec,
+    )
     api = Api(dispatcher, relay, reactor)
     site = Site(
         api.tree,

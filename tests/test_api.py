@@ -1,6 +1,6 @@
 """Promises of llamagw.api: what is at which path, and what is said where nothing is.
 
-The real tree in memory (proxy_fakes.Bench), with a manager that reports what a test wants.
+The real tree in memory (support/bench.py), with a manager that reports what a test wants.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from llamagw import __version__
 from llamagw.errors import Dialect
 from llamagw.fleet import ModelReport
 from llamagw.routes import OWN, ROUTES, Scope, Where, scope_of
-from tests.proxy_fakes import CHAT, Answer, Bench, BenchTestCase, request
+from tests.support.bench import Bench, BenchTestCase
+from tests.support.messages import CHAT, Answer, request
 
 #: POST, by the model in the body.
 INFERENCE = [path for route in ROUTES if route.where is Where.BODY for path in route.paths]

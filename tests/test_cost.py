@@ -18,7 +18,8 @@ from twisted.trial.unittest import SynchronousTestCase
 from llamagw.fleet import Dispatcher
 from tests.configs import configuration, local_model
 from tests.fleet_fakes import FakeLaunchers, FakeProbe
-from tests.proxy_fakes import STREAM_HEAD, Bench, request, response
+from tests.support.bench import Bench
+from tests.support.messages import STREAM_HEAD, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
 #: event of a stream: what they took when this was written, with Python 3.11 and the versions of

@@ -85,6 +85,7 @@ class ErrorTests(SynchronousTestCase):
                 "RequestTimeout": (408, "invalid_request_error"),
                 "BodyTooLarge": (413, "invalid_request_error"),
                 "BackendLost": (502, "server_error"),
+                "PoisonedRequest": (502, "server_error"),
                 "ModelUnavailable": (503, "server_error"),
                 "ServerBusy": (503, "server_error"),
                 "ShuttingDown": (503, "server_error"),

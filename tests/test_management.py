@@ -1,6 +1,6 @@
 """Promises of the listing and the management: what clients hear of models, and have done to them.
 
-The real Api in memory (proxy_fakes.Bench), with a manager that reports what a test wants.
+The real Api in memory (support/bench.py), with a manager that reports what a test wants.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from llamagw.errors import ModelUnavailable
 from llamagw.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.fleet import Change, ReplicaReport
 from tests.configs import local_model, remote_model
-from tests.proxy_fakes import Answer, Bench, BenchTestCase, Wire, answers, request
+from tests.support.bench import Bench, BenchTestCase
+from tests.support.messages import Answer, answers, request
+from tests.support.wire import Wire
 from tests.test_api import report
 
 

@@ -28,8 +28,10 @@ from llamagw import __version__, launch, service, tap
 from llamagw.config import load
 from llamagw.fleet import ModelReport
 from llamagw.launch import local
+from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
-from tests.proxy_fakes import Bench, answers, event, request
+from tests.support.bench import Bench
+from tests.support.messages import CHAT, answers, event, request
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -489,10 +491,19 @@ class ReloadTests(ServiceTestCase):
     def reload(self, gateway: Gateway) -> None:
         gateway.reload(str(self.write()))
 
+    def relay(self, gateway: Gateway) -> Relay:
+        """The one that the table's handlers are methods of."""
+        handler: Any = gateway._site.table[CHAT.encode()]
+        relay: Relay = handler.func.__self__
+        return relay
+
     def test_limits_change_in_place(self) -> None:
         gateway = self.start()
-        self.values.update(max_body_mb=0.25, access_log=True, stream_keepalive_sec=3)
+        self.assertEqual(self.relay(gateway).poisoned.seconds, 60)
+        self.values.update(max_body_mb=0.25, access_log=True, stream_keepalive_sec=3, poison_sec=5)
         self.reload(gateway)
+        relay = self.relay(gateway)
+        self.assertEqual((relay.keepalive, relay.poisoned.seconds), (3, 5))
         self.assertEqual(gateway._site.connections.max_body, 2**18)
         self.assertTrue(gateway._site.access_log)
         self.assertIn("the configuration was reloaded", "\n".join(self.logged))

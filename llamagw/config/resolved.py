@@ -144,6 +144,7 @@ class Config(Struct, frozen=True, kw_only=True):
     load_timeout_sec: float
     stop_timeout_sec: float
     drain_sec: float
+    poison_sec: float
     max_body_mb: float
     max_bodies_mb: float | None
     cors_origins: list[str]

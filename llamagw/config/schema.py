@@ -170,6 +170,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     load_timeout_sec: _Seconds = 600
     stop_timeout_sec: _Seconds = 10
     drain_sec: _Patience = 30
+    poison_sec: _Patience = 60
     max_body_mb: _Megabytes = 64
     #: None for an eighth of the machine's memory.
     max_bodies_mb: _Megabytes | None = None

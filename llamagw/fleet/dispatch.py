@@ -341,6 +341,7 @@ class Dispatcher:
             instance.life,
             entry.tries,
             len(entry.instances) > 1,
+            instance.launcher.relaunches,
             release=partial(self._released, key, used),
         )
         waiter.answered().callback(lease)

@@ -29,11 +29,22 @@ class Lease:
     :param life: the instance's run, and what is known of it
     :param tries: how many runs are worth asking when they break off before they answer
     :param others: whether the model has other instances
+    :param relaunches: whether a run that ends is followed by a fresh one
     :param release: called once, when the lease ends
     :ivar address: where the instance answers
     """
 
-    __slots__ = ("_answered", "_life", "_release", "address", "key", "model", "others", "tries")
+    __slots__ = (
+        "_answered",
+        "_life",
+        "_release",
+        "address",
+        "key",
+        "model",
+        "others",
+        "relaunches",
+        "tries",
+    )
 
     def __init__(
         self,
@@ -42,6 +53,7 @@ class Lease:
         life: Life,
         tries: int,
         others: bool,
+        relaunches: bool,
         release: Callable[[], object],
     ) -> None:
         self.key = key
@@ -49,6 +61,7 @@ class Lease:
         self.address: Address = life.run.address
         self.tries = tries
         self.others = others
+        self.relaunches = relaunches
         self._life = life
         self._answered = False
         self._release: Callable[[], object] | None = release
@@ -71,11 +84,12 @@ class Lease:
             self._life.moved += 1
             self._answered = True
 
-    def broke_off(self) -> Deferred[None]:
+    def broke_off(self) -> Deferred[bool]:
         """
         The instance broke off the request.
 
-        :return: fires when it is known what became of its run
+        :return: fires when it is known what became of its run: with True when it has ended, or is
+            used no more
         """
         return self._life.run.broke_off()
 

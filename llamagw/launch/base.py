@@ -74,11 +74,11 @@ class Run(Protocol):
         :param give_up: called once, when it has made no progress for ``load_timeout_sec``
         """
 
-    def broke_off(self) -> Deferred[None]:
+    def broke_off(self) -> Deferred[bool]:
         """
         A request to it broke off: find out what became of it.
 
-        :return: fires when its end is known, or when it is known to go on
+        :return: fires with True when it has ended, or is used no more; with False when it goes on
         """
 
 

@@ -192,7 +192,7 @@ class LocalRun:
         self._model = model
         self._tell_ended = ended
         #: Who waits for word of its end; None when it has ended.
-        self._mourners: list[Deferred[None]] | None = []
+        self._mourners: list[Deferred[bool]] | None = []
         self._kill_later: IDelayedCall | None = None
         self._stopping = False
         #: One for each attempt; all are kept to the end, so that each is made on another.
@@ -254,15 +254,15 @@ class LocalRun:
             give_up=give_up,
         )
 
-    def broke_off(self) -> Deferred[None]:
+    def broke_off(self) -> Deferred[bool]:
         # A connection can be lost before the process's end is noticed. When it does not end, it
         # was no crash, and nothing more is to be waited for.
-        waiting: Deferred[None] = Deferred()
+        waiting: Deferred[bool] = Deferred()
         if self._mourners is None:
-            return succeed(None)
+            return succeed(True)
         self._mourners.append(waiting)
         waiting.addTimeout(AFTERMATH_SEC, self._processes.reactor)
-        return waiting.addErrback(lambda _: None)
+        return waiting.addErrback(lambda _: False)
 
     def has_its_port(self) -> bool:
         """
@@ -368,7 +368,7 @@ class LocalRun:
         mourners, self._mourners = self._mourners or [], None
         for waiting in mourners:
             if not waiting.called:
-                waiting.callback(None)
+                waiting.callback(True)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:

@@ -104,10 +104,10 @@ class RemoteRun:
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         return _Reach(self, ready)
 
-    def broke_off(self) -> Deferred[None]:
+    def broke_off(self) -> Deferred[bool]:
         # Whether it is well, the next look tells; what else it answers goes on meanwhile.
         self._end("broke off a request")
-        return succeed(None)
+        return succeed(True)
 
     def diagnosis(self) -> Deferred[str | None]:
         """What is wrong with it; None if nothing is."""

@@ -23,6 +23,7 @@ from llamagw.net import Pool, Received, UpstreamLost, in_words
 from llamagw.proxy.call import Call, Reader
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
+from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
 from llamagw.routes import INFERENCE
 from llamagw.text import harmless
@@ -45,19 +46,29 @@ class Relay:
     :param clock: keeps time
     :param keepalive: seconds between the comments that a stream gets while it waits for its model;
         0 for none
+    :param poison_sec: seconds for which a request is refused that has killed two backends; 0 for
+        none
+    :ivar poisoned: those that are refused now
     """
 
     def __init__(
-        self, dispatcher: Dispatcher, pool: Pool, clock: IReactorTime, keepalive: float = 0
+        self,
+        dispatcher: Dispatcher,
+        pool: Pool,
+        clock: IReactorTime,
+        keepalive: float = 0,
+        poison_sec: float = 0,
     ) -> None:
         self._dispatcher = dispatcher
         self._pool = pool
         self._clock = clock
         self.keepalive = keepalive
+        self.poisoned = Poisoned(clock, poison_sec)
 
     def apply(self, config: Config) -> None:
         """Go by this configuration from now on."""
         self.keepalive = config.stream_keepalive_sec
+        self.poisoned.refuse_for(config.poison_sec)
 
     def render(self, request: Request, read: Reader) -> Deferred[None]:
         """
@@ -89,8 +100,10 @@ class Relay:
 
         :raises GatewayError: when there was no answer, not even the beginning of one
         """
+        if self.poisoned.known:
+            await self.poisoned.check(request)
         failed: list[Lease] = []
-        broken = 0
+        broken = killed = 0
         while True:
             lease = await self._lease(request, call, failed)
             try:
@@ -103,7 +116,12 @@ class Relay:
                 # A run started anew would answer as this one did, another instance need not.
                 again = error.gone or lease.others
                 again = again and error.received is not Received.HEAD and not lease.revoked
-                if not again or len(failed) >= lease.tries or broken >= MOST_BROKEN:
+                again = again and len(failed) < lease.tries and broken < MOST_BROKEN
+                suspect = error.reached and error.gone and error.received is Received.NOTHING
+                suspect = suspect and not lease.revoked
+                if not again:
+                    if suspect and killed and self.poisoned.seconds and await lease.broke_off():
+                        self.poisoned.add(request)
                     return _broken_off(request, error)
                 why = str(error)
             finally:
@@ -115,7 +133,7 @@ class Relay:
                 where=lease.address.url,
                 why=why,
             )
-            await lease.broke_off()
+            killed += await lease.broke_off() and suspect
 
     async def _lease(self, request: Request, call: Call, failed: list[Lease]) -> Lease:
         """
@@ -145,6 +163,7 @@ class Relay:
         if len(request.body) > LARGE:
             await request.turn()
         upstream = self._pool.take(lease.address)
+        sent = False
         if upstream is not None:
             try:
                 return await send(request, call, lease, upstream)
@@ -153,11 +172,13 @@ class Relay:
                 # request.
                 if error.received is not Received.NOTHING:
                     raise
+                # Or it has died of it, which is known only where a fresh run follows.
+                sent = lease.relaunches
         try:
             upstream = await self._pool.connect(lease.address)
         except (ConnectError, DNSLookupError) as error:
             why = f"it cannot be reached: {in_words(error)}"
-            raise UpstreamLost(why, gone=True, received=Received.NOTHING, reached=False) from error
+            raise UpstreamLost(why, gone=True, received=Received.NOTHING, reached=sent) from error
         await send(request, call, lease, upstream)
 
 

@@ -47,6 +47,7 @@ class DefaultsTests(ConfigCase):
                 "load_timeout_sec": 600,
                 "stop_timeout_sec": 10,
                 "drain_sec": 30,
+                "poison_sec": 60,
                 "max_body_mb": 64,
                 "max_bodies_mb": None,
                 "cors_origins": ["*"],

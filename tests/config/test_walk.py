@@ -38,6 +38,7 @@ class KeyTests(ConfigCase):
             ("load_timeout_sec", "[60]", "a number of seconds, more than 0", "[60]"),
             ("stop_timeout_sec", "0", "a number of seconds, more than 0", "0"),
             ("drain_sec", "soon", "a number of seconds, 0 or more", '"soon"'),
+            ("poison_sec", "-1", "a number of seconds, 0 or more", "-1"),
             ("max_body_mb", "0", "a number of megabytes, more than 0", "0"),
             ("access_log", "1", "true or false", "1"),
             ("listen_addr", "8000", "an address such as", "8000"),

@@ -21,7 +21,7 @@ from typing import Any
 
 import psutil
 
-from tests.proxy_fakes import Answer, answers
+from tests.support.messages import Answer, answers
 from tests.whole.harness import CHAT, DEADLINE, ROOT, Gateway, Stream, wait_until
 
 FAKE = ROOT / "tests" / "fake_llama_server.py"

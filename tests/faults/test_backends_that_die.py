@@ -26,7 +26,7 @@ from tests.faults.support import (
     running,
     sse,
 )
-from tests.proxy_fakes import answers
+from tests.support.messages import answers
 from tests.whole.harness import CHAT, DEADLINE, in_threads, question, wait_until
 
 SEED = int(os.environ.get("FAULT_SEED", "4"))
@@ -102,6 +102,19 @@ def test_a_request_that_kills_a_second_backend_too_is_told_so(gateway: Faulty, n
     reply = gateway.chat(name, fake={"fault": "kill"})
     assert (reply.status, code(reply)) == (502, "backend_lost")
     assert len(gateway.asked(name)) == 2
+
+
+def test_the_request_that_did_so_reaches_no_third_backend_and_others_are_answered(
+    gateway: Faulty, name: str
+) -> None:
+    poison = {"fault": "kill"}
+    assert code(gateway.chat(name, fake=poison)) == "backend_lost"
+    for _ in range(3):
+        reply = gateway.chat(name, fake=poison)
+        assert (reply.status, code(reply)) == (502, "poisoned_request")
+    assert len(gateway.asked(name)) == 2
+    # Two crashes have earned the model a backoff; then it is there for everybody else.
+    wait_until(lambda: gateway.chat(name, fake={}).status == 200, "another request is answered")
 
 
 def test_a_backend_killed_while_idle_is_not_missed(gateway: Faulty, name: str) -> None:

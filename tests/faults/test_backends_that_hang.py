@@ -30,7 +30,7 @@ from tests.faults.support import (
     post,
     running,
 )
-from tests.proxy_fakes import answers
+from tests.support.messages import answers
 from tests.whole.harness import Gateway, Stream, model, wait_until
 
 HEALTH_SEC = 0.5

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from twisted.internet.error import ConnectionRefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.proxy_fakes import CHAT, STREAM_HEAD, Bench, Wire, cut_at, event, request, response
+from tests.support.bench import Bench
+from tests.support.messages import CHAT, STREAM_HEAD, cut_at, event, request, response
+from tests.support.wire import Wire
 
 # Deterministic, so that a red test is a change's doing; a soak may look elsewhere.
 FUZZ = settings(

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from tests.faults.support import Faulty, Raw, asking, code, is_gone, message, post, running, took
-from tests.proxy_fakes import answers
+from tests.support.messages import answers
 from tests.whole.harness import CHAT, DEADLINE, Reply, free_ports, in_threads, wait_until
 
 #: What each kind of failed load is told with: the engine's own words where it has any.

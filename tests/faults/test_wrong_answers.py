@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.support import STOCK, Faulty, Raw, asking, code, post, running
-from tests.proxy_fakes import Answer
+from tests.support.messages import Answer
 from tests.whole.harness import in_threads
 
 GOOD = b'{"raw":"a whole answer"}'

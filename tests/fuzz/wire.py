@@ -24,7 +24,9 @@ from llamagw.net import Headers, Pool, Upstream, UpstreamLost
 from llamagw.net.client import MAX_HEAD
 from llamagw.proxy.request import Request
 from llamagw.proxy.site import Site
-from tests.proxy_fakes import BACKEND, CHAT, Bench, Wire, cut_at, request, response
+from tests.support.bench import Bench
+from tests.support.messages import CHAT, cut_at, request, response
+from tests.support.wire import BACKEND, Wire
 
 #: An input that ends so goes on with its last bytes for a long time.
 ENDLESS = b"~~"

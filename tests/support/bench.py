@@ -1,292 +1,37 @@
-"""What the tests of the proxy wing share: both ends of a relayed request, in memory, on a Clock.
+"""
+The gateway's proxy in memory: `Bench` joins the real Api, Relay, Pool and Site.
 
-A `Wire` is what a protocol takes for its transport; the test plays the peer at its other end. It
-behaves as Twisted's own TCP transport does where that matters here: closing is told a turn later,
-a write after loseConnection still goes out, a reader that stalls pauses the producer once, and
-data for a protocol that has paused it waits. A `Bench` joins the real Api, Relay, Pool and Site,
-with a manager that gives leases as the test says.
+The test plays the client and the backend at both ends (`Wire`); a manager that gives leases as the
+test says takes the fleet's place.
 """
 
 from __future__ import annotations
 
-import http.client
-import io
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import pairwise
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 from twisted.internet.address import IPv4Address
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.error import ConnectionAborted, ConnectionDone, ConnectionLost
-from twisted.internet.interfaces import IConsumer, IPushProducer, ITCPTransport
-from twisted.internet.protocol import connectionDone
-from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from zope.interface import implementer
 
 from llamagw.api import Api
 from llamagw.config import ModelConfig, Names
 from llamagw.errors import Dialect, ModelNotFound
 from llamagw.fleet import Change, ModelReport
-from llamagw.launch.output import Log
+from llamagw.launch import Log
 from llamagw.listeners import Listeners
-from llamagw.net import Address, Connector, Pool
+from llamagw.net import Connector, Pool
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.site import Site
 from tests.configs import local_model, remote_model
-
-HIGH_WATER = 64 * 1024
-CHAT = "/v1/chat/completions"
-BACKEND = Address("127.0.0.1", 9001)
-
-
-@implementer(ITCPTransport, IConsumer, IPushProducer)
-class Wire:
-    """One connection, as seen by the protocol; the methods named as verbs of the peer are ours.
-
-    :ivar heard: what the peer has read so far
-    :ivar waiting: what was written and the peer, which has stalled, has not read
-    :ivar paused: whether the protocol has stopped reading
-    :ivar ended: how the protocol's side closed: "lose", "half", "abort" or None
-    :ivar connected: False once connectionLost was told
-    """
-
-    def __init__(self, clock: Clock) -> None:
-        self.clock = clock
-        self.protocol: Any = None
-        self.heard = bytearray()
-        self.waiting = bytearray()
-        self.most_waiting = 0
-        self.stalled = False
-        self.paused = False
-        self.connected = True
-        self.disconnecting = False
-        self.ended: str | None = None
-        self.producer: Any = None
-        self.producer_paused = False
-        self._held: list[bytes] = []
-
-    def attach(self, protocol: Any) -> Any:
-        self.protocol = protocol
-        protocol.makeConnection(self)
-        return protocol
-
-    # What the peer does
-
-    def says(self, data: bytes) -> None:
-        """Send; what comes while the protocol does not read waits for it."""
-        if not self.connected or self.ended == "abort":
-            return
-        if self.paused:
-            self._held.append(data)
-        else:
-            self.protocol.dataReceived(data)
-
-    def hangs_up(self, reset: bool = False) -> None:
-        """Close the connection, cleanly or not."""
-        self._lost(Failure(ConnectionLost()) if reset else connectionDone)
-
-    def stalls(self) -> None:
-        """Read no more."""
-        self.stalled = True
-
-    def reads_on(self) -> None:
-        """Read all that waits, and go on reading."""
-        self.stalled = False
-        self._flush()
-
-    def _flush(self) -> None:
-        self.heard += self.waiting
-        self.waiting.clear()
-        if self.producer is not None and self.producer_paused:
-            self.producer_paused = False
-            self.producer.resumeProducing()
-        if self.disconnecting:
-            self.clock.callLater(0, self._maybe_close)
-
-    # What the protocol calls
-
-    def write(self, data: bytes) -> None:
-        if not isinstance(data, bytes):
-            raise TypeError("Data must be bytes")
-        if not self.connected or self.ended in ("half", "abort"):
-            return
-        if not self.stalled:
-            self.heard += data
-            return
-        self.waiting += data
-        self.most_waiting = max(self.most_waiting, len(self.waiting))
-        if self.producer is not None and not self.producer_paused:
-            self._pause_if_full()
-
-    def _pause_if_full(self) -> None:
-        if len(self.waiting) > HIGH_WATER:
-            self.producer_paused = True
-            self.producer.pauseProducing()
-
-    def writeSequence(self, data: Iterable[bytes]) -> None:
-        self.write(b"".join(data))
-
-    def loseConnection(self) -> None:
-        if self.connected and not self.disconnecting:
-            self.disconnecting = True
-            self.ended = "lose"
-            self.clock.callLater(0, self._maybe_close)
-
-    def loseWriteConnection(self) -> None:
-        if self.connected and self.ended is None:
-            self.ended = "half"
-
-    def abortConnection(self) -> None:
-        if self.connected and self.ended != "abort":
-            self.disconnecting = True
-            self.ended = "abort"
-            self.clock.callLater(0, self._lost, Failure(ConnectionAborted()))
-
-    def _maybe_close(self) -> None:
-        if self.ended == "lose" and not self.waiting and self.producer is None:
-            self._lost(Failure(ConnectionDone()))
-
-    def _lost(self, reason: Failure) -> None:
-        if not self.connected:
-            return
-        self.connected = False
-        producer, self.producer = self.producer, None
-        if producer is not None:
-            producer.stopProducing()
-        self.protocol.connectionLost(reason)
-
-    def registerProducer(self, producer: Any, streaming: bool) -> None:
-        if self.producer is not None:
-            raise RuntimeError("there is a producer already")
-        if not self.connected:
-            producer.stopProducing()
-            return
-        self.producer = producer
-
-    def unregisterProducer(self) -> None:
-        self.producer = None
-        self.producer_paused = False
-        if self.disconnecting:
-            self.clock.callLater(0, self._maybe_close)
-
-    def pauseProducing(self) -> None:
-        self.paused = True
-
-    def resumeProducing(self) -> None:
-        if self.connected and not self.disconnecting:
-            self.paused = False
-            self.clock.callLater(0, self._release)
-
-    def _release(self) -> None:
-        while self._held and not self.paused and self.connected:
-            self.protocol.dataReceived(self._held.pop(0))
-
-    def stopProducing(self) -> None:
-        self.loseConnection()
-
-    def getPeer(self) -> IPv4Address:
-        return IPv4Address("TCP", "192.0.2.7", 40000)
-
-    def getHost(self) -> IPv4Address:
-        return IPv4Address("TCP", "127.0.0.1", 8000)
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        pass
-
-    def getTcpNoDelay(self) -> bool:
-        return True
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
-
-    def getTcpKeepAlive(self) -> bool:
-        return False
-
-
-class Answer(NamedTuple):
-    """One HTTP answer, as the standard library understood it."""
-
-    status: int
-    reason: str
-    headers: Any  # an email.message.Message: case is ignored, `get_all` for repeated ones
-    body: bytes
-    whole: bool
-
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-
-class _Bytes(io.BytesIO):
-    def close(self) -> None:
-        """Not yet: the next answer is in it too."""
-
-
-def answers(data: bytes, *methods: str) -> list[Answer]:
-    """All answers in what a client heard; `methods` are those that it asked with, GET else."""
-    stream = _Bytes(data)
-    sock: Any = SimpleNamespace(makefile=lambda *_: stream)
-    found: list[Answer] = []
-    while stream.tell() < len(data):
-        method = methods[len(found)] if len(found) < len(methods) else "GET"
-        response = http.client.HTTPResponse(sock, method=method)
-        response.begin()
-        whole = True
-        try:
-            body = response.read()
-        except http.client.IncompleteRead as error:
-            body, whole = error.partial, False
-        found.append(Answer(response.status, response.reason, response.headers, body, whole))
-    return found
-
-
-def request(
-    body: bytes | Mapping[str, object] | None = None,
-    path: str = CHAT,
-    method: str | None = None,
-    headers: Iterable[tuple[str, str]] = (),
-    version: str = "HTTP/1.1",
-) -> bytes:
-    """The bytes of a request."""
-    content = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-    method = method or ("GET" if content is None else "POST")
-    lines = [f"{method} {path} {version}", "Host: gateway"]
-    if content is not None:
-        lines.append(f"Content-Length: {len(content)}")
-    lines += [f"{name}: {value}" for name, value in headers]
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + (content or b"")
-
-
-def chunked(pieces: Iterable[bytes]) -> bytes:
-    """A chunked body, whole."""
-    return b"".join(b"%x\r\n%b\r\n" % (len(p), p) for p in pieces if p) + b"0\r\n\r\n"
-
-
-def response(
-    body: bytes = b"{}", status: str = "200 OK", headers: Iterable[tuple[str, str]] = ()
-) -> bytes:
-    """The bytes of an answer with a Content-Length."""
-    lines = [f"HTTP/1.1 {status}", *(f"{n}: {v}" for n, v in headers)]
-    lines.append(f"Content-Length: {len(body)}")
-    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
-
-
-STREAM_HEAD = (
-    b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
-)
-
-
-def cut_at(data: bytes, places: Iterable[int]) -> list[bytes]:
-    """`data` in pieces, cut at those places that are inside of it."""
-    edges = [0, *sorted({p for p in places if 0 < p < len(data)}), len(data)]
-    return [data[a:b] for a, b in pairwise(edges) if a < b]
+from tests.support.messages import STREAM_HEAD, Answer, answers, event, request
+from tests.support.wire import BACKEND, Wire
 
 
 class FakeLease:
@@ -297,6 +42,7 @@ class FakeLease:
         self.address = manager.address
         replicas = model.pop("replicas", None)
         self.others = bool(replicas)
+        self.relaunches = not replicas
         self.model: ModelConfig = (
             local_model("fake", **model)
             if replicas is None
@@ -310,9 +56,10 @@ class FakeLease:
     def moved(self) -> None:
         self.moves += 1
 
-    def broke_off(self) -> Deferred[None]:
+    def broke_off(self) -> Deferred[bool]:
         self.manager.mourned.append(self)
-        return succeed(None) if self.manager.gone is None else self.manager.gone
+        gone = succeed(None) if self.manager.gone is None else self.manager.gone
+        return gone.addCallback(lambda _: self.manager.dead or self.others)
 
     def release(self) -> None:
         self.releases += 1
@@ -360,6 +107,8 @@ class FakeManager:
         self.left = 0
         self.mourned: list[FakeLease] = []
         self.gone: Deferred[None] | None = None
+        #: Whether the processes of backends that broke off are gone then.
+        self.dead = False
         self.holding = False
 
     def hold(self) -> None:
@@ -442,12 +191,14 @@ class Bench:
         access_log: bool = False,
         max_bodies: int = 16 * 1024 * 1024,
         origins: Iterable[str] = ("*",),
+        poison: float = 0,
     ) -> None:
         self.reactor = MemoryReactorClock()
         self.manager = FakeManager(names)
         self.pool = Pool(self.reactor, Connector(self.reactor))
         manager: Any = self.manager
-        self.api = Api(manager, Relay(manager, self.pool, self.reactor, keepalive), self.reactor)
+        self.relay = Relay(manager, self.pool, self.reactor, keepalive, poison)
+        self.api = Api(manager, self.relay, self.reactor)
         self.site = Site(
             self.api.tree,
             self.api.table,
@@ -504,21 +255,17 @@ class Bench:
             self.reactor.advance(0)
 
 
-def event(data: bytes) -> bytes:
-    """One chunk."""
-    return b"%x\r\n%b\r\n" % (len(data), data)
-
-
 class BenchTestCase(SynchronousTestCase):
     """Has a bench, and knows what was logged above debug while the test ran."""
 
     def setUp(self) -> None:
         self.bench = Bench()
         self.events: list[dict[str, Any]] = []
-        globalLogPublisher.addObserver(self._observe)
-        self.addCleanup(globalLogPublisher.removeObserver, self._observe)
+        observer: Any = self._observe  # an ILogObserver, which takes a decorator to say so
+        globalLogPublisher.addObserver(observer)
+        self.addCleanup(globalLogPublisher.removeObserver, observer)
 
-    def _observe(self, event: dict[str, Any]) -> None:
+    def _observe(self, event: LogEvent) -> None:
         if event.get("log_level", LogLevel.info) > LogLevel.debug:
             self.events.append(event)
 

@@ -18,8 +18,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import unittest
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -52,7 +53,7 @@ from zope.interface.verify import verifyObject
 from llamagw.config import endpoint_string
 from llamagw.net import endpoints
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 IN_CHILD = os.environ.get("LLAMAGW_TEST_CHILD")
 ON_UVLOOP = IN_CHILD == "uvloop"
 MEGABYTE = 1024 * 1024
@@ -102,6 +103,7 @@ class Talk(Protocol):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         assert not self.in_call, "connectionLost from within a call on the transport"
         self.losses += 1
+        assert reason.value is not None
         self.lost.callback(reason.value)
 
 
@@ -222,7 +224,28 @@ class Spoon:
         self.stopped = True
 
 
-class Over:
+if TYPE_CHECKING:
+    # What it is mixed into. Were it one at run time, trial would run the promises by themselves.
+    Mixin = TestCase
+else:
+    Mixin = object
+
+
+def number_of(port: IListeningPort) -> int:
+    """The number of a TCP port."""
+    host = port.getHost()
+    assert isinstance(host, IPv4Address | IPv6Address)
+    return host.port
+
+
+def path_of(port: IListeningPort) -> str:
+    """The path of a UNIX socket."""
+    host = port.getHost()
+    assert isinstance(host, UNIXAddress)
+    return os.fsdecode(host.name or b"")
+
+
+class Over(Mixin):
     """How a pair is joined, and the promises that hold however it is."""
 
     timeout = 30
@@ -234,7 +257,7 @@ class Over:
     def client(self, port: IListeningPort) -> IStreamClientEndpoint:
         raise NotImplementedError
 
-    def run(self, result: Any) -> Any:
+    def run(self, result: unittest.TestResult | None = None) -> Any:
         if reactor.running:  # by pytest-twisted, so that trial cannot
             self.skip = "a child runs these instead"
         return super().run(result)
@@ -256,11 +279,16 @@ class Over:
         servers = server or Talks()
         clients = client or Talks()
         port = await self.listen(servers)
-        near = await self.client(port).connect(clients)
+        near = await self.connect(port, clients)
         far = await servers.connected.get()
         for end in (near, far):
             self.addCleanup(self.end, end)
         return near, far, port
+
+    async def connect(self, port: IListeningPort, clients: Any) -> Talk:
+        near = await self.client(port).connect(clients)
+        assert isinstance(near, Talk)
+        return near
 
     async def ended(self, talk: Any, reason: type[Exception]) -> None:
         """Wait for the end of a connection and look at why it ended."""
@@ -544,7 +572,7 @@ class Over:
         clients = Talks()
         seen: list[bytes] = []
 
-        def connected(talk: Talk) -> Talk:
+        def connected(talk: Any) -> Any:
             seen.append(bytes(talk.received))
             return talk
 
@@ -598,6 +626,7 @@ class Over:
                 await deferLater(reactor, 0)
             if attempt.called:
                 near = await attempt
+                assert isinstance(near, Talk)
                 near.transport.abortConnection()
                 await near.lost
                 await self.turns()
@@ -680,7 +709,7 @@ def quiet_site() -> Site:
     root.putChild(b"stream", Stream())
     site = Site(root, reactor=reactor)
     site.noisy = False
-    site.log = lambda request: None
+    site.log = lambda request: None  # type: ignore[method-assign]
     return site
 
 
@@ -693,7 +722,7 @@ class OverTCP(Over, TestCase):
         return "127.0.0.1:0"
 
     def client(self, port: IListeningPort) -> IStreamClientEndpoint:
-        return endpoints.client_endpoint(reactor, "127.0.0.1", port.getHost().port)
+        return endpoints.client_endpoint(reactor, "127.0.0.1", number_of(port))
 
     async def test_addresses(self) -> None:
         """Both sides agree on who they are, and still know it afterwards."""
@@ -703,7 +732,7 @@ class OverTCP(Over, TestCase):
         self.assertEqual(far.transport.getHost(), port.getHost())
         self.assertEqual(near.transport.getHost(), far.transport.getPeer())
         self.assertEqual(servers.peers, [near.transport.getHost()])
-        self.assertEqual(port.getHost(), IPv4Address("TCP", "127.0.0.1", port.getHost().port))
+        self.assertEqual(port.getHost(), IPv4Address("TCP", "127.0.0.1", number_of(port)))
 
     async def test_ipv6(self) -> None:
         """IPv6 has its own kind of address."""
@@ -711,7 +740,7 @@ class OverTCP(Over, TestCase):
             raise SkipTest("no IPv6 here")
         servers = Talks()
         port = await self.listen(servers, "[::1]:0")
-        number = port.getHost().port
+        number = number_of(port)
         self.assertEqual(port.getHost(), IPv6Address("TCP", "::1", number))
         near = await endpoints.client_endpoint(reactor, "::1", number).connect(Talks())
         assert isinstance(near, Talk)
@@ -726,7 +755,7 @@ class OverTCP(Over, TestCase):
         """A host name is looked up, to listen and to connect."""
         servers = Talks()
         port = await self.listen(servers, "localhost:0")
-        near = await endpoints.client_endpoint(reactor, "localhost", port.getHost().port).connect(
+        near = await endpoints.client_endpoint(reactor, "localhost", number_of(port)).connect(
             Talks()
         )
         assert isinstance(near, Talk)
@@ -787,7 +816,7 @@ class OverTCP(Over, TestCase):
     async def test_port_taken(self) -> None:
         """A port that is taken shows at once."""
         port = await self.listen(Talks())
-        again = endpoints.server_endpoint(reactor, f"127.0.0.1:{port.getHost().port}")
+        again = endpoints.server_endpoint(reactor, f"127.0.0.1:{number_of(port)}")
         factory = Talks()
         self.failureResultOf(again.listen(factory), error.CannotListenError)
         self.assertEqual((factory.started, factory.stopped), (0, 0))
@@ -866,7 +895,7 @@ class OverUNIX(Over, TestCase):
         return str(self.folder() / "socket")
 
     def client(self, port: IListeningPort) -> IStreamClientEndpoint:
-        return endpoints.unix_client_endpoint(reactor, os.fsdecode(port.getHost().name))
+        return endpoints.unix_client_endpoint(reactor, path_of(port))
 
     async def test_addresses(self) -> None:
         """The server is known by its path, the client has no name."""
@@ -899,7 +928,7 @@ class OverUNIX(Over, TestCase):
     async def test_taken(self) -> None:
         """A path on which somebody listens is left alone."""
         _, _, port = await self.pair()
-        again = endpoints.server_endpoint(reactor, f"unix:{os.fsdecode(port.getHost().name)}")
+        again = endpoints.server_endpoint(reactor, f"unix:{path_of(port)}")
         self.failureResultOf(again.listen(Talks()), error.CannotListenError)
         other = await self.client(port).connect(Talks())
         assert isinstance(other, Talk)
@@ -1090,7 +1119,7 @@ class InChildrenTests(SynchronousTestCase):
             raise SkipTest("this is the child")
         with tempfile.TemporaryDirectory(prefix="llamagw-") as folder:
             done = subprocess.run(
-                [sys.executable, "-c", CHILD, kind, "test_endpoints"],
+                [sys.executable, "-c", CHILD, kind, "tests.net.test_endpoints"],
                 cwd=folder,
                 env={
                     **os.environ,

@@ -1,6 +1,6 @@
 """Promises of llamagw.proxy.relay: one request, from the client to a backend and back.
 
-The real Api, Relay, Pool and Site in memory (proxy_fakes.Bench); the test plays both ends.
+The real Api, Relay, Pool and Site in memory (support/bench.py); the test plays both ends.
 """
 
 from __future__ import annotations
@@ -14,32 +14,21 @@ from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 
 from llamagw.errors import LoadTimeout, ModelUnavailable
-from tests.proxy_fakes import (
-    HIGH_WATER,
+from tests.support.bench import Bench, BenchTestCase
+from tests.support.messages import (
     STREAM_HEAD,
-    Bench,
-    BenchTestCase,
-    Wire,
     answers,
     chunked,
     cut_at,
     event,
+    head_and_body,
     request,
     response,
 )
+from tests.support.wire import HIGH_WATER, Wire
 
 ASK = request({"model": "small", "messages": []})
 PLAIN_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 100\r\n\r\n"
-
-
-def head_and_body(sent: bytes) -> tuple[str, dict[str, str], bytes]:
-    """A request as the backend got it: its first line, its headers in lower case, its body."""
-    head, _, body = bytes(sent).partition(b"\r\n\r\n")
-    first, *lines = head.decode("latin-1").split("\r\n")
-    pairs = [line.split(": ", 1) for line in lines]
-    headers = {name.lower(): value for name, value in pairs}
-    assert len(headers) == len(lines), "a header was sent twice"
-    return first, headers, body
 
 
 class RequestTests(BenchTestCase):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import email
 import email.policy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -54,7 +54,7 @@ def by_email(body: bytes, boundary: bytes) -> list[bytes]:
     """The fields `model`, as Python's email package reads them."""
     head = b'Content-Type: multipart/form-data; boundary="%b"\r\n\r\n' % boundary
     message = email.message_from_bytes(head + body, policy=email.policy.compat32)
-    found = message.get_payload()
+    found: Any = message.get_payload()
     return [
         part.get_payload(decode=True)
         for part in (found if isinstance(found, list) else [])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from llamagw.errors import NotAllowed
 from llamagw.proxy.origins import Origins
-from tests.proxy_fakes import CHAT, Answer, Bench, BenchTestCase, answers, request, response
+from tests.support.bench import Bench, BenchTestCase
+from tests.support.messages import CHAT, Answer, answers, request, response
 
 EVIL = "https://evil.example"
 PAGE = "https://chat.example:8443"
@@ -123,7 +124,7 @@ class ClosedTests(BenchTestCase):
             ("same-origin", "no-cors", "image", 200),
             ("none", "navigate", "document", 200),
         ):
-            fetch = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": mode, "Sec_Fetch_Dest": kind}
+            fetch: Any = {"Sec_Fetch_Site": site, "Sec_Fetch_Mode": mode, "Sec_Fetch_Dest": kind}
             answer = ask(self.bench, "GET", "/slots?model=small&autoload=true", **fetch)
             self.assertEqual(answer.status, status, fetch)
 
@@ -150,7 +151,7 @@ class ClosedTests(BenchTestCase):
 
     def test_a_preflight_is_answered_as_the_request_would_be(self) -> None:
         for method, path, _ in CLOSED:
-            ask_for = {"Access_Control_Request_Method": method, "Origin": EVIL}
+            ask_for: Any = {"Access_Control_Request_Method": method, "Origin": EVIL}
             answer = ask(self.bench, "OPTIONS", path, **ask_for)
             self.assertEqual((answer.status, *cors(answer)), (403, None, None, None), path)
         answer = ask(self.bench, "OPTIONS", "/models/unload", Origin=EVIL)

@@ -17,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.net import Address, Connector, Pool, Received, Upstream, UpstreamLost
 from llamagw.net.client import IDLE_SEC, MAX_HEAD, MAX_HEADERS
-from tests.proxy_fakes import BACKEND, HIGH_WATER, Wire, chunked, cut_at, response
+from tests.support.messages import chunked, cut_at, response
+from tests.support.wire import BACKEND, HIGH_WATER, Wire
 
 HERE = BACKEND
 ELSEWHERE = Address("127.0.0.1", 9002)

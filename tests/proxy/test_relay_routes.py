@@ -1,6 +1,6 @@
 """Promises of the relay about what is not a POST of JSON: other methods, forms, tunnels, dialects.
 
-The real Api, Relay, Pool and Site in memory (proxy_fakes.Bench); the test plays both ends.
+The real Api, Relay, Pool and Site in memory (support/bench.py); the test plays both ends.
 """
 
 from __future__ import annotations
@@ -14,18 +14,9 @@ from llamagw.config import Replica
 from llamagw.errors import Dialect, ModelNotLoaded
 from llamagw.net import Address
 from llamagw.routes import ROUTES, Where
-from tests.proxy_fakes import (
-    BACKEND,
-    Answer,
-    Bench,
-    BenchTestCase,
-    Wire,
-    answers,
-    event,
-    request,
-    response,
-)
-from tests.test_relay import head_and_body
+from tests.support.bench import Bench, BenchTestCase
+from tests.support.messages import Answer, answers, event, head_and_body, request, response
+from tests.support.wire import BACKEND, Wire
 
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "abc")]
 SWITCHED = (

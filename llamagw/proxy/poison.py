@@ -1,0 +1,93 @@
+"""
+Requests that have killed two backends each: the same again is refused for a while.
+
+A client whose request crashes an engine sends it again, and each time takes down the backend that
+others share. A body is hashed only when it has killed, and later only where its length is that of
+one which has: the hot path sees an empty list.
+"""
+
+from __future__ import annotations
+
+from hashlib import blake2b
+from typing import NamedTuple
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+from llamagw.errors import PoisonedRequest
+from llamagw.proxy.connections import LARGE
+from llamagw.proxy.request import Request
+
+_log = Logger(namespace="llamagw.relay")
+
+#: How many are remembered at most; of more, the oldest are forgotten.
+MOST_POISONED = 256
+
+
+class _Known(NamedTuple):
+    length: int
+    digest: bytes
+    until: float
+
+
+class Poisoned:
+    """
+    The requests that are refused now.
+
+    :param clock: keeps time
+    :param seconds: how long each is refused; 0 for not at all
+    :ivar known: empty while there is none; only then `check` need not be called
+    """
+
+    def __init__(self, clock: IReactorTime, seconds: float) -> None:
+        self._clock = clock
+        self.seconds = seconds
+        self.known: list[_Known] = []
+
+    def __repr__(self) -> str:
+        return f"<Poisoned: {len(self.known)} requests, {self.seconds:g} s each>"
+
+    def refuse_for(self, seconds: float) -> None:
+        """Refuse for another time from now on; with 0, none of those that are known either."""
+        self.seconds = seconds
+        if not seconds:
+            self.known = []
+
+    def add(self, request: Request) -> None:
+        """Refuse this request when it comes again. Its body must not have been dropped."""
+        if not self.seconds:
+            return
+        until = self._clock.seconds() + self.seconds
+        self.known.append(_Known(len(request.body), _digest(request), until))
+        del self.known[:-MOST_POISONED]
+        _log.warn(
+            "{method} {path} has killed two backends; the same request is refused for {sec:g} s",
+            method=request.method.decode("latin-1"),
+            path=request.path.decode("latin-1"),
+            sec=self.seconds,
+        )
+
+    async def check(self, request: Request) -> None:
+        """
+        :raises PoisonedRequest: when the same method, path, query and body have killed two backends
+        """
+        now = self._clock.seconds()
+        self.known = [one for one in self.known if one.until > now]
+        alike = [one for one in self.known if one.length == len(request.body)]
+        if not alike:
+            return
+        if len(request.body) > LARGE:
+            await request.turn()
+        digest = _digest(request)
+        left = [one.until - now for one in alike if one.digest == digest]
+        if left:
+            raise PoisonedRequest(
+                "This request has killed two backends. The same request is refused for another "
+                f"{max(left):.0f} s (poison_sec)."
+            )
+
+
+def _digest(request: Request) -> bytes:
+    digest = blake2b(b"%b %b\n" % (request.method, request.uri), digest_size=32)
+    digest.update(request.body)
+    return digest.digest()

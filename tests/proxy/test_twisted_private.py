@@ -1,0 +1,52 @@
+"""The private names of Twisted that llamagw.proxy.twisted_private stands on are there."""
+
+from __future__ import annotations
+
+import inspect
+
+from twisted.internet.testing import StringTransport
+from twisted.protocols.basic import LineReceiver
+from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http import HTTPChannel
+from twisted.web.http import Request as HTTPRequest
+
+from llamagw.proxy.twisted_private import KnownChannel
+from tests.support.bench import Bench
+from tests.support.messages import CHAT, request
+
+
+class PrivateNameTests(SynchronousTestCase):
+    def test_a_channel_has_the_state_that_is_read(self) -> None:
+        channel = HTTPChannel()
+        for name, kind in (
+            ("_handlingRequest", bool),
+            ("_busyReceiving", bool),
+            ("_waitingForTransport", bool),
+            ("_buffer", bytes),
+            ("_dataBuffer", list),
+        ):
+            self.assertIsInstance(getattr(channel, name), kind, name)
+        self.assertIs(HTTPRequest._disconnected, False)
+
+    def test_twisted_itself_calls_the_hooks_that_are_overridden(self) -> None:
+        source = inspect.getsource(HTTPChannel)
+        for name in ("_respondToBadRequestAndDisconnect", "_send100Continue"):
+            self.assertTrue(callable(getattr(HTTPChannel, name)), name)
+            self.assertIn(f"self.{name}()", source)
+        self.assertIn("self._busyReceiving = True", inspect.getsource(LineReceiver))
+
+    def test_the_request_line_is_known_from_its_arrival_to_the_end_of_its_body(self) -> None:
+        channel = Bench().client().protocol
+        self.assertIsInstance(channel, KnownChannel)
+        says = request(b"12345")
+        self.assertEqual(channel.request_line, (b"", b""))
+        channel.dataReceived(says[:40])
+        self.assertEqual(channel.request_line, (b"POST", CHAT.encode()))
+        channel.dataReceived(says[40:])
+        self.assertEqual(channel.request_line, (b"", b""))
+
+    def test_what_came_early_is_handed_over_once(self) -> None:
+        channel = KnownChannel()
+        channel.makeConnection(StringTransport())
+        channel._dataBuffer = [b"early"]
+        self.assertEqual((channel.take_early(), channel.early), ([b"early"], []))

@@ -1,0 +1,1 @@
+"""What the tests share: fakes, transports in memory, HTTP as bytes."""
