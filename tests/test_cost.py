@@ -16,9 +16,9 @@ from types import FrameType
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet import Dispatcher
-from tests.configs import configuration, local_model
-from tests.fleet_fakes import FakeLaunchers, FakeProbe
 from tests.support.bench import Bench
+from tests.support.configs import configuration, local_model
+from tests.support.fleet import FakeLaunchers, FakeProbe
 from tests.support.messages import STREAM_HEAD, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
