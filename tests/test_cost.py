@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -27,7 +28,7 @@ from tests.support.messages import STREAM_HEAD, request, response
 REQUEST, CHUNK = 168, 6
 
 #: The test's own parts: the peers, the Clock in place of the reactor's.
-NOT_OURS = ("/tests/", "twisted/internet/task.py", "twisted/internet/base.py")
+NOT_OURS = (f"{Path(__file__).parent}/", "twisted/internet/task.py", "twisted/internet/base.py")
 
 EVENT = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
 
