@@ -62,7 +62,9 @@ def test_every_test_that_a_document_names_exists(document: str) -> None:
 
 
 def test_a_test_that_does_not_exist_is_noticed() -> None:
-    text = "`test_queues.py::test_nothing`, `…::test_nobody`, `tests/test_none.py`, `…::test_queues`"
+    text = (
+        "`test_queues.py::test_nothing`, `…::test_nobody`, `tests/test_none.py`, `…::test_queues`"
+    )
     assert missing(text) == [
         "tests/test_none.py",
         "test_queues.py::test_nothing",
