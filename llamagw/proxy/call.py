@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from llamagw.config import NAME_LENGTH, Names
+from llamagw.dialects import Where
 from llamagw.errors import SHOWN, BadRequest, Moved, PathNotFound
 from llamagw.proxy import form as forms
 from llamagw.proxy.request import Request
-from llamagw.routes import Where
 from llamagw.text import harmless
 
 SLASH = 0x2F

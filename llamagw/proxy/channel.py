@@ -17,10 +17,10 @@ from twisted.web.http import RESPONSES
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.http_headers import Headers
 
+from llamagw.dialects import Scope, dialect_of, scope_of
 from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
-    Dialect,
     GatewayError,
     RequestTimeout,
     ServerBusy,
@@ -29,7 +29,6 @@ from llamagw.net import IConnection
 from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import decoded_path
 from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
-from llamagw.routes import Scope, scope_of
 
 _log = Logger(namespace="llamagw.server")
 
@@ -297,7 +296,7 @@ class Channel(KnownChannel):
         self.clearLineBuffer()
         self.release()
         method, path = self.request_line
-        body = error.body(Dialect.of(path))
+        body = dialect_of(path).envelope(error)
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         scope = scope_of(method.decode("latin-1"), decoded_path(path))

@@ -19,10 +19,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, parse_qs
 
+from llamagw.dialects import Dialect, Scope, dialect_of, scope_of
 from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
-    Dialect,
     GatewayError,
     NotAllowed,
     PathNotFound,
@@ -33,7 +33,6 @@ from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, decoded_path
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
-from llamagw.routes import Scope, scope_of
 
 _log = Logger(namespace="llamagw.server")
 _access = Logger(namespace="llamagw.access")
@@ -225,7 +224,7 @@ class Request(KnownRequest):
     @property
     def dialect(self) -> Dialect:
         """The API whose error envelope the client of this path expects."""
-        return Dialect.of(self.path)
+        return dialect_of(self.path)
 
     @property
     def unanswered(self) -> bool:
@@ -336,7 +335,7 @@ class Request(KnownRequest):
 
     def fail(self, error: GatewayError) -> None:
         """Answer with an error; nothing must have been written yet."""
-        self.answer(error.status, error.body(self.dialect), error.headers())
+        self.answer(error.status, self.dialect.envelope(error), error.headers())
 
     def cut(self) -> None:
         """
