@@ -79,6 +79,8 @@ class Request(KnownRequest):
     channel: Channel
 
     def __repr__(self) -> str:
+        if self.path is None:
+            return "<Request: arriving>"
         method, path = self.method.decode("latin-1"), self.path.decode("latin-1")
         state = f"answered {self.code}, {self.sentLength} B" if self.startedWriting else "waiting"
         state += ", gone" if self.disconnected else ", finished" if self.finished else ""
