@@ -23,7 +23,8 @@ class ReprTests(BenchTestCase):
         self.assertEqual(repr(asked), f"<Request POST {CHAT} of 192.0.2.7: waiting>")
         backend = self.bench.backend()
         upstream = backend.protocol._wrappedProtocol
-        self.assertEqual(repr(upstream), "<Upstream to http://127.0.0.1:9001: waiting for the head>")
+        waiting = "<Upstream to http://127.0.0.1:9001: waiting for the head>"
+        self.assertEqual(repr(upstream), waiting)
         backend.says(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nabc")
         self.assertEqual(repr(asked), f"<Request POST {CHAT} of 192.0.2.7: answered 200, 3 B>")
         self.assertIn("in the body", repr(upstream))
