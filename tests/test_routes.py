@@ -14,9 +14,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 
 class RoutesTests(SynchronousTestCase):
     def test_the_readme_s_table_is_this_one(self) -> None:
-        self.assertIn(
-            table(), README.read_text(), "python -m llamagw.dialects prints the table"
-        )
+        self.assertIn(table(), README.read_text(), "python -m llamagw.dialects prints the table")
 
     def test_no_path_is_there_twice_for_one_method(self) -> None:
         told = [(method, path) for r in ROUTES for method in r.methods for path in r.paths]

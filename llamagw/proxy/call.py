@@ -46,13 +46,15 @@ LACKING = {
 
 class Call(Struct):
     """
+    What a request asks for.
+
     :ivar model: the name that the request gives; None if it gives none
     :ivar where: where it stands
     :ivar stream: whether it asks for a stream of events
     :ivar load: whether the model may be loaded for it
     :ivar shaped: whether the configuration may change its body
-    :ivar target: what the engine is asked for, if not the request's own path and query
-    :ivar upgrade: the protocol that it wants to go on with, if it does (WebSocket)
+    :ivar target: path and query for the engine, if not the request's own
+    :ivar upgrade: the protocol to which it asks to switch (WebSocket); None for none
     :ivar form: where the model stands in its form, if its body is one
     """
 
@@ -67,10 +69,10 @@ class Call(Struct):
 
     def named(self, default: str | None) -> str:
         """
-        The name to go by.
+        The name of the model that it is for.
 
-        :param default: that for a request that gives none
-        :raises BadRequest: when there is none either
+        :param default: the name for a request that gives none
+        :raises BadRequest: when there is none either, or it is too long
         """
         name = self.model or default
         if not name:

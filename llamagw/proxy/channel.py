@@ -62,7 +62,7 @@ SLOWEST, READ_AT_LEAST = 1024, 48 * 1024
 class Channel(KnownChannel):
     """
     :param connections: where it is registered, and whose limits hold for it
-    :ivar refused: whether the client was told to go: nothing more that it sends is parsed
+    :ivar refused: whether it was refused: nothing more that the client sends is parsed
     """
 
     transport: IConnection
@@ -139,7 +139,11 @@ class Channel(KnownChannel):
             self._refuse_shape("a line ends without a carriage return")
 
     def tunnel(self, upstream: IConnection) -> None:
-        """What comes from here on is no HTTP: pass it on, and the connection ends with it."""
+        """
+        Pass on what comes from here on, which is no HTTP; the connection ends with it.
+
+        :param upstream: gets it
+        """
         self._tunnel = upstream
         self.persistent = 0
         upstream.registerProducer(self.transport, True)
@@ -150,7 +154,7 @@ class Channel(KnownChannel):
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.handling and not self.hold(len(data)):
-            # It has sent more requests before it has its answer, and nobody has room for them.
+            # It has sent more requests before it has its answer, and there is no room for them.
             self.transport.abortConnection()
         else:
             super().rawDataReceived(data)

@@ -78,6 +78,8 @@ class Request(KnownRequest):
     channel: Channel
 
     def __repr__(self) -> str:
+        if self.path is None:
+            return "<Request: arriving>"
         method, path = self.method.decode("latin-1"), self.path.decode("latin-1")
         state = f"answered {self.code}, {self.sentLength} B" if self.startedWriting else "waiting"
         state += ", gone" if self.disconnected else ", finished" if self.finished else ""
@@ -86,7 +88,7 @@ class Request(KnownRequest):
     # While it arrives
 
     def parseCookies(self) -> None:
-        """There are none."""
+        """Called by Twisted: cookies are the engine's affair."""
 
     def gotLength(self, length: int | None) -> None:
         self._clock = self.channel.connections.clock
@@ -162,7 +164,11 @@ class Request(KnownRequest):
         return self._punctuation > size // 4
 
     def turn(self) -> Deferred[None]:
-        """Fires in a turn of its own, for what takes long with a large body."""
+        """
+        Wait for a turn, for what takes long with a large body.
+
+        :return: fires in a turn of the reactor's own
+        """
         turn: Deferred[None] = Deferred()
         self.channel.connections.turns.take(lambda: turn.callback(None))
         return turn
@@ -313,7 +319,11 @@ class Request(KnownRequest):
         return self.channel.connections.origins.headers(self.requestHeaders, self.open_to_all)
 
     def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """Answer with JSON of the gateway's own."""
+        """
+        Answer with JSON of the gateway's own.
+
+        :param headers: more than Content-Type and Content-Length
+        """
         self.write(self.prepare(status, body, headers))
         self.finish()
 
