@@ -21,6 +21,7 @@ OPEN_WEBUI_PYTHON ?= $(PYTHON)
 TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
 FUZZ_SECONDS ?= 600
+UNIT := not whole and not faults
 
 .PHONY: help run test test-unit test-clients test-open-webui lint format bench soak fuzz hostile \
 	clean
@@ -49,11 +50,11 @@ run: $(CONFIG)
 	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(CONFIG)
 
 test: $(VENV)/.test $(VENV)/.engine
-	$(BIN)/python -m pytest -q $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q --durations=15 $(PYTEST_ARGS)
 	@rm -rf _trial_temp*
 
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest -q --ignore=tests/whole --ignore=tests/faults $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m "$(UNIT)" $(PYTEST_ARGS)
 
 test-clients: $(VENV)/.clients $(VENV)/.engine
 	$(BIN)/python -m pytest -q tests/clients $(PYTEST_ARGS)

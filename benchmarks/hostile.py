@@ -4,8 +4,8 @@
 
 Each attack has a fresh gateway, started as a user starts it, with an honest client beside it
 (honest.py) that asks for its health and a short chat all the time. The attack itself runs in this
-process; the malicious backend is evil.py, the engine tests/fake_llama_server.py, or the real one
-where the attack needs it. All ends by itself.
+process; the malicious backend is evil.py, the engine tests/support/fake_llama_server.py, or the
+real one where the attack needs it. All ends by itself.
 
 Two promises are looked at: nobody waits over 100 ms because of one client's input, and no input
 costs more than its own size twice (`SLACK_MB` apart, for what an allocator keeps). An attack that
@@ -34,7 +34,7 @@ from scene import ATTACKS, PATIENCE, Attack, Scene
 from targets import gateway_command
 
 ROOT = HERE.parent
-FAKE = ROOT / "tests" / "fake_llama_server.py"
+FAKE = ROOT / "tests" / "support" / "fake_llama_server.py"
 
 #: What must not be exceeded: milliseconds of waiting, and megabytes beside twice the input.
 MOST_MS, SLACK_MB = 100.0, 24.0

@@ -4,7 +4,7 @@ What an event costs the scheduler, in microseconds, with few models and with tho
     PYTHONPATH=. python benchmarks/scheduler.py [number of models ...]
 
 Nothing but the scheduler runs. The number of Python calls, which is the same on every machine, is
-held by tests/test_scheduler_cost.py.
+held by tests/fleet/test_scheduler_cost.py.
 """
 
 from __future__ import annotations

@@ -12,8 +12,8 @@ At the end each request is one of: answered whole; refused, with a status and a 
 openly; left by its client. Anything else is a failure, as are a lease that is still out, a process
 or a descriptor more than at the start, memory that has grown, and a traceback in the log.
 
-The engine is tests/fake_llama_server.py, whose docstring lists its faults; with --real it is
-llama-server with SmolLM2 under three names.
+The engine is tests/support/fake_llama_server.py, whose docstring lists its faults; with --real it
+is llama-server with SmolLM2 under three names.
 """
 
 from __future__ import annotations

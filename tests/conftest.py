@@ -1,11 +1,28 @@
-"""What pytest needs to run trial's test cases as trial does."""
+"""
+What pytest needs to run trial's test cases as trial does, and the marks that a test has by its
+folder. What is not marked is a unit test: `-m "not whole and not faults"`.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+
+TESTS = Path(__file__).parent
+
+#: The folders whose tests bear a mark of that name. pyproject.toml says what they mean.
+MARKED = frozenset({"whole", "faults", "clients"})
+
+
+@pytest.hookimpl(tryfirst=True)  # before `-m` chooses
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(TESTS).parts[0]
+        if folder in MARKED:
+            item.add_marker(folder)
 
 
 @pytest.fixture(autouse=True, scope="session")

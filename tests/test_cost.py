@@ -11,14 +11,15 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from types import FrameType
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet import Dispatcher
-from tests.configs import configuration, local_model
-from tests.fleet_fakes import FakeLaunchers, FakeProbe
 from tests.support.bench import Bench
+from tests.support.configs import configuration, local_model
+from tests.support.fleet import FakeLaunchers, FakeProbe
 from tests.support.messages import STREAM_HEAD, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
@@ -27,7 +28,7 @@ from tests.support.messages import STREAM_HEAD, request, response
 REQUEST, CHUNK = 168, 6
 
 #: The test's own parts: the peers, the Clock in place of the reactor's.
-NOT_OURS = ("/tests/", "twisted/internet/task.py", "twisted/internet/base.py")
+NOT_OURS = (f"{Path(__file__).parent}/", "twisted/internet/task.py", "twisted/internet/base.py")
 
 EVENT = b'data: {"choices":[{"delta":{"content":"word"}}]}\n\n'
 

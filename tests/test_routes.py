@@ -1,4 +1,4 @@
-"""Promises of llamagw.routes: one table, and the README has it."""
+"""Promises of llamagw.dialects: one table, and the README has it."""
 
 from __future__ import annotations
 

@@ -23,8 +23,8 @@ from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, load
 from llamagw.launch import local
 from llamagw.service import Gateway, changes
-from tests.configs import configuration, local_model
 from tests.faults.support import is_gone
+from tests.support.configs import configuration, local_model
 from tests.test_tap import ConfigTestCase, ServiceTestCase
 from tests.whole.harness import wait_until
 

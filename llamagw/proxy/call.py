@@ -1,7 +1,7 @@
 """
 What a request asks for: which model, and what of it goes to the model's engine.
 
-One reader for each place where a model's name can stand (`llamagw.routes.Where`). They look into
+One reader for each place where a model's name can stand (`llamagw.dialects.Where`). They look into
 a request and change nothing; a body is not parsed beyond what is looked for. How a request is
 changed for its engine is rewrite.py's affair.
 """

@@ -16,7 +16,7 @@ from llamagw.config import (
     load,
 )
 from tests.config.support import LEAST, ConfigCase, local_models
-from tests.configs import configuration, local_model
+from tests.support.configs import configuration, local_model
 
 
 class DefaultsTests(ConfigCase):

@@ -9,7 +9,7 @@ from unittest import mock
 
 from llamagw.config import RemoteModel, Replica
 from tests.config.support import ConfigCase
-from tests.configs import local_model, remote_model
+from tests.support.configs import local_model, remote_model
 
 PEM = "-----BEGIN CERTIFICATE-----\nMIIB\n-----END CERTIFICATE-----\n"
 

@@ -1,6 +1,6 @@
 """What the fault tests share: a gateway in front of engines that misbehave as they are told.
 
-The gateway is started as a user starts it; its engine is tests/fake_llama_server.py, whose
+The gateway is started as a user starts it; its engine is tests/support/fake_llama_server.py, whose
 docstring lists what a script can say. A model's script is its model file; a request's is the
 `fake` of its body.
 """
@@ -24,7 +24,7 @@ import psutil
 from tests.support.messages import Answer, answers
 from tests.whole.harness import CHAT, DEADLINE, ROOT, Gateway, Stream, wait_until
 
-FAKE = ROOT / "tests" / "fake_llama_server.py"
+FAKE = ROOT / "tests" / "support" / "fake_llama_server.py"
 STOCK = "epoll" if sys.platform == "linux" else "select"
 
 Script = Mapping[str, Any]

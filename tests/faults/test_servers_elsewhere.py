@@ -1,7 +1,7 @@
 """Servers elsewhere that fail: what their model's clients notice of it, and what the log says.
 
-Each server is a process of its own (tests/fake_llama_server.py), which the gateway has not started
-and cannot stop; where not even that is wrong enough, a socket of the test's own.
+Each server is a process of its own (tests/support/fake_llama_server.py), which the gateway has not
+started and cannot stop; where not even that is wrong enough, a socket of the test's own.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ def test_an_answer_before_the_request_was_read_arrives_or_is_visibly_lost(gatewa
 
 
 def test_the_fake_knows_no_wrong_answer_that_is_not_tried_here() -> None:
-    from tests import fake_llama_server
+    from tests.support import fake_llama_server
 
     tried = {*RELAYED, *REFUSED, *CUT, *BODILESS, *EITHER, "big_header"}
     endless = {"flood", "flood_plain"}  # test_clients_that_stall.py

@@ -25,7 +25,7 @@ from llamagw.errors import (
 from llamagw.fleet import Change, Dispatcher, Lease
 from llamagw.fleet.descriptions import DESCRIBE_SEC
 from llamagw.net import Address
-from tests.fleet_fakes import FakeLaunchers, FakeProbe, FakeRun, make_config
+from tests.support.fleet import FakeLaunchers, FakeProbe, FakeRun, make_config
 
 
 class SlowClock(Clock):

@@ -9,7 +9,7 @@ from msgspec.structs import replace
 
 from llamagw.errors import ModelNotFound
 from tests.fleet.test_dispatch import DispatcherCase
-from tests.fleet_fakes import make_config
+from tests.support.fleet import make_config
 
 
 class ReconfigureTests(DispatcherCase):

@@ -10,8 +10,8 @@ from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
 from llamagw.fleet import Change, Lease
 from llamagw.launch.probes import FAILURES
 from llamagw.launch.remote import address_of
-from tests.configs import configuration, local_model, remote_model
 from tests.fleet.test_dispatch import DispatcherCase
+from tests.support.configs import configuration, local_model, remote_model
 
 A, B, C = (Replica(url=f"http://{name}:8000/v1") for name in "abc")
 

@@ -18,7 +18,7 @@ from llamagw.config import NAME_LENGTH
 from llamagw.errors import GatewayError
 from llamagw.proxy import by_body, by_form, by_query
 from llamagw.proxy.rewrite import outgoing, reshape
-from tests.configs import local_model
+from tests.support.configs import local_model
 
 MODEL = local_model("small")
 NAME = "other/näme"

@@ -47,8 +47,8 @@ from llamagw.launch.local import (
 from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
-from tests.configs import configuration, local_model
-from tests.fleet_fakes import FakeProbe
+from tests.support.configs import configuration, local_model
+from tests.support.fleet import FakeProbe
 
 ALL = frozenset(
     {

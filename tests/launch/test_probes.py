@@ -10,7 +10,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.launch.probes import MAX_ANSWER, PROBE_TIMEOUT, Health, HttpProbe, Readiness
 from llamagw.net import Address, Connector
-from tests.fleet_fakes import FakeProbe
+from tests.support.fleet import FakeProbe
 
 HERE = Address("127.0.0.1", 8081)
 ELSEWHERE = Address("127.0.0.1", 8082)

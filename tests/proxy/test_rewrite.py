@@ -14,7 +14,7 @@ from llamagw.dialects import Where
 from llamagw.errors import BadRequest
 from llamagw.proxy.call import Call, by_body, by_form
 from llamagw.proxy.rewrite import LONGEST_KEY, MOST_COLONS, outgoing, reshape
-from tests.configs import local_model, remote_model
+from tests.support.configs import local_model, remote_model
 from tests.support.requests import fake
 
 

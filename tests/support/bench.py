@@ -30,7 +30,7 @@ from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.site import Site
-from tests.configs import local_model, remote_model
+from tests.support.configs import local_model, remote_model
 from tests.support.messages import STREAM_HEAD, Answer, answers, event, request
 from tests.support.wire import BACKEND, Wire
 

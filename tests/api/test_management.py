@@ -18,11 +18,11 @@ from llamagw.api.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import ModelUnavailable
 from llamagw.fleet import Change, ReplicaReport
-from tests.configs import local_model, remote_model
+from tests.api.test_api import report
 from tests.support.bench import Bench, BenchTestCase
+from tests.support.configs import local_model, remote_model
 from tests.support.messages import Answer, answers, request
 from tests.support.wire import Wire
-from tests.test_api import report
 
 
 class ManagementTestCase(BenchTestCase):

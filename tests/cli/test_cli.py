@@ -33,7 +33,7 @@ from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.main import cli
 from tests.whole.harness import DEADLINE, free_port, wait_until
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 TALKERS = ("ps", "load x", "unload x", "logs x", "logs -f x")
 

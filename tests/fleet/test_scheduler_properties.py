@@ -16,8 +16,8 @@ from hypothesis import HealthCheck, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 from twisted.trial.unittest import SynchronousTestCase
 
-from tests.scheduler_fleet import BEGIN, RULES, STEPS, Broken, Fleet, Pick, Step, walk
-from tests.scheduler_mutants import MUTANTS
+from tests.support.mutants import MUTANTS
+from tests.support.scheduler import BEGIN, RULES, STEPS, Broken, Fleet, Pick, Step, walk
 
 #: The most walks of 40 steps until a mutant is noticed. They are the same ones on each run.
 WALKS = 1000

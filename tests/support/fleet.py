@@ -14,7 +14,7 @@ from llamagw.launch import Exit, Launcher, Log, Watch
 from llamagw.launch.probes import Readiness
 from llamagw.launch.remote import RemoteLauncher
 from llamagw.net import Address
-from tests.configs import configuration, local_model
+from tests.support.configs import configuration, local_model
 
 
 def make_config(*names: str, **more: Any) -> Config:
