@@ -130,7 +130,8 @@ class Channel(KnownChannel):
         if not self._sending and not self.handling:
             self._sending = True
             self._since = self.connections.clock.seconds()
-        self._answered = 0
+        if not self.receiving:
+            self._answered = 0
         super().dataReceived(data)
         # With a request in the same read that was answered at once, this is a call within another,
         # which goes on with the buffer; and so does `_take_turn`.
