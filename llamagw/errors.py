@@ -1,13 +1,9 @@
 """
-Every way in which the gateway itself can fail a request, and the envelope it is told in.
+Every way in which the gateway itself can fail a request.
 
 One class per way to fail; each knows its HTTP status and OpenAI's ``type`` and ``code``. What an
-engine answers, errors included, never passes through here: it reaches the client unchanged.
-Who raises them and who writes them to a client is the affair of the other modules.
-
-The envelope is that of the API that the path belongs to: Anthropic's for its messages
-(https://docs.anthropic.com/en/api/errors), OpenAI's for all else
-(https://platform.openai.com/docs/guides/error-codes).
+engine answers, errors included, never passes through here: it reaches the client unchanged. How an
+error looks to a client is the affair of the dialects.
 """
 
 from __future__ import annotations
@@ -15,10 +11,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Collection, Iterable
-from enum import Enum
 from itertools import islice
-
-import msgspec
 
 from llamagw.text import harmless
 
@@ -28,39 +21,6 @@ SHOWN = 64
 #: How many of the configured names an error lists, and among how many it looks for a near one:
 #: each comparison takes some 10 µs.
 LISTED, COMPARED = 20, 200
-
-
-class Dialect(Enum):
-    """In which API's envelope an error is told."""
-
-    OPENAI = "openai"
-    ANTHROPIC = "anthropic"
-
-    @classmethod
-    def of(cls, path: bytes) -> Dialect:
-        """The dialect of a request's path."""
-        return cls.ANTHROPIC if b"/v1/messages" in path else cls.OPENAI
-
-    def event(self, envelope: bytes) -> bytes:
-        """
-        An envelope as a server-sent event.
-
-        The blank line before it ends an event that may have been cut in two.
-        """
-        name = b"event: error\n" if self is Dialect.ANTHROPIC else b""
-        lines = b"\ndata: ".join(envelope.splitlines())
-        return b"\n\n%bdata: %b\n\n" % (name, lines)
-
-
-#: Anthropic's ``error.type`` by status; other statuses are an ``invalid_request_error`` below 500
-#: and an ``api_error`` above.
-_ANTHROPIC_TYPES = {
-    403: "permission_error",
-    404: "not_found_error",
-    413: "request_too_large",
-    503: "overloaded_error",
-    504: "timeout_error",
-}
 
 
 class GatewayError(Exception):
@@ -92,24 +52,6 @@ class GatewayError(Exception):
         self.param = param
         self.retry_after = retry_after
         self.allow = tuple(allow)
-
-    def body(self, dialect: Dialect = Dialect.OPENAI) -> bytes:
-        """The envelope, as JSON."""
-        if dialect is Dialect.ANTHROPIC:
-            other = "invalid_request_error" if self.status < 500 else "api_error"
-            kind = _ANTHROPIC_TYPES.get(self.status, other)
-            told = {"type": "error", "error": {"type": kind, "message": self.message}}
-            return msgspec.json.encode(told)
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "message": self.message,
-                    "type": self.type,
-                    "param": self.param,
-                    "code": self.code,
-                }
-            }
-        )
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the status: ``Retry-After`` (whole seconds), ``Allow``."""

@@ -34,11 +34,11 @@ from llamagw.config import (
     is_loopback,
     shown_address,
 )
+from llamagw.dialects import ANY, OWN, ROUTES
 from llamagw.fleet import Dispatcher
 from llamagw.launch.leftovers import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy import Site
-from llamagw.routes import ANY, OWN, ROUTES
 
 _log = Logger(namespace="llamagw")
 

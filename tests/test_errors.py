@@ -7,14 +7,15 @@ import json
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import errors
-from llamagw.errors import Dialect, GatewayError, ModelNotFound
+from llamagw.dialects import ANTHROPIC, OPENAI, dialect_of
+from llamagw.errors import GatewayError, ModelNotFound
 
 
 class ErrorTests(SynchronousTestCase):
     def test_the_envelope_is_openais(self) -> None:
         error = errors.BadRequest("No `model` in it.", param="model")
         self.assertEqual(
-            json.loads(error.body()),
+            json.loads(OPENAI.envelope(error)),
             {
                 "error": {
                     "message": "No `model` in it.",
@@ -27,12 +28,12 @@ class ErrorTests(SynchronousTestCase):
 
     def test_under_v1_messages_the_envelope_is_anthropics(self) -> None:
         for path in (b"/v1/messages", b"/v1/messages/count_tokens", b"/upstream/m/v1/messages"):
-            self.assertIs(Dialect.of(path), Dialect.ANTHROPIC)
+            self.assertIs(dialect_of(path), ANTHROPIC)
         for path in (b"/v1/chat/completions", b"/v1/responses", b"/messages", b"/"):
-            self.assertIs(Dialect.of(path), Dialect.OPENAI)
+            self.assertIs(dialect_of(path), OPENAI)
         error = errors.BadRequest("No `model` in it.", param="model")
         self.assertEqual(
-            json.loads(error.body(Dialect.ANTHROPIC)),
+            json.loads(ANTHROPIC.envelope(error)),
             {
                 "type": "error",
                 "error": {"type": "invalid_request_error", "message": "No `model` in it."},
@@ -50,7 +51,7 @@ class ErrorTests(SynchronousTestCase):
             errors.ModelUnavailable("x"),
             errors.LoadTimeout("x"),
         ):
-            types.add(json.loads(error.body(Dialect.ANTHROPIC))["error"]["type"])
+            types.add(json.loads(ANTHROPIC.envelope(error))["error"]["type"])
         self.assertEqual(
             types,
             {
@@ -65,11 +66,11 @@ class ErrorTests(SynchronousTestCase):
         )
 
     def test_as_an_event_each_line_of_it_is_data_and_anthropics_has_a_name(self) -> None:
-        self.assertEqual(Dialect.OPENAI.event(b'{"a":\n1}'), b'\n\ndata: {"a":\ndata: 1}\n\n')
-        self.assertEqual(Dialect.ANTHROPIC.event(b"{}"), b"\n\nevent: error\ndata: {}\n\n")
+        self.assertEqual(OPENAI.event(b'{"a":\n1}'), b'\n\ndata: {"a":\ndata: 1}\n\n')
+        self.assertEqual(ANTHROPIC.event(b"{}"), b"\n\nevent: error\ndata: {}\n\n")
 
     def test_what_is_not_known_is_null(self) -> None:
-        self.assertIsNone(json.loads(GatewayError("Oh.").body())["error"]["param"])
+        self.assertIsNone(json.loads(OPENAI.envelope(GatewayError("Oh.")))["error"]["param"])
 
     def test_each_way_to_fail_has_its_status(self) -> None:
         self.assertEqual(

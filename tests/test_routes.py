@@ -1,4 +1,4 @@
-"""Promises of llamagw.routes: one table, and the README has it."""
+"""Promises of llamagw.dialects: one table, and the README has it."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.routes import ANY, OWN, ROUTES, Where, table
+from llamagw.dialects import ANY, OWN, ROUTES, Where
+from llamagw.dialects.routes import table
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 
 
 class RoutesTests(SynchronousTestCase):
     def test_the_readme_s_table_is_this_one(self) -> None:
-        self.assertIn(table(), README.read_text(), "python -m llamagw.routes prints the table")
+        self.assertIn(table(), README.read_text(), "python -m llamagw.dialects prints the table")
 
     def test_no_path_is_there_twice_for_one_method(self) -> None:
         told = [(method, path) for r in ROUTES for method in r.methods for path in r.paths]

@@ -246,7 +246,8 @@ class LocalRun:
         return Readiness(
             self._processes.reactor,
             self._processes.probe,
-            address=lambda: self.address,
+            # It gets its key when it is known to be ours.
+            address=lambda: self.address._replace(api_key=None),
             progress=self.progress,
             confirm=self.has_its_port,
             timeout=self._processes.config.load_timeout_sec,

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 class Address(NamedTuple):
     """
-    Where a backend answers HTTP, and what it wants to be told there.
+    Where a backend answers HTTP, and what every request to it carries.
 
     :ivar tls: whether it speaks TLS
     :ivar ca_file: the certificates that its own is checked with; None for the system's
@@ -29,6 +29,11 @@ class Address(NamedTuple):
     api_key: str | None = None
     model: str | None = None
     paths: tuple[str, ...] | None = None
+
+    def __repr__(self) -> str:
+        # Without its key: this gets into logs.
+        name = "" if self.model is None else f", {self.model!r} there"
+        return f"<Address {self.url}{name}>"
 
     @property
     def authority(self) -> str:

@@ -10,7 +10,7 @@ import re
 
 from llamagw.text import harmless
 
-#: Characters of somebody else's words that are told at most.
+#: Characters of the other side's own words that are repeated at most.
 WORDS = 300
 
 #: Causes by the names of their classes, which are Twisted's and service-identity's.
@@ -30,7 +30,12 @@ _CAUSES = {
 
 
 def in_words(error: BaseException) -> str:
-    """Why a connection was not made or lost, for a person; the other side's words shortened."""
+    """
+    Why a connection was not made, or was lost.
+
+    :param error: what a Deferred failed with, or `connectionLost` was called with
+    :return: for a person, without a full stop; the other side's own words at most `WORDS` long
+    """
     reasons = getattr(error, "reasons", None)  # what Twisted's HTTP client wraps the cause in
     if reasons:
         return in_words(reasons[0].value)

@@ -60,6 +60,7 @@ class UpstreamLost(Exception):
     """
     The answer did not come, or not whole.
 
+    :param why: for a person
     :ivar gone: the connection ended, rather than carried what is not HTTP
     :ivar received: how far it had come: not a byte, a part of its head, or more
     :ivar reached: whether the backend may have got the request
@@ -70,6 +71,12 @@ class UpstreamLost(Exception):
         self.gone = gone
         self.received = received
         self.reached = reached
+
+    def __repr__(self) -> str:
+        return (
+            f"<UpstreamLost: {self}; gone={self.gone}, received={self.received.name}, "
+            f"reached={self.reached}>"
+        )
 
 
 class Receiver(Protocol):
@@ -96,6 +103,8 @@ class Upstream(TwistedProtocol):
     """
     One connection to a backend, for one request after another.
 
+    :param pool: where it is registered, and kept while it is idle
+    :param address: where it is connected to
     :ivar reused: an earlier request went over it; it may have gone stale since
     :ivar idle_since: when its last answer ended
     """
@@ -111,6 +120,12 @@ class Upstream(TwistedProtocol):
         self._parser = HttpResponseParser(self)
         self._pieces: list[bytes] = []
 
+    def __repr__(self) -> str:
+        state = "idle"
+        if self._receiver is not None:
+            state = ("waiting for the head", "in the body", "complete", "tunnel")[self._state]
+        return f"<Upstream to {self.address.url}: {state}{', reused' if self.reused else ''}>"
+
     def send(
         self,
         head: bytes,
@@ -123,6 +138,9 @@ class Upstream(TwistedProtocol):
         """
         Send a request; its answer goes to the receiver. Only when no other is under way.
 
+        :param head: the request's head, with the empty line at its end
+        :param body: as long as the head says
+        :param receiver: called as the answer arrives; the last call is `ended` or `lost`
         :param bare: the answer has no body, whatever its head says (HEAD)
         :param upgrade: the answer may be a 101; what follows it goes to `Receiver.body` as it is
         """
@@ -147,16 +165,20 @@ class Upstream(TwistedProtocol):
             self.transport.write(body)
 
     def break_off(self, why: str) -> None:
-        """Close at once; the receiver is told that its answer is lost."""
+        """
+        Close at once; the receiver's `lost` is called.
+
+        :param why: for a person
+        """
         self._fail(why, gone=True)
 
     def abort(self) -> None:
-        """Close at once, whatever is under way; the receiver is told nothing more."""
+        """Close at once, whatever is under way; the receiver is not called any more."""
         self._receiver = None
         self.transport.abortConnection()
 
     def hang_up(self) -> None:
-        """Close a tunnel when all that was written is sent; the receiver is told nothing more."""
+        """Close a tunnel when all that was written is sent; the receiver is not called any more."""
         self._receiver = None
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -169,7 +191,7 @@ class Upstream(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         receiver = self._receiver
         if receiver is None:
-            # Nobody asked: whatever it is, the connection cannot be trusted with a request.
+            # No request is under way: whatever it is, the connection cannot be trusted with one.
             self._pool.forget(self)
             self.transport.abortConnection()
             return
@@ -186,8 +208,8 @@ class Upstream(TwistedProtocol):
                 data = data[error.args[0] :]
                 receiver.head(101, self._reason, self._headers, data, False)
                 return
-            # Nobody asked for an upgrade. What follows a whole answer is not
-            # worth an error, only the connection.
+            # No upgrade was asked for. What follows a whole answer is not worth an error, only
+            # the connection.
             if self._state is not _COMPLETE:
                 self._fail(f"it answered what is not HTTP ({' '.join(str(error).split())})")
                 return
@@ -223,7 +245,7 @@ class Upstream(TwistedProtocol):
             return
         at_end = self._state is _BODY and not self._framed and reason.check(ConnectionDone)
         if at_end or self._state is _TUNNEL:
-            # Its length was not told: the end of the connection is the end of the answer.
+            # It had no length: the end of the connection is the end of the answer.
             self._finish(False)
         else:
             assert reason.value is not None
@@ -241,7 +263,7 @@ class Upstream(TwistedProtocol):
             self._reason += status
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        # After the head these are trailers, which nobody here has a use for.
+        # After the head these are trailers, which are not passed on.
         if self._state is _HEAD:
             self._headers.append((name, value))
             if len(self._headers) > MAX_HEADERS:
@@ -332,7 +354,11 @@ class Pool:
         self._sweep: IDelayedCall | None = None
 
     def take(self, address: Address) -> Upstream | None:
-        """The idle connection that was used last, if there is one."""
+        """
+        Take an idle connection; it is the caller's from now on.
+
+        :return: the one that was used last, at most `IDLE_SEC` ago; None without one
+        """
         idle = self._idle.get(address)
         while idle:
             upstream = idle.pop()
@@ -342,41 +368,46 @@ class Pool:
         return None
 
     def connect(self, address: Address) -> Deferred[Upstream]:
-        """A new connection. Cancelling gives it up; it fails as the endpoint does."""
+        """
+        Make a new connection.
+
+        :return: fires with it; fails as the endpoint does. Cancelling it gives the attempt up
+        """
         factory = Factory.forProtocol(lambda: Upstream(self, address))
         factory.noisy = False
         return cast("Deferred[Upstream]", self._connect(address).connect(factory))
 
     def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer has ended."""
+        """Keep a connection whose answer has ended, for at most `IDLE_SEC`."""
         upstream.idle_since = self._reactor.seconds()
         self._idle.setdefault(upstream.address, []).append(upstream)
         if self._sweep is None:
             self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)
 
     def opened(self, upstream: Upstream) -> None:
-        """A connection is there."""
+        """Called by a connection: it is established."""
         self._open.add(upstream)
 
     def break_off(self, why: str, address: Address | None = None) -> None:
         """
-        Close all connections; whoever waits for an answer is told that it is lost.
+        Close connections at once; the receivers of their answers are called with `UpstreamLost`.
 
-        :param address: only those to there
+        :param why: for a person
+        :param address: only those to there; None for all
         """
         for upstream in list(self._open):
             if address is None or upstream.address == address:
                 upstream.break_off(why)
 
     def forget(self, upstream: Upstream) -> None:
-        """A connection is gone."""
+        """Called by a connection: it is closed, or not to be used again."""
         self._open.discard(upstream)
         idle = self._idle.get(upstream.address)
         if idle is not None and upstream in idle:
             idle.remove(upstream)
 
     def close(self) -> None:
-        """Close all that is idle."""
+        """Close all idle connections."""
         if self._sweep is not None:
             self._sweep.cancel()
             self._sweep = None

@@ -26,13 +26,13 @@ Connect = Callable[[Address], IStreamClientEndpoint]
 
 
 def has_tls() -> bool:
-    """Whether this process can speak TLS; OpenSSL is left out where nobody wants it (tap.py)."""
+    """Whether this process can speak TLS; OpenSSL is left out where nothing needs it (tap.py)."""
     return sys.modules.get("OpenSSL", True) is not None
 
 
 class Connector:
     """
-    Makes endpoints for addresses.
+    A `Connect`: TCP for plain addresses, verified TLS for the others.
 
     :param reactor: connects
     """
@@ -44,7 +44,7 @@ class Connector:
 
     def __call__(self, address: Address) -> IStreamClientEndpoint:
         """
-        The endpoint for an address.
+        The endpoint for an address; an attempt takes at most `CONNECT_SEC`.
 
         :raises ConnectError: when its ``ca_file`` cannot be used
         """

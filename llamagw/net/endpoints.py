@@ -1,10 +1,10 @@
-"""Stream endpoints over uvloop's own transports.
+"""
+Stream endpoints over uvloop's own transports.
 
-Where the reactor runs on uvloop, what is listened on and connected to is uvloop's (see
-transport.py); where it does not, Twisted's own endpoints are given out and nothing else changes.
-
-What is said over a connection is the protocols' affair, which address to listen on the config's,
-and installing a reactor tap.py's: nothing here touches the global one.
+Where the reactor runs on uvloop, listening and connecting is uvloop's (see transport.py); where it
+does not, Twisted's own endpoints are given out and nothing else changes. What goes over a
+connection is the protocols' affair, which address to listen on the configuration's, and installing
+a reactor tap.py's: nothing here touches the global one.
 """
 
 from __future__ import annotations
@@ -66,16 +66,19 @@ def _uvloop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:
 
 
 def uses_uvloop(reactor: Any) -> bool:
-    """Say whether this reactor runs on uvloop, so that its endpoints here use its transports."""
+    """Whether this reactor runs on uvloop, so that its endpoints here use uvloop's transports."""
     return _uvloop_of(reactor) is not None
 
 
 def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
-    """Make the endpoint to listen on.
+    """
+    The endpoint to listen on.
 
-    `description` is anything `llamagw.config.endpoint_string` takes.  Raises ValueError when it
-    makes no sense.  A taken port shows later: the Deferred of `listen` has then failed with
+    A port that is in use shows later: the Deferred of `listen` has then failed with
     CannotListenError.
+
+    :param description: anything that `llamagw.config.endpoint_string` takes
+    :raises ValueError: when it makes no sense; says what would
     """
     text = endpoint_string(description)
     if text != description.strip():  # ours to complete: Twisted's own default is a backlog of 50
@@ -95,7 +98,12 @@ def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
 def client_endpoint(
     reactor: Any, host: str, port: int, timeout: float = 10
 ) -> IStreamClientEndpoint:
-    """Make the endpoint to connect to a TCP server with; `timeout` is in seconds."""
+    """
+    The endpoint to connect to a TCP server with.
+
+    :param host: an address or a name
+    :param timeout: seconds for the whole attempt, looking up the name included
+    """
     loop = _uvloop_of(reactor)
     if loop is not None:
         return UvloopClientEndpoint(loop, (host, port), timeout)
@@ -107,7 +115,11 @@ def client_endpoint(
 
 
 def unix_client_endpoint(reactor: Any, path: str, timeout: float = 10) -> IStreamClientEndpoint:
-    """Make the endpoint to connect to a UNIX socket with; `timeout` is in seconds."""
+    """
+    The endpoint to connect to a UNIX socket with.
+
+    :param timeout: seconds for the whole attempt
+    """
     loop = _uvloop_of(reactor)
     if loop is not None:
         return UvloopClientEndpoint(loop, path, timeout)
@@ -119,20 +131,26 @@ def unix_client_endpoint(reactor: Any, path: str, timeout: float = 10) -> IStrea
 
 @implementer(IStreamServerEndpoint)
 class UvloopServerEndpoint:
-    """Listen with uvloop where `description`, a Twisted server endpoint string, says.
+    """
+    Listens with uvloop.
 
-    Twisted parses the string and makes its own endpoint of it; that endpoint is given a reactor
-    whose listenTCP and listenUNIX are uvloop's.  Raises ValueError as
-    twisted.internet.endpoints.serverFromString does.
+    Twisted parses the description and makes its own endpoint of it; that endpoint is given a
+    reactor whose listenTCP and listenUNIX are uvloop's.
+
+    :param reactor: for all but listening
+    :param loop: the reactor's
+    :param description: a Twisted server endpoint string
+    :raises ValueError: as `twisted.internet.endpoints.serverFromString` does
     """
 
     def __init__(self, reactor: Any, loop: asyncio.AbstractEventLoop, description: str) -> None:
         self._endpoint = endpoints.serverFromString(_ListenWithUvloop(reactor, loop), description)
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Bind and listen at once.
+        """
+        Bind and listen at once.
 
-        The Deferred has fired already: with the port, or with CannotListenError.
+        :return: has fired already: with the port, or with CannotListenError
         """
         return cast("Deferred[IListeningPort]", self._endpoint.listen(protocolFactory))
 
@@ -166,7 +184,16 @@ class _ListenWithUvloop:
 
 @implementer(IListeningPort)
 class UvloopPort:
-    """One listening socket.  `address` is (interface, port), or the path of a UNIX socket."""
+    """
+    One listening socket.
+
+    :param loop: accepts
+    :param factory: makes the protocols
+    :param address: interface and port, or the path of a UNIX socket
+    :param backlog: connections that may wait to be accepted; `BACKLOG` at least
+    :param mode: the permissions of a UNIX socket
+    :raises CannotListenError: when the address cannot be listened on
+    """
 
     def __init__(
         self,
@@ -185,7 +212,11 @@ class UvloopPort:
         self.startListening()
 
     def startListening(self) -> None:
-        """Bind and listen, at once.  Raises CannotListenError."""
+        """
+        Bind and listen, at once.
+
+        :raises CannotListenError: when the address cannot be listened on
+        """
         kind: type[UvloopTransport] = UvloopTCPTransport
         try:
             if isinstance(self._address, str):
@@ -209,7 +240,11 @@ class UvloopPort:
         )
 
     def stopListening(self) -> Deferred[None]:
-        """Accept no more.  Accepted connections live on; the Deferred has fired already."""
+        """
+        Accept no more; accepted connections live on.
+
+        :return: has fired already
+        """
         sock, self._socket = self._socket, None
         if sock is not None:
             if self._serving.done():
@@ -224,7 +259,7 @@ class UvloopPort:
         return succeed(None)
 
     def getHost(self) -> IAddress:
-        """The address listened on, with the port the kernel chose where 0 was asked for."""
+        """The address listened on, with the port that the kernel chose where 0 was asked for."""
         return self._host
 
     def _opened(self, transport: UvloopTransport) -> None:
@@ -275,7 +310,7 @@ def _bound_unix(path: str, mode: int) -> socket.socket:
 
 
 def _is_stale(path: str) -> bool:
-    """Whether this is a socket file on which nobody listens."""
+    """Whether this is a socket file on which no process listens."""
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX) as probe:
@@ -285,7 +320,7 @@ def _is_stale(path: str) -> bool:
 
 def _remove_socket_file(path: str, inode: int) -> None:
     with contextlib.suppress(OSError):
-        if os.stat(path).st_ino == inode:  # or somebody else listens there by now
+        if os.stat(path).st_ino == inode:  # or another process listens there by now
             os.unlink(path)
 
 
@@ -294,9 +329,12 @@ def _remove_socket_file(path: str, inode: int) -> None:
 
 @implementer(IStreamClientEndpoint)
 class UvloopClientEndpoint:
-    """Connect with uvloop to `address`: (host, port), or the path of a UNIX socket.
+    """
+    Connects with uvloop.
 
-    `timeout` is in seconds, for the whole attempt, looking up the name included.
+    :param loop: connects
+    :param address: host and port, or the path of a UNIX socket
+    :param timeout: seconds for the whole attempt, looking up the name included
     """
 
     def __init__(
@@ -310,11 +348,13 @@ class UvloopClientEndpoint:
         self._timeout = timeout
 
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
-        """Connect; the Deferred fires with the protocol, before it receives anything.
+        """
+        Connect.
 
-        It fails with one of twisted.internet.error's: a ConnectError (ConnectionRefusedError,
-        UnknownHostError, TimeoutError and others), or NoProtocol when the factory builds none.
-        Cancelling it stops the attempt.
+        :return: fires with the protocol, before that receives anything. Fails with one of
+            `twisted.internet.error`: a ConnectError (ConnectionRefusedError, UnknownHostError,
+            TimeoutError and others), or NoProtocol when the factory builds none. Cancelling it
+            stops the attempt
         """
         return _Attempt(self._loop, self._address, self._timeout, protocolFactory).outcome
 

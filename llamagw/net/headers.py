@@ -11,7 +11,7 @@ from llamagw.config import CORS_NAMES, HOP_BY_HOP
 Headers = Iterable[tuple[bytes, bytes]]
 
 #: What ``Connection`` cannot take away (RFC 9110, 7.6.1 forbids it to name what is meant for all
-#: recipients): without these, an answer would end elsewhere, or be read as something else.
+#: recipients): without these, an answer would have another end or meaning.
 _FOR_ALL = frozenset(
     {
         b"cache-control",

@@ -26,9 +26,10 @@ from llamagw.config import cannot_listen, endpoint_string
 
 
 class Tls(NamedTuple):
-    """What an `ssl:` address says, with the files that it names as they were when it was read.
+    """
+    What an `ssl:` address says, with the files that it names as they were when it was read.
 
-    `options` is Twisted's CertificateOptions: the key, the certificate and its chain.
+    :ivar options: Twisted's CertificateOptions: the key, the certificate and its chain
     """
 
     interface: str
@@ -38,15 +39,19 @@ class Tls(NamedTuple):
 
     @property
     def where(self) -> tuple[str, int]:
-        """The address, whatever is shown there."""
+        """The address, whichever certificate is shown there."""
         return self.interface, self.port
 
 
 def read_tls(description: str) -> Tls | None:
-    """Read what an `ssl:` address names, and see whether it can be used; None for other addresses.
+    """
+    Read the files that an `ssl:` address names, and see whether they can be used.
 
-    Needs no reactor and changes nothing, so it may run in a thread.  Raises ValueError, which says
-    what is wrong with which file.
+    Needs no reactor and changes nothing, so it may run in a thread.
+
+    :param description: anything that `llamagw.config.endpoint_string` takes
+    :return: None for an address that is not `ssl:`
+    :raises ValueError: says what is wrong with which file
     """
     text = endpoint_string(description)
     if not text.startswith("ssl:"):
@@ -62,7 +67,7 @@ def read_tls(description: str) -> Tls | None:
 
 
 class _Reads:
-    """Stands in for a reactor, to be told what Twisted makes of an `ssl:` string."""
+    """Takes a reactor's place in Twisted's parser of `ssl:` strings, to get what it has parsed."""
 
     def listenSSL(
         self, port: int, factory: None, contextFactory: Any, backlog: int = 50, interface: str = ""
@@ -76,7 +81,7 @@ _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", r
 
 
 def _fault_of_tls_files(text: str) -> str | None:
-    """Say which of the files that an `ssl:` string names cannot be used; None if none is wrong."""
+    """Which of the files that an `ssl:` string names cannot be used; None if none is wrong."""
     from OpenSSL.crypto import FILETYPE_PEM
     from twisted.internet.ssl import Certificate, KeyPair
 
@@ -116,7 +121,12 @@ def _fault_of_tls_files(text: str) -> str | None:
 
 @implementer(IStreamServerEndpoint)
 class TlsEndpoint:
-    """Listen with TLS, on whatever `reactor` listens on; the certificate can be renewed."""
+    """
+    Listens with TLS; the certificate can be renewed.
+
+    :param reactor: listens, with whatever transports it has
+    :param tls: what `read_tls` gave
+    """
 
     def __init__(self, reactor: Any, tls: Tls) -> None:
         self._reactor = reactor
@@ -124,7 +134,11 @@ class TlsEndpoint:
         self._factory: _TlsFactory | None = None
 
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
-        """Bind and listen at once; see UvloopServerEndpoint.listen."""
+        """
+        Bind and listen at once.
+
+        :return: has fired already: with the port, or with CannotListenError
+        """
         tls = self._tls
         self._factory = _TlsFactory(self._reactor, protocolFactory, tls)
         listen = self._reactor.listenTCP
@@ -134,9 +148,10 @@ class TlsEndpoint:
         return listening
 
     def renew(self, tls: Tls) -> bool:
-        """Show another certificate to who connects from now on; old connections live on.
+        """
+        Show another certificate to clients that connect from now on; old connections live on.
 
-        Returns False, and changes nothing, when `tls` is for another address.
+        :return: False, and nothing has changed, when `tls` is for another address
         """
         if self._factory is None or tls.where != self._tls.where:
             return False
@@ -146,7 +161,7 @@ class TlsEndpoint:
 
 @implementer(IProtocolFactory)
 class _TlsFactory:
-    """Makes each connection's protocol with the certificate that is the latest then."""
+    """Makes each connection's protocol with the latest certificate."""
 
     def __init__(self, reactor: Any, factory: IProtocolFactory, tls: Tls) -> None:
         self._reactor = reactor

@@ -1,4 +1,5 @@
-"""A Twisted transport over uvloop's own.
+"""
+A Twisted transport over uvloop's own.
 
 A Twisted reactor on a uvloop loop still does its socket work in Python. Here uvloop keeps the
 socket and the Twisted protocol gets a thin ITransport over uvloop's transport. Making connections
@@ -31,8 +32,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-HIGH_WATER = 64 * 1024  # bytes waiting to be sent above which a producer is paused
-LONG_READ = 64 * 1024  # bytes of one read after which other connections have their turn
+#: Bytes waiting to be sent above which a producer is paused.
+HIGH_WATER = 64 * 1024
+
+#: Bytes of one read after which other connections have their turn.
+LONG_READ = 64 * 1024
 
 _log = Logger()
 
@@ -42,22 +46,31 @@ def _discard(data: bytes) -> None:
 
 
 def address_of(name: Any) -> IAddress:
+    """
+    A socket's name as Twisted's address.
+
+    :param name: what `socket.getsockname` gives for TCP over IPv4 or IPv6, or a UNIX socket
+    """
     if not isinstance(name, tuple):
         return UNIXAddress(name or None)
     return IPv4Address("TCP", *name) if len(name) == 2 else IPv6Address("TCP", *name)
 
 
 class IConnection(ITCPTransport, IConsumer, IPushProducer):
-    """What a protocol here has for its transport: it can be held up, and hold up."""
+    """A protocol's transport: it can be paused, and pauses a producer that writes to it."""
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class UvloopTransport(asyncio.Protocol):
-    """What a Twisted protocol takes for its transport, and uvloop for its protocol.
+    """
+    A transport to a Twisted protocol, and a protocol to uvloop.
 
-    `opened` is told of the connection and answers with `attach` or `drop`; `lost` is called after
-    the protocol's connectionLost.  uvloop never calls connection_lost from within one of our
-    calls, so neither do we.
+    uvloop never calls connection_lost from within one of our calls, so neither do we call
+    connectionLost from within one of the protocol's.
+
+    :param loop: has the connection
+    :param opened: called with this when it is connected; calls `attach` or `drop`
+    :param lost: called after the protocol's connectionLost
     """
 
     __slots__ = (
@@ -87,7 +100,18 @@ class UvloopTransport(asyncio.Protocol):
         self._full = self._paused = self._read_ended = self._write_ended = False
         self.connected = self.disconnecting = self.disconnected = False
 
-    # What uvloop calls.
+    def __repr__(self) -> str:
+        states = [
+            ("disconnected", self.disconnected),
+            ("not connected", not self.connected and not self.disconnected),
+            ("disconnecting", self.disconnecting and not self.disconnected),
+            ("full", self._full),
+            ("paused", self._paused),
+        ]
+        state = ", ".join(name for name, is_so in states if is_so) or "connected"
+        return f"<{type(self).__name__} with {getattr(self, '_peer', None)}: {state}>"
+
+    # uvloop calls
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         uv = self._uv = cast(asyncio.Transport, transport)
@@ -164,10 +188,14 @@ class UvloopTransport(asyncio.Protocol):
         if self._lost is not None:
             self._lost()
 
-    # What the endpoints call.
+    # The endpoints call
 
     def attach(self, protocol: IProtocol) -> Failure | None:
-        """Begin: hand the connection to its protocol.  Returns what the protocol raised, if so."""
+        """
+        Begin: hand the connection to its protocol.
+
+        :return: what the protocol raised, if it did; the connection is closed then
+        """
         self.protocol = protocol
         self.connected = True
         try:
@@ -211,10 +239,14 @@ class UvloopTransport(asyncio.Protocol):
             self._uv.resume_reading()  # first, so that a pause in dataReceived holds
             self.data_received(data)
 
-    # What protocols call: ITransport.
+    # Protocols call (ITransport)
 
     def write(self, data: bytes) -> None:
-        """Send `data` (bytes, else TypeError).  Ignored once closed, as in Twisted."""
+        """
+        Send; ignored once closed, as in Twisted.
+
+        :raises TypeError: unless it is bytes
+        """
         if not isinstance(data, bytes):
             raise TypeError("Data must be bytes")
         self._send(data)
@@ -246,7 +278,7 @@ class UvloopTransport(asyncio.Protocol):
             self._loop.call_soon(self._write_lost)
 
     def abortConnection(self) -> None:
-        """Reset the connection.  connectionLost(ConnectionAborted) follows."""
+        """Reset the connection; connectionLost(ConnectionAborted) follows."""
         if self.connected and self._reason is None:
             self._reason = Failure(error.ConnectionAborted())
             with contextlib.suppress(OSError):
@@ -265,13 +297,16 @@ class UvloopTransport(asyncio.Protocol):
         """Our side's."""
         return self._host
 
-    # IConsumer.
+    # IConsumer
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
-        """Pause and resume `producer` with the room there is for what it writes.
+        """
+        Pause and resume a producer with the room there is for what it writes.
 
-        Raises RuntimeError when there is one already.  When nothing can be written any more,
-        the producer is told to stop.
+        When nothing can be written any more, its stopProducing is called.
+
+        :param streaming: whether it is a push producer
+        :raises RuntimeError: when there is one already
         """
         if self._producer is not None:
             raise RuntimeError(
@@ -296,7 +331,7 @@ class UvloopTransport(asyncio.Protocol):
         if self.connected and self.disconnecting:
             self._close()
 
-    # IPushProducer.
+    # IPushProducer
 
     def pauseProducing(self) -> None:
         """Stop reading."""
@@ -320,7 +355,7 @@ class UvloopTransport(asyncio.Protocol):
 
 @implementer(ITCPTransport)
 class UvloopTCPTransport(UvloopTransport):
-    """A UvloopTransport with TCP's options.  uvloop has set TCP_NODELAY from the start."""
+    """A UvloopTransport with TCP's options; uvloop has set TCP_NODELAY from the start."""
 
     __slots__ = ()
 

@@ -1,7 +1,7 @@
 """
 What a request asks for: which model, and what of it goes to the model's engine.
 
-One reader for each place where a model's name can stand (`llamagw.routes.Where`). They look into
+One reader for each place where a model's name can stand (`llamagw.dialects.Where`). They look into
 a request and change nothing; a body is not parsed beyond what is looked for. How a request is
 changed for its engine is rewrite.py's affair.
 """
@@ -16,10 +16,10 @@ import msgspec
 from msgspec import Raw, Struct
 
 from llamagw.config import NAME_LENGTH, Names
+from llamagw.dialects import Where
 from llamagw.errors import SHOWN, BadRequest, Moved, PathNotFound
 from llamagw.proxy import form as forms
 from llamagw.proxy.request import Request
-from llamagw.routes import Where
 from llamagw.text import harmless
 
 SLASH = 0x2F
@@ -46,13 +46,15 @@ LACKING = {
 
 class Call(Struct):
     """
+    What a request asks for.
+
     :ivar model: the name that the request gives; None if it gives none
     :ivar where: where it stands
     :ivar stream: whether it asks for a stream of events
     :ivar load: whether the model may be loaded for it
     :ivar shaped: whether the configuration may change its body
-    :ivar target: what the engine is asked for, if not the request's own path and query
-    :ivar upgrade: the protocol that it wants to go on with, if it does (WebSocket)
+    :ivar target: path and query for the engine, if not the request's own
+    :ivar upgrade: the protocol to which it asks to switch (WebSocket); None for none
     :ivar form: where the model stands in its form, if its body is one
     """
 
@@ -67,10 +69,10 @@ class Call(Struct):
 
     def named(self, default: str | None) -> str:
         """
-        The name to go by.
+        The name of the model that it is for.
 
-        :param default: that for a request that gives none
-        :raises BadRequest: when there is none either
+        :param default: the name for a request that gives none
+        :raises BadRequest: when there is none either, or it is too long
         """
         name = self.model or default
         if not name:

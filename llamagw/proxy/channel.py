@@ -17,10 +17,10 @@ from twisted.web.http import RESPONSES
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.http_headers import Headers
 
+from llamagw.dialects import Scope, dialect_of, scope_of
 from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
-    Dialect,
     GatewayError,
     RequestTimeout,
     ServerBusy,
@@ -29,7 +29,6 @@ from llamagw.net import IConnection
 from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import decoded_path
 from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
-from llamagw.routes import Scope, scope_of
 
 _log = Logger(namespace="llamagw.server")
 
@@ -63,7 +62,7 @@ SLOWEST, READ_AT_LEAST = 1024, 48 * 1024
 class Channel(KnownChannel):
     """
     :param connections: where it is registered, and whose limits hold for it
-    :ivar refused: whether the client was told to go: nothing more that it sends is parsed
+    :ivar refused: whether it was refused: nothing more that the client sends is parsed
     """
 
     transport: IConnection
@@ -131,7 +130,8 @@ class Channel(KnownChannel):
         if not self._sending and not self.handling:
             self._sending = True
             self._since = self.connections.clock.seconds()
-        self._answered = 0
+        if not self.receiving:
+            self._answered = 0
         super().dataReceived(data)
         # With a request in the same read that was answered at once, this is a call within another,
         # which goes on with the buffer; and so does `_take_turn`.
@@ -140,7 +140,11 @@ class Channel(KnownChannel):
             self._refuse_shape("a line ends without a carriage return")
 
     def tunnel(self, upstream: IConnection) -> None:
-        """What comes from here on is no HTTP: pass it on, and the connection ends with it."""
+        """
+        Pass on what comes from here on, which is no HTTP; the connection ends with it.
+
+        :param upstream: gets it
+        """
         self._tunnel = upstream
         self.persistent = 0
         upstream.registerProducer(self.transport, True)
@@ -151,7 +155,7 @@ class Channel(KnownChannel):
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.handling and not self.hold(len(data)):
-            # It has sent more requests before it has its answer, and nobody has room for them.
+            # It has sent more requests before it has its answer, and there is no room for them.
             self.transport.abortConnection()
         else:
             super().rawDataReceived(data)
@@ -297,7 +301,7 @@ class Channel(KnownChannel):
         self.clearLineBuffer()
         self.release()
         method, path = self.request_line
-        body = error.body(Dialect.of(path))
+        body = dialect_of(path).envelope(error)
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         scope = scope_of(method.decode("latin-1"), decoded_path(path))

@@ -2,7 +2,7 @@
 What web pages may do: CORS headers, and who is turned away from what is not for them.
 
 A browser sends a page's origin with its requests. Requests that use a model, or list the models,
-are open to the origins of ``cors_origins``. All others (`llamagw.routes.Scope`) are for the
+are open to the origins of ``cors_origins``. All others (`llamagw.dialects.Scope`) are for the
 gateway's own pages and for origins that are listed by name: a page needs no preflight for a POST
 of plain text, so that CORS alone would not keep it from unloading a model.
 
@@ -110,7 +110,7 @@ class Origins:
 
 def decoded_path(target: bytes) -> str:
     """
-    The path of a request's target as the resource tree, and `llamagw.routes.scope_of`, take it.
+    The path of a request's target as the resource tree, and `llamagw.dialects.scope_of`, take it.
 
     :param target: path and query, as they came
     """

@@ -17,6 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw.config import Config
+from llamagw.dialects import INFERENCE
 from llamagw.errors import BackendLost, GatewayError, NotAllowed
 from llamagw.fleet import Dispatcher, Lease
 from llamagw.net import Pool, Received, UpstreamLost, in_words
@@ -25,7 +26,6 @@ from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
 from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
-from llamagw.routes import INFERENCE
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
@@ -90,7 +90,7 @@ class Relay:
             if not request.startedWriting:
                 request.fail(error)
                 return
-            request.pass_on(request.dialect.event(error.body(request.dialect)))
+            request.pass_on(request.dialect.event(request.dialect.envelope(error)))
         if request.unanswered:
             request.finish()
 
@@ -218,7 +218,7 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
     _log.warn("an answer broke off: {error}", error=str(error))
     if request.streams_events:
         lost = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
-        request.pass_on(request.dialect.event(lost.body(request.dialect)))
+        request.pass_on(request.dialect.event(request.dialect.envelope(lost)))
     else:
         request.cut()
 

@@ -19,10 +19,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, parse_qs
 
+from llamagw.dialects import Dialect, Scope, dialect_of, scope_of
 from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
-    Dialect,
     GatewayError,
     NotAllowed,
     PathNotFound,
@@ -33,7 +33,6 @@ from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, decoded_path
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
-from llamagw.routes import Scope, scope_of
 
 _log = Logger(namespace="llamagw.server")
 _access = Logger(namespace="llamagw.access")
@@ -79,6 +78,8 @@ class Request(KnownRequest):
     channel: Channel
 
     def __repr__(self) -> str:
+        if self.path is None:
+            return "<Request: arriving>"
         method, path = self.method.decode("latin-1"), self.path.decode("latin-1")
         state = f"answered {self.code}, {self.sentLength} B" if self.startedWriting else "waiting"
         state += ", gone" if self.disconnected else ", finished" if self.finished else ""
@@ -87,7 +88,7 @@ class Request(KnownRequest):
     # While it arrives
 
     def parseCookies(self) -> None:
-        """There are none."""
+        """Called by Twisted: cookies are the engine's affair."""
 
     def gotLength(self, length: int | None) -> None:
         self._clock = self.channel.connections.clock
@@ -163,7 +164,11 @@ class Request(KnownRequest):
         return self._punctuation > size // 4
 
     def turn(self) -> Deferred[None]:
-        """Fires in a turn of its own, for what takes long with a large body."""
+        """
+        Wait for a turn, for what takes long with a large body.
+
+        :return: fires in a turn of the reactor's own
+        """
         turn: Deferred[None] = Deferred()
         self.channel.connections.turns.take(lambda: turn.callback(None))
         return turn
@@ -225,7 +230,7 @@ class Request(KnownRequest):
     @property
     def dialect(self) -> Dialect:
         """The API whose error envelope the client of this path expects."""
-        return Dialect.of(self.path)
+        return dialect_of(self.path)
 
     @property
     def unanswered(self) -> bool:
@@ -314,7 +319,11 @@ class Request(KnownRequest):
         return self.channel.connections.origins.headers(self.requestHeaders, self.open_to_all)
 
     def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
-        """Answer with JSON of the gateway's own."""
+        """
+        Answer with JSON of the gateway's own.
+
+        :param headers: more than Content-Type and Content-Length
+        """
         self.write(self.prepare(status, body, headers))
         self.finish()
 
@@ -336,7 +345,7 @@ class Request(KnownRequest):
 
     def fail(self, error: GatewayError) -> None:
         """Answer with an error; nothing must have been written yet."""
-        self.answer(error.status, error.body(self.dialect), error.headers())
+        self.answer(error.status, self.dialect.envelope(error), error.headers())
 
     def cut(self) -> None:
         """

@@ -14,11 +14,11 @@ import msgspec
 from msgspec import Raw
 
 from llamagw.config import ModelConfig
+from llamagw.dialects import Where
 from llamagw.errors import BadRequest
 from llamagw.proxy.call import Call
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.request import Request
-from llamagw.routes import Where
 
 #: A JSON body that is to be changed has no more colons than this, and so no more keys: each takes
 #: some 250 bytes and 0.2 µs. Nor has it a longer key, which would be held twice. Where only its

@@ -3,8 +3,8 @@ Twisted's private names that the proxy reads or overrides: all of them, in one p
 
 Each gets a public name here, and no other file of the proxy says one with an underscore. Read and
 tested with Twisted 26.4.0 (the oldest that setup.cfg allows) and 26.10.0 (the one that the tests
-pin). All names are in 24.7.0 to 25.5.0 too. tests/proxy/test_twisted_private.py fails with a
-Twisted that lacks one; then it is time to move the upper bound in setup.cfg, or this file.
+pin); 24.7.0 to 25.5.0 have all names too. tests/proxy/test_twisted_private.py fails with a Twisted
+that lacks one. Before the upper bound in setup.cfg moves, this file is read beside the new one.
 """
 
 from __future__ import annotations

@@ -8,9 +8,8 @@ from __future__ import annotations
 from typing import Any
 
 from llamagw import __version__
-from llamagw.errors import Dialect
+from llamagw.dialects import OWN, ROUTES, Scope, Where, dialect_of, scope_of
 from llamagw.fleet import ModelReport
-from llamagw.routes import OWN, ROUTES, Scope, Where, scope_of
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import CHAT, Answer, request
 
@@ -170,7 +169,7 @@ class WrongTurnTests(ApiTestCase):
                 if (method, path) == ("GET", "/props"):
                     continue
                 answer = self.get(path, method)
-                dialect = Dialect.of(path.encode())
+                dialect = dialect_of(path.encode())
                 self.assert_envelope(answer, 405, dialect)
                 allowed = "GET, HEAD, OPTIONS, POST" if path == "/props" else "OPTIONS, POST"
                 self.assertEqual(answer.headers["Allow"], allowed)
@@ -222,7 +221,7 @@ class BodyTests(ApiTestCase):
                 (b"{}", "no `model`"),
                 (b'{"model": 7}', "string"),
             ):
-                dialect = Dialect.of(path.encode())
+                dialect = dialect_of(path.encode())
                 open_to_all = scope_of("POST", path) is Scope.INFER
                 error = self.assert_envelope(self.post(body, path), 400, dialect, open_to_all)
                 self.assertEqual(error["type"], "invalid_request_error")
@@ -244,7 +243,7 @@ class BodyTests(ApiTestCase):
         for path in INFERENCE:
             answer = self.post(b'{"model": "gpt-4"}', path)
             open_to_all = scope_of("POST", path) is Scope.INFER
-            error = self.assert_envelope(answer, 404, Dialect.of(path.encode()), open_to_all)
+            error = self.assert_envelope(answer, 404, dialect_of(path.encode()), open_to_all)
             for name in ("`gpt-4`", "`small`", "`org/big`"):
                 self.assertIn(name, error["message"])
         self.assertEqual(self.bench.connects, 0)

@@ -14,9 +14,9 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred, fail, succeed
 
+from llamagw.api.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.config import ModelConfig, Names, Replica
 from llamagw.errors import ModelUnavailable
-from llamagw.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.fleet import Change, ReplicaReport
 from tests.api.test_api import report
 from tests.support.bench import Bench, BenchTestCase

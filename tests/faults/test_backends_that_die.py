@@ -223,7 +223,7 @@ def test_a_plain_answer_whose_backend_dies_is_incomplete_to_the_client(
 def test_a_hundred_backends_killed_at_random_moments_leave_no_doubtful_answer(
     gateway: Faulty,
 ) -> None:
-    """Each dies once, some time during the load, before, in or after an answer of 80 ms."""
+    """Each dies once, some time during the load, before, in or after an answer of 160 ms."""
     chance = random.Random(SEED)
     outcomes: dict[str, int] = {}
     todo = [f"r{number}" for number in range(MANY)]
@@ -232,13 +232,13 @@ def test_a_hundred_backends_killed_at_random_moments_leave_no_doubtful_answer(
         if chance.random() < 0.2:
             gateway.script(name, {"fail": "oom", "fail_after_sec": 0.05, **moment})
         else:
-            gateway.script(name, {"crash_after_sec": chance.uniform(0, 0.15), **moment})
+            gateway.script(name, {"crash_after_sec": chance.uniform(0, 0.4), **moment})
     plans = [(name, chance.random() < 0.6, chance.uniform(0, 0.04)) for name in todo]
 
     def work() -> None:
         while plans:
             name, stream, delay = plans.pop()
-            script = {"rate": 100, "events": 8, "delay": delay}
+            script = {"rate": 50, "events": 8, "delay": delay}
             outcome = ask(name, stream, script)
             outcomes[outcome] = outcomes.get(outcome, 0) + 1
 

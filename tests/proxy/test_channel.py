@@ -318,6 +318,12 @@ class CheapTests(BenchTestCase):
         for number, answer in enumerate(found):
             self.assertIn(f"`{number}`", answer.json()["error"]["message"])
 
+    def test_requests_with_bodies_are_answered_in_turns_as_well(self) -> None:
+        client = self.bench.client(request({"model": "nobody"}) * (3 * PIPELINED))
+        self.assertEqual(len(answers(bytes(client.heard), "POST")), PIPELINED)
+        self.bench.settle()
+        self.assertEqual(len(answers(bytes(client.heard), "POST")), 3 * PIPELINED)
+
     def test_a_request_with_a_body_behind_one_that_is_answered_at_once_is_answered(self) -> None:
         [first, second, third] = self.bench.asks(request({"model": "nobody"}) * 3)
         self.assertEqual((first.status, second.status, third.status), (404, 404, 404))

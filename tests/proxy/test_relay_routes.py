@@ -11,9 +11,9 @@ from typing import Any
 from twisted.internet.error import ConnectionRefusedError, DNSLookupError, TimeoutError
 
 from llamagw.config import Replica
-from llamagw.errors import Dialect, ModelNotLoaded
+from llamagw.dialects import ANTHROPIC, OPENAI, ROUTES, Where
+from llamagw.errors import ModelNotLoaded
 from llamagw.net import Address
-from llamagw.routes import ROUTES, Where
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import Answer, answers, event, head_and_body, request, response
 from tests.support.wire import BACKEND, Wire
@@ -138,15 +138,15 @@ class DialectTests(BenchTestCase):
     def test_errors_under_v1_messages_are_anthropics(self) -> None:
         for path in ("/v1/messages", "/v1/messages/count_tokens"):
             [answer] = self.bench.asks(request({"model": "nope"}, path))
-            error = self.assert_envelope(answer, 404, Dialect.ANTHROPIC)
+            error = self.assert_envelope(answer, 404, ANTHROPIC)
             self.assertEqual(error["type"], "not_found_error")
             [answer] = self.bench.asks(request(path=path, method="PUT"))
-            self.assert_envelope(answer, 405, Dialect.ANTHROPIC)
+            self.assert_envelope(answer, 405, ANTHROPIC)
 
     def test_one_that_is_too_large_is_told_in_its_path_s_dialect(self) -> None:
         for path, dialect in (
-            ("/v1/messages", Dialect.ANTHROPIC),
-            ("/v1/completions", Dialect.OPENAI),
+            ("/v1/messages", ANTHROPIC),
+            ("/v1/completions", OPENAI),
         ):
             head = f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999\r\n\r\n".encode()
             [answer] = self.bench.asks(head)

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.config import Replica
+from llamagw.dialects import Where
 from llamagw.errors import BadRequest
 from llamagw.proxy.call import Call, by_body, by_form
 from llamagw.proxy.rewrite import LONGEST_KEY, MOST_COLONS, outgoing, reshape
-from llamagw.routes import Where
 from tests.support.configs import local_model, remote_model
 from tests.support.requests import fake
 

@@ -20,7 +20,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.api import Api
 from llamagw.config import ModelConfig, Names
-from llamagw.errors import Dialect, ModelNotFound
+from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
+from llamagw.errors import ModelNotFound
 from llamagw.fleet import Change, ModelReport
 from llamagw.launch import Log
 from llamagw.listeners import Listeners
@@ -287,7 +288,7 @@ class BenchTestCase(SynchronousTestCase):
         self,
         answer: Answer,
         status: int,
-        dialect: Dialect = Dialect.OPENAI,
+        dialect: Dialect = OPENAI,
         open_to_all: bool = True,
     ) -> Mapping[str, Any]:
         """It is an error as the dialect has it; returns what is inside.
@@ -300,7 +301,7 @@ class BenchTestCase(SynchronousTestCase):
         self.assertEqual(allowed, "*" if open_to_all else None)
         self.assertTrue(answer.whole)
         error: Mapping[str, Any] = answer.json()["error"]
-        if dialect is Dialect.ANTHROPIC:
+        if dialect is ANTHROPIC:
             self.assertEqual(answer.json()["type"], "error")
             self.assertEqual(set(error), {"type", "message"})
         else:

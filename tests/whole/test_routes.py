@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from llamagw.routes import ROUTES, Where
+from llamagw.dialects import ROUTES, Where
 from tests.whole.harness import DEADLINE, Gateway, model, wait_until
 
 HELLO = [{"role": "user", "content": "Hello!"}]

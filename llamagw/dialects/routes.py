@@ -1,9 +1,9 @@
 """
 The routes of the models: for each path, where the model's name is, and what is asked of it.
 
-The one place that says so: the resource tree (api.py) and the README's table are made from it
-(``python -m llamagw.routes`` prints that table). The gateway's own answers are in `OWN`. What is
-done with a request is the relay's affair.
+The one place that says so: the resource tree (api/tree.py) and the README's table are made from it
+(``python -m llamagw.dialects`` prints that table). The gateway's own answers are in `OWN`.
+What is done with a request is the relay's affair.
 
 The paths are those of llama-server (tools/server/README.md of llama.cpp), and of other engines
 that speak OpenAI's API.
@@ -13,6 +13,10 @@ from __future__ import annotations
 
 from enum import Enum
 from typing import NamedTuple
+
+from llamagw.dialects.anthropic import ANTHROPIC
+from llamagw.dialects.base import Dialect
+from llamagw.dialects.openai import OPENAI
 
 
 class Where(Enum):
@@ -45,6 +49,7 @@ class Route(NamedTuple):
     :ivar paths: with ``{…}`` for a part that differs
     :ivar shaped: whether `set_params` and their like apply
     :ivar what: for the table; the first path is the one to be shown
+    :ivar dialect: the API that the paths belong to
     """
 
     methods: tuple[str, ...]
@@ -53,6 +58,7 @@ class Route(NamedTuple):
     what: str
     shaped: bool = False
     scope: Scope = Scope.INFER
+    dialect: Dialect = OPENAI
 
 
 class Own(NamedTuple):
@@ -89,11 +95,24 @@ ROUTES = (
         "embeddings, of a model that is started with `--embeddings`",
     ),
     Route(POST, ("/v1/responses", "/responses"), Where.BODY, "OpenAI's Responses API", shaped=True),
-    Route(POST, ("/v1/messages",), Where.BODY, "Anthropic's Messages API", shaped=True),
+    Route(
+        POST,
+        ("/v1/messages",),
+        Where.BODY,
+        "Anthropic's Messages API",
+        shaped=True,
+        dialect=ANTHROPIC,
+    ),
+    Route(
+        POST,
+        ("/v1/messages/count_tokens",),
+        Where.BODY,
+        "how many tokens a message has",
+        dialect=ANTHROPIC,
+    ),
     Route(
         POST,
         (
-            "/v1/messages/count_tokens",
             "/v1/chat/completions/input_tokens",
             "/chat/completions/input_tokens",
             "/v1/responses/input_tokens",
@@ -235,6 +254,24 @@ def scope_of(method: str, path: str) -> Scope:
     return scopes.get("GET" if method == "HEAD" else method, closed)
 
 
+#: By what follows a model's name in ``/upstream/…`` too: the paths of APIs other than OpenAI's.
+_OTHERS = [
+    (path.encode(), route.dialect)
+    for route in ROUTES
+    for path in route.paths
+    if route.dialect is not OPENAI
+]
+
+
+def dialect_of(path: bytes) -> Dialect:
+    """
+    The API in whose words errors are told at a path.
+
+    :param path: as it came; what follows one of a dialect's paths belongs to it too
+    """
+    return next((dialect for other, dialect in _OTHERS if other in path), OPENAI)
+
+
 def table() -> str:
     """The README's table of endpoints, in Markdown."""
     lines = ["| | the model's name is in | |", "|---|---|---|"]
@@ -246,7 +283,3 @@ def table() -> str:
         lines.append(f"| {own.method} `{own.path}` | | {own.what} |")
     lines.append("| OPTIONS on any of them | | CORS preflight |")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    print(table())

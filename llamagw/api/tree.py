@@ -8,8 +8,7 @@ URL match.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from difflib import get_close_matches
 from functools import partial, wraps
 from typing import Any
@@ -17,27 +16,27 @@ from typing import Any
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
-from msgspec import Struct
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
+from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing import RequestRedirect
 
 from llamagw import __version__
+from llamagw.api.listing import Described, openai_entries, router_entry
+from llamagw.api.manage import Management
 from llamagw.config import ModelConfig
+from llamagw.dialects import OWN, ROUTES, Route, Scope, Where
 from llamagw.errors import (
     SHOWN,
-    BadRequest,
     GatewayError,
     MethodNotAllowed,
     NotAllowed,
     PathNotFound,
 )
-from llamagw.feeds import Feeds, as_text, last
 from llamagw.fleet import Dispatcher, ModelReport
-from llamagw.listing import Described, openai_entries, router_entry
 from llamagw.proxy import (
     Reader,
     Relay,
@@ -49,14 +48,13 @@ from llamagw.proxy import (
     by_shaped_body,
     checked_name,
 )
-from llamagw.routes import OWN, ROUTES, Route, Scope, Where
 from llamagw.text import harmless
 
 _PATHS = (*(path for route in ROUTES for path in route.paths), *(own.path for own in OWN))
 
 
-#: Bytes that the body of a request to load or unload may have: it names a model.
-MOST_ORDER = 16 * 1024
+#: Of how many models a list is made in one turn of the reactor: each takes some 15 µs.
+MODELS_A_TURN = 500
 
 
 def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
@@ -87,9 +85,7 @@ class Api:
         self._relay = relay
         self._clock = clock
         self._started = clock.seconds()
-        self._feeds = Feeds(dispatcher, clock)
-        #: The own names of models that are being loaded for clients that do not wait.
-        self._loading: set[str] = set()
+        self._management = Management(dispatcher, clock)
 
     @property
     def tree(self) -> KleinResource:
@@ -158,69 +154,60 @@ class Api:
     @app.route("/models", methods=["GET"], strict_slashes=False)
     async def router_models(self, request: Request) -> bytes:
         """All models, as llama-server's router tells of them."""
-        data = [router_entry(*known) for known in await self._known()]
+        data = [router_entry(*known) async for known in self._known()]
         return _json(request, {"object": "list", "data": data})
 
     @app.route("/models/load", methods=["POST"])
     @_guarded
     async def load(self, request: Request) -> bytes:
         """Load a model, as a request for it would; `wait` for it if that is asked for."""
-        asked = _orders(request)
-        name = self._dispatcher.catalogue.own_name(asked.model)
-        if asked.wait:
-            await self._dispatcher.load(name)
-        elif name not in self._loading:
-            # One place in the queue is enough for all who do not wait for it.
-            loading = self._dispatcher.load(name)
-            if loading.called:
-                await loading
-            else:
-                self._loading.add(name)
-                # The dispatcher logs why it was in vain, and /models tells.
-                loading.addErrback(lambda _: None)
-                loading.addBoth(lambda _: self._loading.discard(name))
+        await self._management.load(request)
         return _json(request, {"success": True})
 
     @app.route("/models/unload", methods=["POST"])
     @_guarded
     async def unload(self, request: Request) -> bytes:
         """Unload a model; answers when it is gone."""
-        asked = _orders(request)
-        await self._dispatcher.unload(asked.model, asked.force)
+        await self._management.unload(request)
         return _json(request, {"success": True})
 
     @app.route("/models/sse", methods=["GET"])
     @_guarded
     def changes(self, request: Request) -> Deferred[None]:
         """Events, as long as the client listens."""
-        self._feeds.changes(request)
+        self._management.changes(request)
         return Deferred()
 
     @app.route("/models/logs", methods=["GET"])
     @_guarded
     def logs(self, request: Request) -> bytes | Deferred[None]:
         """What a model's engine printed last."""
-        name = by_query(request).named(self._dispatcher.config.default_model)
-        [count] = request.args.get(b"lines", [b"-1"])[-1:]
-        if not re.fullmatch(rb"-1|\d{1,9}", count):
-            raise BadRequest("?lines= must be a number, 0 or more.", param="lines")
-        if request.args.get(b"follow") in ([b"true"], [b"1"]) and request.method == b"GET":
-            self._feeds.log(request, name, int(count))
+        body = self._management.log(request)
+        if body is None:
             return Deferred()
-        body = as_text(last(self._dispatcher.log(name).lines, int(count)))
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         return body
 
     async def _openai_entries(self) -> list[Described]:
-        return [entry for known in await self._known() for entry in openai_entries(*known)]
+        entries: list[Described] = []
+        async for known in self._known():
+            entries += openai_entries(*known)
+        return entries
 
-    async def _known(self) -> list[tuple[ModelReport, ModelConfig, Described]]:
-        """All that is known of each model, in the order of the configuration."""
+    async def _known(self) -> AsyncIterator[tuple[ModelReport, ModelConfig, Described]]:
+        """
+        All that is known of each model, in the order of the configuration.
+
+        In several turns of the reactor where there are very many.
+        """
         said = await self._dispatcher.descriptions()
         models = {model.name: model for model in self._dispatcher.config.models}
-        reports = self._dispatcher.report()
-        return [(r, models[r.id], said.get(r.id, {})) for r in reports if r.id in models]
+        for number, report in enumerate(self._dispatcher.report()):
+            if number and number % MODELS_A_TURN == 0:
+                await deferLater(self._clock, 0)
+            if report.id in models:
+                yield report, models[report.id], said.get(report.id, {})
 
     @app.handle_errors(WerkzeugMethodNotAllowed)  # type: ignore[arg-type]
     def method_not_allowed(self, request: Request, failure: Failure) -> bytes:
@@ -270,29 +257,4 @@ def _json(request: Request, value: Any) -> bytes:
 
 
 def _error(request: Request, error: GatewayError) -> bytes:
-    return request.prepare(error.status, error.body(request.dialect), error.headers())
-
-
-class _Orders(Struct):
-    """The body of /models/load and /models/unload."""
-
-    model: str
-    wait: bool = False
-    force: bool = False
-
-
-def _orders(request: Request) -> _Orders:
-    """
-    :raises BadRequest: when the body is none such
-    """
-    if len(request.body) > MOST_ORDER:
-        raise BadRequest(f"The body is over {MOST_ORDER} bytes; it needs to name a model only.")
-    try:
-        asked = msgspec.json.decode(request.body, type=_Orders)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        what = str(error) if request.body else "it is empty"
-        raise BadRequest(
-            f'The body must be a JSON object such as {{"model": "…"}}: {what}.'
-        ) from None
-    checked_name(asked.model)
-    return asked
+    return request.prepare(error.status, request.dialect.envelope(error), error.headers())

@@ -14,9 +14,9 @@ from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
+from llamagw.api.listing import router_event
 from llamagw.errors import ServerBusy
 from llamagw.fleet import Change, Dispatcher
-from llamagw.listing import router_event
 from llamagw.proxy import Request
 
 #: Seconds between signs of life on a stream of events, for whatever stands between.

@@ -1,0 +1,40 @@
+"""
+Anthropic's Messages API (https://docs.anthropic.com/en/api/errors).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from llamagw.dialects.base import as_data
+from llamagw.errors import GatewayError
+
+#: ``error.type`` by status; other statuses are an ``invalid_request_error`` below 500 and an
+#: ``api_error`` above.
+_TYPES = {
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+
+
+class Anthropic:
+    """As `llamagw.dialects.Dialect`."""
+
+    def __repr__(self) -> str:
+        return "<Anthropic>"
+
+    def envelope(self, error: GatewayError) -> bytes:
+        other = "invalid_request_error" if error.status < 500 else "api_error"
+        kind = _TYPES.get(error.status, other)
+        return msgspec.json.encode(
+            {"type": "error", "error": {"type": kind, "message": error.message}}
+        )
+
+    def event(self, envelope: bytes) -> bytes:
+        return b"\n\nevent: error\n%b\n\n" % as_data(envelope)
+
+
+ANTHROPIC = Anthropic()

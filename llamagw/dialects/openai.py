@@ -1,0 +1,35 @@
+"""
+OpenAI's API (https://platform.openai.com/docs/guides/error-codes), and llama-server's own.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from llamagw.dialects.base import as_data
+from llamagw.errors import GatewayError
+
+
+class OpenAI:
+    """As `llamagw.dialects.Dialect`."""
+
+    def __repr__(self) -> str:
+        return "<OpenAI>"
+
+    def envelope(self, error: GatewayError) -> bytes:
+        return msgspec.json.encode(
+            {
+                "error": {
+                    "message": error.message,
+                    "type": error.type,
+                    "param": error.param,
+                    "code": error.code,
+                }
+            }
+        )
+
+    def event(self, envelope: bytes) -> bytes:
+        return b"\n\n%b\n\n" % as_data(envelope)
+
+
+OPENAI = OpenAI()
