@@ -11,6 +11,7 @@ What is done with a request is decided by the tree and the table that `Site` is 
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -91,6 +92,9 @@ LENGTH_DIGITS = 19
 #: How fast a client reads, at least, in bytes a second, over any ``client_stall_sec`` or more; and
 #: how many bytes it has read, at least, when its connection takes more again after it was full.
 SLOWEST, READ_AT_LEAST = 1024, 48 * 1024
+
+#: A line behind the last chunk (RFC 9112, 7.1.2).
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
 _JSON = b"application/json"
 
@@ -583,6 +587,11 @@ class Channel(HTTPChannel):
 
     def allContentReceived(self) -> None:
         self._sending = False
+        # Nobody uses trailers, but where they end is where the next request begins: to a server
+        # that takes a bare LF for the end of a line that may be elsewhere.
+        trailers = getattr(self._transferDecoder, "_trailerHeaders", ())
+        if not all(map(_TRAILER.fullmatch, trailers)):
+            self._refuse_shape("a line behind the last chunk is no header")
         if not self.refused:  # the end may come in the same read as what was too much
             super().allContentReceived()
 
