@@ -182,6 +182,10 @@ def read_answers(
             elif not isinstance(event, h11.InformationalResponse):
                 rest = b""
                 break
+        if not status:
+            # Nothing but 1xx: the answer is still to come.
+            assert not parser.trailing_data[0], f"half a head: {parser.trailing_data[0]!r}"
+            break
         found.append(Answer(status, body, whole))
         last = parser.their_state is not h11.DONE or refusal
         assert not (last and rest), f"goes on after the last answer: {rest[:80]!r}"
