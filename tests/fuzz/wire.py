@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import random
+import re
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -287,10 +288,12 @@ def client(data: bytes) -> None:
             assert parts == whole, f"in pieces it is {parts!r}, and whole {whole!r}"
 
 
-#: Where h11 is stricter than need be: all of these requests mean one thing only.
+#: Where h11 is stricter than need be: all of these requests mean one thing only. What a backend is
+#: asked is read by h11 too, and without these.
 _HARMLESS = (
     "Missing mandatory Host: header",
     "Found multiple Host: headers",
+    "illegal request line",  # 8-bit characters in a path
 )
 
 
@@ -327,9 +330,13 @@ def _client(sent: list[bytes], more: list[bytes]) -> list[Exchange]:
         if len(handled) > len(others):
             refused = 400 <= answers[len(others)].status < 500
             ours = handled[len(others)]
-            assert refused or wrong in _HARMLESS, f"h11 refuses it ({wrong}), we read {ours!r}"
+            assert refused or str(wrong).startswith(_HARMLESS), (
+                f"h11 refuses it ({wrong}), we read {ours!r}"
+            )
         elif len(handled) < len(others):
-            assert gateway.closed, f"h11 reads {others[len(handled)]!r}, we wait"
+            # Trailers with a bare LF, which h11 takes, are refused when they have ended.
+            inside = gateway.channel.requests and re.search(rb"(?<!\r)\n", b"".join(sent))
+            assert gateway.closed or inside, f"h11 reads {others[len(handled)]!r}, we wait"
     gateway.leave()
     return handled
 
