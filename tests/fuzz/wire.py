@@ -249,7 +249,14 @@ class Gateway:
             read[0] = len(wire.heard)
             body = b""
             while True:
-                event = parser.next_event()
+                try:
+                    event = parser.next_event()
+                except h11.RemoteProtocolError as error:
+                    # The gateway leaves it to the backend what 8-bit characters of a query mean.
+                    first, _, _ = bytes(wire.heard).rpartition(b" HTTP/1.1\r\n")
+                    if first.isascii() or "illegal request line" not in str(error):
+                        raise
+                    return wire.hangs_up()
                 if isinstance(event, h11.Request):
                     head = event
                 elif isinstance(event, h11.Data):
