@@ -20,7 +20,8 @@ from twisted.internet import asyncioreactor
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogLevel, formatEvent
+from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
@@ -31,6 +32,7 @@ from llamagw.launch import local
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.support.bench import Bench
+from tests.support.logs import observe
 from tests.support.messages import CHAT, answers, event, request
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -73,7 +75,8 @@ class OptionsTests(ConfigTestCase):
     def parse(self, *arguments: str, nodaemon: bool | None = None) -> tap.Options:
         options = tap.Options()
         if nodaemon is not None:
-            options.parent = {"nodaemon": nodaemon}
+            options.parent = usage.Options()
+            options.parent["nodaemon"] = nodaemon
         options.parseOptions(list(arguments))
         return options
 
@@ -93,7 +96,9 @@ class OptionsTests(ConfigTestCase):
         self.go_to(self.folder.parent)
         options = self.parse("-c", f"{self.folder.name}/mine.yaml")
         self.assertEqual(options["config"], str(self.folder / "mine.yaml"))
-        self.assertEqual(options.loaded.models[0].model_path, str(self.folder / "small.gguf"))
+        model = options.loaded.models[0]
+        assert not model.remote
+        self.assertEqual(model.model_path, str(self.folder / "small.gguf"))
 
     def test_config_yaml_of_the_folder_is_the_default(self) -> None:
         self.write()
@@ -184,13 +189,12 @@ class ReactorTests(SynchronousTestCase):
 
     def test_without_uvloop_twisted_s_own_is_kept(self) -> None:
         self.without_a_reactor()
-        saved = sys.modules.get("uvloop")
-        sys.modules["uvloop"] = None  # type: ignore[assignment]
-        self.addCleanup(
-            sys.modules.pop if saved is None else sys.modules.__setitem__,
-            "uvloop",
-            *([] if saved is None else [saved]),
-        )
+        modules: dict[str, Any] = sys.modules
+        if "uvloop" in modules:
+            self.addCleanup(modules.update, uvloop=modules["uvloop"])
+        else:
+            self.addCleanup(modules.pop, "uvloop")
+        modules["uvloop"] = None
         tap.install_reactor(daemon=False)
         self.assertEqual(self.installed, [])
 
@@ -230,8 +234,7 @@ class ServiceTestCase(ConfigTestCase):
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
         self.logged: list[str] = []
         self.warned: list[str] = []
-        globalLogPublisher.addObserver(self.observe)
-        self.addCleanup(globalLogPublisher.removeObserver, self.observe)
+        self.addCleanup(observe(self.observe))
 
     def observe(self, happened: dict[str, Any]) -> None:
         self.logged.append(formatEvent(happened))
@@ -397,7 +400,7 @@ class StopTests(ServiceTestCase):
             order.append("fleet")
             return drain()
 
-        self.gateway._port = Port()  # type: ignore[assignment]
+        self.patch(self.gateway, "_port", Port())
         self.patch(self.fleet, "drain", noted)
         self.stop()
         self.assertEqual(order, ["port", "fleet"])

@@ -111,7 +111,7 @@ class ListingTests(ManagementTestCase):
             manager.names = Names((m.name, m.aliases) for m in manager.config.models)
             return {}
 
-        manager.descriptions = descriptions  # type: ignore[method-assign]
+        self.patch(manager, "descriptions", descriptions)
         for name in ("a", "gpt-5"):
             self.assert_envelope(self.get(f"/v1/models/{name}"), 404)
 
@@ -330,9 +330,9 @@ class LogTests(ManagementTestCase):
         self.assertEqual(self.get("/models/logs?model=org/big").body, b"")
         for lines, body in ((0, b""), (1, b"3\n"), (99, answer.body)):
             self.assertEqual(self.get(f"/models/logs?model=small&lines={lines}").body, body)
-        for lines in ("-2", "x", "", "1.5", "9999999999"):
+        for wrong in ("-2", "x", "", "1.5", "9999999999"):
             self.assert_envelope(
-                self.get(f"/models/logs?model=small&lines={lines}"), 400, open_to_all=False
+                self.get(f"/models/logs?model=small&lines={wrong}"), 400, open_to_all=False
             )
 
     def test_who_follows_hears_each_line_until_the_gateway_ends(self) -> None:

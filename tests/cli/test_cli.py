@@ -450,8 +450,13 @@ def test_a_load_may_take_longer_than_an_answer_at_hand(gateway: FakeGateway) -> 
     client = Client(gateway.url, patience=0.05)
     with pytest.raises(Failed, match=r"no answer .* for 0\.05 s"):
         client.models()  # which shows that the patience is over by then
-    done: list[object] = []
-    thread = threading.Thread(target=lambda: done.append(client.load("a")))
+    done: list[str] = []
+
+    def load() -> None:
+        client.load("a")
+        done.append("loaded")
+
+    thread = threading.Thread(target=load)
     thread.start()
     wait_until(lambda: len(gateway.asked) == 2, "it is asked")
     with pytest.raises(Failed):
@@ -459,7 +464,7 @@ def test_a_load_may_take_longer_than_an_answer_at_hand(gateway: FakeGateway) -> 
     assert thread.is_alive()
     late.set()
     thread.join(DEADLINE)
-    assert done == [None]
+    assert done == ["loaded"]
 
 
 def test_the_gateway_s_error_is_told_and_the_status_is_1(gateway: FakeGateway) -> None:

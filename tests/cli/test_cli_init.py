@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "models"
 
 
-def put(folder: Path, name: str, content: bytes | None = None, **values: Any) -> Path:
+def put(folder: Path, name: str, content: bytes | None = None, /, **values: Any) -> Path:
     path = folder / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gguf_bytes(**values) if content is None else content)
@@ -143,7 +144,7 @@ def test_a_file_that_may_not_be_read_is_told(folder: Path, monkeypatch: pytest.M
     put(folder, "good.gguf")
     put(folder, "secret.gguf")
 
-    def read(path: str, real: Any = gguf.read) -> gguf.Header:
+    def read(path: str, real: Callable[[str], gguf.Header] = gguf.read) -> gguf.Header:
         if "secret" in path:
             raise PermissionError(13, "Permission denied", path)
         return real(path)
@@ -188,6 +189,7 @@ def test_any_file_name_is_written_right(folder: Path, name: str) -> None:
     init()
     [model] = load("config.yaml").models
     assert model.name == name
+    assert not model.remote
     assert model.model_path == str(folder / f"{name}.gguf")
     assert model.extra_args == ["--mmproj", str(folder / f"mmproj-{name}.gguf")]
 
@@ -218,7 +220,8 @@ def test_a_name_that_yaml_cannot_hold_is_told(folder: Path) -> None:
 def extra(folder: Path, **values: Any) -> list[str]:
     put(folder, "x.gguf", **values)
     init("--force")
-    return entries()["x"].get("extra_args", [])
+    found: list[str] = entries()["x"].get("extra_args", [])
+    return found
 
 
 def test_embedding_models_are_told_by_their_metadata(folder: Path) -> None:

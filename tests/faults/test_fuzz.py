@@ -74,15 +74,6 @@ ANSWERS = made_of(ANSWER_WORDS) | broken(response(b"hello")) | broken(CHUNKED_AN
 PIECES = st.lists(st.integers(0, 300), max_size=6)
 
 
-def wanted(bench: Bench) -> bool:
-    """Whether the gateway waits for a connection; those that it has given up do not count."""
-    while bench.accepted < bench.connects:
-        if not bench.reactor.tcpClients[bench.accepted][2]._onConnection.called:
-            return True
-        bench.accepted += 1
-    return False
-
-
 class FuzzTests(SynchronousTestCase):
     """Each example is a gateway of its own, in memory, with a clock of its own."""
 
@@ -104,7 +95,7 @@ class FuzzTests(SynchronousTestCase):
         served: list[Wire] = []
         for _ in range(10):
             bench.settle()
-            while wanted(bench):
+            while bench.wanted():
                 served.append(bench.backend())
                 answer(served[-1])
         return served
@@ -213,7 +204,7 @@ class FuzzTests(SynchronousTestCase):
             if what == "r":
                 stream = chance.random() < 0.5
                 clients.append(bench.client(request({"model": "small", "stream": stream})))
-            elif what == "x" and wanted(bench):
+            elif what == "x" and bench.wanted():
                 bench.refuse(ConnectionRefusedError())
             elif what == "a" and bench.manager.waiting:
                 bench.manager.admit()
@@ -223,7 +214,7 @@ class FuzzTests(SynchronousTestCase):
                 client.stalls() if chance.random() < 0.5 else client.reads_on()
             elif what == "t":
                 bench.reactor.advance(chance.choice([0.1, 2, 10]))
-            elif what == "b" and wanted(bench):
+            elif what == "b" and bench.wanted():
                 backends.append(bench.backend())
             elif what == "l" and backend:
                 backend.hangs_up() if chance.random() < 0.5 else backend.says(

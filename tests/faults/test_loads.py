@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Iterator
 from contextlib import closing
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -73,6 +74,10 @@ def assert_failed(reply: Reply, words: str) -> None:
 
 
 # A load that fails
+
+
+def no_engine(gateway: Faulty, name: str) -> bool:
+    return gateway.engines(name) == []
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -151,7 +156,7 @@ def test_a_load_that_does_not_get_on_is_given_up(gateway: Faulty) -> None:
     for name, reply in zip(names, replies, strict=True):
         assert (reply.status, code(reply)) == (504, "load_timeout")
         assert "1.5 s" in message(reply)
-        wait_until(lambda name=name: gateway.engines(name) == [], "its process is gone", 2)
+        wait_until(partial(no_engine, gateway, name), "its process is gone", 2)
     assert gateway.chat("good").status == 200
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ QUEUE, PATIENCE, COMPANY = 20, 1.5, 0.2
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Faulty]:
     """Room for one model."""
-    scripts = {
+    scripts: dict[str, dict[str, Any]] = {
         "a": {},
         "b": {},
         "late": {"load_sec": 0.9},

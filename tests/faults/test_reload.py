@@ -7,6 +7,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -97,7 +98,7 @@ def test_what_did_not_change_goes_on_and_what_did_is_drained_and_stopped(gateway
     for stream in streams.values():
         assert_whole(stream)
     for name in ("changed", "removed"):
-        wait_until(lambda name=name: is_gone(before[name]), f"the old {name} is gone", 5)
+        wait_until(partial(is_gone, before[name]), f"the old {name} is gone", 5)
     assert gateway.chat("same").status == 200
     assert gateway.pid_of("same") == before["same"]
     assert gateway.starts("same") == 1

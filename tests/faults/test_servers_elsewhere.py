@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -121,6 +122,9 @@ class Far(Faulty):
     def said(self, what: str) -> int:
         """In how many lines of the log."""
         return sum(what in line for line in self.log.splitlines())
+
+    def has_said(self, what: str, times: int) -> bool:
+        return self.said(what) == times
 
 
 @contextlib.contextmanager
@@ -270,9 +274,7 @@ def test_gateways_that_are_restarted_one_after_the_other_cost_nobody_anything(
                     one.terminate()
                     assert one.wait() == 0
                     one.start()
-                    wait_until(
-                        lambda url=url: found.said(f"far is reached at {url}") == 2, "it is back"
-                    )
+                    wait_until(partial(found.has_said, f"far is reached at {url}", 2), "it is back")
             finally:
                 over.set()
             return []
@@ -441,7 +443,7 @@ def test_servers_come_and_go_with_a_reload_and_streams_go_on(tmp_path: Path, rea
 
 
 @contextlib.contextmanager
-def listening(serve: Callable[[socket.socket], None]) -> Iterator[str]:
+def listening(serve: Callable[[socket.socket], object]) -> Iterator[str]:
     """A URL at which each connection is served like that, and closed."""
     listener = socket.create_server(("127.0.0.1", 0))
 
@@ -487,7 +489,7 @@ def reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
 
-WRONG: dict[str, tuple[Callable[[socket.socket], None], str]] = {
+WRONG: dict[str, tuple[Callable[[socket.socket], object], str]] = {
     "page": (
         says("HTTP/1.1 200 OK", "Content-Type: text/html; charset=utf-8", body="<html>"),
         "it answers with a web page; is that the right URL?",

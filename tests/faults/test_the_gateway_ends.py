@@ -96,7 +96,7 @@ def test_a_gateway_killed_at_a_random_moment_of_a_start_leaves_no_backend(make: 
         clients = [Raw(gateway.port, post(asking(name))) for name in names]
         threading.Event().wait(chance.uniform(0.01, 0.5))
         kill(gateway)
-        wait_until(lambda gateway=gateway: not gateway._ours(), "none is left", deadline=2)
+        wait_until(gateway.nothing_is_left, "none is left", deadline=2)
         for client in clients:
             client.leaves()
 

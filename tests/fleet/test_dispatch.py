@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from msgspec.structs import replace
 from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import Clock
-from twisted.internet.testing import EventLoggingObserver
-from twisted.logger import formatEvent, globalLogPublisher
+from twisted.logger import formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.config import Config
@@ -26,6 +28,7 @@ from llamagw.fleet import Change, Dispatcher, Lease
 from llamagw.fleet.descriptions import DESCRIBE_SEC
 from llamagw.net import Address
 from tests.support.fleet import FakeLaunchers, FakeProbe, FakeRun, make_config
+from tests.support.logs import events_of
 
 
 class SlowClock(Clock):
@@ -39,9 +42,11 @@ class SlowClock(Clock):
         self.rightNow += self.each_look
         return self.rightNow
 
-    def callLater(self, when: float, *args: object, **more: object) -> object:
-        assert when >= 0, f"{when} s from now is in the past"
-        return super().callLater(when, *args, **more)  # type: ignore[arg-type]
+    def callLater(
+        self, delay: float, callable: Callable[..., object], *args: object, **kw: object
+    ) -> IDelayedCall:
+        assert delay >= 0, f"{delay} s from now is in the past"
+        return super().callLater(delay, callable, *args, **kw)
 
 
 class DispatcherCase(SynchronousTestCase):
@@ -190,11 +195,15 @@ class LeaseTests(DispatcherCase):
         self.successResultOf(lease)
         self.assertEqual(self.dispatcher.report()[0].in_flight, 1)
 
+    def cancel(self, lease: Deferred[Lease], result: object) -> object:
+        lease.cancel()
+        return result
+
     def test_a_waiter_may_cancel_another_when_it_is_answered(self) -> None:
         for ends_well in (True, False):
             self.setUp()
             first, second = self.dispatcher.acquire("a"), self.dispatcher.acquire("a")
-            first.addBoth(lambda result, other=second: (other.cancel(), result)[1])
+            first.addBoth(partial(self.cancel, second))
             if ends_well:
                 self.become_ready()
                 self.successResultOf(first)
@@ -628,12 +637,12 @@ class PreloadTests(DispatcherCase):
         self.assertEqual([r.in_flight for r in reports], [0, 0, 0])
 
     def test_one_that_fails_is_logged_and_nothing_more(self) -> None:
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        logged = events_of(self)
         self.launcher.refuses.add("a")
         self.dispatcher.begin()
         self.become_ready()
         self.assertEqual(self.status(), {"a": "failed", "b": "unloaded", "c": "loaded"})
-        said = [formatEvent(event) for event in observer]
+        said = [formatEvent(event) for event in logged]
         self.assertTrue(any(t.startswith("a is not preloaded: The model `a`") for t in said), said)
 
     def test_a_reload_loads_what_is_new_or_changed_and_nothing_else(self) -> None:

@@ -20,12 +20,8 @@ class ReconfigureTests(DispatcherCase):
     def apply(self, *names: str, **more: Any) -> None:
         self.dispatcher.apply(make_config(*names, **{"max_loaded_models": 2, **more}))
 
-    def change(self, name: str, **values: Any) -> None:
-        """The same configuration, but for some values of one model."""
-        models = [
-            replace(m, **values) if m.name == name else m for m in self.dispatcher.config.models
-        ]
-        self.dispatcher.apply(replace(self.dispatcher.config, models=models))
+    def apply_change(self, name: str, **values: Any) -> None:
+        self.dispatcher.apply(self.change(name, **values))
 
     def test_what_did_not_change_keeps_its_backend_and_its_leases(self) -> None:
         lease = self.have_lease("a")
@@ -89,7 +85,7 @@ class ReconfigureTests(DispatcherCase):
     def test_a_changed_model_drains_and_its_successor_has_the_new_values(self) -> None:
         lease = self.have_lease("a")
         first = self.engine("a")
-        self.change("a", threads=2)
+        self.apply_change("a", threads=2)
         successor = self.dispatcher.acquire("a")
         self.become_ready()
         self.assertNotEqual(self.successResultOf(successor).address, first.address)
@@ -101,15 +97,16 @@ class ReconfigureTests(DispatcherCase):
     def test_who_waits_for_a_changed_model_gets_its_successor(self) -> None:
         waiting = self.dispatcher.acquire("a")
         first = self.engine("a")
-        self.change("a", threads=2)
+        self.apply_change("a", threads=2)
         self.assertEqual(first.asked, ["stop"])
         first.end()
         self.become_ready()
-        self.assertEqual(self.successResultOf(waiting).model.threads, 2)
+        self.successResultOf(waiting)
+        self.assertEqual(self.engine("a").model.threads, 2)
 
     def test_a_waiter_that_was_moved_can_still_leave(self) -> None:
         waiting = self.dispatcher.acquire("a")
-        self.change("a", threads=2)
+        self.apply_change("a", threads=2)
         waiting.addErrback(lambda _: None)
         waiting.cancel()
         self.assertEqual([report.waiting for report in self.dispatcher.report()], [0, 0, 0])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from msgspec.structs import replace
-from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, formatEvent
 
 from llamagw.config import ModelConfig, RemoteModel, Replica
 from llamagw.errors import BadRequest, ModelNotLoaded, ModelUnavailable
@@ -12,6 +12,7 @@ from llamagw.launch.probes import FAILURES
 from llamagw.launch.remote import address_of
 from tests.fleet.test_dispatch import DispatcherCase
 from tests.support.configs import configuration, local_model, remote_model
+from tests.support.logs import observe
 
 A, B, C = (Replica(url=f"http://{name}:8000/v1") for name in "abc")
 
@@ -37,8 +38,7 @@ class ElsewhereCase(DispatcherCase):
             if event["log_namespace"] == "llamagw.fleet":
                 lines.append(formatEvent(event))
 
-        globalLogPublisher.addObserver(note)
-        self.addCleanup(globalLogPublisher.removeObserver, note)
+        self.addCleanup(observe(note))
         return lines
 
     def settle(self) -> None:

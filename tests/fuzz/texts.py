@@ -81,10 +81,14 @@ def form(data: bytes) -> None:
     assert [part for part in found if part[0] != "model"] == others, "another part has changed"
 
 
+def _unquoted(text: bytes) -> bytes:
+    return unquote_to_bytes(text.replace(b"+", b" "))
+
+
 def _fields(query: bytes) -> list[tuple[bytes, bytes]]:
     """As an engine (cpp-httplib) reads a query: split at & only, then decoded."""
     pairs = [field.partition(b"=") for field in query.split(b"&") if field]
-    return [tuple(unquote_to_bytes(one.replace(b"+", b" ")) for one in (n, v)) for n, _, v in pairs]
+    return [(_unquoted(name), _unquoted(value)) for name, _, value in pairs]
 
 
 def query(data: bytes) -> None:

@@ -19,13 +19,14 @@ from urllib.parse import unquote_to_bytes
 
 import h11
 from twisted.internet.task import Clock
-from twisted.logger import LogLevel, formatEvent, globalLogPublisher
+from twisted.logger import LogEvent, LogLevel, formatEvent
 
-from llamagw.net import Headers, Pool, Upstream, UpstreamLost
+from llamagw.net import Connector, Headers, Pool, Upstream, UpstreamLost
 from llamagw.net.client import MAX_HEAD
 from llamagw.proxy.request import Request
 from llamagw.proxy.site import Site
 from tests.support.bench import Bench
+from tests.support.logs import observe
 from tests.support.messages import CHAT, cut_at, request, response
 from tests.support.wire import BACKEND, Wire
 
@@ -63,16 +64,16 @@ def no_errors() -> Iterator[None]:
     """Nothing is logged as an error meanwhile."""
     errors: list[str] = []
 
-    def observe(event: dict[str, Any]) -> None:
+    def note(event: LogEvent) -> None:
         if event["log_level"] >= LogLevel.error:
             failure = event.get("log_failure")
             errors.append(failure.getTraceback() if failure else formatEvent(event))
 
-    globalLogPublisher.addObserver(observe)
+    stop = observe(note)
     try:
         yield
     finally:
-        globalLogPublisher.removeObserver(observe)
+        stop()
     assert not errors, errors[0]
 
 
@@ -228,22 +229,13 @@ class Gateway:
         for _ in range(20):
             self.bench.settle()
             before = len(self.relayed), len(self.backends)
-            while self.wanted():
+            while self.bench.wanted():
                 parser = h11.Connection(h11.SERVER, max_incomplete_event_size=2**20)
                 self.backends.append((self.bench.backend(), parser, [0]))
             for backend in self.backends:
                 self._answer(*backend, answer)
             if before == (len(self.relayed), len(self.backends)):
                 return
-
-    def wanted(self) -> bool:
-        """Whether the gateway waits for a connection; those that it has given up do not count."""
-        bench = self.bench
-        while bench.accepted < bench.connects:
-            if not bench.reactor.tcpClients[bench.accepted][2]._onConnection.called:
-                return True
-            bench.accepted += 1
-        return False
 
     def _answer(self, wire: Wire, parser: h11.Connection, read: list[int], answer: bytes) -> None:
         while wire.connected:
@@ -323,7 +315,7 @@ def _client(sent: list[bytes], more: list[bytes]) -> list[Exchange]:
         grown = held(gateway.channel) - before
         assert grown < HELD, f"it holds {grown} bytes more"
         gateway.play()
-    answers = read_answers(wire.heard, [one.method for one in handled], gateway.closed)
+    answers = read_answers(bytes(wire.heard), [one.method for one in handled], gateway.closed)
     assert all(answer.whole for answer in answers), "an answer is not whole"
     assert len(answers) >= len(handled), "a request is not answered"
     assert all(len(one.body) <= MAX_BODY for one in handled)
@@ -417,7 +409,7 @@ def _backend(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> None
         first.hangs_up(reset=end == "resets")
     for _ in range(4):
         bench.settle()
-        while gateway.wanted():
+        while bench.wanted():
             bench.backend().hangs_up()
     wire.says(request({"model": "small"}))
     bench.settle()
@@ -428,7 +420,7 @@ def _backend(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> None
     first.hangs_up()
     gateway.play(response(MARK))
     methods = [one.method for one in gateway.handled]
-    answers = read_answers(wire.heard, methods, gateway.closed, kind.upgrade)
+    answers = read_answers(bytes(wire.heard), methods, gateway.closed, kind.upgrade)
     if answers and answers[0].status != 101:
         assert gateway.closed or len(answers) == 2, "a request is not answered"
         for second in answers[1:]:
@@ -443,6 +435,12 @@ class Recorder:
         self.told: tuple[int, bytes, Headers] | None = None
         self.data = b""
         self.end = ""
+
+    @property
+    def status(self) -> int:
+        """Of the answer whose head has come."""
+        assert self.told is not None, "no head has come"
+        return self.told[0]
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         assert self.told is None, "a second head"
@@ -478,10 +476,10 @@ def upstream(data: bytes) -> None:
             assert parts.end == whole.end, f"in pieces it {parts.end}, whole it {whole.end}"
             if whole.end == "ended":
                 assert (parts.told, parts.data) == (whole.told, whole.data)
-        if not more and whole.end == "ended" and end == "closes" and whole.told[0] != 101:
+        if not more and whole.end == "ended" and end == "closes" and whole.status != 101:
             other = _second_opinion(kind, data)
             if other is not None:
-                found = Answer(whole.told[0], whole.data, True)
+                found = Answer(whole.status, whole.data, True)
                 assert found == other, f"h11 reads {other!r}, we {found!r}"
 
 
@@ -495,7 +493,7 @@ def _second_opinion(kind: Kind, data: bytes) -> Answer | None:
 
 def _upstream(kind: Kind, end: str, says: list[bytes], more: list[bytes]) -> Recorder:
     clock: Any = Clock()
-    pool = Pool(clock, lambda address: None)
+    pool = Pool(clock, Connector(clock))
     connection = Upstream(pool, BACKEND)
     wire = Wire(clock)
     wire.attach(connection)

@@ -33,8 +33,14 @@ class DescribedTests(SynchronousTestCase):
         self.assertEqual(self.said(), {})
 
     def test_what_is_no_number_is_left_out(self) -> None:
+        wrong: object
         for wrong in ("7", True, None, [7], {}, -1, 2**63, 10**300):
-            entry = {"id": "m", "size": wrong, "context_size": wrong, "max_model_len": 3}
+            entry: dict[str, object] = {
+                "id": "m",
+                "size": wrong,
+                "context_size": wrong,
+                "max_model_len": 3,
+            }
             self.assertEqual(self.said(entry), {"context_size": 3})
 
     def test_a_meta_that_is_large_is_left_out(self) -> None:

@@ -9,7 +9,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
-from llamagw.launch import Exit, make_lifecycle
+from llamagw.launch import Exit, Launcher, Run, make_lifecycle
 from llamagw.launch.restarts import STABLE_SEC
 from llamagw.net import Address
 
@@ -39,8 +39,8 @@ class FakeRun:
         self.events.append("await ready")
         return Probes("awaiting", self.events)
 
-    def broke_off(self) -> Deferred[None]:
-        return succeed(None)
+    def broke_off(self) -> Deferred[bool]:
+        return succeed(False)
 
 
 class Probes:
@@ -61,7 +61,7 @@ class Recorder:
     takes_room = True
 
     def __init__(self, relaunches: bool = True, longest_backoff: float = 60.0) -> None:
-        self.launcher = self
+        self.launcher: Launcher = self
         self.relaunches = relaunches
         self.longest_backoff = longest_backoff
         self.events: list[str] = []
@@ -72,7 +72,7 @@ class Recorder:
         #: Done when the end of the run is told.
         self.on_exit: Callable[[], None] = lambda: None
 
-    def launch(self, ended: Callable[[Exit], None]) -> FakeRun:
+    def launch(self, ended: Callable[[Exit], None]) -> Run:
         self.events.append("launch")
         return FakeRun(self.events)
 

@@ -18,8 +18,6 @@ from msgspec.structs import replace
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
-from twisted.internet.testing import EventLoggingObserver
-from twisted.logger import globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -49,6 +47,7 @@ from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
 from tests.support.configs import configuration, local_model
 from tests.support.fleet import FakeProbe
+from tests.support.logs import events_of
 
 ALL = frozenset(
     {
@@ -193,11 +192,11 @@ class KnownFlagsTests(SynchronousTestCase):
         self.assertEqual(flags, {"--model", "--other"})
 
     def test_a_binary_that_fails_is_believed_to_know_all_and_a_warning_says_so(self) -> None:
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        logged = events_of(self)
         for script in ("echo --model; exit 1", "echo usage unknown", "exit 127"):
             self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
         self.assertEqual(known_flags("/no/such/binary", os.environ, Asking()), frozenset())
-        said = [event["said"] for event in observer if "said" in event]
+        said = [event["said"] for event in logged if "said" in event]
         self.assertEqual(said[:3], ["--model", "usage unknown", "status 127"])
         self.assertIn("No such file", said[3])
 
@@ -296,13 +295,13 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(list(self.log.lines), ["\ufffd\\x00\ufffd", "words"])
 
     def test_what_would_act_on_a_terminal_is_written_out(self) -> None:
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        logged = events_of(self)
         heard: list[str] = []
         self.log.follow(heard.extend)
         self.received(1, "\x1b]0;t\x07\x9b2J\rforged \u2028line\ttab\n".encode())
         plain = "\\x1b]0;t\\x07\\x9b2J\\x0dforged \\u2028line\ttab"
         self.assertEqual([*self.log.lines, *heard, *self.output.recent], [plain] * 3)
-        self.assertEqual([event["line"] for event in observer], [plain])
+        self.assertEqual([event["line"] for event in logged], [plain])
         self.assertEqual(self.output.last_words(), plain)
 
     def test_so_many_lines_are_handed_on_at_a_time(self) -> None:
@@ -341,9 +340,9 @@ class OutputTests(SynchronousTestCase):
         self.assertEqual(heard, [("one", "two")])
 
     def test_each_line_is_logged_under_the_models_name(self) -> None:
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        logged = events_of(self)
         self.received(1, b"a {brace} and 100%\n")
-        [event] = observer
+        [event] = logged
         self.assertEqual(event["log_namespace"], "backend.tiny")
         self.assertEqual(event["line"], "a {brace} and 100%")
         self.assertEqual(event["log_format"], "{line}")
@@ -492,11 +491,11 @@ class EngineCase(SynchronousTestCase):
         )
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None
-        self.launcher.kill_group = self.kill_group  # type: ignore[method-assign]
+        self.launcher.kill_group = self.kill_group
         #: Who has the engines' ports, and who was asked for.
         self.listener: Listener | OSError = Listener.NOBODY
         self.looked: list[tuple[int, int]] = []
-        self.launcher.who_listens = self.who_listens  # type: ignore[method-assign]
+        self.launcher.who_listens = self.who_listens
         self.patch(ports_module, "_can_bind", lambda port: True)
         self.backend = Mourner()
         self.log = Log("tiny")
@@ -871,11 +870,11 @@ class KeyTests(EngineCase):
         self.assertEqual(self.reactor.environments, [None])
 
     def test_the_start_is_logged_without_secrets(self) -> None:
-        observer = EventLoggingObserver.createWithCleanup(self, globalLogPublisher)
+        logged = events_of(self)
         self.model = replace(self.model, extra_args=["--api-key", "s3cret"])
         self.launch()
         self.assertIn("s3cret", self.child.args)
-        said = [event["command"] for event in observer if "command" in event]
+        said = [event["command"] for event in logged if "command" in event]
         self.assertEqual([line.endswith("--api-key ***") for line in said], [True])
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+from typing import Any
+
+from twisted.internet.address import IPv4Address
 from twisted.internet.error import ConnectionRefusedError
 from twisted.internet.task import Clock
 from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisconnection
@@ -69,8 +73,13 @@ class ReadinessTests(SynchronousTestCase):
 
     def test_who_it_was_is_asked_only_when_it_is_well(self) -> None:
         asked: list[int] = []
+
+        def confirm() -> bool:
+            asked.append(1)
+            return False
+
         readiness = self.readiness()
-        readiness._confirm = lambda: bool(asked.append(1))
+        readiness._confirm = confirm
         self.clock.pump([0.05] * 20)
         self.assertEqual(asked, [])
         self.probe.well = True
@@ -157,6 +166,11 @@ class ReadinessTests(SynchronousTestCase):
                 self.probe = FakeProbe(well)
                 self.probe.later = later
                 self.told = []
+
+                def told(what: str) -> None:
+                    self.told.append(what)
+                    readiness.stop()  # noqa: B023
+
                 readiness = Readiness(
                     self.clock,
                     self.probe,
@@ -164,8 +178,8 @@ class ReadinessTests(SynchronousTestCase):
                     progress=lambda: 0,
                     confirm=lambda: True,
                     timeout=1,
-                    healthy=lambda: self.told.append("healthy") or readiness.stop(),  # noqa: B023
-                    give_up=lambda: self.told.append("give up") or readiness.stop(),  # noqa: B023
+                    healthy=partial(told, "healthy"),
+                    give_up=partial(told, "give up"),
                 )
                 for _ in range(50):
                     self.clock.advance(0.05)
@@ -277,6 +291,8 @@ class HealthTests(SynchronousTestCase):
 
 
 class HTTPProbeTests(SynchronousTestCase):
+    protocol: Any
+
     def setUp(self) -> None:
         self.reactor = MemoryReactorClock()
         self.answer = HttpProbe(self.reactor, Connector(self.reactor))(HERE)
@@ -284,7 +300,7 @@ class HTTPProbeTests(SynchronousTestCase):
     def connect(self) -> StringTransportWithDisconnection:
         [(host, port, factory, _, _)] = self.reactor.tcpClients
         self.assertEqual(Address(host, port), HERE)
-        self.protocol = factory.buildProtocol(None)
+        self.protocol = factory.buildProtocol(IPv4Address("TCP", host, port))
         transport = StringTransportWithDisconnection()
         transport.protocol = self.protocol
         self.protocol.makeConnection(transport)
@@ -321,7 +337,9 @@ class HTTPProbeTests(SynchronousTestCase):
 
     def test_a_refused_connection_is_not(self) -> None:
         [(_, _, factory, _, _)] = self.reactor.tcpClients
-        factory.clientConnectionFailed(None, Failure(ConnectionRefusedError()))
+        factory.clientConnectionFailed(
+            self.reactor.connectors[0], Failure(ConnectionRefusedError())
+        )
         self.assertFalse(self.successResultOf(self.answer))
 
     def test_what_is_not_http_is_not(self) -> None:
@@ -348,7 +366,8 @@ class DiagnosisTests(SynchronousTestCase):
         found = HttpProbe(reactor, Connector(reactor)).diagnose(address)
         paths = []
         for number, answer in enumerate(answers):
-            protocol = reactor.tcpClients[number][2].buildProtocol(None)
+            factory = reactor.tcpClients[number][2]
+            protocol: Any = factory.buildProtocol(IPv4Address("TCP", address.host, address.port))
             transport = StringTransportWithDisconnection()
             transport.protocol = protocol
             self.protocol, self.transport = protocol, transport

@@ -228,6 +228,15 @@ class Bench:
         """Connections to backends that were ever asked for."""
         return len(self.reactor.tcpClients)
 
+    def wanted(self) -> bool:
+        """Whether the gateway waits for a connection; those that it has given up do not count."""
+        while self.accepted < self.connects:
+            factory: Any = self.reactor.tcpClients[self.accepted][2]
+            if not factory._onConnection.called:
+                return True
+            self.accepted += 1
+        return False
+
     def backend(self) -> Wire:
         """The next connection to a backend, accepted."""
         factory = self.reactor.tcpClients[self.accepted][2]

@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from llamagw.config import Config, LocalModel, ModelConfig
-from llamagw.launch import Exit, Launcher, Log, Watch
+from llamagw.launch import Exit, Launcher, Log, Run, Watch
 from llamagw.launch.probes import Readiness
 from llamagw.launch.remote import RemoteLauncher
 from llamagw.net import Address
@@ -36,6 +36,7 @@ class FakeRun:
         self.address = Address("127.0.0.1", port)
         self.asked: list[str] = []
         self.work = 0
+        self.is_over = False
         self.ended: Callable[[Exit], None]
         self._launchers = launchers
 
@@ -64,13 +65,14 @@ class FakeRun:
             give_up=give_up,
         )
 
-    def broke_off(self) -> Deferred[None]:
-        return succeed(None)
+    def broke_off(self) -> Deferred[bool]:
+        return succeed(self.is_over)
 
     def end(
         self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
     ) -> None:
         """Its process has ended."""
+        self.is_over = True
         self.ended(Exit(how, last_words, code))
 
 
@@ -87,7 +89,7 @@ class FakeLauncher:
         self._model = model
         self._log = log
 
-    def launch(self, ended: Callable[[Exit], None]) -> FakeRun:
+    def launch(self, ended: Callable[[Exit], None]) -> Run:
         launchers = self._launchers
         run = FakeRun(launchers, self._model, self._log, 8081 + len(launchers.runs))
         run.ended = ended

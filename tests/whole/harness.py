@@ -32,6 +32,7 @@ CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/
 MARK = "LLAMAGW_TEST_RUN"  # an environment variable by which a run's processes are known
 
 T = TypeVar("T")
+Self = TypeVar("Self", bound="Gateway")
 
 
 def wait_until(condition: Callable[[], T], what: str, deadline: float = DEADLINE) -> T:
@@ -89,7 +90,7 @@ def _is_free(port: int) -> bool:
 
 def model(name: str, **more: Any) -> dict[str, Any]:
     """A model of the configuration: SmolLM2 under that name."""
-    common = {"context_size": 2048, "threads": 1, "batch_size": 128, "parallel": 8}
+    common: dict[str, Any] = {"context_size": 2048, "threads": 1, "batch_size": 128, "parallel": 8}
     # A warm-up is for speed; what is asked here are promises.
     common["extra_args"] = ["--no-warmup", *more.pop("extra_args", [])]
     return {"name": name, "model_path": str(small_model()), **common, **more}
@@ -187,7 +188,7 @@ class Gateway:
         choice = [] if self.reactor is None else [f"--reactor={self.reactor}"]
         return [str(TWISTD), *choice, *twistd, "llamagw", "--config", "config.yaml"]
 
-    def start(self) -> Gateway:
+    def start(self: Self) -> Self:
         """In the foreground, in a folder of its own; returns when /health answers."""
         self.write_config()
         self.spawn(self.command("-n", "--pidfile="))
@@ -224,7 +225,7 @@ class Gateway:
             check=False,
         )
 
-    def start_daemon(self) -> Gateway:
+    def start_daemon(self: Self) -> Self:
         """As a daemon, with a pidfile; returns when /health answers."""
         self.write_config()
         pidfile = self.folder / "gateway.pid"
@@ -244,7 +245,7 @@ class Gateway:
         if self.process is not None and self.process.poll() is not None:
             raise AssertionError(f"twistd ended with {self.process.returncode}:\n{self.log}")
         try:
-            return self.health()["status"] == "ok"
+            return bool(self.health()["status"] == "ok")
         except OSError:
             return False
 
@@ -275,6 +276,10 @@ class Gateway:
         if self.process is not None:
             self.process.wait(DEADLINE)
         self._folder.cleanup()
+
+    def nothing_is_left(self) -> bool:
+        """Whether no process of this run lives any more, its own included."""
+        return self._ours() == []
 
     def assert_no_backend_is_left(self) -> None:
         left = [p.cmdline() for p in self._ours() if p.pid != self.pid]

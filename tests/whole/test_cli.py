@@ -10,6 +10,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,7 +102,11 @@ def test_init_check_and_run_serve_what_is_in_a_folder() -> None:
         gateway = Gateway([])
         try:
             command = [*COMMAND, "init", folder, "--llama-server", str(engine()), "-o", "c.yaml"]
-            places = {"cwd": gateway.folder, "env": gateway.environ, "timeout": DEADLINE}
+            places: dict[str, Any] = {
+                "cwd": gateway.folder,
+                "env": gateway.environ,
+                "timeout": DEADLINE,
+            }
             subprocess.run(command, check=True, **places)
             path = gateway.folder / "c.yaml"
             path.write_text(f"listen_addr: 127.0.0.1:{gateway.port}\n{path.read_text()}")

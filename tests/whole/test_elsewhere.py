@@ -21,6 +21,7 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.http11 import Request, Response
 from websockets.sync.client import ClientConnection, connect
 from websockets.sync.server import ServerConnection, serve
+from websockets.typing import Subprotocol
 
 from tests.faults.support import Faulty, asking
 from tests.whole.harness import (
@@ -78,9 +80,17 @@ def near_to(*models: dict[str, Any], reactor: str | None = None, **config: Any) 
     return gateway
 
 
+def has_logged(gateway: Gateway, what: str) -> bool:
+    return what in gateway.log
+
+
+def is_reached(gateway: Gateway, name: str) -> bool:
+    return bool(gateway.report(name)["status"] == "loaded")
+
+
 def until_reached(gateway: Gateway, *names: str) -> None:
     for name in names:
-        wait_until(lambda name=name: gateway.report(name)["status"] == "loaded", f"{name} is there")
+        wait_until(partial(is_reached, gateway, name), f"{name} is there")
 
 
 def content_type(boundary: str) -> str:
@@ -293,7 +303,7 @@ def test_an_engine_that_wants_a_key_and_has_a_prefix(reactor: Any) -> None:
             ("wrong", f"{plain}/v1 cannot be reached: it wants another api_key (it answers 401)"),
             ("lost", f"{prefixed} cannot be reached: it has neither /health nor /v1/models (404)"),
         ):
-            wait_until(lambda why=why: why in near.log, why)
+            wait_until(partial(has_logged, near, why), why)
             reply = near.chat(name)
             assert reply.status == 503
             assert why in reply.json()["error"]["message"]
@@ -542,6 +552,9 @@ def test_a_client_that_stops_reading_costs_little_memory_over_tls_too(
 # WebSockets
 
 
+WAMP = Subprotocol("wamp")
+
+
 class Sockets:
     """A server of WebSockets elsewhere: echoes, and does a few things when it is told to."""
 
@@ -554,7 +567,7 @@ class Sockets:
             0,
             ssl=context,
             process_request=self._look,
-            select_subprotocol=lambda _, offered: "wamp" if "wamp" in offered else None,
+            select_subprotocol=lambda _, offered: WAMP if WAMP in offered else None,
             max_size=2**22,
         )
         scheme = "http" if context is None else "https"
@@ -623,7 +636,8 @@ def tunnelled(reactor: Any, sockets: Sockets, authority: Authority) -> Iterator[
 
 def tunnel(near: Gateway, path: str = "ws", **more: Any) -> ClientConnection:
     url = f"ws://127.0.0.1:{near.port}/upstream/far/{path}"
-    return connect(url, proxy=None, max_size=2**22, **more)
+    connection: ClientConnection = connect(url, proxy=None, max_size=2**22, **more)
+    return connection
 
 
 def test_a_websocket_carries_text_and_binary_both_ways(tunnelled: Gateway) -> None:

@@ -239,15 +239,19 @@ def test_the_engine_s_own_page_is_served(gateway: Gateway) -> None:
 
 @pytest.mark.parametrize("path", ["/props", "/slots", "/metrics", "/v1/chat/completions"])
 def test_an_engine_answers_the_gateway_only(gateway: Gateway, path: str) -> None:
-    port, body = gateway.report("chat")["port"], None
-    if path == "/v1/chat/completions":
-        body = {"model": "chat", **CHAT}
+    port = gateway.report("chat")["port"]
+    body = {"model": "chat", **CHAT} if path == "/v1/chat/completions" else None
     method = "GET" if body is None else "POST"
     assert hear(port, method, path, body).status == 401
-    for header in ("Authorization", "X-Api-Key"):
-        assert hear(port, method, path, body, {header: "Bearer none"}).status == 401
+    for name in ("Authorization", "X-Api-Key"):
+        assert hear(port, method, path, body, {name: "Bearer none"}).status == 401
     query = "?model=chat" if body is None else ""
-    for header in ({}, {"Authorization": "Bearer none"}, {"X-Api-Key": "none"}):
+    headers: tuple[dict[str, str], ...] = (
+        {},
+        {"Authorization": "Bearer none"},
+        {"X-Api-Key": "none"},
+    )
+    for header in headers:
         assert hear(gateway.port, method, path + query, body, header).status == 200
 
 

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -30,12 +31,20 @@ from tests.whole.harness import (
 STOCK = "epoll" if sys.platform == "linux" else "select"
 
 
+class Fresh(Gateway):
+    """
+    :ivar backends_at_start: how many it had before anybody asked for something
+    """
+
+    backends_at_start: int
+
+
 @pytest.fixture(scope="module", params=[None, STOCK], ids=["uvloop", "stock"])
-def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
+def gateway(request: pytest.FixtureRequest) -> Iterator[Fresh]:
     """Started with nothing loaded, with the first port of its range taken by somebody else."""
     first = free_ports(8)
     with socket.create_server(("127.0.0.1", first)):
-        gateway = Gateway(
+        gateway = Fresh(
             [
                 model("smol"),
                 model("other"),
@@ -51,7 +60,7 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[Gateway]:
         (gateway.folder / "corrupt.gguf").write_bytes(b"this is no model" * 1000)
         try:
             gateway.start()
-            gateway.backends_at_start = len(gateway.backends())  # type: ignore[attr-defined]
+            gateway.backends_at_start = len(gateway.backends())
             yield gateway
             gateway.stop()
         finally:
@@ -75,8 +84,8 @@ def test_it_runs_on_what_was_asked_for(gateway: Gateway) -> None:
     assert expected.lower() in gateway.log.partition("listening on")[0].lower()
 
 
-def test_nothing_is_loaded_until_somebody_asks(gateway: Gateway) -> None:
-    assert gateway.backends_at_start == 0  # type: ignore[attr-defined]
+def test_nothing_is_loaded_until_somebody_asks(gateway: Fresh) -> None:
+    assert gateway.backends_at_start == 0
     assert gateway.chat("smol").status == 200
     assert len(gateway.backends()) == 1
     assert gateway.report("smol")["status"] == "loaded"
@@ -149,7 +158,8 @@ def test_a_request_for_another_model_waits_for_a_stream_and_cuts_nothing(gateway
     stream = gateway.stream("smol", tokens=80)
     stream.read_events(2)
     with gateway.watched() as counts:
-        [reply, whole] = in_threads(lambda: gateway.chat("other"), stream.rest)
+        results: list[Any] = in_threads(lambda: gateway.chat("other"), stream.rest)
+    reply, whole = results
     assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
     assert whole.count(b"data: {") >= 80
     assert b'"error"' not in whole
