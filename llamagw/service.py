@@ -36,7 +36,7 @@ from llamagw.config import (
 )
 from llamagw.dialects import ANY, OWN, ROUTES
 from llamagw.fleet import Dispatcher
-from llamagw.launch.leftovers import Leftovers
+from llamagw.launch import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy import Site
 

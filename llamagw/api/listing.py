@@ -11,7 +11,7 @@ from typing import Any
 
 from llamagw.config import ModelConfig, is_pattern
 from llamagw.fleet import Change, ModelReport
-from llamagw.models import files
+from llamagw.models import file_size
 
 #: What the engine says of its model (`llamagw.launch.described`); {} if nothing is known.
 Described = dict[str, Any]
@@ -59,12 +59,14 @@ def router_event(change: Change, event: str = "status_change") -> Described:
 
 
 def _facts(model: ModelConfig, said: Described) -> Described:
+    # Of a model without a file here, its servers know more than the configuration.
+    context, size = model.context_size, file_size(model.model_path)
     facts: Described = {
         "object": "model",
         "created": _created(model),
         "owned_by": "llamagw",
-        "context_size": said.get("context_size") if model.remote else model.context_size,
-        "size": said.get("size") if model.remote else files.size(model.model_path),
+        "context_size": said.get("context_size") if context is None else context,
+        "size": said.get("size") if size is None else size,
     }
     if "meta" in said:
         facts["meta"] = said["meta"]
@@ -88,8 +90,6 @@ def _aliases(model: ModelConfig) -> list[str]:
 
 
 def _created(model: ModelConfig) -> int:
-    if model.remote:
-        return 0
     try:
         return int(os.stat(model.model_path).st_mtime)
     except OSError:

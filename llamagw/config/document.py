@@ -56,6 +56,8 @@ LONGEST_PLACE, LONGEST_MESSAGE = 200, 1000
 
 #: Notes what is wrong: takes its place, such as ``models[1].threads``, and what is wrong there.
 Report: TypeAlias = Callable[[str, str], None]
+#: What PyYAML lets out, beside its own errors, for a value that does not fit its tag (!!int "").
+_UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
@@ -165,8 +167,7 @@ class Document:
         except RecursionError:
             self._note(None, "", "is not YAML: it is nested too deeply")
             return None
-        except (yaml.YAMLError, ArithmeticError, ValueError, LookupError, AttributeError) as error:
-            # PyYAML lets the last four out for a value that does not fit its tag (!!int "").
+        except (yaml.YAMLError, *_UNFIT) as error:
             what = " ".join(str(error).split())
             self._note(None, "", f"is not YAML: {what}")
             return None

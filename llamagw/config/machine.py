@@ -12,6 +12,9 @@ import shutil
 
 from llamagw.config.document import Report
 
+MOST_CERTIFICATES = 16 << 20
+"""How much of a file of certificates is read, in bytes; a system's whole store has about 0.2 MB."""
+
 
 def find_engine(fault: Report, given: str, path: str) -> str:
     """
@@ -43,9 +46,12 @@ def certificates(fault: Report, path: str, place: str) -> None:
     :param path: absolute
     :param place: where it stands in the configuration
     """
+    if os.path.exists(path) and not os.path.isfile(path):
+        # A pipe has no end that comes by itself, /dev/zero none at all.
+        return fault(place, f"{path} is not a file; give a PEM file of certificates")
     try:
         with open(path, "rb") as file:
-            if b"-----BEGIN CERTIFICATE-----" not in file.read():
+            if b"-----BEGIN CERTIFICATE-----" not in file.read(MOST_CERTIFICATES):
                 fault(place, f"{path} has no certificate in it (PEM is expected)")
     except OSError as error:
         fault(place, f"{path} cannot be read: {error.strerror}")

@@ -101,6 +101,9 @@ class RemoteModel(_Model, frozen=True, kw_only=True):
     pinned: ClassVar[bool] = False
     preload: ClassVar[bool] = False
     idle_unload_sec: ClassVar[float] = 0
+    # Its file and its context are for its servers to know.
+    model_path: ClassVar[str] = ""
+    context_size: ClassVar[None] = None
 
     replicas: list[Replica]
     paths: list[str]

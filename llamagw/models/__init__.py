@@ -1,1 +1,6 @@
 """What can be known of a model without running it. Knows no configuration, and starts nothing."""
+
+from llamagw.models import gguf as gguf
+from llamagw.models.files import size as file_size
+
+__all__ = ["file_size", "gguf"]

@@ -9,6 +9,8 @@ request whose head is complete is request.py's affair.
 
 from __future__ import annotations
 
+import re
+
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
 from twisted.logger import Logger
@@ -29,6 +31,9 @@ from llamagw.net import IConnection
 from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import decoded_path
 from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
+
+#: A line behind the last chunk (RFC 9112, 7.1.2).
+_TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
 _log = Logger(namespace="llamagw.server")
 
@@ -233,6 +238,10 @@ class Channel(KnownChannel):
 
     def allContentReceived(self) -> None:
         self._sending = False
+        # Nobody uses trailers, but where they end is where the next request begins: to a server
+        # that takes a bare LF for the end of a line that may be elsewhere.
+        if not all(map(_TRAILER.fullmatch, self.trailers)):
+            self._refuse_shape("a line behind the last chunk is no header")
         if not self.refused:  # the end may come in the same read as what was too much
             super().allContentReceived()
 

@@ -57,6 +57,12 @@ class KnownChannel(HTTPChannel):
     full: bool = _private("_waitingForTransport")
 
     @property
+    def trailers(self) -> list[bytes]:
+        """The lines behind a chunked body's last chunk; none of a body of another kind."""
+        lines: list[bytes] = getattr(self._transferDecoder, "_trailerHeaders", [])
+        return lines
+
+    @property
     def request_line(self) -> tuple[bytes, bytes]:
         """Method and target of the request whose head is arriving; empty before its first line."""
         return getattr(self, "_command", b""), getattr(self, "_path", b"")

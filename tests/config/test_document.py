@@ -151,6 +151,7 @@ class UnreadableTests(ConfigCase):
             "!!float x",
             "!!bool x",
             "!!timestamp x",
+            "!!timestamp [x]",
             "!!binary ä",
             "? [a]\n  : b",
         ):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
 from typing import Any
 from unittest import mock
@@ -148,3 +149,9 @@ class RemoteTests(ConfigCase):
             self.assertTrue(self.one_fault(model).startswith(said), (model, self.one_fault(model)))
         (self.folder / "no.pem").write_text("nothing")
         self.assertIn("no certificate", self.one_fault({"url": "https://a", "ca_file": "no.pem"}))
+
+    def test_a_ca_file_without_an_end_is_refused_and_not_read(self) -> None:
+        os.mkfifo(self.folder / "pipe")
+        for path in ("/dev/zero", "pipe", "."):
+            fault = self.one_fault({"url": "https://a", "ca_file": path})
+            self.assertIn("is not a file; give a PEM file of certificates", fault)

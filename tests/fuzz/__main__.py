@@ -45,7 +45,7 @@ def main() -> int:
     parser.add_argument("what", nargs="*", help="targets, or one target and a file")
     given, more = parser.parse_known_args()
     if given.fuzz:
-        return _fuzz(given.fuzz, more)
+        return _fuzz(given.fuzz, [*more, *given.what])
     if len(given.what) == 2 and os.path.isfile(given.what[1]):
         return _repeat(*given.what)
     return _all(given.what, given.seconds)

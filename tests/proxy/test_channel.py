@@ -87,6 +87,21 @@ class BadHttpTests(BenchTestCase):
         self.refused(CHUNKED, b"zz\r\n")
         self.refused(CHUNKED, b'5\r\n{"mod', b"Xel\r\n")
 
+    def test_a_line_behind_the_last_chunk_that_is_no_header(self) -> None:
+        """A server that takes a bare LF for the end of a line finds a second request here."""
+        second = b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n"
+        for line in (b"X: a\n\n", b"\n", b"X: a\n", b"nonsense\r\n", b" X: a\r\n", b"X: \0\r\n"):
+            self.refused(CHUNKED, b"0\r\n" + line + second)
+
+    def test_a_trailer_is_taken(self) -> None:
+        body = b'{"model": "small"}'
+        client = self.bench.client(
+            CHUNKED + chunked([body])[:-2] + b"X-Sum: \xe9 1\r\nEmpty:\r\n\r\n"
+        )
+        self.bench.backend().says(response())
+        [answer] = answers(bytes(client.heard))
+        self.assertEqual(answer.status, 200)
+
     @settings(deadline=None, max_examples=100)
     @given(reads=st.lists(st.binary(min_size=1, max_size=40), min_size=1, max_size=6))
     def test_whatever_comes_is_answered_with_json_or_waited_for(self, reads: list[bytes]) -> None:

@@ -7,7 +7,7 @@ import inspect
 from twisted.internet.testing import StringTransport
 from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http import HTTPChannel
+from twisted.web.http import HTTPChannel, _ChunkedTransferDecoder
 from twisted.web.http import Request as HTTPRequest
 
 from llamagw.proxy.twisted_private import KnownChannel
@@ -27,6 +27,9 @@ class PrivateNameTests(SynchronousTestCase):
         ):
             self.assertIsInstance(getattr(channel, name), kind, name)
         self.assertIs(HTTPRequest._disconnected, False)
+        decoder = _ChunkedTransferDecoder(lambda data: None, lambda extra: None)
+        decoder.dataReceived(b"0\r\nX: a\r\n")
+        self.assertEqual(decoder._trailerHeaders, [b"X: a"])
 
     def test_twisted_itself_calls_the_hooks_that_are_overridden(self) -> None:
         source = inspect.getsource(HTTPChannel)
