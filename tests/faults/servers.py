@@ -13,7 +13,8 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +130,26 @@ def gateway(*models: dict[str, Any], **more: Any) -> Iterator[Far]:
         found.stop()
     finally:
         found.clean_up()
+
+
+@contextlib.contextmanager
+def listening(serve: Callable[[socket.socket], object]) -> Iterator[str]:
+    """A URL at which each connection is served like that, and closed."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def one(sock: socket.socket) -> None:
+        with sock, contextlib.suppress(OSError):
+            serve(sock)
+
+    def accept() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
+
+    threading.Thread(target=accept, daemon=True).start()
+    with listener:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
 
 
 def far(servers: Sequence[Server], name: str = "far") -> dict[str, Any]:

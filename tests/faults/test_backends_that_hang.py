@@ -6,8 +6,10 @@ once, and each test looks at one of them.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -19,7 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.launch.probes import Health, Readiness
 from llamagw.net import Address
-from tests.faults.servers import SLOW, Far, Server, ask, far, servers
+from tests.faults.servers import SLOW, Far, Server, ask, far, listening, servers
 from tests.faults.servers import gateway as far_gateway
 from tests.faults.support import (
     Faulty,
@@ -71,11 +73,30 @@ class Remote:
         self.first.signal(signal.SIGSTOP)
 
 
+class Half:
+    """
+    A remote server that falls silent in the middle of its health.
+
+    :ivar ends: one for each of its connections that was closed
+    """
+
+    def __init__(self) -> None:
+        self.ends: list[bool] = []
+        self.url = ""
+
+    def serve(self, sock: socket.socket) -> None:
+        sock.recv(65536)
+        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{")
+        with contextlib.suppress(ConnectionResetError):
+            sock.recv(1)
+        self.ends.append(True)
+
+
 class Bench:
     """All that hangs, and since when."""
 
-    def __init__(self, gateway: Faulty, real: Gateway, far: Remote) -> None:
-        self.gateway, self.real, self.far = gateway, real, far
+    def __init__(self, gateway: Faulty, real: Gateway, far: Remote, half: Half) -> None:
+        self.gateway, self.real, self.far, self.half = gateway, real, far, half
         names = ("idle", "deaf", "streaming", "waiting", "slow", "silent")
         for name in names:
             assert gateway.chat(name).status == 200
@@ -116,15 +137,16 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     # It answers that it loads, for ever; and records nothing, as to write would be progress.
     scripts["loading"] = {"fail": "never", "record": None}
     scripts["stopped"] = {"fail": "hang", "fail_after_sec": 0.1}
-    real = Gateway([model("smol")], health_check_sec=HEALTH_SEC)
+    real, half = Gateway([model("smol")], health_check_sec=HEALTH_SEC), Half()
     try:
         real.start()
         with (
             running(scripts, **LIMITS) as gateway,
             servers(tmp_path_factory.mktemp("servers"), "a", "b") as two,
-            far_gateway(far(two)) as remote,
+            listening(half.serve) as half.url,
+            far_gateway(far(two), {"name": "half", "url": half.url}) as remote,
         ):
-            yield Bench(gateway, real, Remote(remote, *two))
+            yield Bench(gateway, real, Remote(remote, *two), half)
         real.stop()
     finally:
         real.clean_up()
@@ -211,6 +233,16 @@ def test_a_remote_server_that_hangs_is_taken_out_and_its_requests_go_to_another(
         assert took(lambda: ask(found)) < 3
     first.signal(signal.SIGCONT)
     bench.far.stream.leave()
+
+
+def test_one_that_falls_silent_in_the_middle_of_its_health_is_not_waited_for_for_ever(
+    bench: Bench,
+) -> None:
+    """Nor kept a connection to."""
+    found, half = bench.far.gateway, bench.half
+    assert found.chat("half").status == 503
+    assert f"{half.url} cannot be reached: it does not answer in time" in found.log
+    wait_until(lambda: half.ends, "the connection is closed")
 
 
 class GivenUpTests(SynchronousTestCase):

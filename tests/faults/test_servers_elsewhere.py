@@ -1,7 +1,7 @@
 """Servers elsewhere that fail: what their model's clients notice of it, and what the log says.
 
-Most are those of servers.py; where not even that is wrong enough, a socket of the test's own. One
-that hangs is in test_backends_that_hang.py.
+Most are those of servers.py; where not even that is wrong enough, a socket of the test's own. Those
+that hang are in test_backends_that_hang.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.faults.servers import SLOW, ask, far, gateway, servers
+from tests.faults.servers import SLOW, ask, far, gateway, listening, servers
 from tests.faults.support import (
     STOCK,
     Faulty,
@@ -220,23 +220,6 @@ def test_one_that_breaks_off_is_replaced_unseen_by_the_client(
         found.until_nobody_is_left()
 
 
-def test_one_that_falls_silent_in_the_middle_of_its_health_is_not_waited_for_for_ever() -> None:
-    """Nor kept a connection to."""
-    ends: list[bool] = []
-
-    def half(sock: socket.socket) -> None:
-        sock.recv(65536)
-        sock.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 15\r\n\r\n{")
-        with contextlib.suppress(ConnectionResetError):
-            sock.recv(1)
-        ends.append(True)
-
-    with listening(half) as url, gateway({"name": "far", "url": url}) as found:
-        assert ask(found).status == 503
-        assert f"{url} cannot be reached: it does not answer in time" in found.log
-        wait_until(lambda: ends, "the connection is closed")
-
-
 # Another configuration
 
 
@@ -287,26 +270,6 @@ def test_servers_come_and_go_with_a_reload_and_streams_go_on(tmp_path: Path, rea
 
 
 # Servers that are none
-
-
-@contextlib.contextmanager
-def listening(serve: Callable[[socket.socket], object]) -> Iterator[str]:
-    """A URL at which each connection is served like that, and closed."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def one(sock: socket.socket) -> None:
-        with sock, contextlib.suppress(OSError):
-            serve(sock)
-
-    def accept() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                threading.Thread(target=one, args=(listener.accept()[0],), daemon=True).start()
-
-    threading.Thread(target=accept, daemon=True).start()
-    with listener:
-        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-        listener.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
