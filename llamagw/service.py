@@ -9,7 +9,7 @@ answers finish or run out of ``drain_sec``, the backends end, and only then the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from twisted.application.service import Service
@@ -23,18 +23,15 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw import __version__
+from llamagw import announce
 from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import (
     Config,
     ConfigError,
     Fault,
     LocalModel,
-    base_url,
     is_loopback,
-    shown_address,
 )
-from llamagw.dialects import ANY, OWN, ROUTES
 from llamagw.fleet import Dispatcher
 from llamagw.launch import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
@@ -44,9 +41,6 @@ _log = Logger(namespace="llamagw")
 
 #: Seconds that clients get, when the last backend is gone, to be told of it.
 GOODBYE_SEC = 1.0
-
-#: How many models a reload names at most, of each kind.
-_NAMED = 10
 
 
 class CannotStart(SystemExit, Exception):
@@ -166,7 +160,7 @@ class Gateway(Service):
                         path=path,
                         changes=reading.changes,
                     )
-                    self._say_what_is_missing(reading.missing)
+                    announce.log_missing(reading.missing)
                 except TakenBack:
                     return
                 except (ConfigError, CannotStart) as error:
@@ -195,7 +189,7 @@ class Gateway(Service):
         except ValueError as error:
             raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
         self._prepare(config, self._asking)
-        return _Reading(config, tls, changes(self._config, config), config.missing_files())
+        return _Reading(config, tls, announce.changes(self._config, config), config.missing_files())
 
     def _go_by(self, reading: _Reading) -> None:
         """
@@ -212,9 +206,9 @@ class Gateway(Service):
             self._endpoint, self._port = self._listen(config)
         self._config = config
         self._apply(config)
-        if self._port is not port and port is not None:
+        if self._port is not None and self._port is not port and port is not None:
             port.stopListening()
-            self._say_where()
+            announce.log_address(self._port.getHost(), config.listen_addr)
 
     def _listen(self, config: Config) -> tuple[IStreamServerEndpoint, IListeningPort]:
         """
@@ -238,48 +232,11 @@ class Gateway(Service):
         return endpoint, ports[0]
 
     def startService(self) -> None:
-        """Say what is served."""
+        """Log the start-up lines, and load what is to be preloaded."""
         super().startService()
-        _log.info(
-            "llamagw {version} ({transports})", version=__version__, transports=self._transports
-        )
-        self._say_what_is_served()
+        assert self._port is not None, "privilegedStartService has bound it"
+        announce.log_start(self._config, self._port.getHost(), self._transports)
         self._dispatcher.begin()
-
-    def _say_what_is_served(self) -> None:
-        config = self._config
-        _log.info("{scope}", scope=scope(config))
-        for model in config.models:
-            if model.remote:
-                where = ", ".join(replica.url for replica in model.replicas)
-            else:
-                where = model.model_path
-            _log.info("model {name}: {where}", name=model.name, where=where)
-        self._say_what_is_missing(config.missing_files())
-        self._say_where()
-
-    def _say_what_is_missing(self, missing: Sequence[LocalModel]) -> None:
-        for model in missing[:_NAMED]:
-            _log.warn(
-                "model {name} cannot be served: there is no file {path}",
-                name=model.name,
-                path=model.model_path,
-            )
-        if len(missing) > _NAMED:
-            _log.warn("{count} more have no file either", count=len(missing) - _NAMED)
-
-    def _say_where(self) -> None:
-        assert self._port is not None
-        address = self._port.getHost()
-        _log.info("listening on {address}", address=shown_address(address))
-        base = base_url(address, self._config.listen_addr)
-        for route in ROUTES:
-            first, *others = route.paths
-            methods = "ANY" if route.methods is ANY else "/".join(route.methods)
-            also = f" (also {', '.join(others)})" if others else ""
-            _log.info("{m:4} {base}{path}{also}", m=methods, base=base, path=first, also=also)
-        for own in OWN:
-            _log.info("{m:4} {base}{path}", m=own.method, base=base, path=own.path)
 
     def stopService(self) -> Deferred[None]:
         """Drain and stop; fires when no backend is left."""
@@ -328,28 +285,3 @@ class Gateway(Service):
         self._site.connections.abort()
         self._leftovers.close()
         _log.info("stopped; no backend is left")
-
-
-def scope(config: Config) -> str:
-    """How many models there are, in words."""
-    count = "1 model" if len(config.models) == 1 else f"{len(config.models)} models"
-    return f"{count} configured, at most {config.max_loaded_models} in memory at once"
-
-
-def changes(old: Config, new: Config) -> str:
-    """What a reload changes, in words; some names of many."""
-    before = {model.name: model for model in old.models}
-    after = {model.name: model for model in new.models}
-    kept = [name for name in after if name in before]
-    said = [scope(new)]
-    for what, names in (
-        ("new", [name for name in after if name not in before]),
-        ("changed", [name for name in kept if after[name] != before[name]]),
-        ("removed", [name for name in before if name not in after]),
-    ):
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            said.append(f"{what}: {', '.join(names[:_NAMED])}{more}")
-    if old.llama_server_path != new.llama_server_path:
-        said.append(f"run by {new.llama_server_path}")
-    return "; ".join(said)

@@ -19,10 +19,11 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import apart, service, tap
+from llamagw.announce import changes
 from llamagw.apart import Asking, TakenBack, load_apart
 from llamagw.config import Config, ConfigError, load
 from llamagw.launch import local
-from llamagw.service import Gateway, changes
+from llamagw.service import Gateway
 from tests.faults.support import is_gone
 from tests.support.configs import configuration, local_model
 from tests.test_tap import ConfigTestCase, ServiceTestCase

@@ -122,7 +122,7 @@ def check(context: click.Context, config: str, as_json: bool) -> None:
 
     All faults are told at once, one line each; then the exit code is 1.
     """
-    from llamagw import tap
+    from llamagw.announce import summary
 
     path = os.path.abspath(config)
     loaded, faults = _checked(path)
@@ -138,7 +138,7 @@ def check(context: click.Context, config: str, as_json: bool) -> None:
             }
         )
     elif loaded:
-        click.echo(tap.summary(path, loaded))
+        click.echo(summary(path, loaded))
     else:
         for fault in faults:
             click.echo(str(fault), err=True)
