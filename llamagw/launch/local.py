@@ -19,21 +19,17 @@ import secrets
 import signal
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from typing import cast
 
-import psutil
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
     IProcessTransport,
-    IPushProducer,
     IReactorProcess,
     IReactorTime,
 )
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from llamagw.apart import Asking
 from llamagw.config import Config, LocalModel
@@ -47,25 +43,16 @@ from llamagw.launch.command import (
     library_path,
     masked,
 )
+from llamagw.launch.effort import Effort
 from llamagw.launch.leftovers import Leftovers
 from llamagw.launch.output import Log, Output
+from llamagw.launch.pipes import EngineProtocol
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.probes import Probe, Readiness
 from llamagw.launch.sockets import Listener, who_listens
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.process")
-
-#: Seconds that the pipes of an ended process may stay open (a grandchild may hold them) before
-#: its end is told all the same.
-PIPE_GRACE_SEC = 0.2
-
-#: How often that time may be prolonged while what has come is still being handed on.
-PIPE_GRACES = 25
-
-#: The share of a core above which CPU time is work. To answer the probes of its health takes a
-#: loading engine up to two hundredths; a load that hangs must not pass for one that gets on.
-WORK_SHARE = 0.05
 
 #: What the engine says when somebody else has its port (tools/server/server-http.cpp).
 _CANNOT_BIND = "couldn't bind HTTP server socket"
@@ -78,94 +65,6 @@ AFTERMATH_SEC = 0.5
 
 #: Seconds until it is looked again who has a port that another process answered at.
 LOOK_AGAIN_SEC = 1.0
-
-
-class _EngineProtocol(ProcessProtocol):
-    """
-    One process, from spawn to end; tells `ended` once, and does not wait for its pipes long.
-
-    While lines of it wait to be handed on, its pipes are not read.
-    """
-
-    def __init__(
-        self,
-        output: Output,
-        call_later: Callable[..., IDelayedCall],
-        ended: Callable[[str, int | None], None],
-    ) -> None:
-        self._output = output
-        self._call_later = call_later
-        self._ended = ended
-        self._how = ""
-        self._code: int | None = None
-        self._grace: IDelayedCall | None = None
-        self._graces = PIPE_GRACES
-        #: The next lines are handed on in another turn.
-        self._busy = False
-        #: No more will come; when all is handed on, its end is told.
-        self._closed = False
-
-    transport: IProcessTransport
-
-    def connectionMade(self) -> None:
-        self.transport.closeStdin()
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._output.received(childFD, data)
-        if not self._busy:
-            self._hand_on()
-
-    def _hand_on(self) -> None:
-        was, self._busy = self._busy, self._output.hand_on()
-        pipes = cast(IPushProducer, self.transport)
-        if self._busy:
-            self._call_later(0, self._hand_on)
-        if self._closed:
-            if not self._busy:
-                self._ended(self._how, self._code)
-        elif self._busy and not was:
-            pipes.pauseProducing()
-        elif was and not self._busy:
-            pipes.resumeProducing()
-
-    def processExited(self, reason: Failure) -> None:
-        self._how = _how_it_ended(reason)
-        # None if a signal ended it.
-        self._code = getattr(reason.value, "exitCode", None)
-        # Most often the pipes close in the same breath; their last words are worth it.
-        self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
-
-    def processEnded(self, reason: Failure) -> None:
-        if self._grace is not None:
-            self._grace.cancel()
-            self._close()
-
-    def _pipes_stay_open(self) -> None:
-        self._graces -= 1
-        if self._busy and self._graces:
-            # Its last words may be behind what has come.
-            self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
-            return
-        self.transport.loseConnection()
-        self._close()
-
-    def _close(self) -> None:
-        self._grace = None
-        self._closed = True
-        self._output.closed()
-        if not self._busy:
-            self._hand_on()
-
-
-def _how_it_ended(reason: Failure) -> str:
-    """Twisted's `ProcessDone` or `ProcessTerminated`, in words."""
-    number = getattr(reason.value, "signal", None)
-    if number is None:
-        return f"exited with status {getattr(reason.value, 'exitCode', None) or 0}"
-    try:
-        return f"was killed by {signal.Signals(number).name}"
-    except ValueError:
-        return f"was killed by signal {number}"
 
 
 class LocalRun:
@@ -317,7 +216,7 @@ class LocalRun:
             port=port,
             command=masked(engine),
         )
-        protocol = _EngineProtocol(self.output, processes.reactor.callLater, self._ended)
+        protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
         env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
             transport = processes.spawn(protocol, engine, env)
@@ -435,8 +334,7 @@ class Processes:
         self.ports = Ports(config.port_range_start)
         #: By binary.
         self._known: dict[str, frozenset[str]] = {}
-        #: By pid: when its CPU time was last looked at, how much it was, how often it had grown.
-        self._work: dict[int, tuple[float, float, int]] = {}
+        self._effort = Effort(reactor)
 
     def apply(self, config: Config) -> None:
         """Start what is started from now on by another configuration, for which it is prepared."""
@@ -475,23 +373,13 @@ class Processes:
 
     def forget(self, pid: int) -> None:
         """The process is gone."""
-        self._work.pop(pid, None)
+        self._effort.forget(pid)
         self.leftovers.ended(pid)
 
     def effort(self, pid: int | None) -> object:
-        """What a process has done so far: its CPU time and the bytes that it has read."""
-        if pid is None:
-            return None
-        try:
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            # macOS does not count a process's reads.
-            counters = process.io_counters() if hasattr(process, "io_counters") else ()
-        except psutil.Error:
-            return None
-        spent, now = times.user + times.system, self.reactor.seconds()
-        looked, before, spurts = self._work.get(pid, (now, spent, 0))
-        if spent - before > WORK_SHARE * (now - looked):
-            spurts += 1
-        self._work[pid] = now, spent, spurts
-        return spurts, counters
+        """
+        What a process has done so far, see `Effort`.
+
+        :param pid: None for a process that does not run
+        """
+        return None if pid is None else self._effort.of(pid)

@@ -35,14 +35,9 @@ from llamagw.launch.command import (
     masked,
 )
 from llamagw.launch.leftovers import Leftovers
-from llamagw.launch.local import (
-    LOOK_AGAIN_SEC,
-    PIPE_GRACE_SEC,
-    PIPE_GRACES,
-    LocalLauncher,
-    LocalRun,
-)
+from llamagw.launch.local import LOOK_AGAIN_SEC, LocalLauncher, LocalRun
 from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
+from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
 from tests.support.configs import configuration, local_model
