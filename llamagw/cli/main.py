@@ -218,7 +218,8 @@ def init(
     Exit code 1, the file being written, when no llama-server was found: then its line is marked
     with CHANGE.
     """
-    from llamagw.cli.init import Machine, config_text, find_engine, scan
+    from llamagw.cli.init import Machine, config_text, find_engine
+    from llamagw.cli.scan import scan
 
     try:
         engine = find_engine(llama_server)

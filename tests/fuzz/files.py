@@ -13,7 +13,8 @@ from contextlib import suppress
 from functools import cache
 
 from llamagw.announce import summary
-from llamagw.cli.init import Machine, config_text, scan
+from llamagw.cli.init import Machine, config_text
+from llamagw.cli.scan import scan
 from llamagw.config import ConfigError, Fault, load
 from llamagw.models import gguf
 
