@@ -2,8 +2,8 @@
 `twistd llamagw`: its options, and the wiring of the parts.
 
 The only file that touches the global reactor, and the only one that knows all parts. At import it
-must load nothing that imports a reactor: twistd loads it before one is chosen, and here is where
-uvloop's is chosen.
+must load nothing that imports a reactor: twistd loads it before one is installed, and the options
+install uvloop's (system.py).
 """
 
 from __future__ import annotations
@@ -37,8 +37,10 @@ if TYPE_CHECKING:
 
 class Options(usage.Options):
     """
-    The command line. After parsing, ``options.loaded`` is the checked configuration, and
-    ``options.hung_up`` whether a SIGHUP has come since.
+    The command line.
+
+    :ivar loaded: after parsing, the checked configuration
+    :ivar hung_up: whether a SIGHUP has come since the options were parsed
     """
 
     synopsis = "[options]"
@@ -54,13 +56,17 @@ class Options(usage.Options):
     hung_up = False
 
     def opt_version(self) -> None:
-        """Print the version of llamagw, and exit."""
+        """
+        Print the version of llamagw, and exit.
+
+        :raises SystemExit: with 0
+        """
         print(f"llamagw {__version__}")
         raise SystemExit(0)
 
     def postOptions(self) -> None:
         """
-        Read the configuration and choose the reactor.
+        Read the configuration and install the reactor.
 
         :raises SystemExit: with 1 and one line per fault, or after ``--check``
         """
@@ -71,7 +77,7 @@ class Options(usage.Options):
         try:
             self.loaded = load(path)
             if self["check"]:
-                # Only Twisted itself can say whether an endpoint string is one.
+                # Only Twisted itself can check an endpoint string.
                 from twisted.internet import reactor
 
                 endpoint(reactor, self.loaded)
@@ -96,11 +102,16 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The gateway, wired to the global reactor."""
+    """
+    The gateway, wired to the global reactor.
+
+    :param options: after parsing
+    :raises SystemExit: when the gateway cannot listen on ``listen_addr``
+    """
     from twisted.internet import reactor
     from twisted.internet.threads import deferToThreadPool
 
-    # Twisted's own is the time of day: when that is set back, no timer fires until it is made up.
+    # Twisted's own is the wall clock: if that is set back, timers fire late by as much.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     in_thread = partial(deferToThreadPool, reactor, pool)  # type: ignore[arg-type]
@@ -117,7 +128,8 @@ def make_gateway(
     """
     Put the parts together.
 
-    :param in_thread: calls a function in a thread, where it may take its time
+    :param in_thread: calls a function in a thread, where it may block
+    :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.api import Api
     from llamagw.fleet import Dispatcher
@@ -174,10 +186,10 @@ def make_gateway(
 
 
 def limits(config: Config) -> Limits:
-    """What clients may do, by the configuration and by the system's limit of open files."""
+    """The limits for clients, from the configuration, the memory and the limit of open files."""
     from llamagw.proxy import Limits, Origins
 
-    # Each connection may need a second one, to a backend; a few files are for everything else.
+    # A client's connection may need a second one, to a backend; 128 files are for everything else.
     return Limits(
         max_body=int(config.max_body_mb * 2**20),
         max_bodies=int(config.bodies_mb(machine_memory()) * 2**20),
@@ -190,6 +202,8 @@ def limits(config: Config) -> Limits:
 
 def endpoint(reactor: Any, config: Config) -> Any:
     """
+    The endpoint of ``listen_addr``.
+
     :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.net import server_endpoint

@@ -1,8 +1,8 @@
 """
-The configuration that `llamagw init` makes of the models that scan.py has found.
+The text of the configuration that `llamagw init` makes of the models that scan.py has found.
 
-The numbers are guesses, and the file says so: enough to begin with, commented so that they can be
-corrected. Nothing is written here; main.py does that.
+Its numbers are estimates to start from; the file says so in comments, for the user to correct them.
+The file is written by main.py.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from llamagw.cli.show import plain, size
 @dataclass(frozen=True)
 class Machine:
     """
-    What is here to run models on.
+    The resources of a machine.
 
-    :param cores: physical ones that this process may use
-    :param ram: bytes
+    :param cores: physical cores that this process may use
+    :param ram: bytes of memory
     """
 
     cores: int
@@ -32,7 +32,7 @@ class Machine:
 
     @classmethod
     def this(cls) -> Machine:
-        """The one that this runs on."""
+        """The machine that this process runs on."""
         import psutil
 
         cores = psutil.cpu_count(logical=False) or os.cpu_count() or 4
@@ -42,10 +42,16 @@ class Machine:
 
 
 def at_once(models: list[Model], ram: int) -> tuple[int, int]:
-    """How many of the largest fit into the memory together, and how many bytes those take."""
+    """
+    How many models fit into the memory together, the largest first.
+
+    :param models: all models
+    :param ram: bytes of memory
+    :return: how many, at least one if there are any, and how many bytes those take
+    """
     taken = count = 0
     for memory in sorted((model.memory(ram) for model in models), reverse=True):
-        # A fifth is for everything else.
+        # A fifth of the memory is kept for everything else.
         if count and taken + memory > ram * 0.8:
             break
         taken, count = taken + memory, count + 1
@@ -56,9 +62,14 @@ def config_text(
     folder: str, models: list[Model], engine: str | None, machine: Machine, gpu_layers: int
 ) -> str:
     """
-    The configuration.
+    The configuration file.
 
-    :param engine: the path of llama-server; None when it is not known
+    :param folder: that was scanned, for a comment
+    :param models: the models found
+    :param engine: the path of llama-server; None if unknown, then its line is marked with CHANGE
+    :param machine: that the numbers are for
+    :param gpu_layers: of each model; -1 for all
+    :return: YAML
     """
     ram = machine.ram
     count, taken = at_once(models, ram)
@@ -110,12 +121,12 @@ def _entry(model: Model, machine: Machine, gpu_layers: int) -> Iterator[str]:
 
 
 def _scalar(text: str) -> str:
-    """A text as YAML, on one line, whatever characters it has."""
+    """A text as YAML, on one line, quoted if it has to be."""
     return _dump(text)
 
 
 def _item(text: str) -> str:
-    """The same within brackets, where more characters have a meaning."""
+    """As `_scalar`, for an item within brackets, where more characters need quotes."""
     return _dump([text])[1:-1]
 
 
@@ -127,7 +138,7 @@ def _dump(value: str | list[str]) -> str:
         value,
         allow_unicode=True,
         default_flow_style=True,
-        # A line break would be folded over several lines in any other style.
+        # In any other style a line break would make several lines.
         default_style=None if text.isprintable() else '"',
         width=sys.maxsize,
     )
@@ -136,14 +147,16 @@ def _dump(value: str | list[str]) -> str:
 
 def find_engine(given: str | None) -> str | None:
     """
-    The llama-server to write: as given, or the one on PATH.
+    The llama-server to write into the file.
 
-    :raises ValueError: when the given one cannot be run; the message is for the user
+    :param given: its path or name; None to look for llama-server on PATH
+    :return: its absolute path; None if none was given and PATH has none
+    :raises ValueError: when the given one is not executable; the message is for the user
     """
     found = shutil.which(given or "llama-server")
     if found is None:
         if given is not None:
             raise ValueError(f"{given} is not an executable file")
         return None
-    # Not the bare name: a service has another PATH than this terminal.
+    # Absolute: a service has another PATH than this terminal.
     return os.path.abspath(found)

@@ -1,7 +1,7 @@
 """
-The models in a folder of GGUF files: what each file is, and what can be guessed for its model.
+The models in a folder of GGUF files: what each file is, and an estimate of what its model needs.
 
-Reads the heads of files only. The configuration that is made of it is init.py's.
+Reads the heads of the files only. init.py makes a configuration of the result.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from dataclasses import dataclass, field
 from llamagw.cli.show import plain
 from llamagw.models import gguf
 
-#: The longest context that is written: more costs memory that a first try may not have.
+#: The longest context that is written (tokens): a longer one may need more memory than there is.
 CONTEXT = 8192
-#: For embeddings and rankings, whose whole input must fit into one batch.
+#: The same for embeddings and rankings, whose whole input must fit into one batch.
 SHORT_CONTEXT = 2048
-#: KV caches are halved down to this.
+#: The context is halved for a smaller KV cache down to this (tokens).
 LEAST_CONTEXT = 1024
 
-#: What a model takes beside its weights and its KV cache (README, "Memory").
+#: Bytes that a model takes beside its weights and its KV cache (README, "Memory").
 OVERHEAD = 2**30
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _QUANT = re.compile(r"[-._](?:i?q\d\w*|[bf]?f(?:16|32)|fp(?:16|32)|mxfp4\w*)$", re.IGNORECASE)
 
-#: Architectures that make embeddings and nothing else.
+#: Architectures for embeddings only.
 _ENCODERS = re.compile(r"bert|embedding|t5encoder", re.IGNORECASE)
 _POOLING_NONE, _POOLING_RANK = 0, 4
 
@@ -40,11 +40,15 @@ class Model:
     """
     A model that was found.
 
-    :param path: absolute
+    :param path: absolute; the first part of a model that is split
+    :param name: to be configured
     :param size: bytes, all parts together
+    :param architecture: as GGUF has it, such as ``llama``
     :param kind: ``text``, ``embeddings`` or ``ranking``
     :param trained: the longest context that it was trained for, in tokens
     :param kv_token: bytes of KV cache for a token, at 16 bits
+    :param pooled: whether the file gives the pooling, or none is needed
+    :param mmproj: the path of its projector; None if it has none
     """
 
     path: str
@@ -58,18 +62,32 @@ class Model:
     mmproj: str | None = None
 
     def context(self, ram: int) -> int:
-        """Tokens that suit the model and a machine with so many bytes of memory."""
+        """
+        A context that fits the model and the machine.
+
+        :param ram: the machine's memory in bytes
+        :return: tokens
+        """
         context = min(self.trained, CONTEXT if self.kind == "text" else SHORT_CONTEXT)
         while context > LEAST_CONTEXT and context * self.kv_token > ram / 8:
             context = max(context // 2, LEAST_CONTEXT)
         return context
 
     def memory(self, ram: int) -> int:
-        """About how many bytes it takes when loaded."""
+        """
+        Estimate the memory that it takes when loaded.
+
+        :param ram: the machine's memory in bytes
+        :return: bytes
+        """
         return self.size + self.context(ram) * self.kv_token + OVERHEAD
 
     def arguments(self, ram: int) -> list[str]:
-        """Its ``extra_args``."""
+        """
+        Its ``extra_args``.
+
+        :param ram: the machine's memory in bytes
+        """
         found = []
         if self.kind != "text":
             found = ["--reranking" if self.kind == "ranking" else "--embeddings"]
@@ -82,10 +100,10 @@ class Model:
 @dataclass
 class Found:
     """
-    What is in a folder.
+    The result of a scan.
 
     :param models: sorted by path
-    :param left_out: a path and what is the matter with it, as half a sentence
+    :param left_out: a path, and the reason as a predicate, such as "is empty"
     """
 
     models: list[Model] = field(default_factory=list)
@@ -93,7 +111,11 @@ class Found:
 
 
 def scan(folder: str) -> Found:
-    """Look at all GGUF files in a folder and the folders in it, symbolic links followed."""
+    """
+    Find the models in a folder and the folders in it; symbolic links are followed.
+
+    :param folder: must exist
+    """
     found = Found()
     files = sorted(_files(folder, found))
     projectors: list[str] = []
@@ -115,11 +137,11 @@ def scan(folder: str) -> Found:
 def _files(folder: str, found: Found) -> Iterator[str]:
     seen: set[str] = set()
 
-    def tell(error: OSError) -> None:
+    def leave_out(error: OSError) -> None:
         found.left_out.append((str(error.filename), f"cannot be read: {error.strerror}"))
 
-    for where, folders, files in os.walk(folder, onerror=tell, followlinks=True):
-        # A link may lead back to where we are.
+    for where, folders, files in os.walk(folder, onerror=leave_out, followlinks=True):
+        # A link may lead to a folder that contains it.
         real = os.path.realpath(where)
         if real in seen:
             folders.clear()
@@ -131,7 +153,7 @@ def _files(folder: str, found: Found) -> Iterator[str]:
 
 
 def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> str | None:
-    """Add what this file is to what was found; else what is the matter with it."""
+    """Add a file to what was found; returns why it was left out, None if it was not."""
     try:
         os.path.abspath(path).encode()
     except UnicodeEncodeError:
@@ -166,6 +188,7 @@ def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> s
 
 
 def _no_model(header: gguf.Header) -> str | None:
+    """Why a file is not a model, as a predicate; None if it is one."""
     kind = header.text("general.type")
     if kind in ("adapter", "imatrix"):
         names = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix"}
@@ -204,7 +227,7 @@ def _ranks(header: gguf.Header) -> bool:
 
 
 def _kv_token(header: gguf.Header) -> int:
-    """Bytes of KV cache that a token takes: for each layer and KV head, a key and a value."""
+    """Bytes of KV cache for a token: for each layer and KV head, a key and a value."""
     arch = header.architecture
     _, most = _heads(header, f"{arch}.attention.head_count")
     if f"{arch}.attention.head_count_kv" in header.values:
@@ -218,10 +241,10 @@ def _kv_token(header: gguf.Header) -> int:
 
 
 def _heads(header: gguf.Header, key: str) -> tuple[int, int]:
-    """Of all layers together, and of the layer that has most."""
+    """How many attention heads all layers have together, and how many the layer with most has."""
     value = header.values.get(key)
     if isinstance(value, list):
-        # Of models whose layers differ.
+        # The layers of this model differ.
         each = [number for number in value if isinstance(number, int)]
         return sum(each), max(each, default=0)
     number = header.number(key) or 0
@@ -233,7 +256,7 @@ def _stem(path: str) -> str:
 
 
 def _name(folder: str, models: list[Model]) -> None:
-    """Names that differ: of two with one name, each is called by its folder too."""
+    """Make the names unique: models with the same name get their folder in it too."""
     count = Counter(model.name for model in models)
     taken: set[str] = set()
     for model in models:
@@ -249,12 +272,13 @@ def _name(folder: str, models: list[Model]) -> None:
 
 def _give_projectors(projectors: list[str], models: list[Model]) -> Iterator[tuple[str, str]]:
     """
-    Give each model its projector, where it is clear whose it is; those that are left over.
+    Assign each projector to its models; yields those that belong to none, with the reason.
 
-    It belongs to the models beside it whose names begin as its own does. One that has no name of
-    its own (mmproj-F16.gguf) belongs to the models beside it if they are all the same one.
+    A projector belongs to the models in its folder whose names begin with its own. One without a
+    name of its own (mmproj-F16.gguf) belongs to all models in its folder, if those are the same
+    model in different quantizations.
     """
-    # Of several precisions, that which most people take; a model keeps the first that it is given.
+    # F16 first, the usual precision: a model keeps the first projector that it gets.
     projectors.sort(key=lambda path: ("f16" not in _stem(path).lower().replace("bf16", ""), path))
     for path in projectors:
         folder = os.path.dirname(os.path.abspath(path))

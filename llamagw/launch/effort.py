@@ -1,8 +1,8 @@
 """
-How much work a process has done, from the system's accounting (/proc on Linux, psutil elsewhere).
+How much work a process has done, from the system's accounting (psutil, which reads /proc on Linux).
 
-By this an engine that loads or generates is told from one that hangs. How long it may do nothing
-is for probes.py to judge.
+This distinguishes an engine that loads or generates from one that hangs. How long it may go
+without progress is decided in probes.py.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ class Effort:
     """
     The work of processes, by pid.
 
-    :param clock: measures the time between two looks at a process
+    :param clock: measures the time between two readings of a process
     """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
-        #: By pid: time of the last look (s), CPU time then (s), how many looks found work.
-        self._looks: dict[int, tuple[float, float, int]] = {}
+        #: By pid: time of the last reading (s), CPU time then (s), how many readings found work.
+        self._readings: dict[int, tuple[float, float, int]] = {}
 
     def __repr__(self) -> str:
-        return f"<Effort of {len(self._looks)} processes>"
+        return f"<Effort of {len(self._readings)} processes>"
 
     def of(self, pid: int) -> object:
         """
-        Look at a process.
+        Read what a process has done since the last call.
 
         :return: a token that differs from the last while the process uses more than `WORK_SHARE` of
             a core, or reads or writes; None if the process cannot be seen
@@ -45,16 +45,16 @@ class Effort:
         except psutil.Error:
             return None
         spent, now = times.user + times.system, self._clock.seconds()
-        last, before, worked = self._looks.get(pid, (now, spent, 0))
+        last, before, worked = self._readings.get(pid, (now, spent, 0))
         if spent - before > WORK_SHARE * (now - last):
             worked += 1
-        self._looks[pid] = now, spent, worked
+        self._readings[pid] = now, spent, worked
         return worked, counters
 
     def forget(self, pid: int) -> None:
         """
-        The process has ended.
+        Drop what is kept of a process that has ended.
 
-        :param pid: one that may be unknown
+        :param pid: one that was never read is ignored
         """
-        self._looks.pop(pid, None)
+        self._readings.pop(pid, None)

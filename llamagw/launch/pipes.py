@@ -17,19 +17,25 @@ from twisted.python.failure import Failure
 
 from llamagw.launch.output import Output
 
-#: Seconds that the pipes of an ended process may stay open (a grandchild may hold them) before
-#: its end is told all the same.
+#: Seconds that the pipes of an ended process may stay open (a child of its own may hold them)
+#: before the end is reported anyway.
 PIPE_GRACE_SEC = 0.2
 
-#: How often that time may be prolonged while what has come is still being handed on.
+#: How often that time may be prolonged while received output is still being handled.
 PIPE_GRACES = 25
 
 
 class EngineProtocol(ProcessProtocol):
     """
-    One process, from spawn to end; tells `ended` once, and does not wait for its pipes long.
+    One process, from spawn to end.
 
-    While lines of it wait to be handed on, its pipes are not read.
+    While lines wait to be handled, its pipes are not read.
+
+    :param output: gets what it prints
+    :param call_later: the reactor's ``callLater``
+    :param ended: called once, with how it ended, in words, and its exit status (None if a signal
+        ended it); at most some `PIPE_GRACE_SEC` after the process has ended, even if a child of its
+        own still holds the pipes open
     """
 
     def __init__(
@@ -45,9 +51,9 @@ class EngineProtocol(ProcessProtocol):
         self._code: int | None = None
         self._grace: IDelayedCall | None = None
         self._graces = PIPE_GRACES
-        #: The next lines are handed on in another turn.
+        #: More lines wait for the next turn of the reactor.
         self._busy = False
-        #: No more will come; when all is handed on, its end is told.
+        #: The pipes are closed or given up; when all lines are handled, the end is reported.
         self._closed = False
 
     transport: IProcessTransport
@@ -58,13 +64,13 @@ class EngineProtocol(ProcessProtocol):
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         self._output.received(childFD, data)
         if not self._busy:
-            self._hand_on()
+            self._pass_on()
 
-    def _hand_on(self) -> None:
-        was, self._busy = self._busy, self._output.hand_on()
+    def _pass_on(self) -> None:
+        was, self._busy = self._busy, self._output.pass_on()
         pipes = cast(IPushProducer, self.transport)
         if self._busy:
-            self._call_later(0, self._hand_on)
+            self._call_later(0, self._pass_on)
         if self._closed:
             if not self._busy:
                 self._ended(self._how, self._code)
@@ -77,7 +83,7 @@ class EngineProtocol(ProcessProtocol):
         self._how = _how_it_ended(reason)
         # None if a signal ended it.
         self._code = getattr(reason.value, "exitCode", None)
-        # Most often the pipes close in the same breath; their last words are worth it.
+        # The pipes usually close at once; the last lines say why it ended, so wait for them.
         self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
 
     def processEnded(self, reason: Failure) -> None:
@@ -88,7 +94,7 @@ class EngineProtocol(ProcessProtocol):
     def _pipes_stay_open(self) -> None:
         self._graces -= 1
         if self._busy and self._graces:
-            # Its last words may be behind what has come.
+            # The last lines may be queued behind these.
             self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
             return
         self.transport.loseConnection()
@@ -99,11 +105,11 @@ class EngineProtocol(ProcessProtocol):
         self._closed = True
         self._output.closed()
         if not self._busy:
-            self._hand_on()
+            self._pass_on()
 
 
 def _how_it_ended(reason: Failure) -> str:
-    """Twisted's `ProcessDone` or `ProcessTerminated`, in words."""
+    """How a process ended, in words, from Twisted's `ProcessDone` or `ProcessTerminated`."""
     number = getattr(reason.value, "signal", None)
     if number is None:
         return f"exited with status {getattr(reason.value, 'exitCode', None) or 0}"
