@@ -25,8 +25,9 @@ def log_start(config: Config, address: IAddress, transports: str) -> None:
     """
     Log the start-up lines: version, models, missing files, and where the gateway listens.
 
+    :param config: what is served
     :param address: what the port is bound to
-    :param transports: what moves the bytes, in words
+    :param transports: the kind of transports, such as "uvloop"
     """
     _log.info("llamagw {version} ({transports})", version=__version__, transports=transports)
     _log.info("{scope}", scope=scope(config))
@@ -75,13 +76,22 @@ def log_address(address: IAddress, listen_addr: str) -> None:
 
 
 def scope(config: Config) -> str:
-    """How many models there are, in words."""
+    """
+    How many models there are, in words.
+
+    :param config: that has them
+    """
     count = "1 model" if len(config.models) == 1 else f"{len(config.models)} models"
     return f"{count} configured, at most {config.max_loaded_models} in memory at once"
 
 
 def changes(old: Config, new: Config) -> str:
-    """What a reload changes, in words; at most `_NAMED` models of each kind are named."""
+    """
+    What a reload changes, in words; at most `_NAMED` models of each kind are named.
+
+    :param old: the configuration before
+    :param new: the configuration after
+    """
     before = {model.name: model for model in old.models}
     after = {model.name: model for model in new.models}
     kept = [name for name in after if name in before]
@@ -104,6 +114,8 @@ def summary(path: str, config: Config) -> str:
     What would be served, for ``--check``.
 
     :param path: the file that the configuration was read from
+    :param config: the configuration
+    :return: several lines
     """
     missing = config.missing_files()
     local = [model for model in config.models if not model.remote]

@@ -101,6 +101,7 @@ def load_apart(path: str, commands: Commands) -> Config:
     As `llamagw.config.load`, in another process.
 
     :param path: the YAML file
+    :param commands: runs the process
     :raises ConfigError: as there, and when that process fails or takes longer than `READ_TIMEOUT`
     :raises Cancelled: when `commands` is cancelled
     """

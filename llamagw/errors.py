@@ -28,12 +28,12 @@ class GatewayError(Exception):
     A request that the gateway answers itself, with an error.
 
     :param message: for the client; one sentence or two
+    :param param: the field of the request that is at fault; None for none
+    :param retry_after: seconds after which a retry may succeed; None if unknown
+    :param allow: the methods that the path takes (405 only)
     :ivar status: the HTTP status
     :ivar type: OpenAI's ``error.type``
     :ivar code: OpenAI's ``error.code``
-    :ivar param: the field of the request that is at fault; None for none
-    :ivar retry_after: seconds after which a retry may succeed; None if unknown
-    :ivar allow: the methods that the path takes (405 only)
     """
 
     status = 500
@@ -148,7 +148,7 @@ class Moved(GatewayError):
     """
     The route is at another path.
 
-    :ivar location: that path, with the query
+    :param location: that path, with the query
     """
 
     status = 308

@@ -48,7 +48,9 @@ class CannotStart(SystemExit, Exception):
     The gateway cannot serve; the message is for the person who starts it.
 
     Both a SystemExit, so that it ends the process with status 1 and without a traceback, and an
-    Exception, so that twistd removes its pidfile and a daemon's parent learns of it.
+    Exception, so that twistd removes its pidfile and a daemon's parent sees the failure.
+
+    :param message: one line
     """
 
     def __init__(self, message: str) -> None:

@@ -128,6 +128,8 @@ def make_gateway(
     """
     Put the parts together.
 
+    :param config: what the gateway starts with
+    :param reactor: for all I/O and all timers
     :param in_thread: calls a function in a thread, where it may block
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
@@ -186,7 +188,11 @@ def make_gateway(
 
 
 def limits(config: Config) -> Limits:
-    """The limits for clients, from the configuration, the memory and the limit of open files."""
+    """
+    The limits for clients, from the configuration, the memory and the limit of open files.
+
+    :param config: for its limits; the limit of open files is raised as far as possible
+    """
     from llamagw.proxy import Limits, Origins
 
     # A client's connection may need a second one, to a backend; 128 files are for everything else.
@@ -202,8 +208,10 @@ def limits(config: Config) -> Limits:
 
 def endpoint(reactor: Any, config: Config) -> Any:
     """
-    The endpoint of ``listen_addr``.
+    The server endpoint of ``listen_addr``.
 
+    :param reactor: to listen with
+    :param config: for its ``listen_addr``
     :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.net import server_endpoint

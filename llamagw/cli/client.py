@@ -115,6 +115,9 @@ class Client:
         """
         As `logs`, and then each further line, until the gateway ends the stream.
 
+        :param name: its name or an alias
+        :param most: how many of the last lines at most; None for all that the gateway keeps
+        :return: yields the lines
         :raises Failed: when the connection breaks off
         """
         path = _logs(name, most) + "&follow=true"

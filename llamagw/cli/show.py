@@ -8,7 +8,12 @@ GAP = "  "
 
 
 def plain(text: str) -> str:
-    """A text of unknown origin, with "?" for each character that is not printable."""
+    """
+    A text of unknown origin, made harmless for a terminal.
+
+    :param text: any text
+    :return: on one line, with "?" for each character that is not printable
+    """
     return "".join(c if c.isprintable() else "?" for c in text)
 
 

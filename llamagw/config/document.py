@@ -88,7 +88,7 @@ class ConfigError(Exception):
     """
     A configuration that cannot be used.
 
-    :ivar faults: all of its faults, at least one
+    :param faults: all of its faults, at least one
     """
 
     def __init__(self, faults: list[Fault]) -> None:
@@ -273,6 +273,7 @@ def shortened(text: str, most: int) -> str:
     """
     Shorten a text.
 
+    :param text: any text
     :param most: characters of the result at most, including the "…" at its end
     """
     return text if len(text) <= most else text[: most - 1] + "…"

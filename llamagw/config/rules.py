@@ -1,8 +1,9 @@
 """
 Rules of a configuration beyond the types of its values: combinations of keys, reserved names.
 
-Each rule takes a part of the file, as the Structs of schema.py, and reports what violates it, with
-its place. A value of the wrong type has been reported already (walk.py), and is its default here.
+Each rule takes a part of the file, as the Structs of schema.py, and reports what violates it with
+`fault`; `place` is that of the model's entry, such as ``models[1]``. A value of the wrong type has
+been reported already (walk.py), and is its default here.
 """
 
 from __future__ import annotations

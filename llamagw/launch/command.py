@@ -92,6 +92,7 @@ def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str
     The command line of a model's engine.
 
     :param binary: the path of llama-server
+    :param model: the model, with its settings
     :param port: the port to listen on
     :param known: the flags that this binary has, from `known_flags`; empty if unknown
     """
@@ -120,7 +121,12 @@ def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str
 
 
 def masked(command: Sequence[str]) -> str:
-    """A command line for the log, with ``***`` in place of keys and tokens."""
+    """
+    A command line for the log, with ``***`` in place of keys and tokens.
+
+    :param command: the program and its arguments
+    :return: joined by spaces
+    """
     shown, secret = [], False
     for word in command:
         flag, equals, _ = word.partition("=")
@@ -138,6 +144,7 @@ def has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:
     """
     Whether a model's own settings give its engine keys, so that clients send theirs.
 
+    :param model: a model, with its ``extra_args`` and ``env``
     :param inherited: the gateway's own environment
     """
     flags = {word.partition("=")[0].replace("_", "-") for word in model.extra_args}

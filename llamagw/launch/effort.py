@@ -34,6 +34,7 @@ class Effort:
         """
         Read what a process has done since the last call.
 
+        :param pid: of the process
         :return: a token that differs from the last while the process uses more than `WORK_SHARE` of
             a core, or reads or writes; None if the process cannot be seen
         """

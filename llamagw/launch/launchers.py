@@ -37,6 +37,7 @@ class Launchers:
         """
         Make the launchers of a model's instances.
 
+        :param model: as configured
         :param log: gets the output of local ones
         :return: one for each instance, at least one
         """
@@ -51,6 +52,7 @@ class Launchers:
         """
         What else its launchers depend on.
 
+        :param model: as configured
         :param config: the configuration that has the model
         :return: to be compared at a reload; if it differs, the model needs new launchers
         """
@@ -61,11 +63,16 @@ class Launchers:
         Do the slow part of applying a configuration; to be called before `apply`. Blocks, and may
         be called in a thread.
 
+        :param config: that will be applied
         :param commands: runs the engine's ``--help``
         :raises Cancelled: when `commands` is cancelled
         """
         self._processes.prepare(config, commands)
 
     def apply(self, config: Config) -> None:
-        """Use this configuration for all launches from now on."""
+        """
+        Use a configuration for all launches from now on.
+
+        :param config: one for which `prepare` was called
+        """
         self._processes.apply(config)

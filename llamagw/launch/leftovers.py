@@ -36,7 +36,12 @@ class Known(Struct, frozen=True):
 
     @classmethod
     def of(cls, pid: int) -> Known | None:
-        """The process that has this pid now; None if there is none."""
+        """
+        Identify the process that has a pid now.
+
+        :param pid: of the process
+        :return: None if there is none
+        """
         try:
             return cls(pid, psutil.Process(pid).create_time())
         except psutil.Error:

@@ -53,6 +53,7 @@ class Effects(Protocol):
         """
         Probe a ready run.
 
+        :param run: the run
         :param hung: called once, if it stops answering
         :return: stops the probes
         """
@@ -74,6 +75,7 @@ class Effects(Protocol):
         """
         Its run has ended.
 
+        :param exit: how
         :param failure: why it must not be started until `recovered`; None if it may be at once
         :param hold: whether requests stay queued meanwhile, instead of being rejected
         """
@@ -104,7 +106,11 @@ class Lifecycle(Protocol):
         """Its run has not ended but no longer answers."""
 
     def ended(self, exit: Exit) -> None:
-        """Its run has ended, or could not be started."""
+        """
+        Its run has ended, or could not be started.
+
+        :param exit: how
+        """
 
     def wait_over(self) -> None:
         """The backoff is over."""

@@ -81,6 +81,7 @@ class LocalRun:
     keys. An engine too old to know the variable accepts every request.
 
     :param processes: what all local models share
+    :param model: what to run
     :param log: gets what the engine prints
     :param ended: called once, when it has ended or could not be started
     """
@@ -122,6 +123,7 @@ class LocalRun:
         return self.address.port
 
     def stop(self) -> None:
+        """See `Run.stop`."""
         self._stopping = True
         self._signal(signal.SIGTERM)
         self._kill_later = self._processes.reactor.callLater(
@@ -129,6 +131,7 @@ class LocalRun:
         )
 
     def kill(self, why: str) -> None:
+        """See `Run.kill`."""
         self._stopping = True
         self._cancel_kill()
         self._kill()
@@ -147,6 +150,7 @@ class LocalRun:
         return self.output.count, self._processes.effort(self.pid)
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
+        """See `Run.await_ready`."""
         return Readiness(
             self._processes.reactor,
             self._processes.probe,
@@ -160,6 +164,7 @@ class LocalRun:
         )
 
     def broke_off(self) -> Deferred[bool]:
+        """See `Run.broke_off`."""
         # A connection can be lost before the process's end is seen. If it does not end in time, it
         # was no crash.
         waiting: Deferred[bool] = Deferred()
@@ -314,9 +319,11 @@ class LocalLauncher:
         return f"<LocalLauncher {self._model.name}>"
 
     def launch(self, ended: Callable[[Exit], None]) -> LocalRun:
+        """See `Launcher.launch`."""
         return LocalRun(self._processes, self._model, self._log, ended)
 
     def ready_line(self, seconds: float) -> str:
+        """See `Launcher.ready_line`."""
         return f"is loaded ({seconds:.1f} s)"
 
 
@@ -364,6 +371,7 @@ class Processes:
         Read the flags of a configuration's binary, if they are not known; to be called before the
         first launch, and before `apply`. Blocks, and may be called in a thread.
 
+        :param config: that will be applied
         :param commands: runs the binary
         :raises Cancelled: when `commands` is cancelled
         """

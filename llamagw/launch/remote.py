@@ -68,9 +68,11 @@ class RemoteLauncher:
         return f"<RemoteLauncher {self.name}>"
 
     def launch(self, ended: Callable[[Exit], None]) -> RemoteRun:
+        """See `Launcher.launch`."""
         return RemoteRun(self._address, self.name, self._diagnose, self._clock, ended)
 
     def ready_line(self, seconds: float) -> str:
+        """See `Launcher.ready_line`."""
         return f"is reached at {self.name}"
 
 
@@ -106,9 +108,11 @@ class RemoteRun:
         return f"<RemoteRun {self._url}{' over' if self._over else ''}>"
 
     def stop(self) -> None:
+        """See `Run.stop`; the server itself runs on."""
         self._end("was left")
 
     def kill(self, why: str) -> None:
+        """See `Run.kill`."""
         self._end(why)
 
     def progress(self) -> object:
@@ -116,9 +120,11 @@ class RemoteRun:
         return None
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
+        """See `Run.await_ready`."""
         return _Reach(self, ready)
 
     def broke_off(self) -> Deferred[bool]:
+        """See `Run.broke_off`."""
         # The next probe finds out whether it is healthy; its other streams continue meanwhile.
         self._end("broke off a request")
         return succeed(True)
