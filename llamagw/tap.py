@@ -56,11 +56,7 @@ class Options(usage.Options):
     hung_up = False
 
     def opt_version(self) -> None:
-        """
-        Print the version of llamagw, and exit.
-
-        :raises SystemExit: with 0
-        """
+        """Print the version of llamagw, and exit."""
         print(f"llamagw {__version__}")
         raise SystemExit(0)
 

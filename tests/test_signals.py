@@ -22,7 +22,7 @@ from llamagw import apart, service, tap
 from llamagw.announce import changes
 from llamagw.apart import Cancelled, Commands, load_apart
 from llamagw.config import Config, ConfigError, load
-from llamagw.launch import local
+from llamagw.launch import processes
 from llamagw.service import Gateway
 from tests.faults.support import is_gone
 from tests.support.configs import configuration, local_model
@@ -148,7 +148,7 @@ class ReloadTests(ServiceTestCase):
             asked.append(binary)
             return frozenset({"--model", "--new"})
 
-        self.patch(local, "known_flags", known_flags)
+        self.patch(processes, "known_flags", known_flags)
         other = self.folder / "other-server"
         other.touch(mode=0o755)
         self.says(llama_server_path=str(other))

@@ -28,7 +28,7 @@ from zope.interface.verify import verifyObject
 from llamagw import __version__, launch, service, system, tap
 from llamagw.config import load
 from llamagw.fleet import ModelReport
-from llamagw.launch import local
+from llamagw.launch import processes
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.support.bench import Bench
@@ -217,7 +217,7 @@ class ReactorTests(SynchronousTestCase):
         self.assert_in_a_fresh_python(
             "import sys, llamagw.system as system\n"
             "system.leave_out_tls()\n"
-            "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.probes\n"
+            "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.httpprobe\n"
             "assert sys.modules['OpenSSL'] is None\n"
         )
 
@@ -228,7 +228,7 @@ class ServiceTestCase(ConfigTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.reactor = MemoryReactorClock()
-        self.patch(local, "known_flags", lambda *_: frozenset())
+        self.patch(processes, "known_flags", lambda *_: frozenset())
         self.patch(service, "load_apart", lambda path, asking: load(path))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))

@@ -12,8 +12,8 @@ import shutil
 
 from llamagw.config.document import Report
 
+#: Bytes of a file of certificates that are read; a system's whole store has about 0.2 MB.
 MOST_CERTIFICATES = 16 << 20
-"""Bytes of a file of certificates that are read; a system's whole store has about 0.2 MB."""
 
 
 def find_engine(fault: Report, given: str, path: str) -> str:

@@ -7,12 +7,13 @@ modules are private.
 """
 
 from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
+from llamagw.launch.httpprobe import HttpProbe
 from llamagw.launch.launchers import Launchers
 from llamagw.launch.leftovers import Leftovers, default_folder
 from llamagw.launch.lifecycle import Lifecycle, make_lifecycle
-from llamagw.launch.local import Processes
 from llamagw.launch.output import Log
-from llamagw.launch.probes import Asks, Health, HttpProbe, Probe
+from llamagw.launch.probes import Asks, Health, Probe
+from llamagw.launch.processes import Processes
 
 __all__ = [
     "ENGINE",

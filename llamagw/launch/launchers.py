@@ -13,9 +13,10 @@ from twisted.internet.interfaces import IReactorTime
 from llamagw.apart import Commands
 from llamagw.config import Config, ModelConfig
 from llamagw.launch.base import Launcher
-from llamagw.launch.local import LocalLauncher, Processes
+from llamagw.launch.local import LocalLauncher
 from llamagw.launch.output import Log
 from llamagw.launch.probes import Asks
+from llamagw.launch.processes import Processes
 from llamagw.launch.remote import RemoteLauncher
 
 

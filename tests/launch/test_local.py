@@ -25,8 +25,8 @@ from llamagw.apart import Commands
 from llamagw.config import LocalModel
 from llamagw.launch import Exit, Processes
 from llamagw.launch import command as command_module
-from llamagw.launch import local as local_module
 from llamagw.launch import ports as ports_module
+from llamagw.launch import processes as processes_module
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
@@ -619,7 +619,7 @@ class SpawnTests(EngineCase):
             asked.append((binary, env[self.library_path[0]]))
             return frozenset({"--model"})
 
-        self.patch(local_module, "known_flags", known_flags)
+        self.patch(processes_module, "known_flags", known_flags)
         self.launcher.prepare(self.launcher.config, Commands())
         self.assertEqual(asked, [("/opt/llama-server", self.library_path[1])])
         self.launch()
