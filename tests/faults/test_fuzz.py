@@ -85,9 +85,10 @@ class FuzzTests(SynchronousTestCase):
         for client in clients:
             self.assertFalse(client.connected, "its connection is still open")
         self.assertEqual(len(bench.site.connections.open), 0)
-        for lease in bench.manager.leases:
-            self.assertEqual(lease.releases, 1)
-        self.assertEqual(bench.manager.waiting, [])
+        self.assertEqual((bench.in_flight, bench.waiting), (0, 0))
+        drained = bench.dispatcher.drain()
+        bench.settle()
+        self.successResultOf(drained)
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def serve(self, bench: Bench, answer: Callable[[Wire], Any]) -> list[Wire]:
@@ -102,10 +103,8 @@ class FuzzTests(SynchronousTestCase):
 
     def give_up(self, bench: Bench, backends: list[Wire]) -> None:
         """Whoever was to give something does not: no backend lives, and nobody waits for one."""
-        bench.manager.holding = False
+        bench.go_on()
         for _ in range(4):
-            while bench.manager.waiting:
-                bench.manager.admit()
             backends += self.serve(bench, lambda backend: backend.hangs_up())
             for backend in backends:
                 backend.hangs_up()
@@ -190,7 +189,7 @@ class FuzzTests(SynchronousTestCase):
         """Requests, answers, stalls, ends and refusals, in any order."""
         bench = Bench(keepalive=seed % 2)
         if seed % 3 == 0:
-            bench.manager.hold()
+            bench.hold()
         chance = random.Random(seed)
         clients: list[Wire] = []
         backends: list[Wire] = []
@@ -206,8 +205,8 @@ class FuzzTests(SynchronousTestCase):
                 clients.append(bench.client(request({"model": "small", "stream": stream})))
             elif what == "x" and bench.wanted():
                 bench.refuse(ConnectionRefusedError())
-            elif what == "a" and bench.manager.waiting:
-                bench.manager.admit()
+            elif what == "a" and bench.waiting:
+                bench.ready()
             elif what == "h" and client:
                 client.hangs_up(reset=chance.random() < 0.5)
             elif what == "s" and client:
