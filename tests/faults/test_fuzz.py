@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet.error import ConnectionRefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
+from llamagw.launch.restarts import HOLD_SEC
 from tests.support.bench import Bench
 from tests.support.messages import CHAT, STREAM_HEAD, cut_at, event, request, response
 from tests.support.wire import Wire
@@ -108,6 +109,8 @@ class FuzzTests(SynchronousTestCase):
             backends += self.serve(bench, lambda backend: backend.hangs_up())
             for backend in backends:
                 backend.hangs_up()
+            if bench.waiting:  # for an engine that has crashed more than once
+                bench.reactor.advance(HOLD_SEC)
 
     @FUZZ
     @given(REQUESTS, PIECES, st.booleans(), st.booleans())
@@ -182,11 +185,11 @@ class FuzzTests(SynchronousTestCase):
         self.run_to_the_end(bench, [client, second])
 
     @FUZZ
-    @given(st.lists(st.sampled_from("rbhstlax"), max_size=25), st.integers(0, 2**32))
+    @given(st.lists(st.sampled_from("rbhstlaxc"), max_size=25), st.integers(0, 2**32))
     def test_whatever_happens_in_whatever_order_nothing_is_left_over(
         self, story: list[str], seed: int
     ) -> None:
-        """Requests, answers, stalls, ends and refusals, in any order."""
+        """Requests, answers, stalls, ends, refusals, loads and crashes, in any order."""
         bench = Bench(keepalive=seed % 2)
         if seed % 3 == 0:
             bench.hold()
@@ -207,6 +210,8 @@ class FuzzTests(SynchronousTestCase):
                 bench.refuse(ConnectionRefusedError())
             elif what == "a" and bench.waiting:
                 bench.ready()
+            elif what == "c":
+                bench.crash()
             elif what == "h" and client:
                 client.hangs_up(reset=chance.random() < 0.5)
             elif what == "s" and client:
