@@ -26,7 +26,7 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from llamagw import __version__, launch, service, tap
+from llamagw import __version__, launch, service, system, tap
 from llamagw.config import load
 from llamagw.launch import local
 from llamagw.proxy import Relay
@@ -170,13 +170,13 @@ class ReactorTests(SynchronousTestCase):
     def test_one_that_was_chosen_already_is_kept(self) -> None:
         # Whoever runs the tests has one.
         self.assertIn("twisted.internet.reactor", sys.modules)
-        tap.install_reactor(daemon=False)
+        system.install_reactor(daemon=False)
         self.assertEqual(self.installed, [])
 
     def test_else_it_runs_on_uvloop(self) -> None:
         self.without_a_reactor()
         for daemon in (False, True) if sys.platform == "linux" else (False,):
-            tap.install_reactor(daemon=daemon)
+            system.install_reactor(daemon=daemon)
             loop: Any = self.installed.pop()
             loop.close()
             self.assertEqual(type(loop).__module__.partition(".")[0], "uvloop")
@@ -184,7 +184,7 @@ class ReactorTests(SynchronousTestCase):
     def test_a_daemon_on_macos_keeps_twisted_s_own(self) -> None:
         self.without_a_reactor()
         self.patch(sys, "platform", "darwin")
-        tap.install_reactor(daemon=True)
+        system.install_reactor(daemon=True)
         self.assertEqual(self.installed, [])
 
     def test_without_uvloop_twisted_s_own_is_kept(self) -> None:
@@ -195,7 +195,7 @@ class ReactorTests(SynchronousTestCase):
         else:
             self.addCleanup(modules.pop, "uvloop")
         modules["uvloop"] = None
-        tap.install_reactor(daemon=False)
+        system.install_reactor(daemon=False)
         self.assertEqual(self.installed, [])
 
     def assert_in_a_fresh_python(self, code: str) -> None:
@@ -215,8 +215,8 @@ class ReactorTests(SynchronousTestCase):
 
     def test_tls_that_is_left_out_is_not_loaded(self) -> None:
         self.assert_in_a_fresh_python(
-            "import sys, llamagw.tap as tap\n"
-            "tap.leave_out_tls()\n"
+            "import sys, llamagw.system as system\n"
+            "system.leave_out_tls()\n"
             "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.probes\n"
             "assert sys.modules['OpenSSL'] is None\n"
         )

@@ -1,8 +1,9 @@
 """
 What runs: how the instances of a model are launched, watched and ended.
 
-Local processes and remote servers are launchers of one kind; above this room nobody asks which. It
-knows no request, no queue and no other model. Import its names from here; its files are its own.
+Local processes and remote servers implement the same `Launcher` and `Run`; code above this package
+does not distinguish them. Nothing here knows requests or queues. Import its names from here; its
+modules are private.
 """
 
 from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
