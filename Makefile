@@ -20,17 +20,22 @@ OPEN_WEBUI := .venv-open-webui
 OPEN_WEBUI_PYTHON ?= $(PYTHON)
 TORCH ?= torch==2.13.0+cpu --extra-index-url https://download.pytorch.org/whl/cpu
 
+# The oldest Twisted that setup.cfg allows, with everything else as the tests pin it.
+OLDEST := .venv-oldest
+OLDEST_TWISTED := $(shell sed -n 's/^ *Twisted >= \([0-9.]*\),.*/\1/p' setup.cfg)
+
 FUZZ_SECONDS ?= 600
 UNIT := not whole and not faults
 
-.PHONY: help run test test-unit test-clients test-open-webui lint format bench soak fuzz hostile \
-	clean
+.PHONY: help run test test-unit test-oldest test-clients test-open-webui lint format bench soak \
+	fuzz hostile clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run           serve SmolLM2 on http://localhost:$(PORT)"
 	@echo "make test          all tests, against a real engine and model"
 	@echo "make test-unit     the tests that need neither"
+	@echo "make test-oldest   the same with the oldest Twisted that is allowed"
 	@echo "make test-clients  the tests with real clients (docs/clients.md)"
 	@echo "make test-open-webui  the same with Open WebUI: 3 GB, with Python 3.11 or 3.12"
 	@echo "make lint          ruff and mypy"
@@ -55,6 +60,11 @@ test: $(VENV)/.test $(VENV)/.engine
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "$(UNIT)" $(PYTEST_ARGS)
+
+# What does not know of Twisted and takes long is left out.
+test-oldest: $(OLDEST)/.test
+	$(OLDEST)/bin/python -m pytest -q -m "$(UNIT)" --ignore=tests/fleet/test_scheduler_properties.py \
+		$(PYTEST_ARGS)
 
 test-clients: $(VENV)/.clients $(VENV)/.engine
 	$(BIN)/python -m pytest -q tests/clients $(PYTEST_ARGS)
@@ -87,7 +97,7 @@ hostile: $(VENV)/.package $(VENV)/.engine
 	$(BIN)/python benchmarks/hostile.py $(HOSTILE_ARGS)
 
 clean:
-	rm -rf $(VENV) $(OPEN_WEBUI) $(RUN) .fuzz build dist *.egg-info _trial_temp* tests/clients/node_modules
+	rm -rf $(VENV) $(OLDEST) $(OPEN_WEBUI) $(RUN) .fuzz build dist *.egg-info _trial_temp* tests/clients/node_modules
 
 # Each of these stands for something that is installed in .venv, at the time of its file.
 
@@ -103,6 +113,15 @@ $(VENV)/.package: setup.cfg pyproject.toml
 
 $(VENV)/.test: $(VENV)/.package tests/requirements.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+$(OLDEST)/.test: setup.cfg tests/requirements.txt
+	@echo "installing Twisted $(OLDEST_TWISTED) in $(OLDEST)"
+	@$(PYTHON) -m venv $(OLDEST)
+	@sed 's/^Twisted==.*/Twisted==$(OLDEST_TWISTED)/' tests/requirements.txt > $(OLDEST)/requirements.txt
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check -r $(OLDEST)/requirements.txt
+	@$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps \
+		--config-settings editable_mode=compat --editable .
 	@touch $@
 
 $(VENV)/.lint: $(VENV)/.test tests/requirements-lint.txt

@@ -136,56 +136,47 @@ def arrows() -> dict[tuple[str, str], int]:
 
 
 def picture() -> str:
-    """The floors as an SVG: a box for each room, a line for each pair that imports."""
-    width, height, gap = 760, 54, 34
-    boxes: dict[str, tuple[float, float, float]] = {}
-    lines = []
-    for number, rooms in enumerate(FLOORS):
-        each = (width - 20 * (len(rooms) + 1)) / len(rooms)
-        for place, name in enumerate(rooms):
-            boxes[name] = 20 + place * (each + 20), 16 + number * (height + gap), each
-    total = 16 + len(FLOORS) * (height + gap)
-    for (source, target), count in sorted(arrows().items()):
-        if source not in boxes or target not in boxes:
-            continue
-        x, y, wide = boxes[source]
-        u, v, broad = boxes[target]
-        start, end = x + wide * _share(source, target), u + broad * _share(target, source)
-        middle = (y + height + v) / 2
-        lines.append(
-            f'<path d="M{start:.0f} {y + height} C{start:.0f} {middle:.0f} {end:.0f} {middle:.0f} '
-            f'{end:.0f} {v}" stroke-width="{min(1 + count / 6, 4):.1f}"/>'
-        )
-    texts = [
-        f'<rect x="{x:.0f}" y="{y}" width="{w:.0f}" height="{height}" rx="6"/>'
-        f'<text x="{x + w / 2:.0f}" y="{y + 23}" class="name">{name}</text>'
-        f'<text x="{x + w / 2:.0f}" y="{y + 41}">{WORDS[name]}</text>'
-        for name, (x, y, w) in boxes.items()
+    """
+    The floors as an SVG: a row for each room, with a dot under each room that it imports.
+
+    The columns stand in the order of the rows, so that all dots are on the right of the diagonal.
+    """
+    rooms = [name for names in FLOORS for name in names]
+    left, top, cell = 300, 84, 30
+    width, height = left + cell * len(rooms) + 60, top + cell * len(rooms) + 16
+    shapes = [
+        f'<rect x="16" y="{top + cell * rooms.index(names[0])}" width="{width - 76}" '
+        f'height="{cell * len(names)}" class="floor{number % 2}"/>'
+        for number, names in enumerate(FLOORS)
     ]
+    for place, name in enumerate(rooms):
+        x, y = left + cell * place, top + cell * place
+        shapes.append(
+            f'<text x="26" y="{y + 20}" class="name">{name}</text>'
+            f'<text x="106" y="{y + 20}">{WORDS[name]}</text>'
+            f'<rect x="{x + 6}" y="{y + 6}" width="{cell - 12}" height="{cell - 12}" class="self"/>'
+            f'<text transform="translate({x + 12} {top - 6}) rotate(-50)">{name}</text>'
+        )
+    for (source, target), count in sorted(arrows().items()):
+        x = left + cell * rooms.index(target) + cell // 2
+        y = top + cell * rooms.index(source) + cell // 2
+        shapes.append(
+            f'<circle cx="{x}" cy="{y}" r="11"/>'
+            f'<text x="{x}" y="{y + 4}" class="count">{count}</text>'
+        )
     return "\n".join(
         [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {total}" '
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
             'font-family="system-ui, sans-serif" font-size="12">',
-            "<title>The rooms of llamagw and their imports, which only point down</title>",
-            "<style>rect{fill:#f6f8fa;stroke:#57606a}text{text-anchor:middle;fill:#57606a}"
-            ".name{font-weight:600;font-size:14px;fill:#1f2328}"
-            "path{fill:none;stroke:#0969da;stroke-opacity:.35}</style>",
-            f'<rect width="{width}" height="{total}" style="fill:#fff;stroke:none"/>',
-            *lines,
-            *texts,
+            "<title>The rooms of llamagw, by floor, and how often each imports which</title>",
+            "<style>text{fill:#57606a}.name{font-weight:600;font-size:14px;fill:#1f2328}"
+            ".count{fill:#fff;text-anchor:middle;font-size:11px}.self{fill:#8c959f}"
+            ".floor0{fill:#f6f8fa}.floor1{fill:#eaeef2}circle{fill:#0969da}</style>",
+            f'<rect width="{width}" height="{height}" fill="#fff"/>',
+            *shapes,
             "</svg>\n",
         ]
     )
-
-
-def _share(one: str, other: str) -> float:
-    """Where on its box's edge a line begins: in the order of the other ends."""
-    pairs = arrows()
-    ends = sorted(
-        {b for a, b in pairs if a == one} | {a for a, b in pairs if b == one},
-        key=lambda name: (floor(name) if name in WORDS else 0, name),
-    )
-    return (ends.index(other) + 1) / (len(ends) + 1)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ folder. What is not marked is a unit test: `-m "not whole and not faults"`.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,10 @@ TESTS = Path(__file__).parent
 
 #: The folders whose tests bear a mark of that name. pyproject.toml says what they mean.
 MARKED = frozenset({"whole", "faults", "clients"})
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell has what it runs in the background ignore it, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` chooses

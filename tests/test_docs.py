@@ -1,8 +1,9 @@
 """
-The documents name the tests that hold a promise: each of those tests exists.
+What the documents name is there: the tests that hold a promise, files, and what links lead to.
 
-A file is named by its path from the root, from `tests/` or from `tests/faults/`; a test in it, or a
-class of tests, after `::`. An ellipsis instead of the file stands for one that the document names.
+A file of tests is named by its path from the root, from `tests/` or from `tests/faults/`; a test in
+it, or a class of tests, after `::`. An ellipsis instead of the file stands for one that the
+document names. Any other file is named by its path from the root, or by the end of it.
 """
 
 from __future__ import annotations
@@ -23,6 +24,21 @@ DOCUMENTS = sorted(
 NAMED = re.compile(r"(?P<file>[\w/.]*\btest_\w+\.py|…)(?:::(?P<test>\w+))?")
 #: Any other path below tests/.
 PATH = re.compile(r"(?<![\w/])tests/[\w/.-]*\w")
+#: What stands as code in a line; a file in it, not below / or a home; where a link leads.
+CODE = re.compile(r"`([^`\n]+)`")
+FILE = re.compile(r"(?<![^\s(])[\w.+][\w./+-]*\.(?:py|yaml|md)(?![\w/])")
+LINK = re.compile(r"\]\(([^)\s:]*)\)")
+HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
+
+#: Files of a user's, and of the examples in CONTRIBUTING.md.
+THEIRS = frozenset({"config.yaml", "./config.yaml", "57.feature.1.md", "+typo.doc.md"})
+#: Where docs/architecture.md says that something to come has its place.
+TO_COME = frozenset({"dialects/ollama.py", "models/estimate.py"})
+FILES = [
+    path.relative_to(ROOT).as_posix()
+    for folder in ("benchmarks", "deploy", "docs", "llamagw", "tests", "twisted")
+    for path in (ROOT / folder).rglob("*.*")
+] + [path.name for path in ROOT.glob("*.*")]
 
 
 def found(name: str) -> Path | None:
@@ -54,6 +70,47 @@ def missing(text: str) -> list[str]:
         elif test is not None and not any(defines(path, test) for path in files):
             faults.append(named[0])
     return faults
+
+
+def unknown_files(text: str) -> list[str]:
+    """Which files a document names that are not there."""
+    named = {name for code in CODE.findall(text) for name in FILE.findall(code)}
+    ends = {name: f"/{name}" for name in named - THEIRS - TO_COME}
+    return sorted(n for n, end in ends.items() if not any(f"/{f}".endswith(end) for f in FILES))
+
+
+def anchors(text: str) -> set[str]:
+    """What a link can lead to within a document."""
+    words = (re.sub(r"[^\w -]", "", heading.lower()) for heading in HEADING.findall(text))
+    return {word.strip().replace(" ", "-") for word in words}
+
+
+def dead_links(document: Path, text: str) -> list[str]:
+    """Which links of a document lead to nothing in this repository."""
+    dead = []
+    for link in LINK.findall(text):
+        name, _, anchor = link.partition("#")
+        path = document.parent / name if name else document
+        if not path.exists() or (anchor and anchor not in anchors(path.read_text())):
+            dead.append(link)
+    return dead
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_file_that_a_document_names_exists(document: str) -> None:
+    assert unknown_files((ROOT / document).read_text()) == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_link_of_a_document_leads_somewhere(document: str) -> None:
+    assert dead_links(ROOT / document, (ROOT / document).read_text()) == []
+
+
+def test_a_file_or_a_link_that_leads_nowhere_is_noticed() -> None:
+    text = "`fleet/none.py`, `python docs/none.py -h`, `room.py`, `/etc/none.yaml`, `config.yaml`"
+    assert unknown_files(text) == ["docs/none.py", "fleet/none.py"]
+    text = "[a](README.md#errors) [b](#none) [c](docs/none.md) [d](README.md#none) [e](http://e.e)"
+    assert dead_links(ROOT / "README.md", text) == ["#none", "docs/none.md", "README.md#none"]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -164,7 +164,8 @@ def _machine() -> Callable[[_Core], Lifecycle]:
     def back_off(lifecycle: Lifecycle, core: _Core, exit: Exit) -> IDelayedCall:
         pause = core.pause()
         cause = f": {exit.last_words}" if exit.last_words else ""
-        lacks = "cannot be loaded" if exit.who == ENGINE else "is not available"
+        never_ready = exit.who == ENGINE and core.ready_since is None
+        lacks = "cannot be loaded" if never_ready else "is not available"
         failure = ModelUnavailable(
             f"The model `{core.name}` {lacks}: {exit.who} {exit.how}{cause}",
             param="model",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Iterator
 
@@ -18,6 +19,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.launch.probes import Health, Readiness
 from llamagw.net import Address
+from tests.faults.servers import SLOW, Far, Server, ask, far, servers
+from tests.faults.servers import gateway as far_gateway
 from tests.faults.support import (
     Faulty,
     Raw,
@@ -29,9 +32,10 @@ from tests.faults.support import (
     plain,
     post,
     running,
+    took,
 )
 from tests.support.messages import answers
-from tests.whole.harness import Gateway, Stream, model, wait_until
+from tests.whole.harness import CHAT, Gateway, Reply, Stream, in_threads, model, wait_until
 
 HEALTH_SEC = 0.5
 #: Three probes, the pauses between them, and what a machine under load may add.
@@ -40,11 +44,38 @@ LOAD_SEC = 12
 LIMITS = {"health_check_sec": HEALTH_SEC, "load_timeout_sec": LOAD_SEC, "max_loaded_models": 9}
 
 
+class Remote:
+    """
+    Two servers of one model. The first one hangs in the middle of a stream and of two requests.
+
+    :ivar replies: to all four requests; the thread ends when they are there
+    """
+
+    def __init__(self, gateway: Far, first: Server, second: Server) -> None:
+        self.gateway, self.first, self.second = gateway, first, second
+        gateway.until("loaded")
+        first.answers(delay=60)
+        second.answers(delay=0.2)
+        slow = {**SLOW, "delay": 0}
+        self.stream = Stream(gateway.port, CHAT, asking("far", stream=True, fake=slow))
+        self.stream.read_events(2)
+        self.replies: list[Reply] = []
+        self.asking = threading.Thread(target=self._ask, daemon=True)
+
+    def _ask(self) -> None:
+        self.replies += in_threads(*[lambda: ask(self.gateway)] * 4)
+
+    def hang(self) -> None:
+        self.asking.start()
+        wait_until(lambda: self.first.asked() + self.second.asked() >= 5, "all have come")
+        self.first.signal(signal.SIGSTOP)
+
+
 class Bench:
     """All that hangs, and since when."""
 
-    def __init__(self, gateway: Faulty, real: Gateway) -> None:
-        self.gateway, self.real = gateway, real
+    def __init__(self, gateway: Faulty, real: Gateway, far: Remote) -> None:
+        self.gateway, self.real, self.far = gateway, real, far
         names = ("idle", "deaf", "streaming", "waiting", "slow", "silent")
         for name in names:
             assert gateway.chat(name).status == 200
@@ -69,6 +100,7 @@ class Bench:
         os.kill(self.real_first, signal.SIGSTOP)
         self.since = time.monotonic()
         gateway.fake("deaf", {"blocked": True})
+        self.far.hang()
         self.loading = Raw(gateway.port, post(asking("loading"), "Connection: close"))
         self.stopped = Raw(gateway.port, post(asking("stopped"), "Connection: close"))
 
@@ -78,7 +110,7 @@ class Bench:
 
 
 @pytest.fixture(scope="module")
-def bench() -> Iterator[Bench]:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     names = ("idle", "deaf", "sick", "streaming", "waiting", "slow", "silent")
     scripts = plain(*names)
     # It answers that it loads, for ever; and records nothing, as to write would be progress.
@@ -87,8 +119,12 @@ def bench() -> Iterator[Bench]:
     real = Gateway([model("smol")], health_check_sec=HEALTH_SEC)
     try:
         real.start()
-        with running(scripts, **LIMITS) as gateway:
-            yield Bench(gateway, real)
+        with (
+            running(scripts, **LIMITS) as gateway,
+            servers(tmp_path_factory.mktemp("servers"), "a", "b") as two,
+            far_gateway(far(two)) as remote,
+        ):
+            yield Bench(gateway, real, Remote(remote, *two))
         real.stop()
     finally:
         real.clean_up()
@@ -159,6 +195,22 @@ def test_a_real_engine_killed_in_a_stream_leaves_an_error(bench: Bench) -> None:
     killed = time.monotonic()
     assert_broken_off(stream)
     assert time.monotonic() - killed < 1
+
+
+def test_a_remote_server_that_hangs_is_taken_out_and_its_requests_go_to_another(
+    bench: Bench,
+) -> None:
+    """As nothing can be seen of it, it has hung when three probes failed and nothing came."""
+    found, first = bench.far.gateway, bench.far.first
+    bench.far.asking.join(max(bench.since + 30 - time.monotonic(), 0))
+    assert [reply.status for reply in bench.far.replies] == [200] * 4
+    assert found.said(f"far: {first.url} does not answer any more") == 1
+    if first.asked() > 2:  # the stream was there
+        assert_broken_off(bench.far.stream)
+    for _ in range(4):
+        assert took(lambda: ask(found)) < 3
+    first.signal(signal.SIGCONT)
+    bench.far.stream.leave()
 
 
 class GivenUpTests(SynchronousTestCase):

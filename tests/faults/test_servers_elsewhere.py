@@ -1,30 +1,24 @@
 """Servers elsewhere that fail: what their model's clients notice of it, and what the log says.
 
-Each server is a process of its own (tests/support/fake_llama_server.py), which the gateway has not
-started and cannot stop; where not even that is wrong enough, a socket of the test's own.
+Most are those of servers.py; where not even that is wrong enough, a socket of the test's own. One
+that hangs is in test_backends_that_hang.py.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
-import os
-import signal
 import socket
 import struct
-import subprocess
-import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.faults.servers import SLOW, ask, far, gateway, servers
 from tests.faults.support import (
-    FAKE,
     STOCK,
     Faulty,
     Script,
@@ -37,126 +31,7 @@ from tests.faults.support import (
     post,
     took,
 )
-from tests.whole.harness import CHAT, DEADLINE, Stream, free_port, in_threads, wait_until
-
-#: Answers that come as slowly as nobody waits for, and soon enough.
-SLOW = {"rate": 20, "events": 1000}
-
-
-class Server:
-    """A server that is none of the gateway's.
-
-    :param folder: for its script and what it records
-    """
-
-    def __init__(self, folder: Path, name: str) -> None:
-        self.name = name
-        self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
-        self.model = folder / f"{name}.json"
-        self.record_path = folder / f"{name}.record"
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def start(self, **script: Any) -> Server:
-        """Returns when it answers."""
-        self.model.write_text(json.dumps({"record": str(self.record_path), **script}))
-        flags = ["-m", str(self.model), "--port", str(self.port), "--parallel", "64"]
-        self.process = subprocess.Popen(
-            [sys.executable, "-S", str(FAKE), *flags],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        wait_until(self._is_up, f"{self.name} is up")
-        return self
-
-    def _is_up(self) -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        os.kill(self.process.pid, number)
-
-    def kill(self) -> None:
-        """At once, and until it is gone."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait(DEADLINE)
-            self.process = None
-
-    def answers(self, **script: Any) -> None:
-        """From now on, each request like this."""
-        self.tell(request=script)
-
-    def tell(self, **script: Any) -> None:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as sock:
-            sock.sendall(post(script, "Connection: close", path="/fake"))
-            while sock.recv(65536):
-                pass
-
-    def asked(self) -> int:
-        """How many requests of clients have come."""
-        if not self.record_path.exists():
-            return 0
-        whole = self.record_path.read_text().rpartition("\n")[0]
-        found = [json.loads(line) for line in whole.splitlines()]
-        return sum(line["event"] == "request" and line["method"] == "POST" for line in found)
-
-
-class Far(Faulty):
-    """A gateway whose models live elsewhere."""
-
-    def __init__(self, models: Sequence[dict[str, Any]], **more: Any) -> None:
-        super().__init__({}, **more)
-        self.config["models"] = list(models)
-        del self.config["llama_server_path"]
-
-    def status(self, name: str = "far") -> str:
-        found: str = self.report(name)["status"]
-        return found
-
-    def until(self, status: str, name: str = "far") -> None:
-        wait_until(lambda: self.status(name) == status, f"{name} is {status}")
-
-    def said(self, what: str) -> int:
-        """In how many lines of the log."""
-        return sum(what in line for line in self.log.splitlines())
-
-    def has_said(self, what: str, times: int) -> bool:
-        return self.said(what) == times
-
-
-@contextlib.contextmanager
-def servers(tmp_path: Path, *names: str, **script: Any) -> Iterator[list[Server]]:
-    """So many, all the same, that run meanwhile."""
-    found = [Server(tmp_path, name) for name in names]
-    try:
-        yield [server.start(**script) for server in found]
-    finally:
-        for server in found:
-            server.kill()
-
-
-@contextlib.contextmanager
-def gateway(*models: dict[str, Any], **more: Any) -> Iterator[Far]:
-    """One that runs meanwhile, and ends in order after it."""
-    found = Far(models, **{"health_check_sec": 0.5, **more})
-    try:
-        found.start()
-        yield found
-        found.stop()
-    finally:
-        found.clean_up()
-
-
-def far(servers: Sequence[Server], name: str = "far") -> dict[str, Any]:
-    return {"name": name, "url": [server.url for server in servers]}
-
-
-def ask(found: Far, **fake: Any) -> Any:
-    return found.ask("POST", CHAT, asking("far", fake=fake))
-
+from tests.whole.harness import CHAT, Stream, free_port, in_threads, wait_until
 
 #: For those that take long, and where it is not the transports that matter.
 only_uvloop = pytest.mark.parametrize("reactor", [None], ids=["uvloop"], indirect=True)
@@ -204,6 +79,7 @@ def test_a_server_that_is_killed_costs_nobody_who_has_heard_nothing_yet(
 
         def kill() -> Any:
             wait_until(lambda: a.asked() == b.asked() == 12, "all have come")
+            b.answers()  # those that come to it from now on are answered at once
             a.kill()
 
         _, *replies = in_threads(kill, *[lambda: ask(found)] * 20)
@@ -342,35 +218,6 @@ def test_one_that_breaks_off_is_replaced_unseen_by_the_client(
         assert a.asked() >= 1
         assert b.asked() >= 5
         found.until_nobody_is_left()
-
-
-@only_uvloop
-def test_one_that_hangs_is_taken_out_and_its_requests_go_to_another(
-    tmp_path: Path, reactor: Any
-) -> None:
-    """As nothing can be seen of it, it has hung when three probes failed and nothing came."""
-    with servers(tmp_path, "a", "b") as (a, b), gateway(far([a, b]), reactor=reactor) as found:
-        found.until("loaded")
-        a.answers(delay=60)
-        b.answers(delay=0.2)
-        stream = Stream(found.port, CHAT, asking("far", stream=True, fake={**SLOW, "delay": 0}))
-        stream.read_events(2)
-
-        def stop() -> Any:
-            wait_until(lambda: a.asked() + b.asked() >= 5, "all have come")
-            a.signal(signal.SIGSTOP)
-
-        hung = time.monotonic()
-        _, *replies = in_threads(stop, *[lambda: ask(found)] * 4)
-        assert [reply.status for reply in replies] == [200] * 4
-        assert time.monotonic() - hung < 30
-        assert found.said(f"far: {a.url} does not answer any more") == 1
-        if a.asked() > 2:  # the stream was there
-            assert_broken_off(stream)
-        for _ in range(4):
-            assert took(lambda: ask(found)) < 3
-        a.signal(signal.SIGCONT)
-        stream.leave()
 
 
 def test_one_that_falls_silent_in_the_middle_of_its_health_is_not_waited_for_for_ever() -> None:

@@ -227,16 +227,6 @@ class LeaseTests(DispatcherCase):
 
 
 class SwapTests(DispatcherCase):
-    def test_the_least_recently_used_is_stopped_for_room(self) -> None:
-        self.make(limit=2)
-        leases = [self.have_lease(name) for name in "ab"]
-        for lease in reversed(leases):
-            self.clock.advance(1)
-            lease.release()
-        self.dispatcher.acquire("c")
-        self.assertEqual(self.engine("a").asked, [])
-        self.assertEqual(self.engine("b").asked, ["stop"])
-
     def test_the_next_starts_when_the_process_is_gone(self) -> None:
         self.have_lease("a").release()
         lease = self.dispatcher.acquire("b")
@@ -264,16 +254,6 @@ class SwapTests(DispatcherCase):
         self.become_ready()
         self.successResultOf(newcomer)
         self.assertEqual(self.launcher.launched(), ["a", "b", "a"])
-
-    def test_it_opens_again_when_the_waiter_goes(self) -> None:
-        self.have_lease("a")
-        waiter = self.dispatcher.acquire("b")
-        self.clock.advance(10)
-        newcomer = self.dispatcher.acquire("a")
-        self.assertNoResult(newcomer)
-        waiter.cancel()
-        self.failureResultOf(waiter, CancelledError)
-        self.successResultOf(newcomer)
 
     def test_a_timer_that_is_due_while_actions_are_carried_out(self) -> None:
         self.make(limit=1, swap_after_sec=0.05)

@@ -81,7 +81,7 @@ def test_what_cannot_be_loaded_is_told_with_the_engine_s_last_words(gateway: Gat
 def test_the_engine_s_log_is_printed_and_followed(gateway: Gateway) -> None:
     said(gateway, "load", "smol")
     lines = said(gateway, "logs", "smol").splitlines()
-    assert len(lines) > 10
+    assert len(lines) > 3
     assert said(gateway, "logs", "smol", "-n", "3").splitlines() == lines[-3:]
     following = command(gateway, "logs", "-f", "-n", "1", "smol")
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import socket
@@ -121,69 +120,6 @@ def test_an_idle_gateway_ends_at_once_with_its_backends(make: Make, number: sign
     gateway.stop()
 
 
-@pytest.mark.parametrize("reactor", [None, STOCK], ids=["uvloop", "stock"])
-def test_a_running_stream_is_finished_and_a_queued_request_is_turned_away(
-    make: Make, reactor: str | None
-) -> None:
-    gateway = make(
-        model("smol"), model("other"), reactor=reactor, max_loaded_models=1, swap_after_sec=60
-    ).start()
-    stream = gateway.stream("smol", tokens=80)
-    stream.read_events(2)
-    queued = gateway.stream("other")
-    wait_until(lambda: gateway.report("other"), "the other request waits")
-    gateway.terminate()
-    turned_away = queued.read_until(b'"shutting_down"')
-    assert turned_away.startswith(b"HTTP/1.1 503 ")
-    assert b"[DONE]" not in stream.raw
-    whole = stream.rest()
-    assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    assert whole.count(b"data: {") >= 80
-    assert gateway.wait() == 0, gateway.log
-    gateway.stop()
-
-
-def test_nobody_new_is_let_in_while_it_ends(make: Make) -> None:
-    gateway = make().start()
-    stream = gateway.stream("smol", tokens=80)
-    stream.read_events(2)
-    gateway.terminate()
-
-    def is_closed() -> bool:
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", gateway.port)) != 0
-
-    wait_until(is_closed, "the port is closed")
-    assert b"[DONE]" in stream.rest()
-    assert gateway.wait() == 0
-    gateway.stop()
-
-
-def test_a_stream_that_takes_longer_than_the_drain_is_broken_off_with_an_error(make: Make) -> None:
-    gateway = make(drain_sec=0.5, stop_timeout_sec=1).start()
-    stream = gateway.stream("smol", tokens=1900)
-    stream.read_events(2)
-    gateway.terminate()
-    whole = stream.rest()
-    last = [line for line in whole.split(b"\n") if line.startswith(b"data: ")][-1]
-    assert "error" in json.loads(last.removeprefix(b"data: "))
-    assert b"[DONE]" not in whole
-    assert gateway.wait() == 0, gateway.log
-    gateway.stop()
-
-
-def test_a_second_signal_hurries(make: Make) -> None:
-    gateway = make(drain_sec=300, stop_timeout_sec=1).start()
-    stream = gateway.stream("smol", tokens=1900)
-    stream.read_events(2)
-    gateway.terminate()
-    wait_until(lambda: "stopping" in gateway.log, "it has begun to stop")
-    gateway.terminate()
-    assert b"[DONE]" not in stream.rest()
-    assert gateway.wait() == 0, gateway.log
-    gateway.stop()
-
-
 def test_a_gateway_that_is_killed_leaves_no_backend(make: Make) -> None:
     if sys.platform != "linux":
         pytest.skip("the kernel's help in this is Linux's")
@@ -247,30 +183,4 @@ def test_a_burst_at_a_gateway_that_is_cold_shares_one_load(make: Make) -> None:
         replies = in_threads(*[lambda: gateway.chat("smol", tokens=2)] * 12)
     assert [reply.status for reply in replies] == [200] * 12
     assert max(counts) == 1
-    gateway.stop()
-
-
-def test_a_changed_configuration_is_taken_up_without_dropping_a_stream(make: Make) -> None:
-    gateway = make(model("smol")).start()
-    stream = gateway.stream("smol", tokens=80)
-    stream.read_events(2)
-    gateway.config["models"].append(model("other"))
-    gateway.write_config()
-    os.kill(gateway.pid, signal.SIGHUP)
-    wait_until(lambda: len(gateway.get("/v1/models")["data"]) == 2, "the new model is listed")
-    assert gateway.chat("other", tokens=2).status == 200
-    whole = stream.rest()
-    assert whole.count(b"data: {") >= 80
-    assert whole.endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
-    gateway.stop()
-
-
-def test_a_changed_configuration_that_is_wrong_changes_nothing(make: Make) -> None:
-    gateway = make(model("smol")).start()
-    gateway.config["max_loaded_models"] = "many"
-    gateway.write_config()
-    os.kill(gateway.pid, signal.SIGHUP)
-    wait_until(lambda: "max_loaded_models: expected" in gateway.log, "the fault is logged")
-    assert gateway.health()["max_loaded_models"] == 2
-    assert gateway.chat("smol", tokens=2).status == 200
     gateway.stop()

@@ -214,16 +214,6 @@ def test_a_backend_killed_in_a_stream_leaves_an_error_and_the_next_is_answered(
     assert gateway.backend().pid != killed.pid
 
 
-def test_a_backend_killed_while_idle_is_not_missed(gateway: Gateway) -> None:
-    # Not the model of the test above: a second crash within ten seconds earns a backoff.
-    assert gateway.chat("other").status == 200
-    killed = gateway.backend()
-    os.kill(killed.pid, signal.SIGKILL)
-    reply = gateway.chat("other")  # at once: the gateway may not know yet
-    assert reply.status == 200, reply
-    assert gateway.backend().pid != killed.pid
-
-
 def test_a_model_that_is_none_is_told_in_the_engine_s_words(gateway: Gateway) -> None:
     reply = gateway.chat("corrupt")
     assert reply.status == 503

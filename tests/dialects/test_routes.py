@@ -9,7 +9,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llamagw.dialects import ANY, OWN, ROUTES, Where
 from llamagw.dialects.routes import table
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 class RoutesTests(SynchronousTestCase):
