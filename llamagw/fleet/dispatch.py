@@ -12,16 +12,17 @@ import copy
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw.config import Config, ModelConfig
-from llamagw.errors import BadRequest, ModelNotFound, QueueTimeout
-from llamagw.fleet.catalogue import Catalogue, Entry, diff
+from llamagw.config import Config
+from llamagw.errors import BadRequest, QueueTimeout
+from llamagw.fleet.alarm import Alarm
+from llamagw.fleet.catalogue import Catalogue
 from llamagw.fleet.descriptions import Descriptions
 from llamagw.fleet.instance import (
     Event,
@@ -34,22 +35,14 @@ from llamagw.fleet.instance import (
     Settings,
 )
 from llamagw.fleet.lease import Lease, Waiter
+from llamagw.fleet.registry import LaunchersOf, Registry, freest
+from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
-from llamagw.launch import Asks, Launcher, Log
+from llamagw.launch import Asks, Log
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.fleet")
-
-
-class LaunchersOf(Protocol):
-    """Makes launchers; `llamagw.launch.Launchers` is one."""
-
-    def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
-        """The launchers of a model's instances, at least one."""
-
-    def depends_on(self, model: ModelConfig, config: Config) -> object:
-        """What of the rest of a configuration they depend on."""
 
 
 class Dispatcher:
@@ -68,8 +61,6 @@ class Dispatcher:
         self, config: Config, launchers: LaunchersOf, probe: Asks, clock: IReactorTime
     ) -> None:
         self.config = config
-        self._launchers = launchers
-        self._probe = probe
         self._clock = clock
         self.scheduler = Scheduler(
             (),
@@ -78,19 +69,22 @@ class Dispatcher:
             max_queue=config.max_queue,
         )
         self.catalogue = Catalogue(config)
-        #: All that have not ended yet, by key; those of models that were retired among them.
-        self._instances: dict[str, Instance] = {}
-        self._entries: dict[str, Entry] = {}
+        self._registry = Registry(launchers, self.scheduler, probe, clock, self.happened)
+        # Its own dicts, so that a request finds its instance without a call.
+        self._instances = self._registry.instances
+        self._entries = self._registry.entries
         self._unloads: dict[str, list[Deferred[None]]] = {}
-        self._generation = 0
-        self._touched: dict[Entry, None] = {}
-        self._wake: IDelayedCall | None = None
+        self._alarm = Alarm(clock, self._tick)
         self._drained: Deferred[None] | None = None
         self._watchers = Watchers(self._status_of)
         self._descriptions = Descriptions(probe, clock)
         self.on_hung: Callable[[Address], object] = lambda address: None
+        self._reload = Reload(
+            self.scheduler, self.catalogue, self._registry, self._watchers, clock, self._run
+        )
+        settings = Settings.of(config)
         for model in config.models:
-            self._add(model, Log(model.name))
+            self.catalogue.put(self._registry.add(model, Log(model.name), settings))
 
     # What clients ask for
 
@@ -108,7 +102,7 @@ class Dispatcher:
             `ModelNotLoaded` at once when it must not wait
         :raises ModelNotFound: at once
         """
-        instance = self._freest(self.catalogue.find(name), failed)
+        instance = freest(self.catalogue.find(name), self.scheduler.models, failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(waiter))
         waiter = Waiter(instance.key, deferred, load)
         self._run(self.scheduler.arrived(instance.key, waiter, self._clock.seconds(), load))
@@ -141,7 +135,7 @@ class Dispatcher:
         :raises ModelNotFound: at once
         :raises BadRequest: at once, when it takes no room here
         """
-        instance = self._freest(self.catalogue.find(name))
+        instance = freest(self.catalogue.find(name), self.scheduler.models)
         if not instance.launcher.takes_room:
             raise BadRequest(
                 f"The model `{name}` lives elsewhere ({instance.launcher.name}); it cannot be "
@@ -215,33 +209,8 @@ class Dispatcher:
         the answers that it is giving, then its run stops; who waits for a changed one waits for its
         successor. What is new or changed and to be preloaded is loaded.
         """
-        plan = diff(self.config, config, self._launchers.depends_on)
-        self.config = config
-        retired = [self.catalogue.take(name) for name in plan.retired]
-        logs = {entry.model.name: entry.log for entry in retired}
-        for name in plan.retired:
-            self._watchers.retired(name)
-        leaving = [instance.key for entry in retired for instance in entry.instances]
-        homeless, actions = self.scheduler.retire(leaving, self._now())
-        names = {key: self._entries[key].model.name for key in leaving}
-        self._run(actions)
-        for key in leaving:
-            self._forget(key)
-        for model in plan.added:
-            self._add(model, logs.get(model.name) or Log(model.name))
-        self.catalogue.apply(config)
-        self._rehouse(homeless, names)
-        self._run(
-            self.scheduler.limits(
-                limit=config.max_loaded_models,
-                swap_after=config.swap_after_sec,
-                max_queue=config.max_queue,
-                now=self._now(),
-            )
-        )
-        for instance in self._instances.values():
-            instance.check_every(config.health_check_sec)
-        self._preload(model.name for model in plan.added)
+        previous, self.config = self.config, config
+        self._preload(self._reload.apply(previous, config))
 
     def drain(self) -> Deferred[None]:
         """
@@ -271,7 +240,7 @@ class Dispatcher:
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
             self._run(self.scheduler.exited(key, event.failure, now, event.hold))
-            self._forget(key)
+            self._registry.forget(key)
             self._unloaded(key)
         elif isinstance(event, Recovered):
             self._run(self.scheduler.recovered(key, now))
@@ -303,11 +272,10 @@ class Dispatcher:
                     waiter.answered().errback(copy.copy(action.error))
             else:
                 self._act(action)
-        if self.scheduler.wake_at is not None or self._wake is not None:
-            self._set_alarm()
-        if self._touched:
-            touched, self._touched = self._touched, {}
-            self._watchers.look(entry for entry in touched if self.catalogue.holds(entry))
+        if self.scheduler.wake_at is not None or self._alarm.due is not None:
+            self._alarm.set(self.scheduler.wake_at)
+        if self._watchers.touched:
+            self._watchers.send(self.catalogue.holds)
         if self._drained is not None and not any(i.life for i in self._instances.values()):
             drained, self._drained = self._drained, None
             drained.callback(None)
@@ -349,40 +317,18 @@ class Dispatcher:
     def _released(self, key: str, used: bool) -> None:
         self._run(self.scheduler.finished(key, self._clock.seconds(), used))
         if key not in self.scheduler.models:
-            self._forget(key)
+            self._registry.forget(key)
 
     def _moved_on(self, waiter: Waiter) -> bool:
         """Whether another instance that is ready answers for the one that it waited for in vain."""
         entry = self._entries[waiter.key]
-        instance = self._freest(entry)
+        instance = freest(entry, self.scheduler.models)
         model = self.scheduler.models[instance.key]
         if instance.key == waiter.key or model.closing or model.status is not Status.READY:
             return False
         waiter.key = instance.key
         self._run(self.scheduler.arrived(instance.key, waiter, self._now(), waiter.load))
         return True
-
-    def _freest(self, entry: Entry, failed: Sequence[Lease] = ()) -> Instance:
-        """
-        Of several instances, the one with the fewest requests in flight; of those alike, the one
-        that was used longest ago. One that is ready comes before one that is not, and one that has
-        failed last.
-        """
-        if len(entry.instances) == 1:
-            return entry.instances[0]
-        tried = [lease.key for lease in failed]
-
-        def rank(instance: Instance) -> tuple[bool, bool, bool, int, float]:
-            model = self.scheduler.models[instance.key]
-            return (
-                instance.key in tried,
-                model.status is not Status.READY,
-                model.status is Status.FAILED,
-                model.in_flight + len(model.waiting),
-                model.last_used or 0.0,
-            )
-
-        return min(entry.instances, key=rank)
 
     # Those who wait
 
@@ -402,49 +348,7 @@ class Dispatcher:
         if model is not None and waiter in model.waiting:
             self._run(self.scheduler.left(waiter.key, waiter, self._now()))
 
-    def _rehouse(self, homeless: Iterable[Hashable], names: dict[str, str]) -> None:
-        """Have those who waited for a retired model wait for its successor."""
-        for waiter in homeless:
-            assert isinstance(waiter, Waiter)
-            name = names[waiter.key]
-            if name in self.catalogue:
-                waiter.key = self._freest(self.catalogue.find(name)).key
-                self._run(self.scheduler.arrived(waiter.key, waiter, self._now()))
-            else:
-                waiter.answered().errback(ModelNotFound(name, self.catalogue.names.exact))
-
-    # Models that come and go
-
-    def _add(self, model: ModelConfig, log: Log) -> None:
-        entry = Entry(model, log)
-        settings = Settings(self.config.load_timeout_sec, self.config.health_check_sec)
-        instances = []
-        for launcher in self._launchers.of(model, log):
-            # A key is never used twice: a changed model and its successor may be there together.
-            self._generation += 1
-            key = f"{model.name}#{self._generation}"
-            self.scheduler.add(key, model.name, model.pinned, not launcher.takes_room)
-            of_scheduler = self.scheduler.models[key]
-            instance = Instance(
-                key,
-                model,
-                launcher,
-                self._probe,
-                self._clock,
-                settings,
-                is_busy=lambda of_scheduler=of_scheduler: of_scheduler.in_flight > 0,  # type: ignore[misc]
-                tell=self.happened,
-            )
-            self._instances[key], self._entries[key] = instance, entry
-            instances.append(instance)
-        entry.instances = instances
-        self.catalogue.put(entry)
-
-    def _forget(self, key: str) -> None:
-        """Drop an instance of which nothing is left, and whose model is configured no more."""
-        if key not in self.scheduler.models:
-            self._instances.pop(key, None)
-            self._entries.pop(key, None)
+    # Orders that are carried out later
 
     def _unloaded(self, key: str) -> None:
         """Its run has ended; so hear those who had it unloaded."""
@@ -457,12 +361,12 @@ class Dispatcher:
             if self.catalogue.find(name).model.preload:
                 self.load(name).addErrback(_not_preloaded, name)
 
-    # Small things
+    # Shorthands
 
     def _touch(self, key: str) -> None:
         entry = self._entries.get(key)
         if entry is not None:
-            self._touched[entry] = None
+            self._watchers.touch(entry)
 
     def _status_of(self, instance: Instance) -> Status:
         return self.scheduler.models[instance.key].status
@@ -470,20 +374,7 @@ class Dispatcher:
     def _now(self) -> float:
         return self._clock.seconds()
 
-    def _set_alarm(self) -> None:
-        """Have the scheduler look again when the next waiter runs out of patience."""
-        due = self.scheduler.wake_at
-        if self._wake is not None:
-            if due is not None and self._wake.getTime() == due:
-                return
-            self._wake.cancel()
-            self._wake = None
-        if due is not None:
-            # Carrying actions out takes time: it may be due already.
-            self._wake = self._clock.callLater(max(0.0, due - self._now()), self._tick)
-
     def _tick(self) -> None:
-        self._wake = None
         self._run(self.scheduler.tick(self._now()))
 
 

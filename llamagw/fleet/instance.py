@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from llamagw.config import ModelConfig
+from llamagw.config import Config, ModelConfig
 from llamagw.errors import GatewayError
 from llamagw.launch import Exit, Health, Launcher, Lifecycle, Probe, Run, Watch, make_lifecycle
 from llamagw.net import Address
@@ -105,6 +105,11 @@ class Settings(NamedTuple):
 
     load_timeout: float
     health_check: float
+
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """The settings that a configuration gives to every instance."""
+        return cls(config.load_timeout_sec, config.health_check_sec)
 
 
 class Instance:

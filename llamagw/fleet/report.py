@@ -7,7 +7,7 @@ is remembered but what watchers have heard last.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -124,6 +124,8 @@ class Watchers:
         self._listeners = Listeners[Change | None]()
         #: The state that was sent last, by name of the model; of those not in it, unloaded.
         self._sent: dict[str, str] = {}
+        #: Models whose state may have changed in this turn; a dict keeps their order.
+        self.touched: dict[Entry, None] = {}
         self._over = False
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
@@ -138,9 +140,18 @@ class Watchers:
             return lambda: None
         return self._listeners.add(tell)
 
-    def look(self, entries: Iterable[Entry]) -> None:
-        """After a turn: send what has changed of these models."""
-        for entry in entries:
+    def touch(self, entry: Entry) -> None:
+        """Compare this model with what was sent of it, when the turn is over."""
+        self.touched[entry] = None
+
+    def send(self, configured: Callable[[Entry], bool]) -> None:
+        """
+        After a turn: send the changes of the models that were touched in it.
+
+        :param configured: whether a model is not retired
+        """
+        touched, self.touched = self.touched, {}
+        for entry in filter(configured, touched):
             now = change(entry, self._status_of)
             if now.status != self._sent.get(now.model, "unloaded"):
                 self._sent[now.model] = now.status
