@@ -1,28 +1,24 @@
 """
-The client's side of a relayed request: HTTP/1.1 to a backend.
+HTTP/1.1 to a backend: one connection, on httptools' parser.
 
-`Upstream` is one connection, on httptools' parser; `Pool` keeps the idle ones for a short while.
-An answer is handed to a `Receiver` as it arrives, one call for each read. What is in it, and
-whether to try again, is the relay's affair.
+An `Upstream` hands the answer to a `Receiver` as it arrives, one call for each read. What is in it,
+and whether to retry, is the relay's affair; idle connections are kept by pool.py.
 """
 
 from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Protocol, cast
+from typing import Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from llamagw.net.address import Address
 from llamagw.net.causes import in_words
-from llamagw.net.connect import Connect
 from llamagw.net.transport import IConnection
 
 #: Bytes of an answer that are not body, at most: its head, and what there is of chunk sizes,
@@ -31,9 +27,6 @@ MAX_HEAD, MAX_HEADERS = 256 * 1024, 1000
 
 #: A chunk of one byte takes 5 more; each byte of body makes up for so many that are not.
 FRAMING = 8
-
-#: Seconds that an idle connection is kept. llama-server (cpp-httplib) closes it after 5.
-IDLE_SEC = 3.0
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -99,11 +92,24 @@ class Receiver(Protocol):
         """There will be no more of it."""
 
 
+class Owner(Protocol):
+    """What a connection reports its state to; `llamagw.net.Pool` is one."""
+
+    def opened(self, upstream: Upstream) -> None:
+        """The connection is established."""
+
+    def put(self, upstream: Upstream) -> None:
+        """Its answer has ended, and another request may be sent over it."""
+
+    def forget(self, upstream: Upstream) -> None:
+        """It is closed, or must not be used again."""
+
+
 class Upstream(TwistedProtocol):
     """
     One connection to a backend, for one request after another.
 
-    :param pool: where it is registered, and kept while it is idle
+    :param pool: keeps it while it is idle
     :param address: where it is connected to
     :ivar reused: an earlier request went over it; it may have gone stale since
     :ivar idle_since: when its last answer ended
@@ -111,7 +117,7 @@ class Upstream(TwistedProtocol):
 
     transport: IConnection
 
-    def __init__(self, pool: Pool, address: Address) -> None:
+    def __init__(self, pool: Owner, address: Address) -> None:
         self._pool = pool
         self.address = address
         self.reused = False
@@ -336,96 +342,3 @@ class Upstream(TwistedProtocol):
             if self._state is _HEAD:
                 received = Received.PART_OF_HEAD if self._head_size else Received.NOTHING
             receiver.lost(UpstreamLost(why, gone=gone, received=received))
-
-
-class Pool:
-    """
-    Connections to backends: takes an idle one where there is one, makes one where there is not.
-
-    :param reactor: keeps time
-    :param connect: makes the endpoint for an address
-    """
-
-    def __init__(self, reactor: IReactorTime, connect: Connect) -> None:
-        self._reactor = reactor
-        self._connect = connect
-        self._open: set[Upstream] = set()
-        self._idle: dict[Address, list[Upstream]] = {}
-        self._sweep: IDelayedCall | None = None
-
-    def take(self, address: Address) -> Upstream | None:
-        """
-        Take an idle connection; it is the caller's from now on.
-
-        :return: the one that was used last, at most `IDLE_SEC` ago; None without one
-        """
-        idle = self._idle.get(address)
-        while idle:
-            upstream = idle.pop()
-            if self._reactor.seconds() - upstream.idle_since <= IDLE_SEC:
-                return upstream
-            upstream.abort()
-        return None
-
-    def connect(self, address: Address) -> Deferred[Upstream]:
-        """
-        Make a new connection.
-
-        :return: fires with it; fails as the endpoint does. Cancelling it gives the attempt up
-        """
-        factory = Factory.forProtocol(lambda: Upstream(self, address))
-        factory.noisy = False
-        return cast("Deferred[Upstream]", self._connect(address).connect(factory))
-
-    def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer has ended, for at most `IDLE_SEC`."""
-        upstream.idle_since = self._reactor.seconds()
-        self._idle.setdefault(upstream.address, []).append(upstream)
-        if self._sweep is None:
-            self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)
-
-    def opened(self, upstream: Upstream) -> None:
-        """Called by a connection: it is established."""
-        self._open.add(upstream)
-
-    def break_off(self, why: str, address: Address | None = None) -> None:
-        """
-        Close connections at once; the receivers of their answers are called with `UpstreamLost`.
-
-        :param why: for a person
-        :param address: only those to there; None for all
-        """
-        for upstream in list(self._open):
-            if address is None or upstream.address == address:
-                upstream.break_off(why)
-
-    def forget(self, upstream: Upstream) -> None:
-        """Called by a connection: it is closed, or not to be used again."""
-        self._open.discard(upstream)
-        idle = self._idle.get(upstream.address)
-        if idle is not None and upstream in idle:
-            idle.remove(upstream)
-
-    def close(self) -> None:
-        """Close all idle connections."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-        for idle in self._idle.values():
-            for upstream in idle[:]:
-                upstream.abort()
-        self._idle.clear()
-
-    def _close_stale(self) -> None:
-        self._sweep = None
-        oldest = self._reactor.seconds() - IDLE_SEC
-        for address, idle in list(self._idle.items()):
-            fresh = [upstream for upstream in idle if upstream.idle_since > oldest]
-            for upstream in idle[: len(idle) - len(fresh)]:
-                upstream.abort()
-            if fresh:
-                self._idle[address] = fresh
-            else:
-                del self._idle[address]
-        if self._idle:
-            self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)
