@@ -1,7 +1,7 @@
 """
 The scheduler's timer: one delayed call, which follows `Scheduler.wake_at`.
 
-What is done when it fires is the dispatcher's affair.
+What is done when it fires is the dispatcher's decision.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """
-The door of the fleet: whoever wants a model asks `Dispatcher.acquire` and gets a `Lease`.
+The entry point of the fleet: `Dispatcher.acquire` queues a request and gives it a `Lease`.
 
-Runs event → scheduler → actions → instances, and nothing else: what is to be done is the
-scheduler's decision, how it is done the instances' and their launchers' affair. Who watches, and
-what is told of the models, is report.py's.
+Runs event → scheduler → actions → instances, and nothing else. The scheduler decides what is done,
+the instances and their launchers do it. Instances are made and found by registry.py, a new
+configuration is applied by reload.py, and reports and changes of state are made by report.py.
 """
 
 from __future__ import annotations
@@ -49,12 +49,15 @@ class Dispatcher:
     """
     Dispatches requests for all models.
 
-    :param config: the configuration that it begins with
+    :param config: the initial configuration
     :param launchers: makes the launchers of a model
-    :param probe: asks whether an instance is well, and how it describes its model
+    :param probe: checks the health of instances, and fetches their descriptions
     :param clock: the reactor, or a Clock
-    :ivar on_hung: called with the address of an instance that hangs: nobody is to wait there any
-        longer
+    :ivar config: the configuration in effect
+    :ivar scheduler: decides; to be read by others, not called
+    :ivar catalogue: the configured models, by name
+    :ivar on_hung: called with the address of an instance that hangs; requests under way there are
+        to be ended
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Dispatcher:
         )
         self.catalogue = Catalogue(config)
         self._registry = Registry(launchers, self.scheduler, probe, clock, self.happened)
-        # Its own dicts, so that a request finds its instance without a call.
+        # Aliases of the registry's dicts: a look-up costs no function call.
         self._instances = self._registry.instances
         self._entries = self._registry.entries
         self._unloads: dict[str, list[Deferred[None]]] = {}
@@ -86,21 +89,24 @@ class Dispatcher:
         for model in config.models:
             self.catalogue.put(self._registry.add(model, Log(model.name), settings))
 
-    # What clients ask for
+    # For requests and for management
 
     def acquire(
         self, name: str, load: bool = True, failed: Sequence[Lease] = ()
     ) -> Deferred[Lease]:
         """
-        A lease on an instance of the model, which is started if need be.
+        Get a lease on an instance of a model; the instance is started if necessary.
 
-        Cancelling the Deferred leaves the queue.
+        Cancelling the Deferred removes the request from the queue.
 
-        :param load: whether to wait for the model; if not, a lease does not count as use
-        :param failed: leases on instances that broke off; another one is taken if there is one
-        :return: fires with the lease; fails with a `GatewayError` when there will be none, with
-            `ModelNotLoaded` at once when it must not wait
-        :raises ModelNotFound: at once
+        :param name: a model's name or alias, or a name that one of its patterns matches
+        :param load: whether to load the model, and wait for it; if not, the lease does not count as
+            use
+        :param failed: leases on instances that broke off this request; another instance of the
+            model is preferred
+        :return: fires with the lease; fails with a `GatewayError` when the request is rejected,
+            with `ModelNotLoaded` at once if `load` is false and the model is not ready
+        :raises ModelNotFound: if no model has this name; raised, not delivered by the Deferred
         """
         instance = freest(self.catalogue.find(name), self.scheduler.models, failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(waiter))
@@ -113,27 +119,29 @@ class Dispatcher:
 
     def load(self, name: str) -> Deferred[None]:
         """
-        Load the model as a request for it would, and ask nothing of it.
+        Load a model as a request for it would, without sending a request.
 
-        Cancelling the Deferred leaves the queue.
+        Cancelling the Deferred removes the order from the queue; a load under way goes on.
 
-        :return: fires when it is loaded; fails with a `GatewayError` when it will not be
-        :raises ModelNotFound: at once
+        :param name: as in `acquire`
+        :return: fires when the model is loaded; fails with a `GatewayError` when it cannot be
+        :raises ModelNotFound: if no model has this name
         """
         return self.acquire(name).addCallback(Lease.release)
 
     def unload(self, name: str, force: bool = False) -> Deferred[None]:
         """
-        Unload the model, when it has finished what it has to do.
+        Unload a model when its requests in flight have ended.
 
-        Cancelling the Deferred takes nothing back.
+        Cancelling the Deferred does not cancel the unload.
 
-        :param force: end its run at once; its answers break off, and who waits for it gets
-            `llamagw.errors.ModelUnavailable`
-        :return: fires when its run has ended, at once if there is none; it may be started anew by
-            then, for those who came meanwhile
-        :raises ModelNotFound: at once
-        :raises BadRequest: at once, when it takes no room here
+        :param name: as in `acquire`
+        :param force: kill its run at once; requests in flight break off, and waiters are rejected
+            with `llamagw.errors.ModelUnavailable`
+        :return: fires when the run has ended, at once if there is none; by then the model may have
+            been started again for requests that arrived in between
+        :raises ModelNotFound: if no model has this name
+        :raises BadRequest: if its instances are remote, and so cannot be unloaded
         """
         instance = freest(self.catalogue.find(name), self.scheduler.models)
         if not instance.launcher.takes_room:
@@ -151,26 +159,27 @@ class Dispatcher:
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
         """
-        Hear of each change of a model's state.
+        Subscribe to the changes of the models' states.
 
-        :param tell: called with None when the gateway drains: there will be no more
-        :return: call it to hear no more
+        :param tell: called with each change, and with None when the gateway drains: no call follows
+        :return: unsubscribes
         """
         return self._watchers.watch(tell)
 
     def log(self, name: str) -> Log:
         """
-        What the model's instances print: one object for all of its lives.
+        The output of a model's instances, across all of their runs.
 
-        :raises ModelNotFound: at once
+        :param name: as in `acquire`
+        :raises ModelNotFound: if no model has this name
         """
         return self.catalogue.find(name).log
 
     def report(self, busy: bool = False) -> list[ModelReport]:
         """
-        All models, in the order of the configuration.
+        The state of all models, in the order of the configuration.
 
-        :param busy: only those that run, are waited for, or take no room here
+        :param busy: only models that run, have waiters, or are remote
         """
         since_epoch = time.time() - self._now()
         models = self.scheduler.models
@@ -185,7 +194,11 @@ class Dispatcher:
         ]
 
     async def descriptions(self) -> dict[str, dict[str, Any]]:
-        """What the instances that are ready say of their models, by the models' names."""
+        """
+        How the instances that are ready describe their models.
+
+        :return: by name of the model; models without a description are left out
+        """
         ready = [
             instance
             for entry in self.catalogue
@@ -194,27 +207,27 @@ class Dispatcher:
         ]
         return await self._descriptions.of(ready)
 
-    # What the gateway asks for
+    # For the service
 
     def begin(self) -> None:
-        """Start what takes no room, and load what is to be preloaded. For once, at the start."""
+        """Start the remote instances, and preload models. To be called once, at the start."""
         self._run(self.scheduler.tick(self._now()))
         self._preload(entry.model.name for entry in self.catalogue)
 
     def apply(self, config: Config) -> None:
         """
-        Go by another configuration from now on.
+        Replace the configuration.
 
-        A model that is the same in both goes on untouched. One that is gone or changed finishes
-        the answers that it is giving, then its run stops; who waits for a changed one waits for its
-        successor. What is new or changed and to be preloaded is loaded.
+        A model that is the same in both is not affected. One that is gone or changed finishes its
+        requests in flight, then its run is stopped; the waiters of a changed one wait for its
+        successor. Models that are new or changed are preloaded if so configured.
         """
         previous, self.config = self.config, config
         self._preload(self._reload.apply(previous, config))
 
     def drain(self) -> Deferred[None]:
         """
-        Admit nobody any more, turn away who waits, stop each instance as it falls idle.
+        Admit no more requests, reject the waiters, and stop each instance as it falls idle.
 
         :return: fires when the last run has ended
         """
@@ -225,13 +238,13 @@ class Dispatcher:
         return drained
 
     def abandon(self) -> None:
-        """After `drain`: stop the instances that are busy too; their answers break off."""
+        """After `drain`: stop the busy instances too; their requests in flight break off."""
         self._run(self.scheduler.abandon())
 
     # Events, and what follows from them
 
     def happened(self, event: Event) -> None:
-        """Told by an instance."""
+        """Handle an event of an instance."""
         key, now = event.key, self._now()
         self._touch(key)
         if isinstance(event, Loaded):
@@ -250,7 +263,7 @@ class Dispatcher:
             self._check_idle_timeout(self._instances[key])
 
     def _check_idle_timeout(self, instance: Instance) -> None:
-        """Unload what was not used for ``idle_unload_sec``, or look again."""
+        """Unload the instance if unused for ``idle_unload_sec``, else check again later."""
         limit = instance.model.idle_unload_sec
         actions, again = self.scheduler.rest(instance.key, limit, self._now())
         if again is not None:
@@ -260,14 +273,14 @@ class Dispatcher:
         self._run(actions)
 
     def _run(self, actions: list[Action]) -> None:
-        """Carry out what the scheduler has decided; then tell what has changed."""
+        """Carry out the scheduler's actions, then send what has changed to the watchers."""
         for action in actions:
             if isinstance(action, Admit):
                 self._admit(action.ticket)
             elif isinstance(action, Reject):
                 waiter = action.ticket
                 assert isinstance(waiter, Waiter)
-                # One error may be sent to many; each needs a traceback of its own.
+                # Several waiters may get the same error; each needs a traceback of its own.
                 if not waiter.deferred.called and not self._moved_on(waiter):
                     waiter.answered().errback(copy.copy(action.error))
             else:
@@ -298,11 +311,11 @@ class Dispatcher:
         assert isinstance(waiter, Waiter)
         key, used = waiter.key, waiter.load
         if waiter.deferred.called:
-            # It went away while those before it in the list were answered.
+            # It was cancelled while the actions before it were carried out.
             self._released(key, used)
             return
         instance, entry = self._instances[key], self._entries[key]
-        assert instance.life is not None, "what admits runs"
+        assert instance.life is not None, "an instance that admits has a run"
         lease = Lease(
             key,
             instance.model,
@@ -320,7 +333,7 @@ class Dispatcher:
             self._registry.forget(key)
 
     def _moved_on(self, waiter: Waiter) -> bool:
-        """Whether another instance that is ready answers for the one that it waited for in vain."""
+        """Have another ready instance of its model serve a waiter that is to be rejected."""
         entry = self._entries[waiter.key]
         instance = freest(entry, self.scheduler.models)
         model = self.scheduler.models[instance.key]
@@ -330,7 +343,7 @@ class Dispatcher:
         self._run(self.scheduler.arrived(instance.key, waiter, self._now(), waiter.load))
         return True
 
-    # Those who wait
+    # Waiters
 
     def _timed_out(self, waiter: Waiter) -> None:
         waiter.timer = None
@@ -343,15 +356,15 @@ class Dispatcher:
 
     def _left(self, waiter: Waiter) -> None:
         waiter.answered()
-        # The scheduler may have answered already, and the answer be on its way (see `_run`).
+        # It may have been admitted or rejected by an action that is not carried out yet (`_run`).
         model = self.scheduler.models.get(waiter.key)
         if model is not None and waiter in model.waiting:
             self._run(self.scheduler.left(waiter.key, waiter, self._now()))
 
-    # Orders that are carried out later
+    # Unloads and preloads
 
     def _unloaded(self, key: str) -> None:
-        """Its run has ended; so hear those who had it unloaded."""
+        """Fire the Deferreds of the unloads of an instance: its run has ended."""
         for gone in self._unloads.pop(key, ()):
             if not gone.called:
                 gone.callback(None)

@@ -2,7 +2,7 @@
 The instances by key: made for a configured model, kept until the last run and lease have ended.
 
 Also chooses the instance of a model that a request goes to. When an instance is started or stopped
-is the scheduler's decision; what a name means is the catalogue's affair.
+is the scheduler's decision; names are resolved by catalogue.py.
 """
 
 from __future__ import annotations
