@@ -265,7 +265,7 @@ class Dispatcher:
     def _check_idle_timeout(self, instance: Instance) -> None:
         """Unload the instance if unused for ``idle_unload_sec``, else check again later."""
         limit = instance.model.idle_unload_sec
-        actions, again = self.scheduler.rest(instance.key, limit, self._now())
+        actions, again = self.scheduler.idle_timeout(instance.key, limit, self._now())
         if again is not None:
             instance.look_again_in(again)
         if actions:
