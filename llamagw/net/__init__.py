@@ -1,8 +1,8 @@
 """
-How bytes get from one machine to another: addresses, endpoints, transports, HTTP to a backend.
+Network I/O: addresses, endpoints, transports, TLS, and HTTP to a backend.
 
-The lowest floor that does I/O. It knows no model, no request of a client and no process: the proxy
-relays over it, the fleet's probes ask over it. Import its names from here; its files are its own.
+The proxy relays over it, and the probes ask over it; models, clients' requests and processes are
+their affair. Other packages import the names below, never from the modules.
 """
 
 from llamagw.net.address import Address

@@ -30,9 +30,9 @@ class UvloopClientEndpoint:
     """
     Connects with uvloop.
 
-    :param loop: connects
+    :param loop: makes the connections
     :param address: host and port, or the path of a UNIX socket
-    :param timeout: seconds for the whole attempt, looking up the name included
+    :param timeout: seconds for the whole attempt, including the look-up of the name
     """
 
     def __init__(
@@ -45,20 +45,27 @@ class UvloopClientEndpoint:
         self._address = address
         self._timeout = timeout
 
+    def __repr__(self) -> str:
+        return f"<UvloopClientEndpoint to {self._address}>"
+
     def connect(self, protocolFactory: IProtocolFactory) -> Deferred[IProtocol]:
         """
-        Connect.
+        Start an attempt to connect.
 
-        :return: fires with the protocol, before that receives anything. Fails with one of
+        :return: fires with the protocol, before any data is received. Fails with an exception of
             `twisted.internet.error`: a ConnectError (ConnectionRefusedError, UnknownHostError,
-            TimeoutError and others), or NoProtocol when the factory builds none. Cancelling it
-            stops the attempt
+            TimeoutError and others), or NoProtocol if the factory builds none. Cancelling it stops
+            the attempt
         """
         return _Attempt(self._loop, self._address, self._timeout, protocolFactory).outcome
 
 
 class _Attempt:
-    """One attempt to connect: succeeds, fails, times out or is cancelled, whichever is first."""
+    """
+    One attempt to connect, which succeeds, fails, times out or is cancelled.
+
+    :ivar outcome: fires with the first of these
+    """
 
     def __init__(
         self,
@@ -85,7 +92,7 @@ class _Attempt:
         self._timer = loop.call_later(timeout, self._timed_out)
 
     def _opened(self, transport: UvloopTransport) -> None:
-        if self.outcome.called:  # cancelled or timed out as it was about to succeed
+        if self.outcome.called:  # cancelled or timed out in the meantime
             transport.drop()
             return
         try:
@@ -98,7 +105,7 @@ class _Attempt:
             return
         self._timer.cancel()
         failure = transport.attach(protocol)
-        if not self.outcome.called:  # else cancelled from connectionMade
+        if not self.outcome.called:  # else connectionMade has cancelled it
             self.outcome.callback(protocol) if failure is None else self.outcome.errback(failure)
 
     def _ended(self, connecting: asyncio.Task[Any]) -> None:

@@ -1,8 +1,8 @@
 """
 The stream endpoints that a reactor gets: uvloop's where it runs on uvloop, else Twisted's own.
 
-The protocols are the same on both. Installing a reactor is tap.py's affair, and which address to
-listen on the configuration's; nothing here touches the global reactor.
+Protocols work the same on both. The reactor is installed by tap.py and passed in; the addresses
+come from the configuration.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from llamagw.net.tls import TlsEndpoint, read_tls
 
 
 def _uvloop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:
-    # AsyncioSelectorReactor publishes its loop under no public name; this is the one place that
-    # knows the private one.
+    # AsyncioSelectorReactor has no public name for its loop; this is the only use of the private.
     loop = getattr(reactor, "_asyncioEventloop", None)
     try:
         from uvloop import Loop
@@ -32,22 +31,21 @@ def _uvloop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:
 
 
 def uses_uvloop(reactor: Any) -> bool:
-    """Whether this reactor runs on uvloop, so that its endpoints here use uvloop's transports."""
+    """Whether this reactor runs on uvloop, and so gets uvloop's endpoints."""
     return _uvloop_of(reactor) is not None
 
 
 def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
     """
-    The endpoint to listen on.
+    The endpoint for an address to listen on.
 
-    A port that is in use shows later: the Deferred of `listen` has then failed with
-    CannotListenError.
+    Whether the address is in use is not checked here: then `listen` fails with CannotListenError.
 
     :param description: anything that `llamagw.config.endpoint_string` takes
-    :raises ValueError: when it makes no sense; says what would
+    :raises ValueError: if the description is invalid; the message shows valid ones
     """
     text = endpoint_string(description)
-    if text != description.strip():  # ours to complete: Twisted's own default is a backlog of 50
+    if text != description.strip():  # a short form; Twisted's default backlog is 50
         text += f":backlog={BACKLOG}"
     loop = _uvloop_of(reactor)
     tls = read_tls(description)
@@ -65,10 +63,10 @@ def client_endpoint(
     reactor: Any, host: str, port: int, timeout: float = 10
 ) -> IStreamClientEndpoint:
     """
-    The endpoint to connect to a TCP server with.
+    The endpoint for connecting to a TCP server.
 
-    :param host: an address or a name
-    :param timeout: seconds for the whole attempt, looking up the name included
+    :param host: an IP address or a name
+    :param timeout: seconds for the whole attempt, including the look-up of the name
     """
     loop = _uvloop_of(reactor)
     if loop is not None:
@@ -82,8 +80,9 @@ def client_endpoint(
 
 def unix_client_endpoint(reactor: Any, path: str, timeout: float = 10) -> IStreamClientEndpoint:
     """
-    The endpoint to connect to a UNIX socket with.
+    The endpoint for connecting to a UNIX socket.
 
+    :param path: of the socket file
     :param timeout: seconds for the whole attempt
     """
     loop = _uvloop_of(reactor)

@@ -40,13 +40,13 @@ class UvloopServerEndpoint:
     """
     Listens with uvloop.
 
-    Twisted parses the description and makes its own endpoint of it; that endpoint is given a
-    reactor whose listenTCP and listenUNIX are uvloop's.
+    Twisted parses the description and makes its own endpoint from it, with a reactor whose
+    listenTCP and listenUNIX use uvloop.
 
-    :param reactor: for all but listening
-    :param loop: the reactor's
+    :param reactor: used for everything but listening
+    :param loop: the reactor's event loop
     :param description: a Twisted server endpoint string
-    :raises ValueError: as `twisted.internet.endpoints.serverFromString` does
+    :raises ValueError: as `twisted.internet.endpoints.serverFromString`
     """
 
     def __init__(self, reactor: Any, loop: asyncio.AbstractEventLoop, description: str) -> None:
@@ -56,13 +56,18 @@ class UvloopServerEndpoint:
         """
         Bind and listen at once.
 
-        :return: has fired already: with the port, or with CannotListenError
+        :return: has fired already, with the port or with CannotListenError
         """
         return cast("Deferred[IListeningPort]", self._endpoint.listen(protocolFactory))
 
 
 class ListenWithUvloop:
-    """The reactor, but what it listens on is uvloop's."""
+    """
+    A reactor that listens with uvloop, and otherwise behaves as the one that it wraps.
+
+    :param reactor: used for everything but listening
+    :param loop: the reactor's event loop
+    """
 
     def __init__(self, reactor: Any, loop: asyncio.AbstractEventLoop) -> None:
         self._reactor = reactor
@@ -84,7 +89,7 @@ class ListenWithUvloop:
         mode: int = 0o666,
         wantPID: bool = False,
     ) -> UvloopPort:
-        # wantPID is how Twisted tells a stale file; here the file itself is asked.
+        # Twisted detects a stale socket file by a lock (wantPID); here a connection is attempted.
         return UvloopPort(self._loop, factory, os.fsdecode(address), backlog, mode)
 
 
@@ -93,12 +98,12 @@ class UvloopPort:
     """
     One listening socket.
 
-    :param loop: accepts
-    :param factory: makes the protocols
+    :param loop: accepts connections
+    :param factory: builds a protocol for each
     :param address: interface and port, or the path of a UNIX socket
-    :param backlog: connections that may wait to be accepted; `BACKLOG` at least
-    :param mode: the permissions of a UNIX socket
-    :raises CannotListenError: when the address cannot be listened on
+    :param backlog: how many connections may wait to be accepted; raised to `BACKLOG`
+    :param mode: permissions of a UNIX socket's file
+    :raises CannotListenError: if the address cannot be bound
     """
 
     def __init__(
@@ -117,11 +122,15 @@ class UvloopPort:
         self._socket: socket.socket | None = None
         self.startListening()
 
+    def __repr__(self) -> str:
+        state = "listening" if self._socket is not None else "stopped"
+        return f"<UvloopPort {self._address}: {state}>"
+
     def startListening(self) -> None:
         """
-        Bind and listen, at once.
+        Bind and listen at once.
 
-        :raises CannotListenError: when the address cannot be listened on
+        :raises CannotListenError: if the address cannot be bound
         """
         kind: type[UvloopTransport] = UvloopTCPTransport
         try:
@@ -138,7 +147,7 @@ class UvloopPort:
         self._socket = sock
         self._host = address_of(sock.getsockname())
         self._factory.doStart()
-        # The loop may not run yet: services start before the reactor does.
+        # A task: the loop may not run yet, as services start before the reactor does.
         self._serving = self._loop.create_task(
             self._loop.create_server(
                 lambda: kind(self._loop, self._opened), sock=sock, backlog=self._backlog
@@ -147,14 +156,14 @@ class UvloopPort:
 
     def stopListening(self) -> Deferred[None]:
         """
-        Accept no more; accepted connections live on.
+        Stop accepting; accepted connections are not affected.
 
         :return: has fired already
         """
         sock, self._socket = self._socket, None
         if sock is not None:
             if self._serving.done():
-                # Not wait_closed(): that would wait for the accepted connections too.
+                # Without wait_closed(), which would wait for the accepted connections as well.
                 self._serving.result().close()
             else:
                 self._serving.cancel()
@@ -165,7 +174,7 @@ class UvloopPort:
         return succeed(None)
 
     def getHost(self) -> IAddress:
-        """The address listened on, with the port that the kernel chose where 0 was asked for."""
+        """The bound address; for port 0, with the port that the kernel chose."""
         return self._host
 
     def _opened(self, transport: UvloopTransport) -> None:
@@ -186,10 +195,10 @@ def _bound_tcp(interface: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if six:
-            # "[::]:8000" beside ":8000" must not be a clash.
+            # So that "[::]:8000" and ":8000" can both be bound.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             where = socket.getaddrinfo(interface, port, sock.family, socket.SOCK_STREAM)[0][4]
-            sock.bind(where)  # with the scope that "fe80::1%eth0" names
+            sock.bind(where)  # has the scope of an address such as "fe80::1%eth0"
         else:
             sock.bind((interface, port))
     except BaseException:
@@ -220,11 +229,11 @@ def _is_stale(path: str) -> bool:
     if not stat.S_ISSOCK(os.lstat(path).st_mode):
         return False
     with socket.socket(socket.AF_UNIX) as probe:
-        probe.setblocking(False)  # a listener too busy to accept is a listener
+        probe.setblocking(False)  # or a listener with a full backlog would block
         return probe.connect_ex(path) == errno.ECONNREFUSED
 
 
 def _remove_socket_file(path: str, inode: int) -> None:
     with contextlib.suppress(OSError):
-        if os.stat(path).st_ino == inode:  # or another process listens there by now
+        if os.stat(path).st_ino == inode:  # else another process has replaced it
             os.unlink(path)

@@ -22,9 +22,9 @@ IDLE_SEC = 3.0
 
 class Pool:
     """
-    Connections to backends: takes an idle one where there is one, makes one where there is not.
+    All connections to backends, of which it keeps the idle ones for reuse.
 
-    :param reactor: keeps time
+    :param reactor: its clock is used
     :param connect: makes the endpoint for an address
     """
 
@@ -35,11 +35,15 @@ class Pool:
         self._idle: dict[Address, list[Upstream]] = {}
         self._sweep: IDelayedCall | None = None
 
+    def __repr__(self) -> str:
+        idle = sum(map(len, self._idle.values()))
+        return f"<Pool: {len(self._open)} open, {idle} idle>"
+
     def take(self, address: Address) -> Upstream | None:
         """
-        Take an idle connection; it is the caller's from now on.
+        Remove an idle connection from the pool, to send a request over it.
 
-        :return: the one that was used last, at most `IDLE_SEC` ago; None without one
+        :return: the most recently used one, if that was at most `IDLE_SEC` ago; None without one
         """
         idle = self._idle.get(address)
         while idle:
@@ -53,14 +57,16 @@ class Pool:
         """
         Make a new connection.
 
-        :return: fires with it; fails as the endpoint does. Cancelling it gives the attempt up
+        :return: fires with the connection; fails as the endpoint's `connect` does. Cancelling it
+            cancels the attempt
+        :raises ConnectError: if the address's ``ca_file`` cannot be used
         """
         factory = Factory.forProtocol(lambda: Upstream(self, address))
         factory.noisy = False
         return cast("Deferred[Upstream]", self._connect(address).connect(factory))
 
     def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer has ended, for at most `IDLE_SEC`."""
+        """Keep a connection whose answer has ended for reuse, for at most `IDLE_SEC`."""
         upstream.idle_since = self._reactor.seconds()
         self._idle.setdefault(upstream.address, []).append(upstream)
         if self._sweep is None:
@@ -72,17 +78,17 @@ class Pool:
 
     def break_off(self, why: str, address: Address | None = None) -> None:
         """
-        Close connections at once; the receivers of their answers are called with `UpstreamLost`.
+        Close connections at once; requests under way on them end with `UpstreamLost`.
 
-        :param why: for a person
-        :param address: only those to there; None for all
+        :param why: as in `UpstreamLost`
+        :param address: close only connections to this address; None for all
         """
         for upstream in list(self._open):
             if address is None or upstream.address == address:
                 upstream.break_off(why)
 
     def forget(self, upstream: Upstream) -> None:
-        """Called by a connection: it is closed, or not to be used again."""
+        """Called by a connection: it is closed, or must not be reused."""
         self._open.discard(upstream)
         idle = self._idle.get(upstream.address)
         if idle is not None and upstream in idle:
