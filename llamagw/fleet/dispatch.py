@@ -89,6 +89,10 @@ class Dispatcher:
         for model in config.models:
             self.catalogue.put(self._registry.add(model, Log(model.name), settings))
 
+    def __repr__(self) -> str:
+        running = sum(1 for instance in self._instances.values() if instance.life)
+        return f"<Dispatcher: {running} of {len(self._instances)} instances run, {self.scheduler}>"
+
     # For requests and for management
 
     def acquire(
@@ -267,7 +271,7 @@ class Dispatcher:
         limit = instance.model.idle_unload_sec
         actions, again = self.scheduler.idle_timeout(instance.key, limit, self._now())
         if again is not None:
-            instance.look_again_in(again)
+            instance.start_idle_timer(again)
         if actions:
             _log.info("{name} was not used for {sec:g} s", name=instance.model.name, sec=limit)
         self._run(actions)

@@ -75,7 +75,8 @@ class Life:
     """
     One run of an instance, and its state that ends with it.
 
-    :ivar since: when it was launched, in seconds of the clock
+    :param run: from the launcher
+    :param since: when it was launched, in seconds of the clock
     :ivar revoked: whether it was killed by a forced unload
     :ivar answered: whether a request that received bytes of an answer has ended
     :ivar moved: number of reads that brought bytes of an answer
@@ -101,6 +102,9 @@ class Life:
         self.moved = 0
         self.description: dict[str, Any] | None = None
         self.description_waiters: list[Deferred[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Life {self.run} since {self.since}{', revoked' if self.revoked else ''}>"
 
 
 class Settings(NamedTuple):
@@ -199,8 +203,8 @@ class Instance:
         if self._health is not None:
             self._health.every(interval)
 
-    def look_again_in(self, seconds: float) -> None:
-        """Start the idle timer: `IdleTimeout` follows after this time."""
+    def start_idle_timer(self, seconds: float) -> None:
+        """Have `IdleTimeout` follow after this time."""
         self._idle_timer = self._clock.callLater(seconds, self._idle)
 
     def _idle(self) -> None:
@@ -250,7 +254,7 @@ class Instance:
         self._logged = set()
         if self.model.idle_unload_sec:
             # One timer per ready instance, which checks when it fires: requests do not reset it.
-            self.look_again_in(self.model.idle_unload_sec)
+            self.start_idle_timer(self.model.idle_unload_sec)
         self._tell(Loaded(self.key))
 
     def load_failed(self, error: GatewayError) -> None:

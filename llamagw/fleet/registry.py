@@ -78,6 +78,8 @@ class Registry:
         Make the instances of a model; none is started.
 
         :param log: gets what they print
+        :param settings: for all of them
+        :return: the model, to be put into the catalogue
         """
         entry = Entry(model, log)
         instances = []

@@ -28,6 +28,10 @@ class Reload:
     """
     Applies configurations to the parts of a fleet.
 
+    :param scheduler: is told which models are retired and added
+    :param catalogue: gets the models of the new configuration
+    :param registry: makes and drops the instances
+    :param watchers: are told which models are retired
     :param clock: the reactor, or a Clock
     :param run: carries out the scheduler's actions
     """
@@ -53,6 +57,7 @@ class Reload:
         Retire and add models, and change the limits; see `Dispatcher.apply`.
 
         :param old: the configuration that was in effect until now
+        :param new: the one that takes effect
         :return: the names of models that are new or changed
         """
         plan = diff(old, new, self._registry.launchers.depends_on)

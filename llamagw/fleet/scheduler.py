@@ -80,6 +80,9 @@ class Scheduler:
     """
     Decides for a set of models.
 
+    Each event takes the ``key`` of the model that it concerns and ``now``, and returns the actions
+    that follow, in the order in which they are to be carried out.
+
     :param keys: the keys of the initial models
     :param limit: how many models may be in memory at once
     :param swap_after: seconds that a request waits for room before a busy model closes
@@ -117,7 +120,6 @@ class Scheduler:
         A request for the model has arrived.
 
         :param ticket: its handle, which comes back in `Admit` or `Reject`
-        :param now: as for all events: seconds on a clock that does not go back
         :param load: whether it may wait, and the model be loaded for it; if not, it does not count
             as use
         """

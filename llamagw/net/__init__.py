@@ -1,8 +1,9 @@
 """
 Network I/O: addresses, endpoints, transports, TLS, and HTTP to a backend.
 
-The proxy relays over it, and the probes ask over it; models, clients' requests and processes are
-their affair. Other packages import the names below, never from the modules.
+The proxy relays over it, and the probes send their requests over it; nothing here depends on
+models, clients' requests or processes. Other packages import the names below, never from the
+modules.
 """
 
 from llamagw.net.address import Address

@@ -1,8 +1,8 @@
 """
 HTTP/1.1 to a backend: one connection, on httptools' parser.
 
-An `Upstream` hands the answer to a `Receiver` as it arrives, one call for each read. What is in it,
-and whether to retry, is the relay's affair; idle connections are kept by pool.py.
+An `Upstream` passes the answer to a `Receiver` as it arrives, one call for each read. Whether to
+retry is decided in llamagw/proxy/relay.py; idle connections are kept by pool.py.
 """
 
 from __future__ import annotations

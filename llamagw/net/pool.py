@@ -1,7 +1,7 @@
 """
 The connections to backends: idle ones are kept for a short time, and reused.
 
-HTTP on a connection is client.py's affair; how one is made, connect.py's.
+HTTP on a connection is handled by client.py; the endpoint for an address is made by connect.py.
 """
 
 from __future__ import annotations

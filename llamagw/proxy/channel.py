@@ -52,7 +52,7 @@ PIPELINED, TURN_SEC = 8, 0.01
 #: equal to Twisted's own limit.
 EARLY = 0x4000
 
-#: Maximum length of a header's name, in bytes: Twisted caches up to 10,000 names for ever.
+#: Maximum length of a header's name, in bytes: Twisted caches up to 10,000 and drops none.
 HEADER_NAME = 256
 
 #: Maximum number of digits of a ``Content-Length``; Python raises for over 4,300.

@@ -47,7 +47,7 @@ class Bodies:
     """
     Counts the bytes of all bodies in memory, of requests that arrive, wait, or are being answered.
 
-    :ivar limit: maximum, in bytes
+    :param limit: maximum, in bytes
     :ivar held: current count, in bytes
     """
 
