@@ -1,10 +1,10 @@
 """
-What takes its time is asked of another process: what a configuration file says, what flags an
-engine has.
+Slow questions, answered by another process: what a configuration file says, which flags an engine
+has.
 
-The caller waits, in a thread or before anything is served, and the wait can be taken back. A file
-is loaded in that process, not in a thread of the gateway: PyYAML makes hundreds of
-thousands of objects of a large one, whose collection alone stops all threads for over a second.
+The caller blocks, in a thread or before anything is served, and can be cancelled. A file is loaded
+in a process of its own rather than in a thread of the gateway: PyYAML makes hundreds of thousands
+of objects of a large one, and collecting those alone stops all threads for over a second.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Mapping, Sequence
 
 from llamagw.config import Config, ConfigError, Fault, load
 
-#: Seconds that a file may take to be read; one of 5,000 models takes some ten.
+#: Seconds that reading a file may take; one of 5,000 models takes some ten.
 READ_TIMEOUT = 120
 
 #: Run by Python in the other process; its modules come from where the gateway's do.
@@ -32,16 +32,19 @@ answer(sys.argv[2])
 """
 
 
-class TakenBack(Exception):
-    """Nobody wants to know any more."""
+class Cancelled(Exception):
+    """The result of a command is no longer needed."""
 
 
-class Asking:
-    """Asks other processes, one at a time, until it is taken back by another thread."""
+class Commands:
+    """Runs commands in other processes, one at a time, until it is cancelled by another thread."""
 
     def __init__(self) -> None:
-        self._over = False
+        self._cancelled = False
         self._process: subprocess.Popen[bytes] | None = None
+
+    def __repr__(self) -> str:
+        return f"<Commands{' cancelled' if self._cancelled else ''}>"
 
     def run(
         self,
@@ -52,14 +55,15 @@ class Asking:
         """
         Run a command to its end.
 
+        :param command: the program and its arguments
         :param env: its environment; None for the gateway's own
-        :param timeout: seconds
-        :return: what it printed to stdout, and to stderr; its exit status, as `subprocess` tells it
-        :raises TakenBack: when nobody wants to know any more
+        :param timeout: seconds; None for no limit
+        :return: its stdout, its stderr, and its exit status as `subprocess` reports it
+        :raises Cancelled: when `cancel` was called, before or meanwhile
         :raises OSError: when it cannot be run
         :raises subprocess.TimeoutExpired: when it takes longer
         """
-        # Not in the gateway's group: a terminal that hangs up does not mean it.
+        # In a group of its own: a terminal's SIGHUP must not reach it.
         with subprocess.Popen(
             command,
             env=env,
@@ -70,38 +74,40 @@ class Asking:
         ) as process:
             self._process = process
             try:
-                if self._over:
-                    raise TakenBack
+                if self._cancelled:
+                    raise Cancelled
                 out, err = process.communicate(timeout=timeout)
             except BaseException:
                 self._kill()
                 raise
-        if self._over:
-            raise TakenBack
+        if self._cancelled:
+            raise Cancelled
         return out, err, process.returncode
 
-    def take_back(self) -> None:
-        """Nobody wants to know any more, now or later."""
-        self._over = True
+    def cancel(self) -> None:
+        """Kill the command that runs, if any; it and every later `run` raise `Cancelled`."""
+        self._cancelled = True
         self._kill()
 
     def _kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
-            # It leads a group: what stands in for an engine may be a script.
+            # It leads a group: the engine's path may be that of a script.
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def load_apart(path: str, asking: Asking) -> Config:
+def load_apart(path: str, commands: Commands) -> Config:
     """
     As `llamagw.config.load`, in another process.
 
-    :raises ConfigError: as there, and when that process breaks down or takes too long
-    :raises TakenBack: when nobody wants to know any more
+    :param path: the YAML file
+    :param commands: runs the process
+    :raises ConfigError: as there, and when that process fails or takes longer than `READ_TIMEOUT`
+    :raises Cancelled: when `commands` is cancelled
     """
     command = [sys.executable, "-c", _READ, json.dumps(sys.path), path]
     try:
-        out, err, status = asking.run(command, timeout=READ_TIMEOUT)
+        out, err, status = commands.run(command, timeout=READ_TIMEOUT)
     except subprocess.TimeoutExpired as error:
         why = f"took over {READ_TIMEOUT} s to read"
         raise ConfigError([Fault(path, None, "", why)]) from error
@@ -111,17 +117,21 @@ def load_apart(path: str, asking: Asking) -> Config:
     if status != 0:
         last = (err.decode(errors="replace").strip().splitlines() or [f"status {status}"])[-1]
         raise ConfigError([Fault(path, None, "", f"the process that read it broke down: {last}")])
-    said: Config | list[Fault] = pickle.loads(out)
-    if isinstance(said, list):
-        raise ConfigError(said)
-    return said
+    result: Config | list[Fault] = pickle.loads(out)
+    if isinstance(result, list):
+        raise ConfigError(result)
+    return result
 
 
 def answer(path: str) -> None:
-    """Print what `load_apart` is to hear. Called in the other process."""
-    said: Config | list[Fault]
+    """
+    Print, pickled, the configuration or its faults for `load_apart`. Called in the other process.
+
+    :param path: the YAML file
+    """
+    result: Config | list[Fault]
     try:
-        said = load(path)
+        result = load(path)
     except ConfigError as error:
-        said = error.faults
-    sys.stdout.buffer.write(pickle.dumps(said))
+        result = error.faults
+    sys.stdout.buffer.write(pickle.dumps(result))

@@ -1,9 +1,9 @@
 """
 Every way in which the gateway itself can fail a request.
 
-One class per way to fail; each knows its HTTP status and OpenAI's ``type`` and ``code``. What an
-engine answers, errors included, never passes through here: it reaches the client unchanged. How an
-error looks to a client is the affair of the dialects.
+One class per way to fail; each has its HTTP status and OpenAI's ``type`` and ``code``. What an
+engine answers, errors included, reaches the client unchanged and has no class here. The dialects
+encode an error for the client.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from itertools import islice
 
 from llamagw.text import harmless
 
-#: How much of a name or path that a client gave is repeated to it.
+#: Characters of a client's own text (a name, a path) that an error repeats at most.
 SHOWN = 64
 
-#: How many of the configured names an error lists, and among how many it looks for a near one:
-#: each comparison takes some 10 µs.
+#: How many configured names an error lists at most, and with how many the unknown name is compared
+#: for a suggestion; each comparison takes some 10 µs.
 LISTED, COMPARED = 20, 200
 
 
@@ -27,12 +27,13 @@ class GatewayError(Exception):
     """
     A request that the gateway answers itself, with an error.
 
+    :param message: for the client; one sentence or two
+    :param param: the field of the request that is at fault; None for none
+    :param retry_after: seconds after which a retry may succeed; None if unknown
+    :param allow: the methods that the path takes (405 only)
     :ivar status: the HTTP status
     :ivar type: OpenAI's ``error.type``
     :ivar code: OpenAI's ``error.code``
-    :ivar param: the field of the request that is at fault, if one is
-    :ivar retry_after: seconds after which it is worth asking again, if the gateway knows
-    :ivar allow: the methods that the path takes (405 only)
     """
 
     status = 500
@@ -55,7 +56,7 @@ class GatewayError(Exception):
 
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the status: ``Retry-After`` (whole seconds), ``Allow``."""
-        # Never just as long: who comes back to the second would come a moment too soon.
+        # Rounded up: a retry after exactly so many seconds would still meet the backoff.
         headers = []
         if self.retry_after is not None:
             headers.append((b"Retry-After", b"%d" % (math.floor(self.retry_after) + 1)))
@@ -65,7 +66,7 @@ class GatewayError(Exception):
 
 
 class BadRequest(GatewayError):
-    """The request cannot be understood: broken HTTP, no JSON, no model named."""
+    """The request is malformed: invalid HTTP or JSON, or no model named."""
 
     status = 400
     type = "invalid_request_error"
@@ -73,7 +74,12 @@ class BadRequest(GatewayError):
 
 
 class ModelNotFound(GatewayError):
-    """The request names a model that is not configured."""
+    """
+    The request names a model that is not configured.
+
+    :param name: the name in the request
+    :param known: the configured names, for the suggestion and the list
+    """
 
     status = 404
     type = "invalid_request_error"
@@ -93,10 +99,11 @@ class ModelNotFound(GatewayError):
 
 def nearest(name: str, known: Collection[str]) -> str | None:
     """
-    The known name that this one may be a mistake for; None if none is near.
+    The configured name that is most similar to an unknown one.
 
     :param name: of any length; only its first `SHOWN` characters are compared
-    :param known: of more than `COMPARED`, only those with the same first character count
+    :param known: if more than `COMPARED`, only those with the same first character are compared
+    :return: None if none is similar
     """
     name = name[:SHOWN]
     if len(known) > COMPARED:
@@ -106,7 +113,7 @@ def nearest(name: str, known: Collection[str]) -> str | None:
 
 
 class NotAllowed(GatewayError):
-    """Whoever asks may not ask this; the message says what would allow it."""
+    """The client may not send this request; the message says what would allow it."""
 
     status = 403
     type = "permission_error"
@@ -130,7 +137,7 @@ class RequestTimeout(GatewayError):
 
 
 class PathNotFound(GatewayError):
-    """There is nothing at this path."""
+    """No route has this path."""
 
     status = 404
     type = "invalid_request_error"
@@ -139,9 +146,9 @@ class PathNotFound(GatewayError):
 
 class Moved(GatewayError):
     """
-    There is something, at another path.
+    The route is at another path.
 
-    :ivar location: that path, with its query
+    :param location: that path, with the query
     """
 
     status = 308
@@ -174,7 +181,7 @@ class BodyTooLarge(GatewayError):
 
 
 class BackendLost(GatewayError):
-    """The backend broke off, or answered what is not HTTP."""
+    """The connection to the backend was lost, or its answer is not HTTP."""
 
     status = 502
     code = "backend_lost"
@@ -188,35 +195,35 @@ class PoisonedRequest(GatewayError):
 
 
 class ModelUnavailable(GatewayError):
-    """The model cannot be loaded now; the message carries the engine's last words."""
+    """The model cannot be loaded now; the message has the engine's last error lines."""
 
     status = 503
     code = "model_unavailable"
 
 
 class ServerBusy(GatewayError):
-    """Too many wait for this model already, or too much is held for clients."""
+    """The model's queue is full, or too many bytes of request bodies are held."""
 
     status = 503
     code = "server_busy"
 
 
 class ShuttingDown(GatewayError):
-    """The gateway is on its way out and takes no new work."""
+    """The gateway is draining and takes no new requests."""
 
     status = 503
     code = "shutting_down"
 
 
 class QueueTimeout(GatewayError):
-    """Somebody waited for the model for longer than ``queue_timeout_sec``."""
+    """The request was queued for longer than ``queue_timeout_sec``."""
 
     status = 504
     code = "queue_timeout"
 
 
 class LoadTimeout(GatewayError):
-    """The model was loading for too long without getting on."""
+    """The load made no progress for ``load_timeout_sec``."""
 
     status = 504
     code = "load_timeout"

@@ -1,8 +1,7 @@
 """
-Those who want to hear of something, and how they are told.
+Callbacks that are called with the same news, such as changes of state or the lines of an engine.
 
-For the manager (changes of state) and the logs of the engines. What they do with it is theirs; one
-that fails is logged and costs the others nothing.
+A callback that raises is logged, and the others are called all the same.
 """
 
 from __future__ import annotations
@@ -18,16 +17,20 @@ T = TypeVar("T")
 
 
 class Listeners(Generic[T]):
-    """Some who are told the same."""
+    """A list of callbacks that take one argument."""
 
     def __init__(self) -> None:
         self._all: dict[object, Callable[[T], object]] = {}
 
+    def __repr__(self) -> str:
+        return f"<Listeners: {len(self._all)}>"
+
     def add(self, tell: Callable[[T], object]) -> Callable[[], None]:
         """
-        One more.
+        Add a callback.
 
-        :return: call it, as often as you like, and this one is told no more
+        :param tell: the callback
+        :return: removes it again; may be called more than once
         """
         key = object()
         self._all[key] = tell
@@ -38,9 +41,13 @@ class Listeners(Generic[T]):
         return stop
 
     def tell(self, news: T) -> None:
-        """Tell all of them, in the order in which they came."""
+        """
+        Call all callbacks, in the order in which they were added.
+
+        :param news: their argument
+        """
         for key, tell in list(self._all.items()):
-            # One that is told may have another stop.
+            # A callback may have removed another one.
             if key in self._all:
                 try:
                     tell(news)
@@ -48,5 +55,5 @@ class Listeners(Generic[T]):
                     _log.failure("somebody who listens failed")
 
     def clear(self) -> None:
-        """Forget them all."""
+        """Remove all callbacks."""
         self._all.clear()

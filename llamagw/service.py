@@ -1,15 +1,15 @@
 """
 What starts and stops with the gateway, and in which order.
 
-Start: the engine is asked for its flags; the port is bound, and a taken one ends the start with one
-clear line; the start-up lines are logged. While it runs: the configuration is read again, as often
-as that is asked for, but once at a time. Stop: no new connections, running
-answers finish or run out of ``drain_sec``, the backends end, and only then the process.
+Start: the engine is asked for its flags; the port is bound, and one that is in use ends the start
+with one line in the log; the start-up lines are logged. While it runs: reloads, one at a time.
+Stop: no new connections; running answers are drained for up to ``drain_sec``; the backends end, and
+only then the process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from twisted.application.service import Service
@@ -23,18 +23,15 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw import __version__
-from llamagw.apart import Asking, TakenBack, load_apart
+from llamagw import announce
+from llamagw.apart import Cancelled, Commands, load_apart
 from llamagw.config import (
     Config,
     ConfigError,
     Fault,
     LocalModel,
-    base_url,
     is_loopback,
-    shown_address,
 )
-from llamagw.dialects import ANY, OWN, ROUTES
 from llamagw.fleet import Dispatcher
 from llamagw.launch import Leftovers
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
@@ -42,11 +39,8 @@ from llamagw.proxy import Site
 
 _log = Logger(namespace="llamagw")
 
-#: Seconds that clients get, when the last backend is gone, to be told of it.
+#: Seconds for which connections stay open, once the last backend has ended, to carry the errors.
 GOODBYE_SEC = 1.0
-
-#: How many models a reload names at most, of each kind.
-_NAMED = 10
 
 
 class CannotStart(SystemExit, Exception):
@@ -54,7 +48,9 @@ class CannotStart(SystemExit, Exception):
     The gateway cannot serve; the message is for the person who starts it.
 
     Both a SystemExit, so that it ends the process with status 1 and without a traceback, and an
-    Exception, so that twistd removes its pidfile and a daemon's parent learns of it.
+    Exception, so that twistd removes its pidfile and a daemon's parent sees the failure.
+
+    :param message: one line
     """
 
     def __init__(self, message: str) -> None:
@@ -63,7 +59,14 @@ class CannotStart(SystemExit, Exception):
 
 
 class _Reading(NamedTuple):
-    """A configuration that was read while the gateway runs, and all that takes time to find out."""
+    """
+    A reload that is ready to be applied.
+
+    :ivar config: the new configuration
+    :ivar tls: certificate and key of its ``listen_addr``; None if that does not use TLS
+    :ivar changes: what it changes, in words
+    :ivar missing: its models whose file does not exist
+    """
 
     config: Config
     tls: Tls | None
@@ -75,14 +78,18 @@ class Gateway(Service):
     """
     The whole gateway as a service.
 
-    :param prepare: called with a configuration before it is gone by; may take its time, until the
-        `Asking` is taken back, and be called by `in_thread`
-    :param in_thread: calls a function in a thread; the Deferred fires on the reactor's
-    :param leftovers: what an earlier gateway may have left is ended before anything is started
-    :param apply: called with a configuration that everything but the address is to go by
-    :param make_endpoint: where to listen, for a configuration; may raise `ConfigError`
-    :param clock: keeps time for the drain
-    :param transports: what moves the bytes, in words, for the start-up lines
+    :param config: what it starts with
+    :param site: serves the clients
+    :param dispatcher: runs the models
+    :param pool: holds the connections to backends
+    :param prepare: called with a configuration before that is applied; may block until the
+        `Commands` is cancelled, and is called by `in_thread` for a reload
+    :param in_thread: calls a function in a thread; the Deferred fires in the reactor's
+    :param leftovers: cleaned up before anything is started
+    :param apply: applies a configuration to everything but the listening port
+    :param make_endpoint: makes the endpoint of a configuration; may raise `ConfigError`
+    :param clock: times the drain
+    :param transports: the kind of transports, such as "uvloop", for the start-up lines
     """
 
     name = "llamagw"
@@ -93,7 +100,7 @@ class Gateway(Service):
         site: Site,
         dispatcher: Dispatcher,
         pool: Pool,
-        prepare: Callable[[Config, Asking], None],
+        prepare: Callable[[Config, Commands], None],
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         leftovers: Leftovers,
         apply: Callable[[Config], None],
@@ -106,7 +113,7 @@ class Gateway(Service):
         self._dispatcher = dispatcher
         self._pool = pool
         self._prepare = prepare
-        self._asking = Asking()
+        self._commands = Commands()
         self._in_thread = in_thread
         self._leftovers = leftovers
         self._apply = apply
@@ -121,27 +128,29 @@ class Gateway(Service):
 
     def privilegedStartService(self) -> None:
         """
-        Bind the port, while the process may still have the right to.
+        Bind the port, before the process gives up its privileges.
 
-        :raises CannotStart: when it cannot be had
+        :raises CannotStart: when it cannot be bound
         """
         super().privilegedStartService()
-        self._prepare(self._config, self._asking)
+        self._prepare(self._config, self._commands)
         try:
             self._endpoint, self._port = self._listen(self._config)
         except CannotStart as error:
             _log.critical("{error}", error=str(error))
             raise
-        # Not before the address is ours: a second gateway that was started by mistake ends above.
+        # Only once the port is bound: a second gateway that was started by mistake ends above.
         self._leftovers.clean_up()
 
     def reload(self, path: str) -> None:
         """
-        Read the configuration again and go by it; one that is wrong is logged and changes nothing.
+        Read the configuration again and apply it; one with faults is logged and changes nothing.
 
         Connections, streams and the backends of models that did not change are left as they are.
-        The file is read in a thread. However often this is called meanwhile, it is then read once
-        more, so that what it says last holds. A gateway that stops reads it no more.
+        The file is read in a thread. Calls meanwhile, however many, cause one further reload, so
+        that the last content of the file is applied. While the gateway stops, nothing is reloaded.
+
+        :param path: the YAML file
         """
         if not self.running:
             return self._not_reloaded()
@@ -160,14 +169,14 @@ class Gateway(Service):
                     reading = await self._in_thread(lambda: self._read(path))
                     if not self.running:
                         return
-                    self._go_by(reading)
+                    self._adopt(reading)
                     _log.info(
                         "the configuration was reloaded from {path}: {changes}",
                         path=path,
                         changes=reading.changes,
                     )
-                    self._say_what_is_missing(reading.missing)
-                except TakenBack:
+                    announce.log_missing(reading.missing)
+                except Cancelled:
                     return
                 except (ConfigError, CannotStart) as error:
                     for line in str(error).splitlines():
@@ -181,25 +190,27 @@ class Gateway(Service):
 
     def _read(self, path: str) -> _Reading:
         """
-        All of a reload that takes time; in a thread, so nothing is changed here.
+        The slow part of a reload; runs in a thread, so it changes no state.
 
-        :raises ConfigError: when it cannot be gone by
-        :raises CannotStart: likewise
-        :raises TakenBack: when the gateway stops
+        :raises ConfigError: when the configuration has faults
+        :raises CannotStart: when it needs a restart
+        :raises Cancelled: when the gateway stops
         """
-        config = load_apart(path, self._asking)
+        config = load_apart(path, self._commands)
         if config.uses_tls and not has_tls():
             raise CannotStart("TLS (an https: url, listen_addr ssl:) is new: it wants a restart")
         try:
             tls = read_tls(config.listen_addr)
         except ValueError as error:
             raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
-        self._prepare(config, self._asking)
-        return _Reading(config, tls, changes(self._config, config), config.missing_files())
+        self._prepare(config, self._commands)
+        return _Reading(config, tls, announce.changes(self._config, config), config.missing_files())
 
-    def _go_by(self, reading: _Reading) -> None:
+    def _adopt(self, reading: _Reading) -> None:
         """
-        :raises CannotStart: when its address cannot be had; then nothing has changed
+        Apply a reload.
+
+        :raises CannotStart: when its address cannot be bound; then nothing has changed
         """
         config, endpoint = reading.config, self._endpoint
         renewed = (
@@ -212,14 +223,16 @@ class Gateway(Service):
             self._endpoint, self._port = self._listen(config)
         self._config = config
         self._apply(config)
-        if self._port is not port and port is not None:
+        if self._port is not None and self._port is not port and port is not None:
             port.stopListening()
-            self._say_where()
+            announce.log_address(self._port.getHost(), config.listen_addr)
 
     def _listen(self, config: Config) -> tuple[IStreamServerEndpoint, IListeningPort]:
         """
-        :raises CannotStart: when the address cannot be had
-        :raises ConfigError: when it is none
+        Bind the port of a configuration.
+
+        :raises CannotStart: when it cannot be bound
+        :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
         """
         ports: list[IListeningPort] = []
         failures: list[Failure] = []
@@ -238,59 +251,26 @@ class Gateway(Service):
         return endpoint, ports[0]
 
     def startService(self) -> None:
-        """Say what is served."""
+        """Log the start-up lines, and load what is to be preloaded."""
         super().startService()
-        _log.info(
-            "llamagw {version} ({transports})", version=__version__, transports=self._transports
-        )
-        self._say_what_is_served()
+        assert self._port is not None, "privilegedStartService has bound it"
+        announce.log_start(self._config, self._port.getHost(), self._transports)
         self._dispatcher.begin()
 
-    def _say_what_is_served(self) -> None:
-        config = self._config
-        _log.info("{scope}", scope=scope(config))
-        for model in config.models:
-            if model.remote:
-                where = ", ".join(replica.url for replica in model.replicas)
-            else:
-                where = model.model_path
-            _log.info("model {name}: {where}", name=model.name, where=where)
-        self._say_what_is_missing(config.missing_files())
-        self._say_where()
-
-    def _say_what_is_missing(self, missing: Sequence[LocalModel]) -> None:
-        for model in missing[:_NAMED]:
-            _log.warn(
-                "model {name} cannot be served: there is no file {path}",
-                name=model.name,
-                path=model.model_path,
-            )
-        if len(missing) > _NAMED:
-            _log.warn("{count} more have no file either", count=len(missing) - _NAMED)
-
-    def _say_where(self) -> None:
-        assert self._port is not None
-        address = self._port.getHost()
-        _log.info("listening on {address}", address=shown_address(address))
-        base = base_url(address, self._config.listen_addr)
-        for route in ROUTES:
-            first, *others = route.paths
-            methods = "ANY" if route.methods is ANY else "/".join(route.methods)
-            also = f" (also {', '.join(others)})" if others else ""
-            _log.info("{m:4} {base}{path}{also}", m=methods, base=base, path=first, also=also)
-        for own in OWN:
-            _log.info("{m:4} {base}{path}", m=own.method, base=base, path=own.path)
-
     def stopService(self) -> Deferred[None]:
-        """Drain and stop; fires when no backend is left."""
+        """
+        Drain and stop.
+
+        :return: fires when no backend is left
+        """
         super().stopService()
-        self._asking.take_back()
+        self._commands.cancel()
         if self._reloading:
             self._not_reloaded()
         return Deferred.fromCoroutine(self._drain())
 
     def hurry(self) -> None:
-        """While stopping: wait for running answers no longer."""
+        """End the drain now, if one is under way: running answers are broken off."""
         if self._hurry is not None:
             hurry, self._hurry = self._hurry, None
             hurry.callback(None)
@@ -313,13 +293,13 @@ class Gateway(Service):
         if timer.active():
             timer.cancel()
         self._hurry = None
-        # First, since an engine that is generating for somebody takes its time to end.
+        # First, since an engine with a request in flight takes longer to end.
         self._pool.break_off("the gateway is shutting down")
         self._dispatcher.abandon()
         await backends_gone
         self._pool.close()
-        # The end of a process may be known before the end of its connections: who hung on it is
-        # to hear that the answer broke off, not just to be cut off.
+        # The end of a process may be seen before the end of its connections: its clients are to
+        # get the error for a lost backend, not just a closed connection.
         goodbye: Deferred[None] = Deferred()
         timer = self._clock.callLater(GOODBYE_SEC, goodbye.callback, None)
         await DeferredList([clients_gone, goodbye], fireOnOneCallback=True)
@@ -328,28 +308,3 @@ class Gateway(Service):
         self._site.connections.abort()
         self._leftovers.close()
         _log.info("stopped; no backend is left")
-
-
-def scope(config: Config) -> str:
-    """How many models there are, in words."""
-    count = "1 model" if len(config.models) == 1 else f"{len(config.models)} models"
-    return f"{count} configured, at most {config.max_loaded_models} in memory at once"
-
-
-def changes(old: Config, new: Config) -> str:
-    """What a reload changes, in words; some names of many."""
-    before = {model.name: model for model in old.models}
-    after = {model.name: model for model in new.models}
-    kept = [name for name in after if name in before]
-    said = [scope(new)]
-    for what, names in (
-        ("new", [name for name in after if name not in before]),
-        ("changed", [name for name in kept if after[name] != before[name]]),
-        ("removed", [name for name in before if name not in after]),
-    ):
-        if names:
-            more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
-            said.append(f"{what}: {', '.join(names[:_NAMED])}{more}")
-    if old.llama_server_path != new.llama_server_path:
-        said.append(f"run by {new.llama_server_path}")
-    return "; ".join(said)

@@ -2,17 +2,13 @@
 `twistd llamagw`: its options, and the wiring of the parts.
 
 The only file that touches the global reactor, and the only one that knows all parts. At import it
-must load nothing that imports a reactor: twistd loads it before one is chosen, and here is where
-uvloop's is chosen.
+must load nothing that imports a reactor: twistd loads it before one is installed, and the options
+install uvloop's (system.py).
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
-import signal
-import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -22,6 +18,14 @@ from twisted.python import usage
 
 from llamagw import __version__
 from llamagw.config import Config, ConfigError, Fault, load
+from llamagw.system import (
+    defer_hangups,
+    handle_signals,
+    install_reactor,
+    leave_out_tls,
+    machine_memory,
+    raise_open_files,
+)
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
@@ -33,8 +37,10 @@ if TYPE_CHECKING:
 
 class Options(usage.Options):
     """
-    The command line. After parsing, ``options.loaded`` is the checked configuration, and
-    ``options.hung_up`` whether a SIGHUP has come since.
+    The command line.
+
+    :ivar loaded: after parsing, the checked configuration
+    :ivar hung_up: whether a SIGHUP has come since the options were parsed
     """
 
     synopsis = "[options]"
@@ -56,7 +62,7 @@ class Options(usage.Options):
 
     def postOptions(self) -> None:
         """
-        Read the configuration and choose the reactor.
+        Read the configuration and install the reactor.
 
         :raises SystemExit: with 1 and one line per fault, or after ``--check``
         """
@@ -67,13 +73,15 @@ class Options(usage.Options):
         try:
             self.loaded = load(path)
             if self["check"]:
-                # Only Twisted itself can say whether an endpoint string is one.
+                # Only Twisted itself can check an endpoint string.
                 from twisted.internet import reactor
 
                 endpoint(reactor, self.loaded)
         except ConfigError as error:
             raise SystemExit(str(error)) from None
         if self["check"]:
+            from llamagw.announce import summary
+
             print(summary(path, self.loaded))
             raise SystemExit(0)
         if not self.loaded.uses_tls:
@@ -81,53 +89,25 @@ class Options(usage.Options):
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
 
     def _note_hangups(self) -> None:
-        """
-        Have a SIGHUP wait until the gateway runs, rather than end it.
+        """Remember a SIGHUP until the gateway runs, instead of ending by it."""
 
-        Not ignored: what is ignored here would be ignored by the engines, too.
-        """
-
-        def note(*_: object) -> None:
+        def note() -> None:
             self.hung_up = True
 
-        signal.signal(signal.SIGHUP, note)
-        # `llamagw run` holds it back from its own beginning to here.
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
-
-
-def leave_out_tls() -> None:
-    """
-    Have Twisted do without OpenSSL, as it does where it is not installed.
-
-    Twisted loads it on the chance that it is wanted: a fifth of the gateway's memory, for nothing
-    when neither end speaks TLS. Once loaded by somebody else it is left alone.
-    """
-    sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
-
-
-def install_reactor(daemon: bool) -> None:
-    """
-    Have Twisted run on uvloop, unless it runs on something already or uvloop is missing.
-
-    :param daemon: the process will fork; a kqueue, unlike an epoll, does not survive that
-    """
-    if "twisted.internet.reactor" in sys.modules or (daemon and sys.platform == "darwin"):
-        return
-    try:
-        import uvloop
-    except ImportError:
-        return
-    from twisted.internet import asyncioreactor
-
-    asyncioreactor.install(uvloop.new_event_loop())
+        defer_hangups(note)
 
 
 def makeService(options: Options) -> IService:
-    """The gateway, wired to the global reactor."""
+    """
+    The gateway, wired to the global reactor.
+
+    :param options: after parsing
+    :raises SystemExit: when the gateway cannot listen on ``listen_addr``
+    """
     from twisted.internet import reactor
     from twisted.internet.threads import deferToThreadPool
 
-    # Twisted's own is the time of day: when that is set back, no timer fires until it is made up.
+    # Twisted's own is the wall clock: if that is set back, timers fire late by as much.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     in_thread = partial(deferToThreadPool, reactor, pool)  # type: ignore[arg-type]
@@ -144,7 +124,10 @@ def make_gateway(
     """
     Put the parts together.
 
-    :param in_thread: calls a function in a thread, where it may take its time
+    :param config: what the gateway starts with
+    :param reactor: for all I/O and all timers
+    :param in_thread: calls a function in a thread, where it may block
+    :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.api import Api
     from llamagw.fleet import Dispatcher
@@ -201,10 +184,14 @@ def make_gateway(
 
 
 def limits(config: Config) -> Limits:
-    """What clients may do, by the configuration and by the system's limit of open files."""
+    """
+    The limits for clients, from the configuration, the memory and the limit of open files.
+
+    :param config: for its limits; the limit of open files is raised as far as possible
+    """
     from llamagw.proxy import Limits, Origins
 
-    # Each connection may need a second one, to a backend; a few files are for everything else.
+    # A client's connection may need a second one, to a backend; 128 files are for everything else.
     return Limits(
         max_body=int(config.max_body_mb * 2**20),
         max_bodies=int(config.bodies_mb(machine_memory()) * 2**20),
@@ -215,31 +202,12 @@ def limits(config: Config) -> Limits:
     )
 
 
-def machine_memory() -> int:
-    """The bytes of memory that this process may use: the machine's, or its container's limit."""
-    import psutil
-
-    total = int(psutil.virtual_memory().total)
-    # A container's own group is at the top of what it sees (cgroup v2, then v1).
-    for path in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{path}") as file:
-            return min(total, int(file.read()))
-    return total
-
-
-def raise_open_files() -> int:
-    """Allow as many open files as the system lets us; how many that is."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # macOS says "infinity" and takes no more than this.
-    wanted = 10240 if sys.platform == "darwin" else hard
-    if soft < wanted:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
-    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-
-
 def endpoint(reactor: Any, config: Config) -> Any:
     """
+    The server endpoint of ``listen_addr``.
+
+    :param reactor: to listen with
+    :param config: for its ``listen_addr``
     :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.net import server_endpoint
@@ -251,57 +219,11 @@ def endpoint(reactor: Any, config: Config) -> Any:
 
 
 def _handle_signals(reactor: Any, gateway: Gateway, options: Options) -> None:
-    """
-    SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGHUP reads the
-    configuration again; SIGCHLD is heard.
-
-    Twisted's own handlers would end the process by the same signal in the end; a stop that was
-    asked for and went well is a success, and exits with 0.
-    """
-    from twisted.internet.process import reapAllProcesses
-
-    asked = False
-
-    def stop() -> None:
-        nonlocal asked
-        if asked:
-            gateway.hurry()
-        else:
-            asked = True
-            reactor.stop()
+    """SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGHUP reloads."""
 
     def reload() -> None:
         gateway.reload(options["config"])
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: reactor.callFromThread(stop))
-    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    handle_signals(reactor, gateway.hurry, reload)
     if options.hung_up:
         reload()
-    # uvloop takes the wakeup descriptor from Twisted by which it learns of its children's ends.
-    signal.signal(signal.SIGCHLD, lambda *_: reactor.callFromThread(reapAllProcesses))
-    # Python takes its handlers away before the process ends; no child is left to inherit this.
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        reactor.addSystemEventTrigger("after", "shutdown", signal.signal, number, signal.SIG_IGN)
-
-
-def summary(path: str, config: Config) -> str:
-    """What would be served, for ``--check``."""
-    missing = config.missing_files()
-    local = [model for model in config.models if not model.remote]
-    remote = [model for model in config.models if model.remote]
-    lines = [f"{path} is fine.", f"llamagw {__version__} would listen on {config.listen_addr}"]
-    if local:
-        lines += [
-            f"and run {config.llama_server_path},",
-            f"with at most {config.max_loaded_models} of these in memory:",
-        ]
-    for model in local:
-        note = "   (warning: there is no such file)" if model in missing else ""
-        lines.append(f"  {model.name}: {model.model_path}{note}")
-    if remote:
-        lines.append("and pass on what is for these, which live elsewhere:")
-    for other in remote:
-        urls = ", ".join(replica.url for replica in other.replicas)
-        lines.append(f"  {other.name}: {urls}")
-    return "\n".join(lines)

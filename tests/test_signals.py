@@ -19,10 +19,11 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import apart, service, tap
-from llamagw.apart import Asking, TakenBack, load_apart
+from llamagw.announce import changes
+from llamagw.apart import Cancelled, Commands, load_apart
 from llamagw.config import Config, ConfigError, load
-from llamagw.launch import local
-from llamagw.service import Gateway, changes
+from llamagw.launch import processes
+from llamagw.service import Gateway
 from tests.faults.support import is_gone
 from tests.support.configs import configuration, local_model
 from tests.test_tap import ConfigTestCase, ServiceTestCase
@@ -147,7 +148,7 @@ class ReloadTests(ServiceTestCase):
             asked.append(binary)
             return frozenset({"--model", "--new"})
 
-        self.patch(local, "known_flags", known_flags)
+        self.patch(processes, "known_flags", known_flags)
         other = self.folder / "other-server"
         other.touch(mode=0o755)
         self.says(llama_server_path=str(other))
@@ -234,7 +235,7 @@ class ApartTests(ConfigTestCase):
 
     def test_a_file_says_the_same_there_as_here(self) -> None:
         path = str(self.write())
-        self.assertEqual(load_apart(path, Asking()), load(path))
+        self.assertEqual(load_apart(path, Commands()), load(path))
 
     def test_its_faults_are_the_same_too(self) -> None:
         self.values.update(max_queue=-1, nonsense="\udcff")
@@ -242,17 +243,17 @@ class ApartTests(ConfigTestCase):
         with self.assertRaises(ConfigError) as here:
             load(path)
         with self.assertRaises(ConfigError) as there:
-            load_apart(path, Asking())
+            load_apart(path, Commands())
         self.assertEqual(there.exception.faults, here.exception.faults)
 
     def test_a_process_that_breaks_down_is_a_fault_of_the_file(self) -> None:
         """The gateway goes on, whatever a file does to who reads it."""
         path = str(self.write())
         with (
-            mock.patch.object(Asking, "run", return_value=(b"", b"Killed\n", -9)),
+            mock.patch.object(Commands, "run", return_value=(b"", b"Killed\n", -9)),
             self.assertRaises(ConfigError) as caught,
         ):
-            load_apart(path, Asking())
+            load_apart(path, Commands())
         self.assertEqual(
             str(caught.exception), f"{path}: the process that read it broke down: Killed"
         )
@@ -262,21 +263,21 @@ class ApartTests(ConfigTestCase):
         os.mkfifo(path)
         self.patch(apart, "READ_TIMEOUT", 0.5)
         with self.assertRaises(ConfigError) as caught:
-            load_apart(path, Asking())
+            load_apart(path, Commands())
         self.assertEqual(str(caught.exception), f"{path}: took over 0.5 s to read")
 
     def test_a_question_that_is_taken_back_ends_at_once_with_all_who_work_on_it(self) -> None:
         pids = Path(self.mktemp())
-        asking = Asking()
+        asking = Commands()
 
         def take_back() -> None:
             wait_until(lambda: pids.exists() and pids.read_text(), "it has a child")
-            asking.take_back()
+            asking.cancel()
 
         thread = threading.Thread(target=take_back)
         thread.start()
         script = f"sleep 600 & echo $! > {pids}; wait"
-        self.assertRaises(TakenBack, asking.run, ["sh", "-c", script])
+        self.assertRaises(Cancelled, asking.run, ["sh", "-c", script])
         thread.join()
         wait_until(lambda: is_gone(int(pids.read_text())), "its child is gone too")
-        self.assertRaises(TakenBack, asking.run, ["sleep", "600"])
+        self.assertRaises(Cancelled, asking.run, ["sleep", "600"])

@@ -12,6 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,9 @@ from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from llamagw import __version__, launch, service, tap
+from llamagw import __version__, launch, service, system, tap
 from llamagw.config import load
-from llamagw.fleet import ModelReport
-from llamagw.launch import local
+from llamagw.launch import processes
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.support.bench import Bench
@@ -170,13 +170,13 @@ class ReactorTests(SynchronousTestCase):
     def test_one_that_was_chosen_already_is_kept(self) -> None:
         # Whoever runs the tests has one.
         self.assertIn("twisted.internet.reactor", sys.modules)
-        tap.install_reactor(daemon=False)
+        system.install_reactor(daemon=False)
         self.assertEqual(self.installed, [])
 
     def test_else_it_runs_on_uvloop(self) -> None:
         self.without_a_reactor()
         for daemon in (False, True) if sys.platform == "linux" else (False,):
-            tap.install_reactor(daemon=daemon)
+            system.install_reactor(daemon=daemon)
             loop: Any = self.installed.pop()
             loop.close()
             self.assertEqual(type(loop).__module__.partition(".")[0], "uvloop")
@@ -184,7 +184,7 @@ class ReactorTests(SynchronousTestCase):
     def test_a_daemon_on_macos_keeps_twisted_s_own(self) -> None:
         self.without_a_reactor()
         self.patch(sys, "platform", "darwin")
-        tap.install_reactor(daemon=True)
+        system.install_reactor(daemon=True)
         self.assertEqual(self.installed, [])
 
     def test_without_uvloop_twisted_s_own_is_kept(self) -> None:
@@ -195,7 +195,7 @@ class ReactorTests(SynchronousTestCase):
         else:
             self.addCleanup(modules.pop, "uvloop")
         modules["uvloop"] = None
-        tap.install_reactor(daemon=False)
+        system.install_reactor(daemon=False)
         self.assertEqual(self.installed, [])
 
     def assert_in_a_fresh_python(self, code: str) -> None:
@@ -215,9 +215,9 @@ class ReactorTests(SynchronousTestCase):
 
     def test_tls_that_is_left_out_is_not_loaded(self) -> None:
         self.assert_in_a_fresh_python(
-            "import sys, llamagw.tap as tap\n"
-            "tap.leave_out_tls()\n"
-            "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.probes\n"
+            "import sys, llamagw.system as system\n"
+            "system.leave_out_tls()\n"
+            "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.httpprobe\n"
             "assert sys.modules['OpenSSL'] is None\n"
         )
 
@@ -228,7 +228,7 @@ class ServiceTestCase(ConfigTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.reactor = MemoryReactorClock()
-        self.patch(local, "known_flags", lambda *_: frozenset())
+        self.patch(processes, "known_flags", lambda *_: frozenset())
         self.patch(service, "load_apart", lambda path, asking: load(path))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
@@ -332,30 +332,6 @@ class StartTests(ServiceTestCase):
         self.assertIn("listen_addr", str(caught.exception))
 
 
-class FleetThatStops:
-    """A dispatcher as the service sees it while it stops."""
-
-    def __init__(self, in_flight: int) -> None:
-        self.calls: list[str] = []
-        self.gone: Deferred[None] = Deferred()
-        self.in_flight = in_flight
-
-    def report(self) -> list[ModelReport]:
-        return [
-            ModelReport(
-                id="small", status="loaded", port=1, in_flight=self.in_flight, waiting=0,
-                last_used=1.0,
-            )
-        ]  # fmt: skip
-
-    def drain(self) -> Deferred[None]:
-        self.calls.append("drain")
-        return self.gone
-
-    def abandon(self) -> None:
-        self.calls.append("abandon")
-
-
 class StopTests(ServiceTestCase):
     """No new connections; running answers finish or run out of time; then the backends' end."""
 
@@ -365,13 +341,31 @@ class StopTests(ServiceTestCase):
         self.bench = Bench()
         self.reactor = self.bench.reactor
         self.gateway = self.start()
-        self.fleet = FleetThatStops(in_flight=1)
+        self.fleet = self.bench.dispatcher
+        self.bench.engines.lingers = True
+        #: What the service wants of the fleet.
+        self.calls: list[str] = []
+        for name in ("drain", "abandon"):
+            self.patch(self.fleet, name, self.noted(name, getattr(self.fleet, name)))
         for name, part in (
             ("_dispatcher", self.fleet),
             ("_site", self.bench.site),
             ("_pool", self.bench.pool),
         ):
             setattr(self.gateway, name, part)
+
+    def noted(self, name: str, call: Callable[[], Any]) -> Callable[[], Any]:
+        def noted() -> Any:
+            self.calls.append(name)
+            return call()
+
+        return noted
+
+    def backends_end(self) -> None:
+        """The processes of all engines, which were told to stop, are gone."""
+        for run in self.bench.engines.runs:
+            self.assertEqual(run.asked, ["stop"])
+            run.end("exited with status 0", "", 0)
 
     def stop(self) -> Deferred[Any]:
         stopped = self.gateway.stopService()
@@ -380,9 +374,9 @@ class StopTests(ServiceTestCase):
 
     def test_an_idle_gateway_waits_for_its_backends_only(self) -> None:
         stopped = self.stop()
-        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        self.assertEqual(self.calls, ["drain", "abandon"])
         self.assertNoResult(stopped)
-        self.fleet.gone.callback(None)
+        self.backends_end()
         self.successResultOf(stopped)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
@@ -410,23 +404,23 @@ class StopTests(ServiceTestCase):
         stopped = self.stop()
         self.assertIn("1 running answers have 30 s", "\n".join(self.logged))
         self.reactor.advance(29)
-        self.assertEqual(self.fleet.calls, ["drain"])
+        self.assertEqual(self.calls, ["drain"])
         backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")
         self.settle()
         [answer] = answers(bytes(client.heard), "POST")
         self.assertTrue(answer.whole)
         self.assertFalse(client.connected)
-        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
-        self.fleet.gone.callback(None)
+        self.assertEqual(self.calls, ["drain", "abandon"])
+        self.backends_end()
         self.successResultOf(stopped)
 
     def test_what_takes_longer_than_the_drain_is_waited_for_no_longer(self) -> None:
         client, backend = self.bench.streaming()
         stopped = self.stop()
         self.reactor.advance(30)
-        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        self.assertEqual(self.calls, ["drain", "abandon"])
         backend.hangs_up()  # as its process is ended
-        self.fleet.gone.callback(None)
+        self.backends_end()
         self.settle()
         [answer] = answers(bytes(client.heard), "POST")
         self.assertIn(b'data: {"error":', answer.body)
@@ -439,7 +433,7 @@ class StopTests(ServiceTestCase):
         client, backend = self.bench.streaming()
         stopped = self.stop()
         self.reactor.advance(30)
-        self.fleet.gone.callback(None)
+        self.backends_end()
         self.settle()
         backend.hangs_up()
         self.settle()
@@ -453,15 +447,15 @@ class StopTests(ServiceTestCase):
     def test_who_asks_a_second_time_waits_no_longer(self) -> None:
         self.bench.streaming()
         self.stop()
-        self.assertEqual(self.fleet.calls, ["drain"])
+        self.assertEqual(self.calls, ["drain"])
         self.gateway.hurry()
-        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        self.assertEqual(self.calls, ["drain", "abandon"])
         self.gateway.hurry()
-        self.assertEqual(self.fleet.calls, ["drain", "abandon"])
+        self.assertEqual(self.calls, ["drain", "abandon"])
 
     def test_to_hurry_a_gateway_that_runs_does_nothing(self) -> None:
         self.gateway.hurry()
-        self.assertEqual(self.fleet.calls, [])
+        self.assertEqual(self.calls, [])
 
     def test_idle_connections_of_clients_and_to_backends_are_closed(self) -> None:
         client = self.bench.client(request(path="/health"))
@@ -469,7 +463,7 @@ class StopTests(ServiceTestCase):
         backend.says(b"0\r\n\r\n")
         stopped = self.stop()
         self.assertFalse(client.connected)
-        self.fleet.gone.callback(None)
+        self.backends_end()
         self.settle()
         self.assertFalse(backend.connected)
         self.successResultOf(stopped)
@@ -481,7 +475,7 @@ class StopTests(ServiceTestCase):
         backend.says(event(b"x" * 100_000) + b"0\r\n\r\n")
         stopped = self.stop()
         self.reactor.advance(30)
-        self.fleet.gone.callback(None)
+        self.backends_end()
         self.reactor.advance(GOODBYE_SEC)
         self.settle()
         self.assertFalse(client.connected)

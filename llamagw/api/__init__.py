@@ -1,7 +1,8 @@
 """
-The gateway's HTTP interface: what is at which path, and the gateway's own answers.
+The gateway's HTTP interface: the resource tree, and the gateway's own answers.
 
-Requests for a model are handed to the proxy. Import its names from here.
+Requests for a model are passed to `llamagw.proxy`. Other packages import the names below, never
+from the modules.
 """
 
 from llamagw.api.tree import Api

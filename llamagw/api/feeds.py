@@ -1,8 +1,8 @@
 """
-Answers that the gateway itself goes on writing: changes of the models' states, an engine's output.
+Streams that the gateway itself writes: changes of the models' states, and an engine's output.
 
-A client that reads too slowly is not written to, and told so or brought up to date when it reads
-again, so that nothing piles up for it. There are so many at most.
+Nothing is buffered for a client that does not read: what it misses is left out, and when it reads
+again it gets a new snapshot, or a note that lines are missing. The number of streams is limited.
 """
 
 from __future__ import annotations
@@ -19,17 +19,21 @@ from llamagw.errors import ServerBusy
 from llamagw.fleet import Change, Dispatcher
 from llamagw.proxy import Request
 
-#: Seconds between signs of life on a stream of events, for whatever stands between.
+#: Seconds between comments in a stream of events, so that proxies do not close it as idle.
 PING_SEC = 15.0
 
-#: How many clients may follow something at a time: each costs time at every change.
+#: Maximum number of streams at a time: each takes time at every change.
 MOST_FOLLOWERS = 64
 
 
 @implementer(IPushProducer)
 class _Feed:
     """
-    :param again: called when the client reads on and has missed something
+    One stream to one client.
+
+    :param request: the client's; its answer is begun
+    :param content_type: of the answer
+    :param again: called when the client reads again after data was left out
     """
 
     def __init__(self, request: Request, content_type: bytes, again: Callable[[], None]) -> None:
@@ -42,19 +46,26 @@ class _Feed:
         request.begin(200, b"OK", head, b"")
         request.registerProducer(self, True)
 
+    def __repr__(self) -> str:
+        return f"<_Feed to {self._request!r}{', paused' if self._paused else ''}>"
+
     def until_end(self, stop: Callable[[], object]) -> None:
-        """Call this when the feed ends, whoever ends it."""
+        """
+        Register a function to be called when the feed ends, or the client disconnects.
+
+        :param stop: called once, without arguments
+        """
         self._hooks.append(stop)
 
     def send(self, data: bytes) -> None:
-        """Write, or leave it out if the client does not read."""
+        """Write data, or leave it out while the client does not read."""
         if self._paused:
             self._missed = True
         elif data:
             self._request.pass_on(data)
 
     def end(self) -> None:
-        """There is no more."""
+        """End the answer."""
         self._stop()
         if self._request.unanswered:
             self._request.unregisterProducer()
@@ -80,9 +91,10 @@ class _Feed:
 
 class Feeds:
     """
-    All that goes on at a time.
+    The open feeds.
 
-    :param clock: for the signs of life
+    :param dispatcher: reports the states of the models, and has their logs
+    :param clock: the reactor, or a Clock
     """
 
     def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
@@ -92,9 +104,9 @@ class Feeds:
 
     def changes(self, request: Request) -> None:
         """
-        ``GET /models/sse``: how every model is, and from then on each change.
+        ``GET /models/sse``: an event for the state of every model, then one for each change.
 
-        :raises ServerBusy: when there are too many feeds already
+        :raises ServerBusy: if `MOST_FOLLOWERS` feeds are open
         """
         dispatcher = self._dispatcher
 
@@ -108,7 +120,7 @@ class Feeds:
                 )
                 for report in dispatcher.report()
             ]
-            # In one piece: one that is paused in its middle would begin anew, again and again.
+            # In one write: if it were paused within a snapshot, it would start over each time.
             feed.send(b"".join(_event(router_event(c, "model_status")) for c in changes))
 
         def changed(change: Change | None) -> None:
@@ -127,10 +139,12 @@ class Feeds:
 
     def log(self, request: Request, name: str, count: int) -> None:
         """
-        ``GET /models/logs?follow=true``: the engine's last lines, and from then on each further.
+        ``GET /models/logs?follow=true``: the engine's last lines, then each new one.
 
+        :param name: the model's name or alias
         :param count: how many lines to begin with; -1 for all that are kept
-        :raises ServerBusy: when there are too many feeds already
+        :raises ModelNotFound: if no model has this name
+        :raises ServerBusy: if `MOST_FOLLOWERS` feeds are open
         """
 
         def left_out() -> None:
@@ -159,12 +173,16 @@ class Feeds:
 
 
 def last(lines: Sequence[str], count: int) -> Sequence[str]:
-    """So many of the last lines; all of them for -1."""
+    """
+    The last lines.
+
+    :param count: how many; -1 for all
+    """
     return lines if count < 0 else [*lines][max(len(lines) - count, 0) :]
 
 
 def as_text(lines: Iterable[str]) -> bytes:
-    """Lines as they are sent."""
+    """Lines as the body of a text/plain answer."""
     return "".join(f"{line}\n" for line in lines).encode()
 
 

@@ -1,7 +1,7 @@
 """
-Management: load and unload models, hear of their states, read what their engines print.
+Management: load and unload models, follow their states, read their engines' output.
 
-The shapes are those of llama-server's router (tools/server/README.md of llama.cpp).
+Requests and answers have the format of llama-server's router (tools/server/README.md of llama.cpp).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from llamagw.errors import BadRequest
 from llamagw.fleet import Dispatcher
 from llamagw.proxy import Request, by_query, checked_name
 
-#: Bytes that the body of a request to load or unload may have: it names a model.
+#: Maximum size, in bytes, of the body of a request to load or unload, which only names a model.
 MOST_ACTION = 16 * 1024
 
 
@@ -25,8 +25,9 @@ class ModelAction(Struct):
     """
     The body of /models/load and /models/unload.
 
-    :ivar wait: whether the answer waits until the model is loaded
-    :ivar force: whether the model is unloaded at once, whatever it is answering
+    :ivar model: the model's name or alias
+    :ivar wait: whether to answer when the model is loaded, rather than at once
+    :ivar force: whether to break off its requests in flight
     """
 
     model: str
@@ -36,59 +37,64 @@ class ModelAction(Struct):
 
 class Management:
     """
-    What is done with models, beside using them.
+    Handles the requests of management.
 
-    :param dispatcher: does it
-    :param clock: keeps time
+    :param dispatcher: carries them out
+    :param clock: the reactor, or a Clock
     """
 
     def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
         self._dispatcher = dispatcher
         self._feeds = Feeds(dispatcher, clock)
-        #: The own names of models that are being loaded for clients that do not wait.
+        #: Configured names of models that are being loaded for clients that do not wait.
         self._loading: set[str] = set()
 
     async def load(self, request: Request) -> None:
         """
-        Load a model, as a request for it would, and wait for it if the client wants to.
+        Load a model as a request for it would; returns when it is loaded if the client waits.
 
-        :raises GatewayError: when it cannot be loaded, as far as the client waits to know
+        :raises GatewayError: if the body is invalid, there is no such model, or it is known that
+            the model cannot be loaded
         """
         action = _action(request)
         name = self._dispatcher.catalogue.own_name(action.model)
         if action.wait:
             await self._dispatcher.load(name)
         elif name not in self._loading:
-            # One place in the queue is enough for all who do not wait for it.
+            # One waiter suffices for all clients that do not wait.
             loading = self._dispatcher.load(name)
             if loading.called:
                 await loading
             else:
                 self._loading.add(name)
-                # The log says why it was in vain, and so does /models.
+                # A failure is in the log and in /models.
                 loading.addErrback(lambda _: None)
                 loading.addBoth(lambda _: self._loading.discard(name))
 
     async def unload(self, request: Request) -> None:
-        """Unload a model; returns when its run has ended."""
+        """
+        Unload a model; returns when its run has ended.
+
+        :raises GatewayError: if the body is invalid, there is no such model, or it is remote
+        """
         action = _action(request)
         await self._dispatcher.unload(action.model, action.force)
 
     def changes(self, request: Request) -> None:
         """
-        Send each change of a model's state, as long as the client listens.
+        Send each change of a model's state until the client disconnects.
 
-        :raises ServerBusy: when too many listen already
+        :raises ServerBusy: if there are too many feeds
         """
         self._feeds.changes(request)
 
     def log(self, request: Request) -> bytes | None:
         """
-        What a model's instances printed last.
+        The last lines that a model's instances printed.
 
-        :return: the lines as text; None if the client follows, and gets each further line
-        :raises BadRequest: when it does not say which model, or how many lines
-        :raises ServerBusy: when too many follow already
+        :return: the lines as text; None if the client follows: then they are being sent
+        :raises BadRequest: if the model or the number of lines is missing or invalid
+        :raises ServerBusy: if there are too many feeds
         """
         name = by_query(request).named(self._dispatcher.config.default_model)
         [count] = request.args.get(b"lines", [b"-1"])[-1:]
@@ -102,7 +108,9 @@ class Management:
 
 def _action(request: Request) -> ModelAction:
     """
-    :raises BadRequest: unless the body is a JSON object with a string `model`, and short
+    Parse the body.
+
+    :raises BadRequest: if it is not a JSON object with a string `model`, or too long
     """
     if len(request.body) > MOST_ACTION:
         raise BadRequest(f"The body is over {MOST_ACTION} bytes; it needs to name a model only.")

@@ -1,9 +1,9 @@
 """
-The resource tree: what is at which path, and the gateway's own answers.
+The resource tree: the handler of each path, and the gateway's own answers.
 
-Klein routes; every error of its and ours becomes an envelope in one place. Requests for a model are
-handed to the relay; the POSTs among them are in `Api.table`, where the server finds them without a
-URL match.
+Klein routes; all errors become envelopes in the handlers at the end of `Api`. Requests for a model
+are passed to the relay; the POSTs among them are in `Api.table`, so that the site finds them
+without a URL match.
 """
 
 from __future__ import annotations
@@ -53,12 +53,12 @@ from llamagw.text import harmless
 _PATHS = (*(path for route in ROUTES for path in route.paths), *(own.path for own in OWN))
 
 
-#: Of how many models a list is made in one turn of the reactor: each takes some 15 µs.
+#: How many entries of a list are made in one turn of the reactor: each takes some 15 µs.
 MODELS_A_TURN = 500
 
 
 def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
-    """A handler whose answers are not for web pages of other origins."""
+    """Make a handler refuse web pages of other origins."""
 
     @wraps(handler)
     def guarded(self: Api, request: Request, **rest: str) -> Any:
@@ -72,12 +72,14 @@ class Api:
     """
     The gateway's HTTP interface.
 
-    :param clock: for the uptime
+    :param dispatcher: reports on models, and carries out management
+    :param relay: answers requests for a model
+    :param clock: the reactor, or a Clock
     """
 
     app = Klein()
 
-    # A doubled slash is a mistake to be told, not to be redirected.
+    # So that a doubled slash is answered with 404 instead of a redirect.
     app.url_map.merge_slashes = False
 
     def __init__(self, dispatcher: Dispatcher, relay: Relay, clock: IReactorTime) -> None:
@@ -89,12 +91,12 @@ class Api:
 
     @property
     def tree(self) -> KleinResource:
-        """The tree's root."""
+        """The root of the resource tree."""
         return self.app.resource()
 
     @property
     def table(self) -> dict[bytes, Callable[[Request], object]]:
-        """The paths of the relay that are POSTed to, to be looked at before the tree."""
+        """Handlers of the relay's POSTs by path, to be looked up before the tree."""
         return {
             path.encode(): partial(
                 self._relay.render if route.scope is Scope.INFER else self._render_guarded,
@@ -123,7 +125,7 @@ class Api:
     @app.route("/health", methods=["GET"], strict_slashes=False)
     @app.route("/v1/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
-        """200 as long as the gateway serves, with the models in memory or on their way."""
+        """The gateway is up; with the models that run, have waiters, or are remote."""
         return _json(
             request,
             {
@@ -137,7 +139,7 @@ class Api:
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     async def models(self, request: Request) -> bytes:
-        """All models that are configured, and their aliases."""
+        """All configured models and their aliases."""
         return _json(request, {"object": "list", "data": await self._openai_entries()})
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
@@ -145,43 +147,43 @@ class Api:
         """One model."""
         checked_name(name)
         entries = {entry["id"]: entry for entry in await self._openai_entries()}
-        # Not before: a reload may come while the engines are asked.
+        # Resolved after the await: the configuration may be reloaded in the meantime.
         own = self._dispatcher.catalogue.own_name(name)
-        # One that a pattern means is not among them.
+        # A name that only a pattern matches has no entry of its own.
         fitting = {**entries[own], "id": name, "aliases": [], "alias_of": own}
         return _json(request, entries.get(name, fitting))
 
     @app.route("/models", methods=["GET"], strict_slashes=False)
     async def router_models(self, request: Request) -> bytes:
-        """All models, as llama-server's router tells of them."""
+        """All models, in the format of llama-server's router."""
         data = [router_entry(*known) async for known in self._known()]
         return _json(request, {"object": "list", "data": data})
 
     @app.route("/models/load", methods=["POST"])
     @_guarded
     async def load(self, request: Request) -> bytes:
-        """Load a model, as a request for it would; `wait` for it if that is asked for."""
+        """Load a model as a request for it would; with `wait`, answer when it is loaded."""
         await self._management.load(request)
         return _json(request, {"success": True})
 
     @app.route("/models/unload", methods=["POST"])
     @_guarded
     async def unload(self, request: Request) -> bytes:
-        """Unload a model; answers when it is gone."""
+        """Unload a model; answer when its run has ended."""
         await self._management.unload(request)
         return _json(request, {"success": True})
 
     @app.route("/models/sse", methods=["GET"])
     @_guarded
     def changes(self, request: Request) -> Deferred[None]:
-        """Events, as long as the client listens."""
+        """Stream the changes of the models' states."""
         self._management.changes(request)
         return Deferred()
 
     @app.route("/models/logs", methods=["GET"])
     @_guarded
     def logs(self, request: Request) -> bytes | Deferred[None]:
-        """What a model's engine printed last."""
+        """The last lines of an engine's output."""
         body = self._management.log(request)
         if body is None:
             return Deferred()
@@ -197,17 +199,17 @@ class Api:
 
     async def _known(self) -> AsyncIterator[tuple[ModelReport, ModelConfig, Described]]:
         """
-        All that is known of each model, in the order of the configuration.
+        The report, configuration and description of each model, in the order of the configuration.
 
-        In several turns of the reactor where there are very many.
+        Takes a turn of the reactor for each `MODELS_A_TURN` models.
         """
-        said = await self._dispatcher.descriptions()
+        descriptions = await self._dispatcher.descriptions()
         models = {model.name: model for model in self._dispatcher.config.models}
         for number, report in enumerate(self._dispatcher.report()):
             if number and number % MODELS_A_TURN == 0:
                 await deferLater(self._clock, 0)
             if report.id in models:
-                yield report, models[report.id], said.get(report.id, {})
+                yield report, models[report.id], descriptions.get(report.id, {})
 
     @app.handle_errors(WerkzeugMethodNotAllowed)  # type: ignore[arg-type]
     def method_not_allowed(self, request: Request, failure: Failure) -> bytes:
@@ -233,13 +235,13 @@ class Api:
 
 
 def _relayed(route: Route) -> Callable[..., Deferred[None]]:
-    """The handler of a route of the relay; to those in `Api.table` it gives the 405."""
+    """The handler of a route; of those in `Api.table`, Klein only needs it for its 405."""
 
     def relayed(self: Api, request: Request, **_: str) -> Deferred[None]:
         if route.scope is not Scope.INFER:
             request.guard()
         self._relay.render(request, self._reader(route))
-        # The relay has the last word; Klein is not to finish what it may have cut off.
+        # Never fires: the relay ends the answer, and Klein must not finish one that was cut off.
         return Deferred()
 
     return relayed

@@ -2,6 +2,6 @@
 `llamagw`, the command for people: main.py and remote.py have the commands, the other files
 do their work.
 
-A wing of its own beside tap.py. Nothing of the gateway imports it, so that what only the commands
-need (click) is never in the gateway's memory; and it imports no reactor.
+Nothing of the gateway imports it, so that what only the commands need (click) is never in the
+gateway's memory; and it imports no reactor.
 """

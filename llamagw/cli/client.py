@@ -1,8 +1,8 @@
 """
-Asks a running gateway: its management API over HTTP, HTTPS or a unix socket, blocking.
+A blocking client of a running gateway's management API, over HTTP, HTTPS or a unix socket.
 
-On the standard library's http.client, which is enough for three GETs and two POSTs, one of them a
-stream of lines. What is said to the user when it fails is said here, as one line.
+Uses the standard library's http.client, which is enough for three GETs (one a stream of lines) and
+two POSTs. Every failure becomes one line for the user.
 """
 
 from __future__ import annotations
@@ -18,15 +18,16 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-#: Seconds for a connection, and for an answer that the gateway has at hand.
+#: Seconds for a connection, and for an answer that does not depend on a backend.
 PATIENCE = 10.0
 
 
 class Failed(Exception):
     """
-    A request that came to nothing.
+    A request that failed.
 
-    :param error: the gateway's ``error`` object, or one made here in its likeness
+    :param message: for the user, one line
+    :param error: the gateway's ``error`` object; None for one that is made from the message
     """
 
     def __init__(self, message: str, error: dict[str, Any] | None = None) -> None:
@@ -36,8 +37,10 @@ class Failed(Exception):
 
 class Client:
     """
-    :param url: ``http://…``, ``https://…`` or ``unix:/path``; a ``/v1`` at its end is not minded
-    :param patience: seconds for a connection and for an answer that the gateway has at hand
+    The management API of one gateway.
+
+    :param url: ``http://…``, ``https://…`` or ``unix:/path``; a ``/v1`` at its end is ignored
+    :param patience: seconds for a connection and for an answer that does not depend on a backend
     :raises ValueError: when that is no such URL; the message is for the user
     """
 
@@ -57,16 +60,20 @@ class Client:
             raise ValueError(f"{url!r} is not http://HOST:PORT, https://HOST:PORT or unix:/PATH")
         self._where = parts.hostname
         try:
-            self._port = parts.port  # it is here that a bad one is noticed
+            self._port = parts.port  # raises for an invalid one
         except ValueError as error:
             raise ValueError(f"{url}: {error}") from None
         self._prefix = parts.path.rstrip("/").removesuffix("/v1")
 
+    def __repr__(self) -> str:
+        return f"<Client of {self.url}>"
+
     def models(self) -> dict[str, Any]:
         """
-        ``GET /models``, as the gateway said it.
+        The list of models.
 
-        :raises Failed: as all of these do
+        :return: the answer to ``GET /models``
+        :raises Failed: as all methods do
         """
         answer = self._json("GET", "/models")
         models = answer.get("data")
@@ -75,28 +82,48 @@ class Client:
         return answer
 
     def load(self, name: str) -> None:
-        """Have a model loaded; returns when it is."""
+        """
+        Load a model; returns when it is loaded.
+
+        :param name: its name or an alias
+        :raises Failed: when it cannot be loaded
+        """
         self._manage("/models/load", name, {"model": name, "wait": True})
 
     def unload(self, name: str, force: bool) -> None:
         """
-        Have a model unloaded; returns when it is gone.
+        Unload a model; returns when its instances have ended.
 
-        :param force: without waiting for the answers that it is giving
+        :param name: its name or an alias
+        :param force: break off the answers in progress, instead of waiting for their end
+        :raises Failed: when it cannot be unloaded
         """
         self._manage("/models/unload", name, {"model": name, "force": force})
 
     def logs(self, name: str, most: int | None) -> list[str]:
-        """The last lines of a model's engine, so many at most; None for all that are kept."""
+        """
+        The last lines that a model's engine has printed.
+
+        :param name: its name or an alias
+        :param most: how many at most; None for all that the gateway keeps
+        :raises Failed: when they cannot be had
+        """
         with self._ask("GET", _logs(name, most)) as response:
             return self._whole(response).decode("utf-8", "replace").splitlines()
 
     def follow(self, name: str, most: int | None) -> Iterator[str]:
-        """The same, and then all lines that come, until the gateway ends it."""
+        """
+        As `logs`, and then each further line, until the gateway ends the stream.
+
+        :param name: its name or an alias
+        :param most: how many of the last lines at most; None for all that the gateway keeps
+        :return: yields the lines
+        :raises Failed: when the connection breaks off
+        """
         path = _logs(name, most) + "&follow=true"
-        with self._ask("GET", path, endless=True) as response, self._told():
+        with self._ask("GET", path, endless=True) as response, self._one_line():
             begun = b""
-            # Not readline(), for which a connection that breaks off is an end like any other.
+            # Not readline(), which does not distinguish a lost connection from the end.
             while data := response.read1(2**16):
                 *lines, begun = (begun + data).split(b"\n")
                 for line in lines:
@@ -106,7 +133,7 @@ class Client:
 
     def _manage(self, path: str, name: str, body: dict[str, Any]) -> None:
         try:
-            # How long a load takes, or the answers that an unload waits for, the gateway knows.
+            # No timeout here: the gateway limits how long a load or an unload takes.
             self._json("POST", path, body, endless=True)
         except Failed as failed:
             if failed.error.get("code") == "model_not_found" and "Did you mean" not in str(failed):
@@ -142,9 +169,9 @@ class Client:
         self, method: str, path: str, body: dict[str, Any] | None = None, endless: bool = False
     ) -> Iterator[http.client.HTTPResponse]:
         """
-        An answer with status 200, its body still to be read.
+        Send a request; yields the answer, with status 200 and its body unread.
 
-        :param endless: wait for it, and for its parts, as long as it takes
+        :param endless: wait for the answer, and for each part of it, without a timeout
         """
         connection = self._connection()
         with contextlib.closing(connection):
@@ -157,7 +184,7 @@ class Client:
                 ) from None
             if endless:
                 connection.sock.settimeout(None)
-            with self._told():
+            with self._one_line():
                 content = None if body is None else json.dumps(body).encode()
                 headers = {} if body is None else {"Content-Type": "application/json"}
                 connection.request(method, self._prefix + path, content, headers)
@@ -179,7 +206,7 @@ class Client:
         return http.client.HTTPConnection(self._where, self._port, timeout=self._patience)
 
     def _whole(self, response: http.client.HTTPResponse) -> bytes:
-        with self._told():
+        with self._one_line():
             return response.read()
 
     def _refused(self, response: http.client.HTTPResponse, path: str) -> Failed:
@@ -188,12 +215,12 @@ class Client:
             return Failed(str(error["message"]), error)
         except (ValueError, KeyError, TypeError):
             where = self.url + path.partition("?")[0]
-            said = f"{response.status} {response.reason}".strip()
-            return Failed(f"{where} answered {said}; is it llamagw that runs there?")
+            status = f"{response.status} {response.reason}".strip()
+            return Failed(f"{where} answered {status}; is it llamagw that runs there?")
 
     @contextlib.contextmanager
-    def _told(self) -> Iterator[None]:
-        """What goes wrong on a connection becomes one line."""
+    def _one_line(self) -> Iterator[None]:
+        """Turn the errors of a connection into `Failed`."""
         try:
             yield
         except TimeoutError:
@@ -230,7 +257,11 @@ def _is_model(model: Any) -> bool:
 
 
 def names(models: dict[str, Any]) -> list[str]:
-    """All names and aliases in an answer to ``GET /models``."""
+    """
+    All names and aliases of the models.
+
+    :param models: the answer to ``GET /models``
+    """
     found = []
     for model in models["data"]:
         found += [model["id"], *model.get("aliases", [])]
@@ -239,12 +270,12 @@ def names(models: dict[str, Any]) -> list[str]:
 
 def configured_url(path: str | None) -> str:
     """
-    Where the gateway of a configuration listens.
+    The URL at which the gateway of a configuration listens.
 
-    Only ``listen_addr`` is looked at: the rest may be for another machine.
+    Only ``listen_addr`` is read: the rest may be meant for another machine.
 
-    :param path: the file; None for config.yaml in this folder, if there is one
-    :raises ValueError: when that cannot be told; the message is for the user
+    :param path: the file; None for config.yaml in this folder, or the default without one
+    :raises ValueError: when the file gives no URL; the message is for the user
     """
     import yaml
 
@@ -272,5 +303,5 @@ def _reason(error: Exception, patience: float = 0) -> str:
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, http.client.IncompleteRead):
         return "its answer has no end"
-    said = (error.strerror if isinstance(error, OSError) else None) or str(error)
-    return said[:1].lower() + said[1:] or type(error).__name__
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error)
+    return text[:1].lower() + text[1:] or type(error).__name__

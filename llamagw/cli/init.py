@@ -1,300 +1,30 @@
 """
-From a folder of GGUF files to a configuration: what is found there, and the text that is written.
+The text of the configuration that `llamagw init` makes of the models that scan.py has found.
 
-The numbers are guesses, and the file says so: enough to begin with, commented so that they can be
-corrected. Nothing is written here; main.py does that.
+Its numbers are estimates to start from; the file says so in comments, for the user to correct them.
+The file is written by main.py.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import sys
-from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from llamagw import __version__
+from llamagw.cli.scan import Model
 from llamagw.cli.show import plain, size
-from llamagw.models import gguf
-
-#: The longest context that is written: more costs memory that a first try may not have.
-CONTEXT = 8192
-#: For embeddings and rankings, whose whole input must fit into one batch.
-SHORT_CONTEXT = 2048
-#: KV caches are halved down to this.
-LEAST_CONTEXT = 1024
-
-#: What a model takes beside its weights and its KV cache (README, "Memory").
-OVERHEAD = 2**30
-
-_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
-_QUANT = re.compile(r"[-._](?:i?q\d\w*|[bf]?f(?:16|32)|fp(?:16|32)|mxfp4\w*)$", re.IGNORECASE)
-
-#: Architectures that make embeddings and nothing else.
-_ENCODERS = re.compile(r"bert|embedding|t5encoder", re.IGNORECASE)
-_POOLING_NONE, _POOLING_RANK = 0, 4
-
-_ADD_BY_HAND = "is left to you: add --mmproj and its path to the extra_args of its model"
-
-
-@dataclass
-class Model:
-    """
-    A model that was found.
-
-    :param path: absolute
-    :param size: bytes, all parts together
-    :param kind: ``text``, ``embeddings`` or ``ranking``
-    :param trained: the longest context that it was trained for, in tokens
-    :param kv_token: bytes of KV cache for a token, at 16 bits
-    """
-
-    path: str
-    name: str
-    size: int
-    architecture: str
-    kind: str
-    trained: int
-    kv_token: int
-    pooled: bool = True
-    mmproj: str | None = None
-
-    def context(self, ram: int) -> int:
-        """Tokens that suit the model and a machine with so many bytes of memory."""
-        context = min(self.trained, CONTEXT if self.kind == "text" else SHORT_CONTEXT)
-        while context > LEAST_CONTEXT and context * self.kv_token > ram / 8:
-            context = max(context // 2, LEAST_CONTEXT)
-        return context
-
-    def memory(self, ram: int) -> int:
-        """About how many bytes it takes when loaded."""
-        return self.size + self.context(ram) * self.kv_token + OVERHEAD
-
-    def arguments(self, ram: int) -> list[str]:
-        """Its ``extra_args``."""
-        found = []
-        if self.kind != "text":
-            found = ["--reranking" if self.kind == "ranking" else "--embeddings"]
-            if not self.pooled:
-                found += ["--pooling", "mean"]
-            found += ["--ubatch-size", str(self.context(ram))]
-        return found + (["--mmproj", self.mmproj] if self.mmproj else [])
-
-
-@dataclass
-class Found:
-    """
-    What is in a folder.
-
-    :param models: sorted by path
-    :param left_out: a path and what is the matter with it, as half a sentence
-    """
-
-    models: list[Model] = field(default_factory=list)
-    left_out: list[tuple[str, str]] = field(default_factory=list)
-
-
-def scan(folder: str) -> Found:
-    """Look at all GGUF files in a folder and the folders in it, symbolic links followed."""
-    found = Found()
-    files = sorted(_files(folder, found))
-    projectors: list[str] = []
-    for path in files:
-        try:
-            why = _look(path, files, found, projectors)
-        except gguf.Unreadable as error:
-            why = str(error)
-        except OSError as error:
-            why = f"cannot be read: {error.strerror}"
-        if why:
-            found.left_out.append((path, why))
-    _name(folder, found.models)
-    for path, why in _give_projectors(projectors, found.models):
-        found.left_out.append((path, why))
-    return found
-
-
-def _files(folder: str, found: Found) -> Iterator[str]:
-    seen: set[str] = set()
-
-    def tell(error: OSError) -> None:
-        found.left_out.append((str(error.filename), f"cannot be read: {error.strerror}"))
-
-    for where, folders, files in os.walk(folder, onerror=tell, followlinks=True):
-        # A link may lead back to where we are.
-        real = os.path.realpath(where)
-        if real in seen:
-            folders.clear()
-            continue
-        seen.add(real)
-        for name in files:
-            if name.lower().endswith(".gguf"):
-                yield os.path.join(where, name)
-
-
-def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> str | None:
-    """Add what this file is to what was found; else what is the matter with it."""
-    try:
-        os.path.abspath(path).encode()
-    except UnicodeEncodeError:
-        return "has a name that is not UTF-8, which YAML cannot hold"
-    if not os.path.isfile(path):
-        return "is a broken link" if os.path.islink(path) else "is not a file"
-    stem = _stem(path)
-    parts = [path]
-    if split := _PART.search(stem):
-        number, count = int(split[1]), int(split[2])
-        base = path[: -len(".gguf") - len(split[0])]
-        parts = [f"{base}-{n:05}-of-{count:05}{path[-5:]}" for n in range(1, count + 1)]
-        if number != 1:
-            return None if parts[0] in files else "is a part of a model whose first part is missing"
-        missing = [n for n, part in enumerate(parts, 1) if not os.path.isfile(part)]
-        if missing:
-            return f"is the first of {count} parts, and part {missing[0]} is missing"
-        for number, part in enumerate(parts[1:], 2):
-            try:
-                gguf.read(part)
-            except gguf.Unreadable as error:
-                return f"has a part {number} that {error}"
-        stem = stem[: split.start()]
-    header = gguf.read(path)
-    if header.architecture == "clip" or header.text("general.type") == "mmproj":
-        projectors.append(path)
-        return None
-    why = _no_model(header)
-    if why is None:
-        found.models.append(_model(path, stem or "model", sum(map(os.path.getsize, parts)), header))
-    return why
-
-
-def _no_model(header: gguf.Header) -> str | None:
-    kind = header.text("general.type")
-    if kind in ("adapter", "imatrix"):
-        names = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix"}
-        return f"is {names[kind]}, not a model"
-    if not header.tensors:
-        return "has no weights"
-    arch = header.architecture
-    if not header.number(f"{arch}.context_length") or not header.number(f"{arch}.block_count"):
-        return f"is not a language model (architecture: {plain(arch) or 'not told'})"
-    return None
-
-
-def _model(path: str, name: str, size: int, header: gguf.Header) -> Model:
-    arch = header.architecture
-    pooling = header.number(f"{arch}.pooling_type")
-    kind = "text"
-    if pooling == _POOLING_RANK or (_ENCODERS.search(arch) and _ranks(header)):
-        kind = "ranking"
-    elif pooling or _ENCODERS.search(arch):
-        kind = "embeddings"
-    return Model(
-        path=os.path.abspath(path),
-        name=name,
-        size=size,
-        architecture=arch,
-        kind=kind,
-        trained=header.number(f"{arch}.context_length") or 0,
-        kv_token=_kv_token(header),
-        pooled=kind != "embeddings" or pooling not in (None, _POOLING_NONE),
-    )
-
-
-def _ranks(header: gguf.Header) -> bool:
-    labels = f"{header.architecture}.classifier.output_labels" in header.values
-    return labels or "cls.output.weight" in header.tensors
-
-
-def _kv_token(header: gguf.Header) -> int:
-    """Bytes of KV cache that a token takes: for each layer and KV head, a key and a value."""
-    arch = header.architecture
-    _, most = _heads(header, f"{arch}.attention.head_count")
-    if f"{arch}.attention.head_count_kv" in header.values:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count_kv")
-    else:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count")
-    head = (header.number(f"{arch}.embedding_length") or 0) // max(most, 1)
-    key = header.number(f"{arch}.attention.key_length") or head
-    value = header.number(f"{arch}.attention.value_length") or head
-    return max(in_all * (key + value) * 2, 0)
-
-
-def _heads(header: gguf.Header, key: str) -> tuple[int, int]:
-    """Of all layers together, and of the layer that has most."""
-    value = header.values.get(key)
-    if isinstance(value, list):
-        # Of models whose layers differ.
-        each = [number for number in value if isinstance(number, int)]
-        return sum(each), max(each, default=0)
-    number = header.number(key) or 0
-    return number * (header.number(f"{header.architecture}.block_count") or 0), number
-
-
-def _stem(path: str) -> str:
-    return os.path.basename(path)[: -len(".gguf")]
-
-
-def _name(folder: str, models: list[Model]) -> None:
-    """Names that differ: of two with one name, each is called by its folder too."""
-    count = Counter(model.name for model in models)
-    taken: set[str] = set()
-    for model in models:
-        if count[model.name] > 1:
-            inside = os.path.dirname(os.path.relpath(model.path, os.path.abspath(folder)))
-            model.name = os.path.join(inside, model.name)
-        base, number = model.name, 1
-        while model.name in taken:
-            number += 1
-            model.name = f"{base}-{number}"
-        taken.add(model.name)
-
-
-def _give_projectors(projectors: list[str], models: list[Model]) -> Iterator[tuple[str, str]]:
-    """
-    Give each model its projector, where it is clear whose it is; those that are left over.
-
-    It belongs to the models beside it whose names begin as its own does. One that has no name of
-    its own (mmproj-F16.gguf) belongs to the models beside it if they are all the same one.
-    """
-    # Of several precisions, that which most people take; a model keeps the first that it is given.
-    projectors.sort(key=lambda path: ("f16" not in _stem(path).lower().replace("bf16", ""), path))
-    for path in projectors:
-        folder = os.path.dirname(os.path.abspath(path))
-        beside = [model for model in models if os.path.dirname(model.path) == folder]
-        beside = [model for model in beside if model.kind == "text"]
-        own = _bare(re.sub(r"[-._]?mmproj[-._]?(model)?", "-", _stem(path), flags=re.IGNORECASE))
-        if own:
-            matching = [m for m in beside if _bare(_model_stem(m)).startswith(own)]
-        else:
-            same = len({_bare(_model_stem(model)) for model in beside}) == 1
-            matching = beside if same else []
-        for model in matching:
-            model.mmproj = model.mmproj or os.path.abspath(path)
-        if not matching:
-            yield path, _ADD_BY_HAND
-
-
-def _model_stem(model: Model) -> str:
-    return _PART.sub("", _stem(model.path))
-
-
-def _bare(stem: str) -> str:
-    """A file's name without its quantization, for comparisons."""
-    stem = stem.strip("-._").lower()
-    while (shorter := _QUANT.sub("", f"-{stem}").strip("-._")) != stem:
-        stem = shorter
-    return stem
 
 
 @dataclass(frozen=True)
 class Machine:
     """
-    What is here to run models on.
+    The resources of a machine.
 
-    :param cores: physical ones that this process may use
-    :param ram: bytes
+    :param cores: physical cores that this process may use
+    :param ram: bytes of memory
     """
 
     cores: int
@@ -302,7 +32,7 @@ class Machine:
 
     @classmethod
     def this(cls) -> Machine:
-        """The one that this runs on."""
+        """The machine that this process runs on."""
         import psutil
 
         cores = psutil.cpu_count(logical=False) or os.cpu_count() or 4
@@ -312,10 +42,16 @@ class Machine:
 
 
 def at_once(models: list[Model], ram: int) -> tuple[int, int]:
-    """How many of the largest fit into the memory together, and how many bytes those take."""
+    """
+    How many models fit into the memory together, the largest first.
+
+    :param models: all models
+    :param ram: bytes of memory
+    :return: how many, at least one if there are any, and how many bytes those take
+    """
     taken = count = 0
     for memory in sorted((model.memory(ram) for model in models), reverse=True):
-        # A fifth is for everything else.
+        # A fifth of the memory is kept for everything else.
         if count and taken + memory > ram * 0.8:
             break
         taken, count = taken + memory, count + 1
@@ -326,9 +62,14 @@ def config_text(
     folder: str, models: list[Model], engine: str | None, machine: Machine, gpu_layers: int
 ) -> str:
     """
-    The configuration.
+    The configuration file.
 
-    :param engine: the path of llama-server; None when it is not known
+    :param folder: that was scanned, for a comment
+    :param models: the models found
+    :param engine: the path of llama-server; None if unknown, then its line is marked with CHANGE
+    :param machine: that the numbers are for
+    :param gpu_layers: of each model; -1 for all
+    :return: YAML
     """
     ram = machine.ram
     count, taken = at_once(models, ram)
@@ -380,12 +121,12 @@ def _entry(model: Model, machine: Machine, gpu_layers: int) -> Iterator[str]:
 
 
 def _scalar(text: str) -> str:
-    """A text as YAML, on one line, whatever characters it has."""
+    """A text as YAML, on one line, quoted if it has to be."""
     return _dump(text)
 
 
 def _item(text: str) -> str:
-    """The same within brackets, where more characters have a meaning."""
+    """As `_scalar`, for an item within brackets, where more characters need quotes."""
     return _dump([text])[1:-1]
 
 
@@ -397,7 +138,7 @@ def _dump(value: str | list[str]) -> str:
         value,
         allow_unicode=True,
         default_flow_style=True,
-        # A line break would be folded over several lines in any other style.
+        # In any other style a line break would make several lines.
         default_style=None if text.isprintable() else '"',
         width=sys.maxsize,
     )
@@ -406,14 +147,16 @@ def _dump(value: str | list[str]) -> str:
 
 def find_engine(given: str | None) -> str | None:
     """
-    The llama-server to write: as given, or the one on PATH.
+    The llama-server to write into the file.
 
-    :raises ValueError: when the given one cannot be run; the message is for the user
+    :param given: its path or name; None to look for llama-server on PATH
+    :return: its absolute path; None if none was given and PATH has none
+    :raises ValueError: when the given one is not executable; the message is for the user
     """
     found = shutil.which(given or "llama-server")
     if found is None:
         if given is not None:
             raise ValueError(f"{given} is not an executable file")
         return None
-    # Not the bare name: a service has another PATH than this terminal.
+    # Absolute: a service has another PATH than this terminal.
     return os.path.abspath(found)

@@ -1,9 +1,10 @@
 """
-The command and those of its commands that need no gateway: run, check, init, completion.
+The `llamagw` command, and those of its subcommands that need no running gateway: run, check, init,
+completion.
 
 Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 130 ended by
-Ctrl-C. What is asked for goes to stdout, the rest to stderr. What only one command needs is
-imported there: completion must be quick.
+Ctrl-C. Results go to stdout, everything else to stderr. What only one command needs is imported
+there: completion must be quick.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ from llamagw.cli.remote import json_option, print_json
 if TYPE_CHECKING:
     from llamagw.config import Config, Fault
 
-#: What `run` becomes: twistd, wherever its script is. Python puts the current folder on sys.path
-#: for -c, as it does not for a script; what lies there is not to be taken for a module.
+#: The program that `run` executes: twistd, wherever its script is. For -c, unlike for a script,
+#: Python puts the current folder on sys.path; files there must not be imported as modules.
 _TWISTD = (
     "import sys; sys.path[:] = [p for p in sys.path if p]; sys.argv[0] = 'twistd'; "
     "from twisted.scripts.twistd import run; run()"
@@ -32,10 +33,10 @@ _TWISTD = (
 
 
 def main() -> None:
-    """The console command."""
+    """The entry point of the console command; ends the process with its exit code."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            # A terminal that cannot show a model's name gets a "?" in it, not a traceback.
+            # A character that the terminal cannot show becomes "?", not a traceback.
             stream.reconfigure(errors="replace")
     try:
         code = cli.main(standalone_mode=False)
@@ -97,11 +98,11 @@ def run(config: str, logfile: str | None) -> None:
     The same as `twistd -n --pidfile= llamagw --config FILE`. Ctrl-C or SIGTERM ends it in order,
     with 0; SIGHUP reads the configuration again. For a daemon, use twistd itself.
     """
-    # Until tap.py hears it: a SIGHUP is to read the configuration again, not to end this.
+    # Blocked until tap.py handles it: a SIGHUP must reload the configuration, not end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     arguments = ["-n", "--pidfile=", *(["--logfile", logfile] if logfile else [])]
     arguments += ["llamagw", "--config", config]
-    # Another program in this process, so that nothing of the command line stays in its memory.
+    # Executed in place of this process, so that click does not stay in the gateway's memory.
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-c", _TWISTD, *arguments])
 
@@ -122,7 +123,7 @@ def check(context: click.Context, config: str, as_json: bool) -> None:
 
     All faults are told at once, one line each; then the exit code is 1.
     """
-    from llamagw import tap
+    from llamagw.announce import summary
 
     path = os.path.abspath(config)
     loaded, faults = _checked(path)
@@ -138,7 +139,7 @@ def check(context: click.Context, config: str, as_json: bool) -> None:
             }
         )
     elif loaded:
-        click.echo(tap.summary(path, loaded))
+        click.echo(summary(path, loaded))
     else:
         for fault in faults:
             click.echo(str(fault), err=True)
@@ -146,7 +147,7 @@ def check(context: click.Context, config: str, as_json: bool) -> None:
 
 
 def _checked(path: str) -> tuple[Config | None, list[Fault]]:
-    """What `twistd llamagw --check` looks at: the file, and whether Twisted knows the address."""
+    """As `twistd llamagw --check`: the configuration, or its faults and those of its address."""
     from llamagw import tap
     from llamagw.config import ConfigError, load
 
@@ -218,7 +219,8 @@ def init(
     Exit code 1, the file being written, when no llama-server was found: then its line is marked
     with CHANGE.
     """
-    from llamagw.cli.init import Machine, config_text, find_engine, scan
+    from llamagw.cli.init import Machine, config_text, find_engine
+    from llamagw.cli.scan import scan
 
     try:
         engine = find_engine(llama_server)

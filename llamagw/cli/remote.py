@@ -1,7 +1,7 @@
 """
-The commands that ask a running gateway: ps, load, unload, logs.
+The commands that talk to a running gateway: ps, load, unload, logs.
 
-What they say and how it looks; the asking itself is in client.py.
+Their options and their output; the requests are made by client.py.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from llamagw.text import harmless
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-#: Seconds that completion may wait for the gateway, with somebody's finger on the tab key.
+#: Seconds that completion may wait for the gateway, while the user waits at the prompt.
 COMPLETION_PATIENCE = 0.5
 
 _COLOURS = {"loaded": "green", "loading": "yellow", "stopping": "yellow", "failed": "red"}
@@ -34,15 +34,20 @@ json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON."
 
 
 def print_json(value: object) -> None:
-    """JSON for people and programs, in ASCII, so that every terminal can take it."""
+    """
+    Print JSON for people and programs, in ASCII, which every terminal can show.
+
+    :param value: of types that JSON has
+    """
     click.echo(json.dumps(value, indent=2))
 
 
 def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
     """
-    A command that talks to a gateway: it gets a `Client` first, and what fails is one line.
+    Make a command that talks to a gateway: it gets a `Client` as its first argument.
 
-    With --json the failure is JSON on stdout as well, so that whoever parses it always can.
+    A failure is printed as one line; with --json also as JSON on stdout, so that stdout can always
+    be parsed.
     """
 
     @click.option(
@@ -61,7 +66,7 @@ def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapped(url: str | None, config: str | None, **arguments: Any) -> None:
         try:
-            # A file that was given is meant, whatever the environment says of the usual case.
+            # --config on the command line overrides LLAMAGW_URL in the environment.
             source = click.get_current_context().get_parameter_source("url")
             if config and source is not click.core.ParameterSource.COMMANDLINE:
                 url = None
@@ -81,7 +86,7 @@ def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
 def _complete_name(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
-    """The models of the gateway, if it can be asked at once; else nothing, and no word."""
+    """Complete the names of the gateway's models; nothing, without a message, if it is too slow."""
     from click.shell_completion import CompletionItem
 
     try:
@@ -143,7 +148,7 @@ def _status(model: dict[str, Any]) -> str:
 
 
 def _row(model: dict[str, Any]) -> list[str]:
-    """A line of the table; what a model does not have is "-"."""
+    """A row of the table; "-" for what a model does not have."""
     bytes_, last_used = model.get("size"), model.get("last_used")
     return [
         show.plain(model["id"]),
@@ -158,7 +163,7 @@ def _row(model: dict[str, Any]) -> list[str]:
 
 
 def _number(value: object) -> str:
-    # Of a model elsewhere, the gateway tells what it was told.
+    # The values of a remote model come from its server, unchecked.
     return str(value) if isinstance(value, int) else "-"
 
 

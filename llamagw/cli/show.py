@@ -1,4 +1,4 @@
-"""How things look in a terminal: tables, sizes, times. Makes text, and prints none."""
+"""Formatting for the terminal: tables, sizes, times. Returns text; the commands print it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ GAP = "  "
 
 
 def plain(text: str) -> str:
-    """A text of unknown origin, on one line and harmless to a terminal."""
+    """
+    A text of unknown origin, made harmless for a terminal.
+
+    :param text: any text
+    :return: on one line, with "?" for each character that is not printable
+    """
     return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def size(count: float) -> str:
-    """Bytes as people read them: ``92.1 MiB``."""
+    """
+    A size for people, such as ``92.1 MiB``.
+
+    :param count: bytes
+    """
     for unit in ("bytes", "KiB", "MiB", "GiB"):
         if count < 1024 or unit == "GiB":
             break
@@ -22,7 +31,11 @@ def size(count: float) -> str:
 
 
 def ago(seconds: float) -> str:
-    """How long ago something was: ``3 min ago``."""
+    """
+    A time for people, such as ``3 min ago``.
+
+    :param seconds: since then
+    """
     if seconds < 5:
         return "just now"
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
@@ -38,13 +51,16 @@ def table(
     dispensable: Sequence[str] = (),
 ) -> list[list[str]]:
     """
-    The cells of a table, padded to the width of their column; the heads come first.
+    Lay out a table.
 
-    Numbers (all of a column's cells, "-" aside, begin with a digit) stand to the right.
+    A column of numbers (each cell is one, or "-") is aligned to the right.
 
-    :param width: how many characters a line may have; None for any number
-    :param dispensable: columns that may go for that, in this order; after them, the first
-        column's cells are shortened in their middle
+    :param columns: the heads
+    :param rows: the cells
+    :param width: characters of a line at most; None for no limit
+    :param dispensable: columns that are left out, in this order, if lines are too long; after
+        that, the cells of the first column are shortened in the middle
+    :return: the cells, padded to the width of their column, line by line; the heads come first
     """
     table = [list(columns), *(list(row) for row in rows)]
     for name in dispensable:

@@ -1,8 +1,8 @@
 """
 The configuration: what a user may write, and what the gateway runs on.
 
-`load` makes the one of the other. Everything outside of this package imports these names from here;
-they know nothing of the rest of llamagw but its errors.
+`load` makes the second from the first. Import its names from here; of the rest of llamagw, nothing
+is imported here but its errors.
 """
 
 from llamagw.config.addresses import (

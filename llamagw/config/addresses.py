@@ -1,9 +1,9 @@
 """
-Addresses as they are written: where to listen, where a client finds that, where a remote server is.
+Addresses as text: ``listen_addr``, the URL of a gateway, the URL of a remote server.
 
-A ``listen_addr`` becomes the endpoint string that Twisted listens on, and the URL for a client on
-this machine; what Twisted then listens on becomes text again. Only text is handled here: nothing is
-looked up, opened or bound.
+A ``listen_addr`` is translated to the endpoint string that Twisted listens on, and to the URL for a
+client on this machine; an address that Twisted has bound is translated back to text. Nothing is
+resolved, opened or bound here.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     # At run time a tenth of a second, for the `llamagw` command too, which has no use for it.
     from twisted.internet.interfaces import IAddress
 
-#: Hosts that stand for all addresses of the machine, as they are written.
+#: Hosts in a ``listen_addr`` that mean all addresses of the machine.
 _EVERYWHERE = ("", "0.0.0.0", "::")
 
 
@@ -33,7 +33,7 @@ def endpoint_string(address: str) -> str:
         translated; an endpoint string (``tcp:…``, ``unix:/path``, ``ssl:…``, or a plugin's) is
         taken as it is
     :return: a Twisted server endpoint string
-    :raises ValueError: saying what is wrong and what would be right
+    :raises ValueError: when it is invalid; the message says what would be right
     """
     text = address.strip()
     kind, colon, rest = text.partition(":")
@@ -68,10 +68,11 @@ def endpoint_string(address: str) -> str:
 
 def cannot_listen(address: str, why: str) -> ValueError:
     """
-    What is said of a ``listen_addr`` that cannot be used.
+    The error for a ``listen_addr`` that cannot be used, with examples of valid ones.
 
-    :param address: as it is written
-    :param why: what is wrong with it, as half a sentence
+    :param address: as configured
+    :param why: what is wrong with it, as a clause
+    :return: to be raised
     """
     return ValueError(
         f"cannot listen on {address!r}: {why}; write ':8000', '127.0.0.1:8000', '[::1]:8000', "
@@ -80,7 +81,11 @@ def cannot_listen(address: str, why: str) -> ValueError:
 
 
 def speaks_tls(address: str) -> bool:
-    """Whether clients have to speak TLS to what listens on a ``listen_addr``."""
+    """
+    Whether clients connect with TLS.
+
+    :param address: the ``listen_addr``
+    """
     return address.strip().startswith("ssl:")
 
 
@@ -90,7 +95,7 @@ def address_url(address: str) -> str:
 
     :param address: the ``listen_addr``
     :return: such as ``http://localhost:8000``, or ``unix:/path`` for a socket
-    :raises ValueError: when it is no address, or one for which there is no URL
+    :raises ValueError: when it is invalid, or no URL can express it
     """
     kind, *parts = _split(endpoint_string(address))
     options = dict(part.split("=", 1) for part in parts if "=" in part)
@@ -101,7 +106,7 @@ def address_url(address: str) -> str:
         raise ValueError(f"no URL for {address!r}")
     host, port = options.get("interface", ""), options.get("port", first)
     if host in _EVERYWHERE:
-        # By name, a client might try IPv4 alone.
+        # Not localhost for IPv6: a client might resolve that to IPv4 only.
         host = "::1" if kind == "tcp6" else "localhost"
     return f"{_scheme(address)}://{_joined(host, port)}"
 
@@ -122,7 +127,7 @@ def _is_ip(text: str, version: int) -> bool:
 
 
 def _split(endpoint: str) -> list[str]:
-    """The parts of an endpoint string; a backslash keeps the character after it."""
+    """Split an endpoint string at its colons; a backslash escapes the next character."""
     parts, rest = [""], iter(endpoint)
     for character in rest:
         if character == ":":
@@ -145,9 +150,9 @@ def _joined(host: str, port: object) -> str:
 
 def shown_address(bound: IAddress) -> str:
     """
-    An address as a person writes it.
+    A bound address as text.
 
-    :param bound: what an ``IListeningPort`` is bound to
+    :param bound: the address of an ``IListeningPort``
     :return: ``127.0.0.1:8000``, ``[::1]:8000``, or the path of a socket
     """
     host = _host(bound)
@@ -158,9 +163,9 @@ def shown_address(bound: IAddress) -> str:
 
 def is_loopback(bound: IAddress) -> bool:
     """
-    Whether only programs on this machine, a browser among them, reach what listens here.
+    Whether only programs on this machine (web browsers included) can connect to an address.
 
-    :param bound: what an ``IListeningPort`` is bound to
+    :param bound: the address of an ``IListeningPort``
     """
     host = _host(bound)
     return host is not None and ipaddress.ip_address(host.partition("%")[0]).is_loopback
@@ -170,8 +175,9 @@ def base_url(bound: IAddress, listen_addr: str) -> str:
     """
     The URL under which a client on this machine reaches the gateway.
 
-    :param bound: what its ``IListeningPort`` is bound to
-    :param listen_addr: what that was made from; says whether TLS is spoken
+    :param bound: the address of its ``IListeningPort``
+    :param listen_addr: the configured address, for whether it uses TLS
+    :return: such as ``http://localhost:8000``
     """
     scheme, host = _scheme(listen_addr), _host(bound)
     if host is None and hasattr(bound, "name"):
@@ -182,7 +188,7 @@ def base_url(bound: IAddress, listen_addr: str) -> str:
 
 
 def _host(bound: IAddress) -> str | None:
-    """The IP address; None of what has none, such as a socket in the file system."""
+    """The IP address; None for an address without one, such as a unix socket."""
     host = getattr(bound, "host", None)
     return host if isinstance(host, str) else None
 
@@ -192,11 +198,12 @@ def _host(bound: IAddress) -> str | None:
 
 class Origin(NamedTuple):
     """
-    Where a URL leads.
+    The parts of a remote server's URL.
 
-    :ivar tls: whether TLS is spoken there
-    :ivar host: a name or an IP address, that of IPv6 without brackets
-    :ivar prefix: what stands before each path, without a slash at its end
+    :ivar tls: whether the scheme is https
+    :ivar host: a name or an IP address; an IPv6 address without brackets
+    :ivar port: the default of the scheme if the URL has none
+    :ivar prefix: to be put before each path; without a slash at its end
     """
 
     tls: bool
@@ -207,10 +214,10 @@ class Origin(NamedTuple):
 
 def origin(url: str) -> Origin:
     """
-    Take the URL of a server apart.
+    Parse the URL of a remote server.
 
-    :param url: of scheme http or https; ``/v1`` at its end, as clients write it, is left out
-    :raises ValueError: saying what is wrong and what would be right
+    :param url: with scheme http or https; a ``/v1`` at its end, as clients write it, is dropped
+    :raises ValueError: when it is invalid; the message says what would be right
     """
     example = 'write one such as "http://10.0.0.5:8000" or "https://models.example/api"'
     try:

@@ -1,7 +1,7 @@
 """
-A YAML file as a document: its values, the line of each place, and what is wrong at which place.
+A YAML file as a document: its values, the line of each place in it, and the faults found so far.
 
-Knows nothing of what the file should say; that is schema.py's affair.
+What keys and values are allowed is defined in schema.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ except ImportError:
     from yaml.scanner import Scanner
 
     class _Events(Reader, Scanner, Parser):  # type: ignore[no-redef]
-        """What PyYAML makes of a text without libyaml."""
+        """PyYAML's parser in Python, where libyaml is missing."""
 
         def __init__(self, text: str) -> None:
             Reader.__init__(self, text)
@@ -34,36 +34,43 @@ except ImportError:
             Parser.__init__(self)
 
 
-# A file is a mistake, or made to fill the memory, when it goes beyond one of these.
+# Limits; a file over one of them is a mistake, or made to exhaust the memory.
 
-#: Bytes of a file. 5,000 models have 0.6 MB.
+#: Bytes of a file. 5,000 models take 0.6 MB.
 MOST_BYTES = 4 * 2**20
 
-#: Keys and values, with those that its aliases and merge keys repeat.
+#: Keys and values, including those repeated by aliases and merge keys.
 MOST_NODES = 200_000
 
-#: Characters of all places together: a long key is a part of each place below it.
+#: Characters of all places together: a long key is part of each place below it.
 MOST_PLACE_TEXT = 2**24
 
-#: Digits of a number. Python's time for more than this is that of their square.
+#: Digits of a number. Python's time to convert them grows with their square.
 MOST_DIGITS = 100
 
-#: Faults that are told; with so many, most are the same one.
+#: Faults that are reported; with so many, most repeat the same mistake.
 MOST_FAULTS = 100
 
 #: Characters of a fault's place, and of its message.
 LONGEST_PLACE, LONGEST_MESSAGE = 200, 1000
 
-#: Notes what is wrong: takes its place, such as ``models[1].threads``, and what is wrong there.
+#: Reports a fault: takes its place, such as ``models[1].threads``, and the message.
 Report: TypeAlias = Callable[[str, str], None]
-#: What PyYAML lets out, beside its own errors, for a value that does not fit its tag (!!int "").
+#: What PyYAML raises, beside its own errors, for a value that does not match its tag (!!int "").
 _UNFIT = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 _NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class Fault(Struct, frozen=True):
-    """One thing that is wrong: where it stands, what it is and what would be right."""
+    """
+    One fault of a configuration.
+
+    :ivar file: its path
+    :ivar line: from 1; None if the fault has no line
+    :ivar place: such as ``models[1].threads``; "" for the whole file
+    :ivar message: what is wrong and what would be right
+    """
 
     file: str
     line: int | None
@@ -73,12 +80,16 @@ class Fault(Struct, frozen=True):
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
         text = ": ".join(filter(None, (where, self.place, self.message)))
-        # One line, whatever the file has in it, and one that any terminal can take.
+        # The file's own text may have line breaks and control characters.
         return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class ConfigError(Exception):
-    """A configuration that cannot be used; ``faults`` holds all that is wrong with it."""
+    """
+    A configuration that cannot be used.
+
+    :param faults: all of its faults, at least one
+    """
 
     def __init__(self, faults: list[Fault]) -> None:
         super().__init__("\n".join(str(fault) for fault in faults))
@@ -87,11 +98,11 @@ class ConfigError(Exception):
 
 class Document:
     """
-    A file, and the faults that are found in it.
+    A file, and the faults found in it so far.
 
-    :ivar folder: the file's own, absolute
+    :ivar folder: that of the file, absolute
     :ivar lines: the line of each place, such as ``models[1].threads``
-    :ivar texts: what stands at each place, letter by letter: YAML reads 0755 as 493
+    :ivar texts: the scalar at each place as written: YAML reads 0755 as 493
     """
 
     def __init__(self, path: str) -> None:
@@ -103,15 +114,18 @@ class Document:
         self.texts: dict[str, str] = {}
         self._place_text = 0
 
+    def __repr__(self) -> str:
+        return f"<Document {self.path}: {len(self.faults)} faults>"
+
     def fault(self, place: str, message: str) -> None:
         """
-        Note that something is wrong; what is noted already is not noted again.
+        Add a fault, unless it has been added already.
 
         :param place: such as ``models[1].threads``; "" for the whole file
         :param message: what is wrong and what would be right
-        :raises ConfigError: when there are too many, with those that were found
+        :raises ConfigError: with all faults, when there are more than `MOST_FAULTS`
         """
-        # A key that is missing has no line; its parent's is the next best.
+        # A missing key has no line; its parent's is used.
         at = place
         while at and at not in self.lines:
             at = at[: max(at.rfind("."), at.rfind("["), 0)]
@@ -128,15 +142,15 @@ class Document:
         self.faults.append(fault)
 
     def sorted_faults(self) -> list[Fault]:
-        """All faults that were found, in the order of the file."""
+        """All faults, in the order of their lines."""
         return sorted(self.faults, key=lambda fault: fault.line or 0)
 
     def parse(self) -> dict[Any, Any] | None:
         """
-        Read the file.
+        Read and parse the file.
 
-        :return: its plain values; None, with a fault noted, if it cannot be had
-        :raises ConfigError: when there are too many faults already
+        :return: its plain values; None, after adding a fault, if it cannot be read or parsed
+        :raises ConfigError: when there are more than `MOST_FAULTS`
         """
         try:
             with open(self.path, "rb") as file:
@@ -179,7 +193,7 @@ class Document:
         return raw
 
     def _walk(self, node: yaml.Node, place: str) -> None:
-        """Note the line of each place, and keys given twice (YAML would keep the last)."""
+        """Record the line of each place, and report duplicate keys (YAML would keep the last)."""
         if place in self.lines:
             self.fault(place, f"is given twice; line {node.start_mark.line + 1} has it again")
             return
@@ -191,7 +205,7 @@ class Document:
             self.texts[place] = node.value
         elif isinstance(node, yaml.MappingNode):
             for key, value in node.value:
-                if isinstance(key, yaml.ScalarNode):  # of others no dict can be made
+                if isinstance(key, yaml.ScalarNode):  # other keys are not hashable, and fail later
                     inner = f"{place}.{key.value}" if place else str(key.value)
                     self._walk(value, inner)
         elif isinstance(node, yaml.SequenceNode):
@@ -200,15 +214,15 @@ class Document:
 
 
 class _TooMuch(yaml.YAMLError):
-    """A file that is YAML, and too much of it; the message says of what."""
+    """A file that is over a limit; the message says which."""
 
 
 class _Loader(Composer, _Events, SafeConstructor, Resolver):
     """
     PyYAML's safe loader: its parser in C if there is one, the rest in Python.
 
-    PyYAML's own loader in C composes in C as well, and overruns its stack where a file is nested
-    too deeply.
+    PyYAML's own loader in C composes in C as well, and overflows its stack if a file is nested too
+    deeply.
     """
 
     def __init__(self, text: str) -> None:
@@ -227,10 +241,11 @@ class _Loader(Composer, _Events, SafeConstructor, Resolver):
 
 def _weigh(node: yaml.Node, known: dict[int, int | None]) -> int:
     """
-    How many values a node makes, with those that aliases repeat, without going there twice.
+    Count the values of a node, including those repeated by aliases; visits each node once.
 
-    :param known: what is known already of the nodes, by their id; None of those we are inside of
-    :raises _TooMuch: when there are too many, or endlessly many
+    :param known: the counts so far, by the id of the node; None for the ancestors of this node
+    :raises _TooMuch: when there are more than `MOST_NODES`, or an alias contains itself
+    :raises ConstructorError: when a number has too many digits
     """
     weight = known.get(id(node), 0)
     if weight is None:
@@ -256,15 +271,20 @@ def _weigh(node: yaml.Node, known: dict[int, int | None]) -> int:
 
 def shortened(text: str, most: int) -> str:
     """
-    A text, shortened if it is long.
+    Shorten a text.
 
-    :param most: characters that it may have, with the "…" at its end
+    :param text: any text
+    :param most: characters of the result at most, including the "…" at its end
     """
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def show(value: Any) -> str:
-    """A value of the file as its writer would know it again, shortened."""
+    """
+    A value of the file for a message: as JSON, shortened.
+
+    :param value: any that YAML can hold
+    """
     if value is None:
         return "nothing"
     try:

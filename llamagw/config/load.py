@@ -1,9 +1,9 @@
 """
 From a file to a `Config`, or to one `ConfigError` that holds all its faults at once.
 
-Says in which order all is looked at: types (walk.py), rules (rules.py), and what is there on this
-machine (machine.py). A value that is wrong has its fault, and its default stands for it until all
-is looked at. Nothing is started, opened or served here.
+Defines the order of the checks: types (walk.py), rules (rules.py), and what the configuration
+refers to on this machine (machine.py). A wrong value is replaced by its default, so that the checks
+can go on and report all faults. Nothing is started or served here.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ def load(path: str) -> Config:
     """
     Read and check a configuration file.
 
-    :param path: the YAML file; relative paths inside it count from its own folder
-    :return: what it says, complete and right
+    :param path: the YAML file; relative paths in it are relative to its folder
+    :return: the configuration, complete and valid
     :raises ConfigError: with every fault of the file, each with its place and remedy
     """
     document = Document(path)
@@ -42,7 +42,7 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", {"models"})})
     names = rules.NameRules(fault)
     models = list(_models(document, raw["models"], names)) if "models" in raw else []
-    names.default_model(file.default_model, names.look_at_aliases())
+    names.default_model(file.default_model, names.check_aliases())
     if file.llama_server_path:
         given = raw["llama_server_path"]
         found = machine.find_engine(fault, given, file.llama_server_path)
@@ -59,10 +59,10 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
 
 def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[ModelConfig]:
     """
-    The models that are right.
+    The valid models; the others become faults.
 
-    :param raw: what stands at ``models:``
-    :param names: is told the names of all
+    :param raw: the value of ``models:``
+    :param names: collects the names of all models
     """
     if not isinstance(raw, list) or not raw:
         document.fault("models", f"expected a list with at least one model, got {show(raw)}")
@@ -101,7 +101,7 @@ def _model(document: Document, raw: dict[Any, Any], place: str) -> tuple[ModelEn
 def _at_urls(
     document: Document, raw: dict[Any, Any], entry: ModelEntry, place: str
 ) -> Iterator[Replica]:
-    """The servers of ``url:``; what stands beside it is for each of them."""
+    """The servers of ``url:``; the keys beside it apply to each of them."""
     urls = [entry.url] if isinstance(entry.url, str) else entry.url
     for number, url in enumerate(urls):
         server = ReplicaEntry(
@@ -132,10 +132,10 @@ def _at_replicas(document: Document, raw: list[Any], place: str) -> Iterator[Rep
 
 def _replica(document: Document, server: ReplicaEntry, place: str, at: str) -> Iterator[Replica]:
     """
-    One server, with its key found; none if it has no URL that is right.
+    One server, with its key read from the environment; nothing if its URL is invalid.
 
-    :param place: where its keys stand
-    :param at: where its URL stands
+    :param place: of its keys
+    :param at: the place of its URL
     """
     fault = document.fault
     if not server.url:

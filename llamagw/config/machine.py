@@ -1,8 +1,8 @@
 """
 What a configuration refers to on this machine: the engine, certificates, environment variables.
 
-They are looked at to say that they are missing, or to find them; nothing is run or changed. A
-model's file may come later: it is not looked at here.
+Checks that they exist, and finds them; nothing is run or changed. A model's file is not checked: it
+may be added later.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import shutil
 
 from llamagw.config.document import Report
 
+#: Bytes of a file of certificates that are read; a system's whole store has about 0.2 MB.
 MOST_CERTIFICATES = 16 << 20
-"""How much of a file of certificates is read, in bytes; a system's whole store has about 0.2 MB."""
 
 
 def find_engine(fault: Report, given: str, path: str) -> str:
     """
-    The engine to run; what is wrong with it becomes a fault.
+    Find the engine to run; if it cannot be run, that becomes a fault.
 
-    :param given: as the file has it; a bare name that is no file is looked for on PATH, as a shell
-        would
+    :param fault: reports a fault
+    :param given: as configured; a bare name that is no file is looked up on PATH, as by a shell
     :param path: the same, absolute
     :return: its absolute path
     """
@@ -41,13 +41,14 @@ def find_engine(fault: Report, given: str, path: str) -> str:
 
 def certificates(fault: Report, path: str, place: str) -> None:
     """
-    Look whether a file has certificates in it.
+    Check that a file has certificates in it.
 
-    :param path: absolute
-    :param place: where it stands in the configuration
+    :param fault: reports a fault
+    :param path: of the file, absolute
+    :param place: in the configuration
     """
     if os.path.exists(path) and not os.path.isfile(path):
-        # A pipe has no end that comes by itself, /dev/zero none at all.
+        # Reading a pipe or /dev/zero might never end.
         return fault(place, f"{path} is not a file; give a PEM file of certificates")
     try:
         with open(path, "rb") as file:
@@ -58,5 +59,10 @@ def certificates(fault: Report, path: str, place: str) -> None:
 
 
 def variable(name: str) -> str:
-    """An environment variable's value; "" if it has none."""
+    """
+    The value of an environment variable.
+
+    :param name: of the variable
+    :return: "" if it is not set
+    """
     return os.environ.get(name, "")

@@ -1,4 +1,4 @@
-"""By which names models are known: their own, their aliases, and patterns."""
+"""The names by which clients can request models: their own, their aliases, and patterns."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
-#: Characters that a model's name may have, in a configuration and in a request.
+#: Characters of a model's name at most, in a configuration and in a request.
 NAME_LENGTH = 256
 
 
 class Names:
     """
-    Finds the model that a name means.
+    Looks up the model that a client's name refers to.
 
-    A pattern is an alias with ``*``, ``?`` or ``[…]`` in it, as in a shell (fnmatch, upper and
-    lower case told apart). Exact names come before patterns, and patterns in the order of the file.
+    A pattern is an alias with ``*``, ``?`` or ``[…]`` in it, as in a shell (fnmatch, case
+    sensitive). Exact names take precedence over patterns, and patterns over later ones in the file.
 
-    :ivar exact: the model's own name for each name and each alias that is no pattern
-    :ivar most_slashes: how many slashes a name has at most
+    :ivar exact: the model's own name, by name and by alias that is no pattern
+    :ivar most_slashes: the number of slashes in the name that has most
     """
 
     def __init__(self, named: Iterable[tuple[str, Iterable[str]]]) -> None:
@@ -39,10 +39,10 @@ class Names:
 
     def find(self, name: str) -> str | None:
         """
-        Look a name up.
+        Look up a name.
 
-        :param name: what a client says: a name, an alias, or what a pattern fits
-        :return: the model's own name; None if it means no model
+        :param name: from a request: a name, an alias, or a match of a pattern
+        :return: the model's own name; None if there is none
         """
         exact = self.exact.get(name)
         if exact is not None:
@@ -51,5 +51,9 @@ class Names:
 
 
 def is_pattern(alias: str) -> bool:
-    """Whether an alias stands for many names."""
+    """
+    Whether an alias is a pattern.
+
+    :param alias: as configured
+    """
     return any(c in alias for c in "*?[")

@@ -1,8 +1,9 @@
 """
-What the gateway runs on: a configuration that is complete and right, and never changes.
+What the gateway runs on: a complete, valid, immutable configuration.
 
-Every key has its value, whether the file gave it or not; paths are absolute, and the keys of remote
-servers are found. Two configurations are compared by value, and cross processes by pickle.
+Every key has a value, from the file or by default; paths are absolute, and the API keys of remote
+servers are read from the environment. Configurations are compared by value, and pickled to cross
+processes.
 """
 
 from __future__ import annotations
@@ -18,12 +19,12 @@ from llamagw.config.schema import ConfigFile, ModelEntry
 
 class Replica(Struct, frozen=True, kw_only=True):
     """
-    A remote server that answers for a model.
+    A remote server that serves a model.
 
-    :ivar url: as it is written; `llamagw.config.origin` takes it apart
+    :ivar url: as configured; `llamagw.config.origin` parses it
     :ivar api_key: sent as ``Authorization: Bearer …``, in place of the client's own
-    :ivar ca_file: the certificates that its own is checked with; None for the system's
-    :ivar upstream_model: what the model is called there; None for its name here
+    :ivar ca_file: the CA certificates that verify its own; None for the system's
+    :ivar upstream_model: the model's name there; None if it is the same
     """
 
     url: str
@@ -34,13 +35,14 @@ class Replica(Struct, frozen=True, kw_only=True):
 
 class _Model(Struct, frozen=True, kw_only=True):
     """
-    What every model has.
+    What local and remote models have in common.
 
     :ivar aliases: more names, and patterns of names
-    :ivar set_params: what each request gets, whatever it says
-    :ivar default_params: what a request gets that does not say it
-    :ivar strip_params: what is taken out of each request
-    :ivar pass_headers: headers of an answer that are passed on though they act on more than it
+    :ivar set_params: parameters set in each request, in place of the client's
+    :ivar default_params: parameters set in a request that does not have them
+    :ivar strip_params: parameters removed from each request
+    :ivar pass_headers: response headers that are passed on although their effect goes beyond the
+        response, such as ``Set-Cookie``
     """
 
     name: str
@@ -55,13 +57,13 @@ class LocalModel(_Model, frozen=True, kw_only=True):
     """
     A model that llamagw runs itself.
 
-    :ivar model_path: its file; the first part of one that was split
-    :ivar gpu_layers: so many on the GPU; -1 for all
+    :ivar model_path: its file; the first part of one that is split
+    :ivar gpu_layers: how many are on the GPU; -1 for all
     :ivar context_size: tokens
-    :ivar env: variables that its engine gets beside the gateway's own
-    :ivar pinned: whether it is never unloaded for room
+    :ivar env: variables for its engine, beside the gateway's own
+    :ivar pinned: whether it is never evicted
     :ivar preload: whether it is loaded at the start
-    :ivar idle_unload_sec: seconds without use after which it is unloaded; 0 for never
+    :ivar idle_unload_sec: the idle timeout in seconds after which it is unloaded; 0 for never
     """
 
     remote: ClassVar[Literal[False]] = False
@@ -81,27 +83,28 @@ class LocalModel(_Model, frozen=True, kw_only=True):
     @classmethod
     def of(cls, entry: ModelEntry) -> LocalModel:
         """
-        A model as the file has it.
+        Make a model from its entry in the file.
 
-        :param entry: with ``model_path``, an absolute path
+        :param entry: one with ``model_path``, an absolute path
         """
         return cls(**{key: getattr(entry, key) for key in cls.__struct_fields__})
 
 
 class RemoteModel(_Model, frozen=True, kw_only=True):
     """
-    A model that other servers run.
+    A model that remote servers run.
 
-    :ivar replicas: those servers; at least one
-    :ivar paths: what else may be asked of a server that gets an ``api_key``: paths or patterns
+    :ivar replicas: the servers; at least one
+    :ivar paths: further paths, or patterns of them, that may be requested of a server with an
+        ``api_key``
     """
 
     remote: ClassVar[Literal[True]] = True
-    # It takes no room here, and is neither loaded nor unloaded.
+    # It takes no memory here, and is neither loaded nor unloaded.
     pinned: ClassVar[bool] = False
     preload: ClassVar[bool] = False
     idle_unload_sec: ClassVar[float] = 0
-    # Its file and its context are for its servers to know.
+    # Only its servers know its file and its context.
     model_path: ClassVar[str] = ""
     context_size: ClassVar[None] = None
 
@@ -111,16 +114,16 @@ class RemoteModel(_Model, frozen=True, kw_only=True):
     @classmethod
     def of(cls, entry: ModelEntry, replicas: list[Replica]) -> RemoteModel:
         """
-        A model as the file has it.
+        Make a model from its entry in the file.
 
-        :param entry: its own servers are not looked at
-        :param replicas: those servers, with their keys found
+        :param entry: its own servers are ignored
+        :param replicas: its servers, with their API keys
         """
         same = [key for key in cls.__struct_fields__ if key != "replicas"]
         return cls(replicas=replicas, **{key: getattr(entry, key) for key in same})
 
 
-#: One entry of ``models:``; ``remote`` says which of the two it is, to type checkers too.
+#: A model; the class variable ``remote`` distinguishes the two, for type checkers too.
 ModelConfig: TypeAlias = LocalModel | RemoteModel
 
 
@@ -158,32 +161,33 @@ class Config(Struct, frozen=True, kw_only=True):
     @classmethod
     def of(cls, file: ConfigFile, models: list[ModelConfig]) -> Config:
         """
-        A configuration as the file has it.
+        Make a configuration from the file.
 
-        :param file: its own models are not looked at
-        :param models: those models, resolved
+        :param file: its own models are ignored
+        :param models: its models, resolved
         """
         same = [key for key in cls.__struct_fields__ if key != "models"]
         return cls(models=models, **{key: getattr(file, key) for key in same})
 
     def bodies_mb(self, memory: int) -> float:
         """
-        How many megabytes of requests' bodies are held at a time.
+        The limit for all request bodies together.
 
-        :param memory: bytes that the gateway's machine has
+        :param memory: of the gateway's machine, in bytes
+        :return: megabytes (2**20 bytes)
         """
         if self.max_bodies_mb is not None:
             return self.max_bodies_mb
         return max(memory / 8 / 2**20, self.max_body_mb)
 
     def missing_files(self) -> list[LocalModel]:
-        """The models whose file is not there now (a warning at start, a 503 when asked for)."""
+        """The models whose file does not exist now (a warning at the start, a 503 for requests)."""
         local = [model for model in self.models if not model.remote]
         return [model for model in local if not os.path.isfile(model.model_path)]
 
     @property
     def uses_tls(self) -> bool:
-        """Whether TLS is spoken, to clients or to a remote server."""
+        """Whether TLS is used, by clients or towards a remote server."""
         if speaks_tls(self.listen_addr):
             return True
         remote = [model for model in self.models if model.remote]

@@ -1,8 +1,9 @@
 """
-What the keys of a configuration mean together, and what their values must not be.
+Rules of a configuration beyond the types of its values: combinations of keys, reserved names.
 
-Each rule is told what the file has, as the Structs of schema.py, and reports what breaks it. A key
-whose value is of the wrong type has its fault already (walk.py); its default stands here for it.
+Each rule takes a part of the file, as the Structs of schema.py, and reports what violates it with
+`fault`; `place` is that of the model's entry, such as ``models[1]``. A value of the wrong type has
+been reported already (walk.py), and is its default here.
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from llamagw.config.schema import (
     ReplicaEntry,
 )
 
-#: Headers of one hop (RFC 9110, 7.6.1), and those that say how long a body is: each connection
-#: has its own. In lower case, as all names of headers here.
+#: Hop-by-hop headers (RFC 9110, 7.6.1), in lower case, as all names of headers here.
 HOP_BY_HOP = frozenset(
     {
         b"connection",
@@ -40,9 +40,10 @@ HOP_BY_HOP = frozenset(
         b"upgrade",
     }
 )
+#: Headers that the gateway writes anew for each connection.
 NEVER_PASSED = HOP_BY_HOP | {b"content-length"}
 
-#: The headers by which the gateway itself tells browsers what pages may do.
+#: The CORS response headers, which the gateway sets itself.
 CORS_NAMES = frozenset(
     b"access-control-" + name
     for name in (
@@ -55,25 +56,27 @@ CORS_NAMES = frozenset(
     )
 )
 
-#: Flags that the gateway must own: with another value it would not find its own backend.
+#: Flags that the gateway sets itself: with another value it would not reach its own backend.
 _OWN_FLAGS = {"--host", "--port", "-m", "--model"}
 
-#: The keys of a local model alone, beside ``model_path``.
+#: The keys that only a local model has, beside ``model_path``.
 _LOCAL_KEYS = tuple(
     key
     for key in LocalModel.__struct_fields__
     if key not in RemoteModel.__struct_fields__ and key != "model_path"
 )
 
-#: What may stand beside ``url``, for each of them.
+#: The keys beside ``url`` that apply to each URL.
 _SERVER_KEYS = tuple(key for key in ReplicaEntry.__struct_fields__ if key != "url")
 
 
 class NameRules:
     """
-    No two models are meant by one name.
+    Each name and alias refers to one model only.
 
-    Holds the names of all models of a file, to be looked at together.
+    Collects the names of all models of a file, to check them together.
+
+    :param fault: reports a fault
     """
 
     def __init__(self, fault: Report) -> None:
@@ -83,10 +86,11 @@ class NameRules:
 
     def add(self, index: int, name: str, aliases: Sequence[str]) -> None:
         """
-        Take in a model; a name that another one has is a fault.
+        Add a model; a name that another model has is a fault.
 
-        :param index: its place in ``models:``
-        :param name: "" if it has none that is right
+        :param index: in ``models:``
+        :param name: "" if it has no valid one
+        :param aliases: names and patterns
         """
         if name in self._index:
             self._fault(
@@ -97,11 +101,11 @@ class NameRules:
             self._index[name] = index
             self._aliases[index] = aliases
 
-    def look_at_aliases(self) -> dict[str, str]:
+    def check_aliases(self) -> dict[str, str]:
         """
-        Look at the aliases of all models that were added.
+        Check the aliases of all models that were added.
 
-        :return: what each name and alias is, in words
+        :return: for each name and alias, what it is, in words
         """
         known = {name: f"the name of models[{index}]" for name, index in self._index.items()}
         for index, aliases in self._aliases.items():
@@ -117,8 +121,9 @@ class NameRules:
 
     def default_model(self, name: str | None, known: Collection[str]) -> None:
         """
-        ``default_model`` means a model.
+        ``default_model`` refers to a model.
 
+        :param name: its value; None if it is not set
         :param known: all names and aliases
         """
         if name is None or not known:
@@ -141,7 +146,7 @@ def own_flags(fault: Report, arguments: Iterable[str], place: str) -> None:
 
 
 def params(fault: Report, entry: ModelEntry, place: str) -> None:
-    """What a request is shaped with is JSON, and leaves alone what it is routed by."""
+    """The parameters for requests are JSON, and do not include ``model``, the key for routing."""
     for key in ("set_params", "default_params", "strip_params"):
         given = getattr(entry, key)
         if "model" in given:
@@ -159,7 +164,7 @@ def params(fault: Report, entry: ModelEntry, place: str) -> None:
 
 
 def headers(fault: Report, names: Iterable[str], place: str) -> None:
-    """``pass_headers`` has none that mean something to one connection, or that are our own."""
+    """``pass_headers`` has no hop-by-hop header, and none that the gateway sets itself."""
     for number, name in enumerate(names):
         if name.lower().encode() in NEVER_PASSED:
             fault(
@@ -175,9 +180,11 @@ def headers(fault: Report, names: Iterable[str], place: str) -> None:
 
 def local_or_remote(fault: Report, keys: Collection[object], place: str) -> bool:
     """
-    A model is a file or remote servers, and has the keys of the one or of the other.
+    A model has either a file or remote servers, and only the keys of that kind.
 
-    :param keys: the keys of its entry, as the file has them
+    :param fault: reports a fault
+    :param keys: the keys of its entry in the file
+    :param place: of its entry
     :return: whether it is remote
     """
     given = [key for key in ("model_path", "url", "replicas") if key in keys]
@@ -199,9 +206,11 @@ def local_or_remote(fault: Report, keys: Collection[object], place: str) -> bool
 
 def paths(fault: Report, replicas: Iterable[Replica], place: str) -> None:
     """
-    ``paths`` is given only where it has a meaning.
+    ``paths`` is given only for a model that has a server with an ``api_key``.
 
-    :param replicas: the servers of a model that has the key
+    :param fault: reports a fault
+    :param replicas: the servers of a model with ``paths``
+    :param place: of its entry
     """
     if not any(replica.api_key for replica in replicas):
         fault(
@@ -211,13 +220,13 @@ def paths(fault: Report, replicas: Iterable[Replica], place: str) -> None:
 
 
 def api_key(fault: Report, key: str | None, place: str) -> None:
-    """A key can be sent in a header."""
+    """An API key has only characters that a header can carry."""
     if key is not None and not re.fullmatch(r"[!-~]*", key):
         fault(f"{place}.api_key", "has characters that no header can carry")
 
 
 def listen_addr(fault: Report, address: str) -> None:
-    """``listen_addr`` is an address, as far as can be said without Twisted."""
+    """``listen_addr`` is a valid address, as far as can be checked without Twisted."""
     try:
         endpoint_string(address)
     except ValueError as error:
@@ -225,7 +234,7 @@ def listen_addr(fault: Report, address: str) -> None:
 
 
 def origins(fault: Report, given: Iterable[str]) -> None:
-    """``cors_origins`` has origins, and the two words that stand for many."""
+    """``cors_origins`` has origins, ``*`` or ``localhost`` only."""
     for number, one in enumerate(given):
         if one in (ANY_ORIGIN, LOCALHOST):
             continue
@@ -238,7 +247,7 @@ def origins(fault: Report, given: Iterable[str]) -> None:
 
 
 def bodies(fault: Report, file: ConfigFile) -> None:
-    """All bodies together have the room of one."""
+    """``max_bodies_mb``, for all bodies together, is not less than ``max_body_mb``, for one."""
     one, together = file.max_body_mb, file.max_bodies_mb
     if together is not None and together < one:
         fault(
@@ -250,10 +259,11 @@ def bodies(fault: Report, file: ConfigFile) -> None:
 
 def room(fault: Report, limit: int, models: Sequence[ModelConfig]) -> None:
     """
-    As many models fit into memory as are to be kept there; remote ones take no room.
+    The pinned and preloaded models fit into ``max_loaded_models``, and leave room for the others.
 
+    :param fault: reports a fault
     :param limit: ``max_loaded_models``
-    :param models: all of the file, in its order
+    :param models: all models, in the order of the file; remote ones take no room
     """
     local = [(index, model) for index, model in enumerate(models) if not model.remote]
     preload = [index for index, model in local if model.preload]
@@ -277,7 +287,7 @@ def room(fault: Report, limit: int, models: Sequence[ModelConfig]) -> None:
 
 
 def _is_json(value: object) -> bool:
-    """Whether a value of the file can be sent as it is: YAML has dates, sets and infinity too."""
+    """Whether JSON has a value of the file: YAML has dates, sets and infinity too."""
     if isinstance(value, dict):
         return all(isinstance(key, str) and _is_json(value[key]) for key in value)
     if isinstance(value, list):

@@ -1,8 +1,8 @@
 """
 The configuration file: every key that a user may write, its type, limits, description and default.
 
-Every default stands in the Structs below and nowhere else. How a file is read by them is walk.py's
-affair, what its keys mean together rules.py's, and what the gateway runs on is in resolved.py.
+All defaults are in the Structs below and nowhere else. walk.py checks a file against them, rules.py
+checks combinations of keys, and resolved.py has what the gateway runs on.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from msgspec import Meta, Struct
 
 from llamagw.config.names import NAME_LENGTH
 
-#: YAML can write characters that no file name, command line or JSON can carry.
+#: A text without the characters that YAML allows but file names, command lines or JSON do not.
 TEXT = r"\A[^\0\ud800-\udfff]*\Z"
 
-#: What stands in ``cors_origins`` for any origin, and for any port of this machine.
+#: The values of ``cors_origins`` for any origin, and for any port of this machine.
 ANY_ORIGIN, LOCALHOST = "*", "localhost"
 
-#: The longest time that a timer is given; infinity would break it.
+#: Seconds of a timer at most; infinity would break it.
 _YEAR = 365 * 24 * 3600.0
 
 _Name = Annotated[
@@ -103,12 +103,12 @@ _Variable = Annotated[
 
 class ReplicaEntry(Struct, frozen=True, kw_only=True):
     """
-    One entry of ``replicas:``: a remote server that answers for a model.
+    One entry of ``replicas:``: a remote server that serves a model.
 
     :ivar api_key: sent as ``Authorization: Bearer …``, in place of the client's own
     :ivar api_key_env: the environment variable that has the key
-    :ivar ca_file: the certificates that its own is checked with; None for the system's
-    :ivar upstream_model: what the model is called there; None for its name here
+    :ivar ca_file: the CA certificates that verify its own; None for the system's
+    :ivar upstream_model: the model's name there; None if it is the same
     """
 
     url: _Url
@@ -122,7 +122,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     """
     One entry of ``models:``: local with ``model_path``, remote with ``url`` or ``replicas``.
 
-    What stands beside ``url`` (``api_key`` and those after it) is for each of its URLs.
+    ``api_key`` and the keys after it apply to each URL of ``url``.
     """
 
     name: _Name
@@ -180,5 +180,5 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     access_log: _Switch = False
 
 
-#: What holds where a file says nothing.
+#: The values of keys that a file does not have.
 DEFAULTS = ConfigFile(models=[])

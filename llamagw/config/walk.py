@@ -1,7 +1,7 @@
 """
-A mapping of the file against its Struct: which keys are known, which values are of their type.
+Checks a mapping of the file against its Struct: that keys are known and values of their type.
 
-Each is looked at by itself; what keys mean together is rules.py's affair.
+Each key is checked by itself; rules.py checks combinations.
 """
 
 from __future__ import annotations
@@ -31,13 +31,14 @@ def fields(
     apart: Collection[str] = (),
 ) -> dict[str, Any]:
     """
-    The values of a mapping that are right; those that are not become faults.
+    The valid values of a mapping; the others become faults.
 
+    :param document: gets the faults
     :param struct: one of schema.py
-    :param raw: the mapping, as it was parsed
-    :param place: where it stands in the file; "" for the file itself
-    :param apart: keys whose values are looked at by the caller
-    :return: values by key, for the Struct: without what is missing or wrong, paths absolute
+    :param raw: the mapping, as parsed
+    :param place: of the mapping in the file; "" for the file itself
+    :param apart: keys whose values are checked by the caller
+    :return: values by key, for the Struct: without missing and wrong ones, paths made absolute
     """
     hints, fault = _hints(struct), document.fault
     known = msgspec.structs.fields(struct)
@@ -68,10 +69,12 @@ def fields(
 
 def environment(document: Document, raw: dict[Any, Any], place: str) -> dict[str, str]:
     """
-    The variables of an ``env:`` that are right; those that are not become faults.
+    The valid variables of an ``env:``; the others become faults.
 
-    :param raw: the mapping, as it was parsed; a number in it is taken as it is written
-    :param place: where it stands in the file
+    :param document: gets the faults
+    :param raw: the mapping, as parsed; a number in it is used as written
+    :param place: of the mapping in the file
+    :return: values by name
     """
     variables = {}
     for name, value in raw.items():
@@ -97,10 +100,10 @@ def _absolute(folder: str, path: str) -> str:
 
 
 def _description(annotation: Any) -> str:
-    """What a key wants, in words, from its ``Meta``."""
+    """What values a key takes, in words, from its ``Meta``."""
     arguments = get_args(annotation)
     for argument in arguments:
         if isinstance(argument, Meta) and argument.description:
             return argument.description
-    # A key that may be null has its Meta one level down.
+    # The Meta of a key that may be null is one level down.
     return _description(arguments[0]) if arguments else "a value"

@@ -1,7 +1,7 @@
 """
-What is asked for in which words: the table of routes, and the APIs that they belong to.
+The routes of the gateway, and the dialects (APIs of OpenAI and Anthropic) that they belong to.
 
-Knows nothing of who asks and of what runs. Import its names from here.
+Plain data and formats. Other packages import the names below, never from the modules.
 """
 
 from llamagw.dialects.anthropic import ANTHROPIC

@@ -9,8 +9,8 @@ import msgspec
 from llamagw.dialects.base import as_data
 from llamagw.errors import GatewayError
 
-#: ``error.type`` by status; other statuses are an ``invalid_request_error`` below 500 and an
-#: ``api_error`` above.
+#: ``error.type`` by status. Other statuses are an ``invalid_request_error`` below 500, else an
+#: ``api_error``.
 _TYPES = {
     403: "permission_error",
     404: "not_found_error",
@@ -21,7 +21,7 @@ _TYPES = {
 
 
 class Anthropic:
-    """As `llamagw.dialects.Dialect`."""
+    """Anthropic's API; see `llamagw.dialects.Dialect`."""
 
     def __repr__(self) -> str:
         return "<Anthropic>"

@@ -1,5 +1,5 @@
 """
-What differs between the APIs that clients speak: how an error looks, and how it ends a stream.
+What differs between the APIs of clients: the format of an error, alone and in a stream.
 """
 
 from __future__ import annotations
@@ -10,23 +10,22 @@ from llamagw.errors import GatewayError
 
 
 class Dialect(Protocol):
-    """An API, as far as the gateway itself speaks it. What engines answer passes unchanged."""
+    """An API's format of errors. The engines' own answers are passed on unchanged."""
 
     def envelope(self, error: GatewayError) -> bytes:
         """
-        An error as JSON.
-
-        :return: the body of an answer with the error's status
+        The JSON body of an answer with an error.
         """
 
     def event(self, envelope: bytes) -> bytes:
         """
-        An envelope as a server-sent event.
+        A server-sent event with an error.
 
-        :return: the event; the blank line before it ends one that may have been cut in two
+        :param envelope: from `envelope`
+        :return: begins with a blank line, which ends an event that may have been cut off
         """
 
 
 def as_data(envelope: bytes) -> bytes:
-    """The lines of an event's data."""
+    """The data field of an event, one line for each line of the JSON."""
     return b"data: " + b"\ndata: ".join(envelope.splitlines())

@@ -11,7 +11,7 @@ from llamagw.errors import GatewayError
 
 
 class OpenAI:
-    """As `llamagw.dialects.Dialect`."""
+    """OpenAI's API; see `llamagw.dialects.Dialect`."""
 
     def __repr__(self) -> str:
         return "<OpenAI>"

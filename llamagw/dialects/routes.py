@@ -1,9 +1,9 @@
 """
-The routes of the models: for each path, where the model's name is, and what is asked of it.
+The table of routes: for each path, where the model's name is, its scope and its dialect.
 
-The one place that says so: the resource tree (api/tree.py) and the README's table are made from it
-(``python -m llamagw.dialects`` prints that table). The gateway's own answers are in `OWN`.
-What is done with a request is the relay's affair.
+The resource tree (api/tree.py) and the README's table are made from it (``python -m
+llamagw.dialects`` prints that table). Paths that the gateway answers itself are in `OWN`. Requests
+are relayed by `llamagw.proxy`.
 
 The paths are those of llama-server (tools/server/README.md of llama.cpp), and of other engines
 that speak OpenAI's API.
@@ -20,7 +20,7 @@ from llamagw.dialects.openai import OPENAI
 
 
 class Where(Enum):
-    """Where a request says which model it is for."""
+    """Where a request has its model's name."""
 
     BODY = "`model` in the JSON body"
     FORM = "the form's field `model`"
@@ -32,8 +32,8 @@ class Scope(Enum):
     """
     What a request does with a model, or with the gateway.
 
-    Only `INFER` is open to web pages of other origins (`llamagw.proxy.origins`), and may go to a
-    remote server that is asked with a key of the gateway's own.
+    Only `INFER` is open to web pages of other origins (`llamagw.proxy.origins`), and may be sent to
+    a remote server with the gateway's own API key.
     """
 
     INFER = "uses a model, or lists the models"
@@ -43,12 +43,14 @@ class Scope(Enum):
 
 class Route(NamedTuple):
     """
-    Some paths that are treated alike.
+    Paths that are handled alike.
 
-    :ivar methods: those that are taken; a GET comes with HEAD
-    :ivar paths: with ``{…}`` for a part that differs
-    :ivar shaped: whether `set_params` and their like apply
-    :ivar what: for the table; the first path is the one to be shown
+    :ivar methods: the accepted methods; GET includes HEAD
+    :ivar paths: with ``{…}`` for a variable part
+    :ivar where: where the model's name is
+    :ivar what: text for the README's table
+    :ivar shaped: whether ``set_params``, ``default_params`` and ``strip_params`` apply
+    :ivar scope: what the requests do
     :ivar dialect: the API that the paths belong to
     """
 
@@ -62,7 +64,11 @@ class Route(NamedTuple):
 
 
 class Own(NamedTuple):
-    """A path that the gateway answers itself."""
+    """
+    A path that the gateway answers itself.
+
+    :ivar what: text for the README's table
+    """
 
     method: str
     path: str
@@ -186,7 +192,7 @@ ROUTES = (
     ),
 )
 
-#: What the gateway answers itself: methods, path, and what it is.
+#: The paths that the gateway answers itself.
 OWN = (
     Own("GET", "/v1/models", "all models and their aliases, each with its `status`"),
     Own("GET", "/v1/models/{id}", "one of them"),
@@ -222,7 +228,7 @@ OWN = (
     ),
 )
 
-#: What may be asked of a remote server with a key of the gateway's own: method and path.
+#: Methods and paths that may be sent to a remote server with the gateway's own API key.
 INFERENCE = frozenset(
     (method, path)
     for route in ROUTES
@@ -231,7 +237,7 @@ INFERENCE = frozenset(
     for path in route.paths
 ) | {("GET", "/v1/models"), ("GET", "/health")}
 
-#: By path, and by its first part for those with more behind it: the scope of each method.
+#: The scope of each method, by path; for paths with a variable part, by what precedes it.
 _SCOPES: dict[str, dict[str, Scope]] = {}
 for _methods, _path, _scope in (
     *((route.methods, path, route.scope) for route in ROUTES for path in route.paths),
@@ -243,18 +249,18 @@ for _methods, _path, _scope in (
 
 def scope_of(method: str, path: str) -> Scope:
     """
-    The scope of a request, before anything else is known of it; for an answer to OPTIONS.
+    The scope of a request by method and path alone, for OPTIONS and for early refusals.
 
     :param path: decoded
-    :return: for a method that the path does not take, that of another one that is not open to all;
-        `Scope.INFER` for what does not exist
+    :return: `Scope.INFER` for an unknown path; for a method that the path does not accept, the
+        scope of one of its methods, other than `Scope.INFER` if possible
     """
     scopes = _SCOPES.get(path) or _SCOPES.get(path[: path.find("/", 1) + 1], {})
     closed = next((scope for scope in scopes.values() if scope is not Scope.INFER), Scope.INFER)
     return scopes.get("GET" if method == "HEAD" else method, closed)
 
 
-#: By what follows a model's name in ``/upstream/…`` too: the paths of APIs other than OpenAI's.
+#: Paths of APIs other than OpenAI's, also recognized after a model's name in ``/upstream/…``.
 _OTHERS = [
     (path.encode(), route.dialect)
     for route in ROUTES
@@ -265,9 +271,9 @@ _OTHERS = [
 
 def dialect_of(path: bytes) -> Dialect:
     """
-    The API in whose words errors are told at a path.
+    The API in whose format errors are answered at a path.
 
-    :param path: as it came; what follows one of a dialect's paths belongs to it too
+    :param path: as received, with or without the query; it need only contain one of the API's paths
     """
     return next((dialect for other, dialect in _OTHERS if other in path), OPENAI)
 

@@ -1,8 +1,8 @@
 """
-Who runs: which requests wait for which instance, what is started, stopped and evicted for whom.
+Scheduling: which requests wait for which instance, and what is started, stopped and evicted.
 
-Knows instances by what their launchers say of them; knows no HTTP request, no process and no
-socket. Import its names from here; its files are its own.
+Instances are reached through their launchers; there is no HTTP request, process or socket here.
+Other packages import the names below, never from the modules.
 """
 
 from llamagw.fleet.dispatch import Dispatcher

@@ -1,7 +1,7 @@
 """
-What the scheduler answers with: what is to be done, and why somebody is rejected.
+The scheduler's actions, and the errors with which it rejects requests.
 
-When which of them is due is decided in scheduler.py.
+When each is due is decided in scheduler.py.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Admit(NamedTuple):
 
 
 class Reject(NamedTuple):
-    """Tell the waiter that it waits in vain, and why."""
+    """Fail the waiter with an error."""
 
     ticket: Hashable
     error: GatewayError
@@ -54,12 +54,12 @@ Action = Admit | Reject | Start | Stop | Kill
 
 
 def shutting_down() -> GatewayError:
-    """For who waits or comes while the gateway drains."""
+    """For requests that wait or arrive while the gateway drains."""
     return ShuttingDown("The gateway is shutting down.", retry_after=5)
 
 
 def queue_full(model: Model) -> GatewayError:
-    """For who would be one too many."""
+    """For a request that arrives while ``max_queue`` requests wait."""
     return ServerBusy(
         f"{len(model.waiting)} requests wait for the model `{model.name}` already.",
         retry_after=5,
@@ -67,14 +67,14 @@ def queue_full(model: Model) -> GatewayError:
 
 
 def unloaded_by_force(model: Model) -> GatewayError:
-    """For who waits for it when that happens."""
+    """For the waiters of a model that is unloaded by force."""
     return ModelUnavailable(
         f"The model `{model.name}` was unloaded by force.", param="model", retry_after=1
     )
 
 
 def not_loaded(model: Model) -> GatewayError:
-    """For who must not load it."""
+    """For a request that must not load the model, which is not ready."""
     how = {
         Status.LOADING: " (it is loading)",
         Status.READY: " (it is being unloaded)",

@@ -1,7 +1,7 @@
 """
-The configured models: their names, and which instances each has.
+The configured models by name, each with its instances; and the comparison of two configurations.
 
-Holds, finds and compares; decides nothing and starts nothing.
+What follows from a difference is done by reload.py.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ class Entry:
     """
     A configured model.
 
+    :param model: its configuration
+    :param log: the output of its instances; passed on to a successor of the same name
     :ivar instances: in the order of the configuration; at least one
-    :ivar log: what its instances print; its successor of the same name goes on with it
     """
 
     __slots__ = ("instances", "log", "model")
@@ -35,17 +36,17 @@ class Entry:
 
     @property
     def tries(self) -> int:
-        """How many runs are worth asking when they break off before they answer."""
+        """To how many runs a request is sent at most while they break off before an answer."""
         return len(self.instances) + self.instances[0].launcher.relaunches
 
 
 class Plan(NamedTuple):
     """
-    What a reload changes.
+    The difference between two configurations.
 
-    :ivar kept: names of models that are the same in both configurations
-    :ivar retired: names of models that are gone, or are others now
-    :ivar added: models that are new, or take the place of a retired one
+    :ivar kept: names of models that are the same in both
+    :ivar retired: names of models that are gone or changed
+    :ivar added: models that are new or changed
     """
 
     kept: list[str]
@@ -57,7 +58,10 @@ def diff(old: Config, new: Config, depends_on: Callable[[ModelConfig, Config], o
     """
     Compare two configurations, model by model.
 
-    :param depends_on: what else of a configuration a model's instances depend on
+    :param old: the configuration in effect
+    :param new: the configuration that replaces it
+    :param depends_on: gives the part of a configuration that a model's instances depend on, beside
+        the model; compared for equality
     """
     before = {model.name: model for model in old.models}
     after = {model.name: model for model in new.models}
@@ -78,12 +82,16 @@ class Catalogue:
     """
     The models by name.
 
-    :param config: the configuration that it begins with; it has no models before `put`
+    :param config: gives the names; the catalogue is empty until models are `put`
+    :ivar names: names, aliases and patterns
     """
 
     def __init__(self, config: Config) -> None:
         self._entries: dict[str, Entry] = {}
         self.names = _names(config)
+
+    def __repr__(self) -> str:
+        return f"<Catalogue {list(self._entries)}>"
 
     def __iter__(self) -> Iterator[Entry]:
         """The models, in the order of the configuration."""
@@ -93,14 +101,14 @@ class Catalogue:
         return name in self._entries
 
     def holds(self, entry: Entry) -> bool:
-        """Whether its name stands for this entry, rather than for a successor or for nothing."""
+        """Whether the entry is the one under its name: not retired, nor replaced by a successor."""
         return self._entries.get(entry.model.name) is entry
 
     def find(self, name: str) -> Entry:
         """
-        The model that a name, an alias or a pattern means.
+        The model with this name, this alias, or a pattern that matches.
 
-        :raises ModelNotFound: when it means none
+        :raises ModelNotFound: if there is none
         """
         entry = self._entries.get(name)
         if entry is not None:
@@ -109,9 +117,9 @@ class Catalogue:
 
     def own_name(self, name: str) -> str:
         """
-        The own name of the model that a name, an alias or a pattern means.
+        The configured name of the model with this name, this alias, or a pattern that matches.
 
-        :raises ModelNotFound: when it means none
+        :raises ModelNotFound: if there is none
         """
         own = self.names.find(name)
         if own is None:
@@ -119,15 +127,15 @@ class Catalogue:
         return own
 
     def put(self, entry: Entry) -> None:
-        """A model is new."""
+        """Add a model."""
         self._entries[entry.model.name] = entry
 
     def take(self, name: str) -> Entry:
-        """A model is configured no more."""
+        """Remove a model."""
         return self._entries.pop(name)
 
     def apply(self, config: Config) -> None:
-        """Find models by this configuration's names, in its order; all of them have been `put`."""
+        """Use the names and the order of this configuration, whose models have all been `put`."""
         self.names = _names(config)
         self._entries = {model.name: self._entries[model.name] for model in config.models}
 

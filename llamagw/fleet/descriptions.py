@@ -1,5 +1,5 @@
 """
-How instances describe their models: each is asked once in a run, for all who want to know.
+The descriptions that instances give of their models; each run is asked once, and the result kept.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from twisted.internet.interfaces import IReactorTime
 from llamagw.fleet.instance import Instance, Life
 from llamagw.launch import Asks
 
-#: Seconds that an instance has to describe its model; one that is busy may have no thread for it.
+#: Timeout in seconds: an instance that is busy may have no thread free to answer.
 DESCRIBE_SEC = 1.0
 
 
 class Descriptions:
     """
-    Asks instances.
+    Fetches and keeps the descriptions.
 
-    :param probe: asks one
-    :param clock: keeps time
+    :param probe: asks one instance
+    :param clock: the reactor, or a Clock
     """
 
     def __init__(self, probe: Asks, clock: IReactorTime) -> None:
@@ -31,31 +31,32 @@ class Descriptions:
 
     async def of(self, ready: Iterable[Instance]) -> dict[str, dict[str, Any]]:
         """
-        What instances say of their models.
+        The descriptions of models.
 
-        :param ready: those that are ready; of a model's, the last that says something counts
-        :return: by the names of the models; what was not said in time is left out
+        :param ready: instances that are ready; of several of a model, the last with a description
+            counts
+        :return: by name of the model; models without a description in time are left out
         """
         lives = [(i.model.name, i.life) for i in ready if i.life is not None]
         await gatherResults([self._ask(life) for _, life in lives if not life.description])
         return {name: life.description for name, life in lives if life.description}
 
     def _ask(self, life: Life) -> Deferred[None]:
-        """Fires when it has described its model, or has not in time; it is asked once for all."""
+        """Ask once for all callers; fires when the description is there, or it is given up."""
         waiting: Deferred[None] = Deferred()
-        life.curious.append(waiting)
-        if len(life.curious) == 1:
+        life.description_waiters.append(waiting)
+        if len(life.description_waiters) == 1:
 
-            def said(description: dict[str, Any]) -> None:
+            def received(description: dict[str, Any]) -> None:
                 life.description = description
 
             def over(_: None) -> None:
-                curious, life.curious = life.curious, []
-                for one in curious:
-                    one.callback(None)
+                waiters, life.description_waiters = life.description_waiters, []
+                for waiter in waiters:
+                    waiter.callback(None)
 
             asking = self._probe.describe(life.run.address)
             asking.addTimeout(DESCRIBE_SEC, self._clock)
-            asking.addCallbacks(said, lambda _: None).addCallback(over)
-        # One whose client has left is cancelled, and the others wait on.
+            asking.addCallbacks(received, lambda _: None).addCallback(over)
+        # If its client disconnects it is cancelled; the other waiters are not affected.
         return waiting.addErrback(lambda _: None)

@@ -1,9 +1,9 @@
 """
-The door of the fleet: whoever wants a model asks `Dispatcher.acquire` and gets a `Lease`.
+The entry point of the fleet: `Dispatcher.acquire` queues a request and gives it a `Lease`.
 
-Runs event → scheduler → actions → instances, and nothing else: what is to be done is the
-scheduler's decision, how it is done the instances' and their launchers' affair. Who watches, and
-what is told of the models, is report.py's.
+Runs event → scheduler → actions → instances, and nothing else. The scheduler decides what is done,
+the instances and their launchers do it. Instances are made and found by registry.py, a new
+configuration is applied by reload.py, and reports and changes of state are made by report.py.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import copy
 import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from twisted.internet.defer import Deferred
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw.config import Config, ModelConfig
-from llamagw.errors import BadRequest, ModelNotFound, QueueTimeout
-from llamagw.fleet.catalogue import Catalogue, Entry, diff
+from llamagw.config import Config
+from llamagw.errors import BadRequest, QueueTimeout
+from llamagw.fleet.alarm import Alarm
+from llamagw.fleet.catalogue import Catalogue
 from llamagw.fleet.descriptions import Descriptions
 from llamagw.fleet.instance import (
     Event,
@@ -34,42 +35,35 @@ from llamagw.fleet.instance import (
     Settings,
 )
 from llamagw.fleet.lease import Lease, Waiter
+from llamagw.fleet.registry import LaunchersOf, Registry, freest
+from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
-from llamagw.launch import Asks, Launcher, Log
+from llamagw.launch import Asks, Log
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.fleet")
-
-
-class LaunchersOf(Protocol):
-    """Makes launchers; `llamagw.launch.Launchers` is one."""
-
-    def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
-        """The launchers of a model's instances, at least one."""
-
-    def depends_on(self, model: ModelConfig, config: Config) -> object:
-        """What of the rest of a configuration they depend on."""
 
 
 class Dispatcher:
     """
     Dispatches requests for all models.
 
-    :param config: the configuration that it begins with
+    :param config: the initial configuration
     :param launchers: makes the launchers of a model
-    :param probe: asks whether an instance is well, and how it describes its model
+    :param probe: checks the health of instances, and fetches their descriptions
     :param clock: the reactor, or a Clock
-    :ivar on_hung: called with the address of an instance that hangs: nobody is to wait there any
-        longer
+    :ivar config: the configuration in effect
+    :ivar scheduler: decides; to be read by others, not called
+    :ivar catalogue: the configured models, by name
+    :ivar on_hung: called with the address of an instance that hangs; requests under way there are
+        to be ended
     """
 
     def __init__(
         self, config: Config, launchers: LaunchersOf, probe: Asks, clock: IReactorTime
     ) -> None:
         self.config = config
-        self._launchers = launchers
-        self._probe = probe
         self._clock = clock
         self.scheduler = Scheduler(
             (),
@@ -78,37 +72,47 @@ class Dispatcher:
             max_queue=config.max_queue,
         )
         self.catalogue = Catalogue(config)
-        #: All that have not ended yet, by key; those of models that were retired among them.
-        self._instances: dict[str, Instance] = {}
-        self._entries: dict[str, Entry] = {}
+        self._registry = Registry(launchers, self.scheduler, probe, clock, self.happened)
+        # Aliases of the registry's dicts: a look-up costs no function call.
+        self._instances = self._registry.instances
+        self._entries = self._registry.entries
         self._unloads: dict[str, list[Deferred[None]]] = {}
-        self._generation = 0
-        self._touched: dict[Entry, None] = {}
-        self._wake: IDelayedCall | None = None
+        self._alarm = Alarm(clock, self._tick)
         self._drained: Deferred[None] | None = None
         self._watchers = Watchers(self._status_of)
         self._descriptions = Descriptions(probe, clock)
         self.on_hung: Callable[[Address], object] = lambda address: None
+        self._reload = Reload(
+            self.scheduler, self.catalogue, self._registry, self._watchers, clock, self._run
+        )
+        settings = Settings.of(config)
         for model in config.models:
-            self._add(model, Log(model.name))
+            self.catalogue.put(self._registry.add(model, Log(model.name), settings))
 
-    # What clients ask for
+    def __repr__(self) -> str:
+        running = sum(1 for instance in self._instances.values() if instance.life)
+        return f"<Dispatcher: {running} of {len(self._instances)} instances run, {self.scheduler}>"
+
+    # For requests and for management
 
     def acquire(
         self, name: str, load: bool = True, failed: Sequence[Lease] = ()
     ) -> Deferred[Lease]:
         """
-        A lease on an instance of the model, which is started if need be.
+        Get a lease on an instance of a model; the instance is started if necessary.
 
-        Cancelling the Deferred leaves the queue.
+        Cancelling the Deferred removes the request from the queue.
 
-        :param load: whether to wait for the model; if not, a lease does not count as use
-        :param failed: leases on instances that broke off; another one is taken if there is one
-        :return: fires with the lease; fails with a `GatewayError` when there will be none, with
-            `ModelNotLoaded` at once when it must not wait
-        :raises ModelNotFound: at once
+        :param name: a model's name or alias, or a name that one of its patterns matches
+        :param load: whether to load the model, and wait for it; if not, the lease does not count as
+            use
+        :param failed: leases on instances that broke off this request; another instance of the
+            model is preferred
+        :return: fires with the lease; fails with a `GatewayError` when the request is rejected,
+            with `ModelNotLoaded` at once if `load` is false and the model is not ready
+        :raises ModelNotFound: if no model has this name; raised, not delivered by the Deferred
         """
-        instance = self._freest(self.catalogue.find(name), failed)
+        instance = freest(self.catalogue.find(name), self.scheduler.models, failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(waiter))
         waiter = Waiter(instance.key, deferred, load)
         self._run(self.scheduler.arrived(instance.key, waiter, self._clock.seconds(), load))
@@ -119,29 +123,31 @@ class Dispatcher:
 
     def load(self, name: str) -> Deferred[None]:
         """
-        Load the model as a request for it would, and ask nothing of it.
+        Load a model as a request for it would, without sending a request.
 
-        Cancelling the Deferred leaves the queue.
+        Cancelling the Deferred removes the order from the queue; a load under way goes on.
 
-        :return: fires when it is loaded; fails with a `GatewayError` when it will not be
-        :raises ModelNotFound: at once
+        :param name: as in `acquire`
+        :return: fires when the model is loaded; fails with a `GatewayError` when it cannot be
+        :raises ModelNotFound: if no model has this name
         """
         return self.acquire(name).addCallback(Lease.release)
 
     def unload(self, name: str, force: bool = False) -> Deferred[None]:
         """
-        Unload the model, when it has finished what it has to do.
+        Unload a model when its requests in flight have ended.
 
-        Cancelling the Deferred takes nothing back.
+        Cancelling the Deferred does not cancel the unload.
 
-        :param force: end its run at once; its answers break off, and who waits for it gets
-            `llamagw.errors.ModelUnavailable`
-        :return: fires when its run has ended, at once if there is none; it may be started anew by
-            then, for those who came meanwhile
-        :raises ModelNotFound: at once
-        :raises BadRequest: at once, when it takes no room here
+        :param name: as in `acquire`
+        :param force: kill its run at once; requests in flight break off, and waiters are rejected
+            with `llamagw.errors.ModelUnavailable`
+        :return: fires when the run has ended, at once if there is none; by then the model may have
+            been started again for requests that arrived in between
+        :raises ModelNotFound: if no model has this name
+        :raises BadRequest: if its instances are remote, and so cannot be unloaded
         """
-        instance = self._freest(self.catalogue.find(name))
+        instance = freest(self.catalogue.find(name), self.scheduler.models)
         if not instance.launcher.takes_room:
             raise BadRequest(
                 f"The model `{name}` lives elsewhere ({instance.launcher.name}); it cannot be "
@@ -157,26 +163,27 @@ class Dispatcher:
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
         """
-        Hear of each change of a model's state.
+        Subscribe to the changes of the models' states.
 
-        :param tell: called with None when the gateway drains: there will be no more
-        :return: call it to hear no more
+        :param tell: called with each change, and with None when the gateway drains: no call follows
+        :return: unsubscribes
         """
         return self._watchers.watch(tell)
 
     def log(self, name: str) -> Log:
         """
-        What the model's instances print: one object for all of its lives.
+        The output of a model's instances, across all of their runs.
 
-        :raises ModelNotFound: at once
+        :param name: as in `acquire`
+        :raises ModelNotFound: if no model has this name
         """
         return self.catalogue.find(name).log
 
     def report(self, busy: bool = False) -> list[ModelReport]:
         """
-        All models, in the order of the configuration.
+        The state of all models, in the order of the configuration.
 
-        :param busy: only those that run, are waited for, or take no room here
+        :param busy: only models that run, have waiters, or are remote
         """
         since_epoch = time.time() - self._now()
         models = self.scheduler.models
@@ -191,7 +198,11 @@ class Dispatcher:
         ]
 
     async def descriptions(self) -> dict[str, dict[str, Any]]:
-        """What the instances that are ready say of their models, by the models' names."""
+        """
+        How the instances that are ready describe their models.
+
+        :return: by name of the model; models without a description are left out
+        """
         ready = [
             instance
             for entry in self.catalogue
@@ -200,52 +211,27 @@ class Dispatcher:
         ]
         return await self._descriptions.of(ready)
 
-    # What the gateway asks for
+    # For the service
 
     def begin(self) -> None:
-        """Start what takes no room, and load what is to be preloaded. For once, at the start."""
+        """Start the remote instances, and preload models. To be called once, at the start."""
         self._run(self.scheduler.tick(self._now()))
         self._preload(entry.model.name for entry in self.catalogue)
 
     def apply(self, config: Config) -> None:
         """
-        Go by another configuration from now on.
+        Replace the configuration.
 
-        A model that is the same in both goes on untouched. One that is gone or changed finishes
-        the answers that it is giving, then its run stops; who waits for a changed one waits for its
-        successor. What is new or changed and to be preloaded is loaded.
+        A model that is the same in both is not affected. One that is gone or changed finishes its
+        requests in flight, then its run is stopped; the waiters of a changed one wait for its
+        successor. Models that are new or changed are preloaded if so configured.
         """
-        plan = diff(self.config, config, self._launchers.depends_on)
-        self.config = config
-        retired = [self.catalogue.take(name) for name in plan.retired]
-        logs = {entry.model.name: entry.log for entry in retired}
-        for name in plan.retired:
-            self._watchers.retired(name)
-        leaving = [instance.key for entry in retired for instance in entry.instances]
-        homeless, actions = self.scheduler.retire(leaving, self._now())
-        names = {key: self._entries[key].model.name for key in leaving}
-        self._run(actions)
-        for key in leaving:
-            self._forget(key)
-        for model in plan.added:
-            self._add(model, logs.get(model.name) or Log(model.name))
-        self.catalogue.apply(config)
-        self._rehouse(homeless, names)
-        self._run(
-            self.scheduler.limits(
-                limit=config.max_loaded_models,
-                swap_after=config.swap_after_sec,
-                max_queue=config.max_queue,
-                now=self._now(),
-            )
-        )
-        for instance in self._instances.values():
-            instance.check_every(config.health_check_sec)
-        self._preload(model.name for model in plan.added)
+        previous, self.config = self.config, config
+        self._preload(self._reload.apply(previous, config))
 
     def drain(self) -> Deferred[None]:
         """
-        Admit nobody any more, turn away who waits, stop each instance as it falls idle.
+        Admit no more requests, reject the waiters, and stop each instance as it falls idle.
 
         :return: fires when the last run has ended
         """
@@ -256,13 +242,13 @@ class Dispatcher:
         return drained
 
     def abandon(self) -> None:
-        """After `drain`: stop the instances that are busy too; their answers break off."""
+        """After `drain`: stop the busy instances too; their requests in flight break off."""
         self._run(self.scheduler.abandon())
 
     # Events, and what follows from them
 
     def happened(self, event: Event) -> None:
-        """Told by an instance."""
+        """Handle an event of an instance."""
         key, now = event.key, self._now()
         self._touch(key)
         if isinstance(event, Loaded):
@@ -271,7 +257,7 @@ class Dispatcher:
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
             self._run(self.scheduler.exited(key, event.failure, now, event.hold))
-            self._forget(key)
+            self._registry.forget(key)
             self._unloaded(key)
         elif isinstance(event, Recovered):
             self._run(self.scheduler.recovered(key, now))
@@ -281,33 +267,32 @@ class Dispatcher:
             self._check_idle_timeout(self._instances[key])
 
     def _check_idle_timeout(self, instance: Instance) -> None:
-        """Unload what was not used for ``idle_unload_sec``, or look again."""
+        """Unload the instance if unused for ``idle_unload_sec``, else check again later."""
         limit = instance.model.idle_unload_sec
-        actions, again = self.scheduler.rest(instance.key, limit, self._now())
+        actions, again = self.scheduler.idle_timeout(instance.key, limit, self._now())
         if again is not None:
-            instance.look_again_in(again)
+            instance.start_idle_timer(again)
         if actions:
             _log.info("{name} was not used for {sec:g} s", name=instance.model.name, sec=limit)
         self._run(actions)
 
     def _run(self, actions: list[Action]) -> None:
-        """Carry out what the scheduler has decided; then tell what has changed."""
+        """Carry out the scheduler's actions, then send what has changed to the watchers."""
         for action in actions:
             if isinstance(action, Admit):
                 self._admit(action.ticket)
             elif isinstance(action, Reject):
                 waiter = action.ticket
                 assert isinstance(waiter, Waiter)
-                # One error may be sent to many; each needs a traceback of its own.
+                # Several waiters may get the same error; each needs a traceback of its own.
                 if not waiter.deferred.called and not self._moved_on(waiter):
                     waiter.answered().errback(copy.copy(action.error))
             else:
                 self._act(action)
-        if self.scheduler.wake_at is not None or self._wake is not None:
-            self._set_alarm()
-        if self._touched:
-            touched, self._touched = self._touched, {}
-            self._watchers.look(entry for entry in touched if self.catalogue.holds(entry))
+        if self.scheduler.wake_at is not None or self._alarm.due is not None:
+            self._alarm.set(self.scheduler.wake_at)
+        if self._watchers.touched:
+            self._watchers.send(self.catalogue.holds)
         if self._drained is not None and not any(i.life for i in self._instances.values()):
             drained, self._drained = self._drained, None
             drained.callback(None)
@@ -330,11 +315,11 @@ class Dispatcher:
         assert isinstance(waiter, Waiter)
         key, used = waiter.key, waiter.load
         if waiter.deferred.called:
-            # It went away while those before it in the list were answered.
+            # It was cancelled while the actions before it were carried out.
             self._released(key, used)
             return
         instance, entry = self._instances[key], self._entries[key]
-        assert instance.life is not None, "what admits runs"
+        assert instance.life is not None, "an instance that admits has a run"
         lease = Lease(
             key,
             instance.model,
@@ -349,12 +334,12 @@ class Dispatcher:
     def _released(self, key: str, used: bool) -> None:
         self._run(self.scheduler.finished(key, self._clock.seconds(), used))
         if key not in self.scheduler.models:
-            self._forget(key)
+            self._registry.forget(key)
 
     def _moved_on(self, waiter: Waiter) -> bool:
-        """Whether another instance that is ready answers for the one that it waited for in vain."""
+        """Have another ready instance of its model serve a waiter that is to be rejected."""
         entry = self._entries[waiter.key]
-        instance = self._freest(entry)
+        instance = freest(entry, self.scheduler.models)
         model = self.scheduler.models[instance.key]
         if instance.key == waiter.key or model.closing or model.status is not Status.READY:
             return False
@@ -362,29 +347,7 @@ class Dispatcher:
         self._run(self.scheduler.arrived(instance.key, waiter, self._now(), waiter.load))
         return True
 
-    def _freest(self, entry: Entry, failed: Sequence[Lease] = ()) -> Instance:
-        """
-        Of several instances, the one with the fewest requests in flight; of those alike, the one
-        that was used longest ago. One that is ready comes before one that is not, and one that has
-        failed last.
-        """
-        if len(entry.instances) == 1:
-            return entry.instances[0]
-        tried = [lease.key for lease in failed]
-
-        def rank(instance: Instance) -> tuple[bool, bool, bool, int, float]:
-            model = self.scheduler.models[instance.key]
-            return (
-                instance.key in tried,
-                model.status is not Status.READY,
-                model.status is Status.FAILED,
-                model.in_flight + len(model.waiting),
-                model.last_used or 0.0,
-            )
-
-        return min(entry.instances, key=rank)
-
-    # Those who wait
+    # Waiters
 
     def _timed_out(self, waiter: Waiter) -> None:
         waiter.timer = None
@@ -397,57 +360,15 @@ class Dispatcher:
 
     def _left(self, waiter: Waiter) -> None:
         waiter.answered()
-        # The scheduler may have answered already, and the answer be on its way (see `_run`).
+        # It may have been admitted or rejected by an action that is not carried out yet (`_run`).
         model = self.scheduler.models.get(waiter.key)
         if model is not None and waiter in model.waiting:
             self._run(self.scheduler.left(waiter.key, waiter, self._now()))
 
-    def _rehouse(self, homeless: Iterable[Hashable], names: dict[str, str]) -> None:
-        """Have those who waited for a retired model wait for its successor."""
-        for waiter in homeless:
-            assert isinstance(waiter, Waiter)
-            name = names[waiter.key]
-            if name in self.catalogue:
-                waiter.key = self._freest(self.catalogue.find(name)).key
-                self._run(self.scheduler.arrived(waiter.key, waiter, self._now()))
-            else:
-                waiter.answered().errback(ModelNotFound(name, self.catalogue.names.exact))
-
-    # Models that come and go
-
-    def _add(self, model: ModelConfig, log: Log) -> None:
-        entry = Entry(model, log)
-        settings = Settings(self.config.load_timeout_sec, self.config.health_check_sec)
-        instances = []
-        for launcher in self._launchers.of(model, log):
-            # A key is never used twice: a changed model and its successor may be there together.
-            self._generation += 1
-            key = f"{model.name}#{self._generation}"
-            self.scheduler.add(key, model.name, model.pinned, not launcher.takes_room)
-            of_scheduler = self.scheduler.models[key]
-            instance = Instance(
-                key,
-                model,
-                launcher,
-                self._probe,
-                self._clock,
-                settings,
-                is_busy=lambda of_scheduler=of_scheduler: of_scheduler.in_flight > 0,  # type: ignore[misc]
-                tell=self.happened,
-            )
-            self._instances[key], self._entries[key] = instance, entry
-            instances.append(instance)
-        entry.instances = instances
-        self.catalogue.put(entry)
-
-    def _forget(self, key: str) -> None:
-        """Drop an instance of which nothing is left, and whose model is configured no more."""
-        if key not in self.scheduler.models:
-            self._instances.pop(key, None)
-            self._entries.pop(key, None)
+    # Unloads and preloads
 
     def _unloaded(self, key: str) -> None:
-        """Its run has ended; so hear those who had it unloaded."""
+        """Fire the Deferreds of the unloads of an instance: its run has ended."""
         for gone in self._unloads.pop(key, ()):
             if not gone.called:
                 gone.callback(None)
@@ -457,12 +378,12 @@ class Dispatcher:
             if self.catalogue.find(name).model.preload:
                 self.load(name).addErrback(_not_preloaded, name)
 
-    # Small things
+    # Shorthands
 
     def _touch(self, key: str) -> None:
         entry = self._entries.get(key)
         if entry is not None:
-            self._touched[entry] = None
+            self._watchers.touch(entry)
 
     def _status_of(self, instance: Instance) -> Status:
         return self.scheduler.models[instance.key].status
@@ -470,20 +391,7 @@ class Dispatcher:
     def _now(self) -> float:
         return self._clock.seconds()
 
-    def _set_alarm(self) -> None:
-        """Have the scheduler look again when the next waiter runs out of patience."""
-        due = self.scheduler.wake_at
-        if self._wake is not None:
-            if due is not None and self._wake.getTime() == due:
-                return
-            self._wake.cancel()
-            self._wake = None
-        if due is not None:
-            # Carrying actions out takes time: it may be due already.
-            self._wake = self._clock.callLater(max(0.0, due - self._now()), self._tick)
-
     def _tick(self) -> None:
-        self._wake = None
         self._run(self.scheduler.tick(self._now()))
 
 

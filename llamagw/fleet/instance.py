@@ -1,8 +1,8 @@
 """
-Runtime state of one instance: a backend of a model, whichever launcher has it.
+Runtime state of one instance: a local process or one remote server that serves a model.
 
-An `Instance` joins an instance's lifecycle to its launcher and its health checks, and tells what
-happens as events. It decides nothing, and knows nothing of other instances or of who listens.
+An `Instance` connects its lifecycle, its launcher and its health checks, and reports what happens
+as events. When it is started or stopped is the scheduler's decision.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from llamagw.config import ModelConfig
+from llamagw.config import Config, ModelConfig
 from llamagw.errors import GatewayError
 from llamagw.launch import Exit, Health, Launcher, Lifecycle, Probe, Run, Watch, make_lifecycle
 from llamagw.net import Address
@@ -24,13 +24,13 @@ _log = Logger(namespace="llamagw.fleet")
 
 
 class Loaded(NamedTuple):
-    """The instance takes requests now."""
+    """The instance accepts requests."""
 
     key: str
 
 
 class LoadFailed(NamedTuple):
-    """The load is given up; the run has not ended yet."""
+    """The load was given up; the run has not ended yet."""
 
     key: str
     error: GatewayError
@@ -40,8 +40,8 @@ class Exited(NamedTuple):
     """
     The run has ended.
 
-    :ivar failure: why the instance must not be started until `Recovered`; None if it may be at once
-    :ivar hold: whether requests wait for it meanwhile, instead of being rejected
+    :ivar failure: why the instance must not be started before `Recovered`; None if it may be
+    :ivar hold: whether requests wait until `Recovered`, instead of being rejected
     """
 
     key: str
@@ -56,14 +56,14 @@ class Recovered(NamedTuple):
 
 
 class Hung(NamedTuple):
-    """The instance does not answer any more; its run is being killed."""
+    """The instance no longer answers health checks; its run is being killed."""
 
     key: str
     address: Address
 
 
 class IdleTimeout(NamedTuple):
-    """The instance may have been unused for ``idle_unload_sec``."""
+    """The idle timer has fired: it may have been unused for ``idle_unload_sec``."""
 
     key: str
 
@@ -73,17 +73,26 @@ Event = Loaded | LoadFailed | Exited | Recovered | Hung | IdleTimeout
 
 class Life:
     """
-    One run of an instance, and what is known of it.
+    One run of an instance, and its state that ends with it.
 
-    :ivar since: when it was launched, in seconds of the clock
-    :ivar revoked: it was ended by force
-    :ivar answered: a request to it has ended after bytes of an answer came
-    :ivar moved: how often bytes of an answer were seen to come from it
-    :ivar description: how it describes its model; None if it has not been asked
-    :ivar curious: who waits for that while it is being asked
+    :param run: from the launcher
+    :param since: when it was launched, in seconds of the clock
+    :ivar revoked: whether it was killed by a forced unload
+    :ivar answered: whether a request that received bytes of an answer has ended
+    :ivar moved: number of reads that brought bytes of an answer
+    :ivar description: how it describes its model; None if it was not asked, or did not answer
+    :ivar description_waiters: Deferreds that fire when the request for the description has ended
     """
 
-    __slots__ = ("answered", "curious", "description", "moved", "revoked", "run", "since")
+    __slots__ = (
+        "answered",
+        "description",
+        "description_waiters",
+        "moved",
+        "revoked",
+        "run",
+        "since",
+    )
 
     def __init__(self, run: Run, since: float) -> None:
         self.run = run
@@ -92,12 +101,15 @@ class Life:
         self.answered = False
         self.moved = 0
         self.description: dict[str, Any] | None = None
-        self.curious: list[Deferred[None]] = []
+        self.description_waiters: list[Deferred[None]] = []
+
+    def __repr__(self) -> str:
+        return f"<Life {self.run} since {self.since}{', revoked' if self.revoked else ''}>"
 
 
 class Settings(NamedTuple):
     """
-    What of the configuration an instance goes by.
+    The part of the configuration that applies to every instance.
 
     :ivar load_timeout: seconds without progress after which a load is given up
     :ivar health_check: seconds between health checks
@@ -106,19 +118,27 @@ class Settings(NamedTuple):
     load_timeout: float
     health_check: float
 
+    @classmethod
+    def of(cls, config: Config) -> Settings:
+        """The settings that a configuration gives to every instance."""
+        return cls(config.load_timeout_sec, config.health_check_sec)
+
 
 class Instance:
     """
-    One instance.
+    Runtime state of one instance.
 
     :param key: its handle in the scheduler
+    :param model: the configuration of its model
     :param launcher: starts its runs
-    :param probe: asks whether a run is well
-    :param is_busy: whether it has requests in flight
-    :param tell: told each event
-    :ivar life: its run, from launch to exit
-    :ivar exit_code: the status that its last run ended with
-    :ivar failure: why it must not be started yet
+    :param probe: sends the health checks
+    :param clock: the reactor, or a Clock
+    :param settings: timeout and interval
+    :param is_busy: tells whether it has requests in flight
+    :param tell: called with each event
+    :ivar life: its current run, from launch to exit; None without one
+    :ivar exit_code: exit status of its last run; None if that was killed
+    :ivar failure: why it must not be started yet; None if it may be
     """
 
     def __init__(
@@ -146,7 +166,7 @@ class Instance:
         self._idle_timer: IDelayedCall | None = None
         self._health: Health | None = None
         self._last_progress: object = None
-        #: Errors that were logged since it was last well; None if it never was.
+        #: Errors logged since it was last ready; None if it never was ready.
         self._logged: set[str] | None = None
 
     def __repr__(self) -> str:
@@ -154,10 +174,10 @@ class Instance:
 
     @cached_property
     def _lifecycle(self) -> Lifecycle:
-        """Made when it is first needed: of thousands of models few ever are."""
+        """Made on first use: of thousands of configured models, few are ever loaded."""
         return make_lifecycle(self.model.name, self, self._clock, self._settings.load_timeout)
 
-    # What is asked of it
+    # For the dispatcher
 
     def start(self) -> None:
         """Launch a run."""
@@ -168,26 +188,30 @@ class Instance:
         self._lifecycle.stop()
 
     def kill(self) -> None:
-        """Kill its run, whose leases are revoked."""
+        """Kill its run; the leases on it are revoked."""
         if self.life is not None:
             self.life.revoked = True
         self._lifecycle.kill()
 
     def check_every(self, interval: float) -> None:
-        """Check its health at another interval, in seconds, from now on."""
+        """
+        Change the interval of the health checks.
+
+        :param interval: seconds
+        """
         self._settings = self._settings._replace(health_check=interval)
         if self._health is not None:
             self._health.every(interval)
 
-    def look_again_in(self, seconds: float) -> None:
-        """Tell `IdleTimeout` again, after so many seconds."""
+    def start_idle_timer(self, seconds: float) -> None:
+        """Have `IdleTimeout` follow after this time."""
         self._idle_timer = self._clock.callLater(seconds, self._idle)
 
     def _idle(self) -> None:
         self._idle_timer = None
         self._tell(IdleTimeout(self.key))
 
-    # What its lifecycle has done: `llamagw.launch.lifecycle.Effects`
+    # The lifecycle calls (`llamagw.launch.lifecycle.Effects`)
 
     def launched(self, run: Run) -> None:
         self.exit_code = self.failure = None
@@ -216,21 +240,21 @@ class Instance:
         """
         Opaque token that differs from the last while the instance progresses with its requests.
 
-        An idle one has none: what it does then may be the handling of the probe itself.
+        While it is idle the token stays the same: its activity may be due to the health check.
         """
         if self.life is not None and self._is_busy():
             self._last_progress = self.life.moved, self.life.run.progress()
         return self._last_progress
 
     def loaded(self) -> None:
-        assert self.life is not None, "what is ready was launched"
+        assert self.life is not None, "an instance that is ready has a run"
         if self.launcher.takes_room or self._logged != set():
             line = self.launcher.ready_line(self._clock.seconds() - self.life.since)
             _log.info("{name} {line}", name=self.model.name, line=line)
         self._logged = set()
         if self.model.idle_unload_sec:
-            # One timer for each ready instance, which looks when it rings: a request costs nothing.
-            self.look_again_in(self.model.idle_unload_sec)
+            # One timer per ready instance, which checks when it fires: requests do not reset it.
+            self.start_idle_timer(self.model.idle_unload_sec)
         self._tell(Loaded(self.key))
 
     def load_failed(self, error: GatewayError) -> None:
@@ -254,10 +278,10 @@ class Instance:
 
     def _complain(self, what: str) -> None:
         """
-        Log what is wrong.
+        Log an error.
 
-        What is launched again and again without being asked for says each thing once until it is
-        well.
+        For a remote instance, which is retried without end, each error is logged once until it is
+        ready again.
         """
         logged = self._logged or set()
         if self.launcher.takes_room or what not in logged:

@@ -1,8 +1,8 @@
 """
-What a request gets that asks for a model: a place in the queue, and then a lease.
+A request's place in the queue of a model (`Waiter`), and its right to be sent (`Lease`).
 
-Both hold callables of whoever made them, and know nothing of it. Who gets which, and when, is the
-scheduler's decision.
+Both are values with callbacks; the dispatcher makes them. When a waiter is admitted or rejected is
+the scheduler's decision.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ if TYPE_CHECKING:
 
 class Lease:
     """
-    The right to send one request to an instance, which is not stopped for room meanwhile.
+    The right to send one request to an instance, which is not evicted until the lease is released.
 
     :param key: the instance's handle in the scheduler
-    :param model: the model as it was configured when it was asked for
-    :param life: the instance's run, and what is known of it
-    :param tries: how many runs are worth asking when they break off before they answer
+    :param model: the model's configuration when the request was admitted
+    :param life: the instance's run
+    :param tries: to how many runs a request is sent at most while they break off before an answer
     :param others: whether the model has other instances
-    :param relaunches: whether a run that ends is followed by a fresh one
-    :param release: called once, when the lease ends
-    :ivar address: where the instance answers
+    :param relaunches: whether a run that ends unasked is followed by a new one
+    :param release: called once, when the lease is released
+    :ivar address: the run's
     """
 
     __slots__ = (
@@ -71,14 +71,14 @@ class Lease:
 
     @property
     def revoked(self) -> bool:
-        """Whether the model was unloaded by force: the request is not to be sent to another run."""
+        """Whether the run was killed by a forced unload: the request must not be retried."""
         return self._life.revoked
 
     def moved(self) -> None:
         """
-        Bytes of an answer came from the instance.
+        Bytes of an answer have come from the instance.
 
-        The health check then knows that it works, even when it has no thread left for /health.
+        Counts as progress in the health check, even if no thread is free to answer /health.
         """
         if self._release is not None:
             self._life.moved += 1
@@ -86,15 +86,15 @@ class Lease:
 
     def broke_off(self) -> Deferred[bool]:
         """
-        The instance broke off the request.
+        Find out whether the run has ended, after it broke off the request.
 
-        :return: fires when it is known what became of its run: with True when it has ended, or is
-            used no more
+        :return: fires with True when the run has ended or is being ended, with False when it serves
+            on
         """
         return self._life.run.broke_off()
 
     def release(self) -> None:
-        """The request is over. More than once is the same as once."""
+        """End the lease: the request is over. Further calls do nothing."""
         release, self._release = self._release, None
         if release is not None:
             if self._answered:
@@ -106,11 +106,11 @@ class Waiter:
     """
     A queued request.
 
+    :param key: the scheduler's handle of the instance for which it waits
     :param deferred: fires with its Lease
     :param load: whether the model may be loaded for it; if not, it is rejected unless the model is
         ready
-    :ivar key: the handle of the instance at which it waits
-    :ivar timer: rejects it when it has waited for too long
+    :ivar timer: rejects it after ``queue_timeout_sec``
     """
 
     __slots__ = ("deferred", "key", "load", "timer")
@@ -125,7 +125,7 @@ class Waiter:
         return f"<Waiter at {self.key}{'' if self.load else ', loads nothing'}>"
 
     def answered(self) -> Deferred[Lease]:
-        """It waits no more."""
+        """Stop its timer; the caller fires the Deferred, with a lease or an error."""
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None

@@ -1,8 +1,7 @@
 """
-The line of those who wait for one model.
+The queue of one model: which requests wait for it, since when, and in which order they are served.
 
-It knows who waits, since when, and who is served next. For which models there is room, and when a
-line is served, is for room.py and scheduler.py to say.
+When a queue is served is scheduler.py's decision; which models there is room for, room.py's.
 """
 
 from __future__ import annotations
@@ -12,12 +11,12 @@ from collections.abc import Hashable, Iterator
 
 
 class Line:
-    """Those who wait for one model, in the order of their arrival."""
+    """The tickets of the requests that wait for one model, in the order of their arrival."""
 
     __slots__ = ("_since",)
 
     def __init__(self) -> None:
-        # Not a dict: the first entry of one is looked for among all that were deleted before it.
+        # Not a dict: finding its first key takes time linear in the keys deleted before it.
         self._since: OrderedDict[Hashable, float] = OrderedDict()
 
     def __repr__(self) -> str:
@@ -34,12 +33,12 @@ class Line:
 
     @property
     def since(self) -> float:
-        """When the first of them came, in seconds on the scheduler's clock. Somebody must wait."""
+        """When the first ticket joined, in seconds on the scheduler's clock; must not be empty."""
         return next(iter(self._since.values()))
 
     def join(self, ticket: Hashable, now: float) -> None:
         """
-        Somebody comes.
+        Add a ticket at the end.
 
         :param now: seconds on the scheduler's clock
         """
@@ -47,25 +46,25 @@ class Line:
 
     def leave(self, ticket: Hashable) -> None:
         """
-        Somebody goes, served or not.
+        Remove one ticket.
 
-        :raises KeyError: if the ticket does not wait here
+        :raises KeyError: if the ticket is not in the queue
         """
         del self._since[ticket]
 
     def serve(self) -> list[Hashable]:
         """
-        Let all of them in; nobody waits afterwards.
+        Remove all tickets, to be admitted.
 
-        :return: their tickets, the first to be served first
+        :return: the tickets, in the order in which they are to be served
         """
         return self.clear()
 
     def clear(self) -> list[Hashable]:
         """
-        Send all of them away; nobody waits afterwards.
+        Remove all tickets, to be rejected or moved.
 
-        :return: their tickets, in the order of their arrival
+        :return: the tickets, in the order of their arrival
         """
         tickets = list(self._since)
         self._since.clear()

@@ -1,13 +1,13 @@
 """
-What clients hear of the models: how each is now, and each change of that.
+The state of the models as clients see it: reports, and a `Change` to watchers when it changes.
 
-All of it is derived from the scheduler's `Status`, the one book of an instance's life; nothing here
-is remembered but what watchers have heard last.
+All of it is derived from the scheduler's `Status`; only the state last sent to watchers is kept
+here. The JSON of the API is made by api/listing.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
@@ -19,7 +19,7 @@ from llamagw.listeners import Listeners
 if TYPE_CHECKING:
     from llamagw.fleet.instance import Instance
 
-#: What clients call each state.
+#: The name of each state in the API.
 WORDS = {
     Status.UNLOADED: "unloaded",
     Status.LOADING: "loading",
@@ -28,7 +28,7 @@ WORDS = {
     Status.FAILED: "failed",
 }
 
-#: Of several instances of a model, the one that is furthest says how the model is.
+#: A model with several instances has the state that comes last here of those of its instances.
 _FURTHEST = (
     Status.FAILED,
     Status.UNLOADED,
@@ -42,7 +42,7 @@ StatusOf = Callable[["Instance"], Status]
 
 
 class ReplicaReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How one of a model's remote servers is."""
+    """The state of one of a model's remote servers."""
 
     url: str
     status: str
@@ -52,17 +52,19 @@ class ReplicaReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """
-    How a model is.
+    The state of a model.
 
     :ivar status: unloaded, loading, loaded, stopping or failed
-    :ivar port: where its instance listens on this machine; None without one
-    :ivar last_used: seconds since the epoch; None if it never was
-    :ivar pinned: whether it is never unloaded for room
-    :ivar elsewhere: whether it takes no room here
-    :ivar exit_code: the status that its last run ended with; None while one runs, and if it was
-        killed or never started
-    :ivar error: why it is failed; None if it is not
-    :ivar replicas: its servers, if they are remote
+    :ivar port: the TCP port of its run on this machine; None if it has none
+    :ivar in_flight: number of requests
+    :ivar waiting: number of requests
+    :ivar last_used: seconds since the epoch; None if it was never used
+    :ivar pinned: whether it is never evicted
+    :ivar elsewhere: whether it is remote, and takes no memory on this machine
+    :ivar exit_code: exit status of its last run; None while one runs, and if it was killed or never
+        started
+    :ivar error: why it has failed; None if it has not
+    :ivar replicas: its remote servers; empty for a local model
     """
 
     id: str
@@ -83,8 +85,8 @@ class Change(Struct, frozen=True):
     A model's new state.
 
     :ivar status: as in `ModelReport`
-    :ivar error: why it is failed
-    :ivar exit_code: the status that its run ended with, if one did
+    :ivar error: why it has failed
+    :ivar exit_code: exit status of its last run, if it has ended
     """
 
     model: str
@@ -94,14 +96,14 @@ class Change(Struct, frozen=True):
 
 
 def furthest(entry: Entry, status_of: StatusOf) -> Instance:
-    """The instance that says how the model is."""
+    """The instance whose state counts as the model's (see `_FURTHEST`)."""
     if len(entry.instances) == 1:
         return entry.instances[0]
     return max(entry.instances, key=lambda i: _FURTHEST.index(status_of(i)))
 
 
 def change(entry: Entry, status_of: StatusOf) -> Change:
-    """How a model is now."""
+    """The state of a model, as a change."""
     instance = furthest(entry, status_of)
     status = status_of(instance)
     return Change(
@@ -114,45 +116,59 @@ def change(entry: Entry, status_of: StatusOf) -> Change:
 
 class Watchers:
     """
-    Those who hear of each change of a model's state.
+    Sends each change of a model's state to its subscribers.
 
-    :param status_of: the scheduler's
+    :param status_of: gives the scheduler's status of an instance
+    :ivar touched: models whose state may have changed in this turn; a dict keeps their order
     """
 
     def __init__(self, status_of: StatusOf) -> None:
         self._status_of = status_of
         self._listeners = Listeners[Change | None]()
-        #: The state that was sent last, by name of the model; of those not in it, unloaded.
+        #: The state that was sent last, by name of the model; "unloaded" if it is not in here.
         self._sent: dict[str, str] = {}
+        self.touched: dict[Entry, None] = {}
         self._over = False
+
+    def __repr__(self) -> str:
+        return f"<Watchers: sent {self._sent}>"
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
         """
-        Hear of each change.
+        Subscribe.
 
-        :param tell: called with None when there will be no more
-        :return: call it to hear no more
+        :param tell: called with each change, and with None when no more will follow
+        :return: unsubscribes
         """
         if self._over:
             tell(None)
             return lambda: None
         return self._listeners.add(tell)
 
-    def look(self, entries: Iterable[Entry]) -> None:
-        """After a turn: send what has changed of these models."""
-        for entry in entries:
+    def touch(self, entry: Entry) -> None:
+        """Have `send` compare the state of this model with the one that was sent last."""
+        self.touched[entry] = None
+
+    def send(self, configured: Callable[[Entry], bool]) -> None:
+        """
+        Send the changes of the models that were touched since the last call.
+
+        :param configured: tells whether a model is still configured; others are left out
+        """
+        touched, self.touched = self.touched, {}
+        for entry in filter(configured, touched):
             now = change(entry, self._status_of)
             if now.status != self._sent.get(now.model, "unloaded"):
                 self._sent[now.model] = now.status
                 self._listeners.tell(now)
 
     def retired(self, name: str) -> None:
-        """A model is configured no more: its name stands for its successor, if for anything."""
+        """Send that a model is unloaded: it is retired, and its name is free for a successor."""
         if self._sent.pop(name, "unloaded") != "unloaded":
             self._listeners.tell(Change(name, "unloaded"))
 
     def end(self) -> None:
-        """There will be no more."""
+        """Send None to all subscribers, and drop them."""
         self._over = True
         self._listeners.tell(None)
         self._listeners.clear()
@@ -160,10 +176,10 @@ class Watchers:
 
 def report(entry: Entry, models: Mapping[str, Model], since_epoch: float) -> ModelReport:
     """
-    How a model is now, whole.
+    The state of a model.
 
     :param models: the scheduler's, by key
-    :param since_epoch: what the clock's seconds lack to seconds since the epoch
+    :param since_epoch: seconds since the epoch at which the clock was 0
     """
 
     def status_of(instance: Instance) -> Status:

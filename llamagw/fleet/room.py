@@ -1,12 +1,12 @@
 """
-What fits into memory, and who goes when it does not.
+Which models fit into memory, and which are evicted when they do not.
 
-Holds the indexes by which the scheduler finds, without a look at each model, who is to be started,
-stopped, closed or opened next. It changes no model: scheduler.py does, and then has it noted here.
-The rules are small functions, each of one model or of the room; the numbers in their docstrings
-are those of the contract in scheduler.py.
+Holds the indexes by which the scheduler finds the next model to start, stop, close or open without
+visiting each. Models are changed by scheduler.py only, which calls `Room.note` afterwards. The
+rules are functions of one model; the numbers in their docstrings are those of the contract in
+scheduler.py.
 
-A server elsewhere takes no room, and no part in any of this (11).
+Remote models take no room, and are in none of the indexes (11).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llamagw.fleet.queue import Line
 
 
 class Status(Enum):
-    """Where a model is in its life, as the scheduler sees it."""
+    """The state of a model."""
 
     UNLOADED = "unloaded"
     LOADING = "loading"
@@ -34,27 +34,26 @@ class Status(Enum):
 #: The states in which a model takes memory.
 IN_MEMORY = frozenset({Status.LOADING, Status.READY, Status.STOPPING})
 
-#: Those in which it can be stopped.
+#: The states in which it can be stopped.
 RUNNING = frozenset({Status.LOADING, Status.READY})
 
-#: A model's place among those who want room: its rank, then its number.
+#: The place of a model in an order: its rank, then its number.
 Place = tuple[float, int, "Model"]
 
 
 class Model:
     """
-    What the scheduler knows of one model. To be read by others, changed by the scheduler only.
+    The scheduler's state of one model. To be read by others, changed by the scheduler only.
 
-    :param key: the scheduler's handle
-    :param name: what clients call it
-    :param number: no other model of this scheduler has it; of two that are alike, the lower wins
-    :param pinned: whether it makes no room for others
-    :param elsewhere: whether it takes no room here; it is always wanted, and stopped for nobody
+    :param key: its handle
+    :param name: its name in messages
+    :param number: unique in its scheduler; of models with equal rank, the lowest number comes first
+    :param pinned: whether it is never evicted
+    :param takes_no_room: whether it is remote: started without a request, and never evicted
     """
 
     __slots__ = (
         "closing",
-        "elsewhere",
         "failed_at",
         "failure",
         "held",
@@ -68,57 +67,58 @@ class Model:
         "place",
         "retired",
         "status",
+        "takes_no_room",
         "waiting",
     )
 
     def __init__(
-        self, key: str, name: str, number: int, pinned: bool, elsewhere: bool = False
+        self, key: str, name: str, number: int, pinned: bool, takes_no_room: bool = False
     ) -> None:
         self.key = key
         self.name = name
         self.number = number
         self.pinned = pinned
-        self.elsewhere = elsewhere
+        self.takes_no_room = takes_no_room
         self.status = Status.UNLOADED
-        #: Finishes what it has and admits nobody: another needs its room, or it is leaving.
+        #: Admits no requests until it is idle: its room is needed, or it is leaving.
         self.closing = False
-        #: Is to be stopped when it has finished what it has, whoever needs its room.
+        #: Is to be stopped once idle, whether or not its room is needed.
         self.leaving = False
-        #: Is no longer configured: leaves, and is forgotten when it is gone.
+        #: Is no longer configured: is leaving, and dropped once its run and leases have ended.
         self.retired = False
-        #: Leases out.
+        #: Number of leases that have not ended.
         self.in_flight = 0
-        #: Who waits for it.
+        #: Its waiters.
         self.waiting = Line()
-        #: When a lease that counts as use was last given or ended; None before the first.
+        #: When it was loaded, or a lease that counts as use was given or ended; None before that.
         self.last_used: float | None = None
         #: Why it is in FAILED, and since when.
         self.failure: GatewayError | None = None
         self.failed_at = 0.0
-        #: Whether who asks for it while it is in FAILED waits for the next start.
+        #: Whether requests wait while it is in FAILED, instead of being rejected.
         self.held = False
-        #: Where the room has it among those who want some; None if it wants none.
+        #: Its place in `Room.wanting`; None if it is not there.
         self.place: Place | None = None
 
     def __repr__(self) -> str:
         marks = [mark for mark in ("closing", "leaving", "retired") if getattr(self, mark)]
-        said = " ".join([self.key, self.status.value, *marks])
-        return f"<Model {said}, {self.in_flight} in flight, {len(self.waiting)} waiting>"
+        state = " ".join([self.key, self.status.value, *marks])
+        return f"<Model {state}, {self.in_flight} in flight, {len(self.waiting)} waiting>"
 
     @property
     def idle(self) -> bool:
-        """Whether stopping it now takes nothing from anybody who was promised an answer (3)."""
+        """Whether it has no request in flight, and none that it would admit (3)."""
         if self.in_flight:
             return False
         return self.closing or not self.waiting
 
-    def what_is_left_of_its_failure(self, now: float) -> GatewayError:
+    def remaining_failure(self, now: float) -> GatewayError:
         """
-        Why it cannot be had, and for how much longer.
+        Its failure, with ``retry_after`` reduced by the time since it failed.
 
         :param now: seconds on the scheduler's clock
         """
-        assert self.failure is not None, "a model that failed says why"
+        assert self.failure is not None, "a model in FAILED has a failure"
         failure = copy.copy(self.failure)
         if failure.retry_after is not None:
             failure.retry_after = max(0.0, failure.retry_after - (now - self.failed_at))
@@ -129,22 +129,22 @@ class Model:
 
 
 def takes_room(model: Model) -> bool:
-    """Whether it is in memory; a stopping one is, until its process is gone (4)."""
+    """Whether it is in memory; a stopping one is, until its run has ended (4)."""
     return model.status in IN_MEMORY
 
 
 def makes_room(model: Model) -> bool:
-    """Whether its room is on its way to another."""
+    """Whether its room is about to become free."""
     return model.status is Status.STOPPING
 
 
 def is_going(model: Model) -> bool:
-    """Whether it makes room when it has finished, whoever needs it: nobody closes for that (5)."""
+    """Whether it is stopped once idle anyway: no other model need close for that room (5)."""
     return model.leaving and model.status is Status.READY
 
 
 def is_closing(model: Model) -> bool:
-    """Whether it closes for another's sake, and may open again."""
+    """Whether it is closing because its room is needed, and may open again."""
     return model.closing and model.status is Status.READY and not model.leaving
 
 
@@ -154,12 +154,12 @@ def wants_room(model: Model) -> bool:
 
 
 def may_stop(model: Model) -> bool:
-    """Whether it may be stopped for another's sake (3)."""
+    """Whether it may be evicted now (3)."""
     return not model.pinned and model.status in RUNNING and model.idle
 
 
 def may_close(model: Model) -> bool:
-    """Whether it may close for another's sake (5)."""
+    """Whether it may close because its room is needed (5)."""
     return (
         not model.pinned
         and model.status is Status.READY
@@ -169,35 +169,35 @@ def may_close(model: Model) -> bool:
 
 
 def starting_rank(model: Model) -> float:
-    """Of those who want room, the one with the lowest gets it: the longest wait (6)."""
+    """Of the models that want room, the one with the lowest gets it: the longest wait (6)."""
     return model.waiting.since
 
 
 def stopping_rank(model: Model) -> float:
-    """Of those who may be stopped, the one with the lowest is: the least recently used (3)."""
+    """Of the models that may be evicted, the one with the lowest is: least recently used (3)."""
     return float("-inf") if model.last_used is None else model.last_used
 
 
 def closing_rank(model: Model) -> float:
-    """Of those who may close, the one with the lowest does: the least recently used (5)."""
+    """Of the models that may close, the one with the lowest does: least recently used (5)."""
     return float("-inf") if model.last_used is None else model.last_used
 
 
 def patience_ends(model: Model, swap_after: float) -> float:
-    """When a busy model closes for its sake, in seconds on the scheduler's clock (5)."""
+    """When a busy model closes for its waiters, in seconds on the scheduler's clock (5)."""
     return model.waiting.since + swap_after
 
 
 class Ranked:
     """
-    Models of one kind, of which the one with the lowest rank is wanted.
+    A lazy priority queue: finds the model with the lowest rank of those that belong to it.
 
-    A model that is used changes its rank, and one that is busy is of another kind: if each request
-    had to move it here, each would pay. So a model stays where it was put until it comes up, and
-    is put right or dropped then. That is right as long as a rank never falls.
+    Each request changes the rank of its model, and may change whether it belongs. To keep that cost
+    off the requests, entries are not updated then: `first` corrects or drops the entries at the top
+    that are out of date. This is correct as long as no rank ever decreases.
 
-    :param belongs: whether a model is of this kind now; one that was not must be offered when it is
-    :param rank: its rank now
+    :param belongs: tells whether a model belongs; one that begins to belong must be offered
+    :param rank: gives a model's current rank
     """
 
     __slots__ = ("_belongs", "_heap", "_held", "_rank")
@@ -209,13 +209,13 @@ class Ranked:
         self._held: set[Model] = set()
 
     def offer(self, model: Model) -> None:
-        """Have it in mind, if it is of this kind."""
+        """Add a model if it belongs."""
         if model not in self._held and self._belongs(model):
             self._held.add(model)
             heappush(self._heap, (self._rank(model), model.number, model))
 
     def first(self) -> Model | None:
-        """The one with the lowest rank; it stays."""
+        """The model with the lowest rank, which is not removed; None if no model belongs."""
         while self._heap:
             rank, number, model = self._heap[0]
             if not self._belongs(model):
@@ -228,7 +228,7 @@ class Ranked:
         return None
 
     def purge(self) -> None:
-        """Drop all that are not of this kind now, so that they can be forgotten."""
+        """Drop all models that do not belong now, so that they can be garbage collected."""
         self._heap = [place for place in self._heap if self._belongs(place[2])]
         self._held = {model for _, _, model in self._heap}
         heapify(self._heap)
@@ -238,10 +238,15 @@ class Room:
     """
     The models that take room or want some.
 
-    Each event costs the logarithm of their number at most. (`wanting` is kept in order by bisect:
-    what is behind a new one is moved, which takes a microsecond for 5,000.)
+    The cost of an event grows with the logarithm of their number. (`wanting` is a sorted list: an
+    insertion moves the entries behind it, which takes a microsecond for 5,000.)
 
     :param limit: how many models may be in memory at once
+    :ivar wanting: models to be started, the longest wait first
+    :ivar in_memory: models that take room
+    :ivar stopping: those of them whose room is about to become free
+    :ivar going: those of them that are stopped once idle in any case
+    :ivar closing: those that are closing because room is needed, in the order in which they closed
     """
 
     __slots__ = (
@@ -257,15 +262,13 @@ class Room:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        #: Who wants room, the longest wait first.
         self.wanting: list[Place] = []
         self.in_memory: set[Model] = set()
         self.stopping: set[Model] = set()
         self.going: set[Model] = set()
-        #: In the order in which they were closed.
         self.closing: dict[Model, None] = {}
         self._stoppable = Ranked(may_stop, stopping_rank)
-        # An idle model may close as well, but while one can be stopped none closes.
+        # Idle models are in here too, but as long as one can be stopped none closes.
         self._open = Ranked(may_close, closing_rank)
 
     def __repr__(self) -> str:
@@ -275,8 +278,8 @@ class Room:
         )
 
     def note(self, model: Model) -> None:
-        """Something about the model has changed."""
-        if model.elsewhere:
+        """Update the indexes after a change of the model."""
+        if model.takes_no_room:
             return
         _keep(self.in_memory, model, takes_room(model))
         _keep(self.stopping, model, makes_room(model))
@@ -297,15 +300,15 @@ class Room:
 
     def fell_idle(self, model: Model) -> None:
         """
-        The model's last lease has ended; nothing else has changed.
+        Update the indexes after the end of the model's last lease, when nothing else has changed.
 
-        The same as `note`, for the end of each request.
+        Equivalent to `note`, but cheap enough for the end of each request.
         """
-        if not model.elsewhere:
+        if not model.takes_no_room:
             self._stoppable.offer(model)
 
     def purge(self) -> None:
-        """Some models will not come back: keep nothing of them. Costs a look at each."""
+        """Drop references to retired models; visits each model."""
         self._stoppable.purge()
         self._open.purge()
 
@@ -316,41 +319,43 @@ class Room:
 
     @property
     def shortage(self) -> int:
-        """How many are to go, beside those on their way: for who wants room, and for the limit."""
+        """How many models are to be stopped, beside those stopping, for `wanting` and the limit."""
         return max(len(self.wanting) + max(-self.free, 0) - len(self.stopping), 0)
 
     @property
     def in_need(self) -> bool:
-        """Whether it matters to anybody that a model falls idle."""
+        """Whether a model that falls idle may have to be stopped."""
         return bool(self.wanting) or len(self.in_memory) > self.limit
 
     def next_to_start(self) -> Model | None:
-        """Who gets the room that is free."""
+        """The model that gets free room; None if none wants it or there is none."""
         return self.wanting[0][2] if self.wanting and self.free > 0 else None
 
     def next_to_stop(self) -> Model | None:
-        """Who goes for those whom no room on its way will do."""
+        """The model to evict; None if there is no shortage, or none may be evicted."""
         return self._stoppable.first() if self.shortage else None
 
     def next_to_close(self, needed: int) -> Model | None:
-        """Who closes, when this many are to."""
+        """The model to close; None if ``needed`` models are closing, or none may close."""
         return self._open.first() if len(self.closing) < needed else None
 
     def next_to_open(self, needed: int) -> Model | None:
-        """Who opens again, when no more than this many are to close: the one that closed last."""
+        """The model to open again, the last that closed; None if no more than ``needed`` close."""
         return next(reversed(self.closing)) if len(self.closing) > needed else None
 
     def to_close(self, now: float, swap_after: float) -> tuple[int, float | None]:
         """
-        How many busy models are to close: as many as are out of patience and as are over the limit,
-        less those that go anyway.
+        How many busy models are to close.
+
+        One for each model whose first waiter has waited ``swap_after``, and for each over the
+        limit, less those that are stopped in any case.
 
         :param now: seconds on the scheduler's clock
-        :param swap_after: seconds of patience
-        :return: their number; when the next one runs out of patience
+        :param swap_after: seconds
+        :return: their number; and when the next model's waiter has waited so long, None if none
         """
         short = self.shortage
-        # Room that is on its way goes to the first of them: they wait for nobody else.
+        # The first ones get the room that is about to become free: none need close for them.
         first = max(len(self.wanting) - short, 0)
         patient = bisect_right(
             self.wanting, now, first, key=lambda place: patience_ends(place[2], swap_after)
@@ -363,7 +368,7 @@ class Room:
 
 
 def _keep(models: set[Model], model: Model, belongs: bool) -> None:
-    """Have the model among these, or not."""
+    """Add the model to a set, or remove it."""
     if belongs:
         models.add(model)
     else:

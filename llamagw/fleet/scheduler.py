@@ -1,47 +1,47 @@
 """
-Who runs, who waits, who is evicted.
+Decides which models run, which requests wait, and which models are evicted.
 
-Pure decisions: no I/O, no clock of its own. The scheduler is told what happened (`arrived`,
-`left`, `finished`, `loaded`, `load_failed`, `exited`, `recovered`, `unload`, `rest`, `drain`,
-`abandon`, `tick`) and answers with the actions that follow, in order; the manager carries them
-out. ``now`` is seconds on any clock that does not go back.
+Pure decisions: no I/O, no clock of its own. Each event is a method (`arrived`, `left`, `finished`,
+`loaded`, `load_failed`, `exited`, `recovered`, `unload`, `idle_timeout`, `drain`, `abandon`,
+`tick`) that returns the actions that follow, in order; the dispatcher carries them out. ``now`` is
+seconds on any clock that does not go back. A *model* here is one instance: each has a key.
 
 The contract
 ------------
 1. A ready model that is not closing admits at once.
-2. One load per model at a time, shared by all who wait for it.
+2. One load per model at a time, shared by all of its waiters.
 3. Only an idle model that is not pinned is stopped for room, the least recently used first.
 4. Never more than ``limit`` models in memory; a stopping one counts until its process is gone.
-5. Nobody starves. When somebody has waited ``swap_after`` seconds for room that busy models
-   hold, the least recently used busy model that is not pinned *closes*: it finishes what it has,
-   its newcomers queue, then it is swapped. A model just loaded admits all who queued for it
+5. No request starves. When one has waited ``swap_after`` seconds for room that busy models
+   hold, the least recently used busy model that is not pinned *closes*: it finishes its requests
+   in flight, new ones queue, then it is evicted. A model just loaded admits all of its waiters
    before it can close.
 6. First come, first served within a model, and between models that wait for room.
 7. A lease ends exactly once (`finished`; the Lease object sees to "once").
-8. Whoever waits is answered: admitted, rejected with a reason, or gone by itself (`left`).
-9. A model that is to be unloaded, pinned or not, closes for good: it finishes what it has (a
-   loading one first serves all who queued for it) and is stopped; for its newcomers it is started
-   anew. By force it is killed at once, and who waits for it is rejected. One that has not been
-   used for the given time is unloaded when its `rest` is looked at.
-10. Who must not load is admitted at once or rejected at once, and counts as no use.
-11. A model that lives *elsewhere* takes no room and makes none: it is started whenever it is not.
-12. A model whose backend crashed, and may be started again at once or soon, keeps its queue: who
-    waits for it, and who comes meanwhile, waits for the next start. (How soon that is, backend.py
-    says: at once, if it had answered.)
+8. Each waiter is admitted, rejected with a reason, or has left (`left`).
+9. A model that is to be unloaded, pinned or not, closes for good: it finishes its requests in
+   flight (a loading one first admits all of its waiters) and is stopped; for requests that arrive
+   in between it is started again. By force it is killed at once, and its waiters are rejected.
+   One that has not been used for the given time is unloaded at its `idle_timeout`.
+10. A request that must not load is admitted at once or rejected at once, and does not count as use.
+11. A remote model takes no room and makes none: it is started whenever it does not run.
+12. A model whose backend crashed, and may be started again at once or soon, keeps its queue:
+    waiters, and requests that arrive before the next start, wait for it. (How soon that is, is
+    decided in llamagw.launch: at once, if the backend had answered a request.)
 
 How it works
 ------------
-A model is in one of five states; a line of waiters stands at it (queue.py)::
+A model is in one of five states, and has a queue of waiters (queue.py)::
 
     unloaded --Start--> loading --loaded--> ready --Stop--> stopping --exited--> unloaded
                            |                  |                                     ^
                            +-- load_failed, exited with a failure --> failed --recovered
 
-Whatever happens, `_settle` decides anew what follows for the models that it happened to, and for
-the room that all share, so that no decision outlives its reason: a model that was closing for a
-waiter who has left opens again. Who is next is read off the indexes in room.py. So an event costs
-the same however many models there are, but for a logarithm; `limits`, `drain`, `abandon` and
-`retire` look at each.
+After each event, `_settle` decides again for the models concerned, and for the room that all
+share, so that no decision outlives its reason: a model that was closing for the sake of a waiter
+that has left opens again. The next model to start, stop or close is read from the indexes in
+room.py. So the cost of an event grows with the logarithm of the number of models; that of `limits`,
+`drain`, `abandon` and `retire`, which visit each, with the number.
 """
 
 from __future__ import annotations
@@ -80,10 +80,18 @@ class Scheduler:
     """
     Decides for a set of models.
 
-    :param keys: what they are to be called by
-    :param limit: how many may be in memory at once
-    :param swap_after: seconds somebody waits for room before a busy model closes
-    :param max_queue: how many may wait for one model
+    Each event takes the ``key`` of the model that it concerns and ``now``, and returns the actions
+    that follow, in the order in which they are to be carried out.
+
+    :param keys: the keys of the initial models
+    :param limit: how many models may be in memory at once
+    :param swap_after: seconds that a request waits for room before a busy model closes
+    :param max_queue: how many requests may wait for one model
+    :ivar models: by key; to be read by others, changed by the scheduler only
+    :ivar room: the indexes of the models that take room or want some
+    :ivar draining: whether `drain` was called
+    :ivar wake_at: when `tick` is due if no event comes before: the first waiter's ``swap_after``
+        ends; None for never
     """
 
     def __init__(
@@ -94,10 +102,9 @@ class Scheduler:
         self.swap_after = swap_after
         self.max_queue = max_queue
         self.draining = False
-        #: When `tick` is due, if nothing happens before: the next waiter's patience ends.
         self.wake_at: float | None = None
         self._added = 0
-        #: Those that are to be looked at with the next event.
+        #: Remote models added since the last event, which starts them.
         self._new: list[Model] = []
         for key in keys:
             self.add(key)
@@ -106,13 +113,15 @@ class Scheduler:
         draining = ", draining" if self.draining else ""
         return f"<Scheduler of {len(self.models)}, wake at {self.wake_at}{draining}, {self.room}>"
 
-    # What happens to requests
+    # Events of requests
 
     def arrived(self, key: str, ticket: Hashable, now: float, load: bool = True) -> list[Action]:
         """
-        Somebody asks for the model. The ticket comes back in `Admit` or `Reject`.
+        A request for the model has arrived.
 
-        :param load: whether it may wait, and be loaded for; if not, it does not count as use
+        :param ticket: its handle, which comes back in `Admit` or `Reject`
+        :param load: whether it may wait, and the model be loaded for it; if not, it does not count
+            as use
         """
         model = self.models[key]
         if self._admits(model, load):
@@ -125,16 +134,16 @@ class Scheduler:
         return self._settle(now, model)
 
     def left(self, key: str, ticket: Hashable, now: float) -> list[Action]:
-        """Somebody who waited went away unanswered."""
+        """A waiter has left: its request was cancelled, or timed out."""
         model = self.models[key]
         model.waiting.leave(ticket)
         return self._settle(now, model)
 
     def finished(self, key: str, now: float, used: bool = True) -> list[Action]:
         """
-        A lease ended.
+        A lease has ended.
 
-        :param used: whether it counts as use (the ``load`` of its arrival)
+        :param used: whether it counts as use: the ``load`` of its arrival
         """
         model = self.models[key]
         self._end_lease(model, now, used)
@@ -146,17 +155,21 @@ class Scheduler:
         self._forget(model)
         return self._settle(now, model)
 
-    # What happens to backends
+    # Events of backends
 
     def loaded(self, key: str, now: float) -> list[Action]:
-        """The backend answers; it takes requests."""
+        """The backend is ready for requests."""
         model = self.models[key]
         model.status = Status.READY
         model.last_used = now
         return self._settle(now, model)
 
     def load_failed(self, key: str, error: GatewayError, now: float) -> list[Action]:
-        """The load is given up; the process may still be there until `exited`."""
+        """
+        The load was given up; the process may run until `exited`.
+
+        :param error: what the waiters are rejected with
+        """
         model = self.models[key]
         model.status = Status.STOPPING
         return self._reject_waiting(model, error) + self._settle(now, model)
@@ -165,10 +178,10 @@ class Scheduler:
         self, key: str, failure: GatewayError | None, now: float, hold: bool = False
     ) -> list[Action]:
         """
-        The process is gone, its memory free.
+        The run has ended, and its memory is free.
 
         :param failure: why the model cannot be started again before `recovered`; None if it can
-        :param hold: whether who asks for it until then waits, instead of being told the failure
+        :param hold: whether requests wait until then, instead of being rejected with the failure
         """
         model = self.models[key]
         self._end_life(model)
@@ -183,7 +196,7 @@ class Scheduler:
         return actions + self._settle(now, model)
 
     def recovered(self, key: str, now: float) -> list[Action]:
-        """A failed model may be tried again."""
+        """A failed model may be started again."""
         model = self.models.get(key)
         if model is None:
             return []
@@ -191,13 +204,13 @@ class Scheduler:
         model.failure = None
         return self._settle(now, model)
 
-    # What somebody wants of a model
+    # Unloads
 
     def unload(self, key: str, now: float, force: bool = False) -> list[Action]:
         """
-        The model is to go; what is not in memory stays as it is.
+        Unload the model; one that is not in memory is not affected.
 
-        :param force: at once, whoever waits for it or has a lease
+        :param force: kill it at once, reject its waiters, and break off its requests in flight
         """
         model = self.models[key]
         if model.status not in IN_MEMORY:
@@ -207,50 +220,58 @@ class Scheduler:
         model.leaving = True
         return self._settle(now, model)
 
-    def rest(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
+    def idle_timeout(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
         """
-        Unload the model if nobody has used it for some time.
+        Unload the model if it has not been used for some time.
 
         :param limit: this time, in seconds
-        :return: the actions; in how many seconds to look again, None if it is not loaded
+        :return: the actions; and in how many seconds to call again, None if the model is not ready
+            or is being unloaded
         """
         model = self.models.get(key)
         if model is None or model.status is not Status.READY:
             return [], None
-        left = self._rests_in(model, limit, now)
+        left = self._idle_timeout_in(model, limit, now)
         if left > 0:
             return [], left
         return self.unload(key, now), None
 
-    # What happens to the gateway
+    # Changes of the configuration, and the end
 
     def limits(self, *, limit: int, swap_after: float, max_queue: int, now: float) -> list[Action]:
-        """The limits are others now; what is over a lower one goes as it falls idle."""
+        """
+        Change the limits; models over a lower ``limit`` are stopped as they fall idle.
+
+        The parameters are those of the class.
+        """
         self.room.limit = limit
         self.swap_after = swap_after
         self.max_queue = max_queue
         return self._settle(now)
 
-    def add(self, key: str, name: str = "", pinned: bool = False, elsewhere: bool = False) -> None:
+    def add(
+        self, key: str, name: str = "", pinned: bool = False, takes_no_room: bool = False
+    ) -> None:
         """
-        A model is new. One that lives elsewhere is started with the next event.
+        Add a model. A remote one is started at the next event.
 
-        :param name: what clients call it, if not by its key
-        :param pinned: whether it makes no room for others
-        :param elsewhere: whether it takes none
+        :param key: not used before, not even by a retired model
+        :param name: its name in messages; the key if empty
+        :param pinned: whether it is never evicted
+        :param takes_no_room: whether it is remote
         """
         self._added += 1
-        model = self.models[key] = Model(key, name or key, self._added, pinned, elsewhere)
-        if elsewhere:
+        model = self.models[key] = Model(key, name or key, self._added, pinned, takes_no_room)
+        if takes_no_room:
             self._new.append(model)
 
     def retire(self, keys: Iterable[str], now: float) -> tuple[list[Hashable], list[Action]]:
         """
-        Models are no longer configured: who has a lease keeps it, then the model is stopped. Their
-        keys must not be used again.
+        Remove models: each is stopped when its leases have ended.
 
-        :return: the tickets of those who waited for them, whom the caller has to answer; the
-            actions
+        Their keys must not be used again.
+
+        :return: the tickets of their waiters, which the caller has to answer; and the actions
         """
         waited: list[Hashable] = []
         retired = [self.models[key] for key in keys]
@@ -265,7 +286,7 @@ class Scheduler:
         return waited, actions
 
     def drain(self, now: float) -> list[Action]:
-        """From now on nobody is admitted, who waits is rejected, each model stops when idle."""
+        """Admit no more requests, reject the waiters, and stop each model when it is idle."""
         self.draining = True
         actions: list[Action] = []
         for model in self.models.values():
@@ -274,7 +295,7 @@ class Scheduler:
         return actions + self._settle(now, *self.models.values())
 
     def abandon(self) -> list[Action]:
-        """While draining: stop the busy models too; their answers break off."""
+        """While draining: stop the busy models too; their requests in flight break off."""
         actions: list[Action] = []
         for model in self.models.values():
             if model.status in RUNNING:
@@ -282,49 +303,49 @@ class Scheduler:
         return actions
 
     def tick(self, now: float) -> list[Action]:
-        """Time has passed (see ``wake_at``)."""
+        """Decide again because time has passed (see ``wake_at``)."""
         return self._settle(now)
 
     # The rules: each is a method of its own, so that a test can break one at a time
 
     def _admits(self, model: Model, load: bool) -> bool:
-        """Whether it gives a lease at once (1), also to who must not load (10)."""
+        """Whether a request is admitted at once (1), whether it may load or not (10)."""
         return model.status is Status.READY and not model.closing
 
     def _refusal(self, model: Model, now: float, load: bool) -> GatewayError | None:
-        """Why somebody who was not admitted may not wait (8, 10); None if it may."""
+        """Why a request that was not admitted may not wait (8, 10); None if it may."""
         if self.draining:
             return shutting_down()
         if not load:
             return not_loaded(model)
         if model.status is Status.FAILED and not self._waits_for_restart(model):
-            return model.what_is_left_of_its_failure(now)
+            return model.remaining_failure(now)
         if len(model.waiting) >= self.max_queue:
             return queue_full(model)
         return None
 
     def _waits_for_restart(self, model: Model) -> bool:
-        """Whether who asks for a model that has failed waits for its next start (12)."""
+        """Whether requests for a model that has failed wait for its next start (12)."""
         return model.held
 
     def _lease(self, model: Model, now: float, load: bool) -> None:
-        """A lease is given at once (7); it counts as use unless its holder must not load (10)."""
+        """Count a lease given at once (7); it is use unless the request must not load (10)."""
         model.in_flight += 1
         if load:
             model.last_used = now
 
     def _end_lease(self, model: Model, now: float, used: bool) -> None:
-        """A lease ends (7)."""
+        """Count the end of a lease (7)."""
         model.in_flight -= 1
         if used:
             model.last_used = now
 
     def _matters(self, model: Model) -> bool:
-        """Whether anything follows from the model's falling idle."""
+        """Whether any decision may change because the model has fallen idle."""
         return model.leaving or model.closing or self.draining or self.room.in_need
 
     def _serve(self, model: Model, now: float, actions: list[Action]) -> None:
-        """All who wait get their leases (2, 6)."""
+        """Admit all waiters (2, 6)."""
         tickets = model.waiting.serve()
         if tickets:
             actions.extend(map(Admit, tickets))
@@ -332,21 +353,21 @@ class Scheduler:
             model.last_used = now
 
     def _reject_waiting(self, model: Model, error: GatewayError) -> list[Action]:
-        """All who wait are told why they wait in vain (8)."""
+        """Reject all waiters with an error (8)."""
         return [Reject(ticket, error) for ticket in model.waiting.clear()]
 
     def _end_life(self, model: Model) -> None:
-        """Its process is gone; its leases end when their holders say so (7)."""
+        """Its run has ended; its leases end at `finished` all the same (7)."""
         model.closing = False
-        # An unload is of one life (9); a retired model gets no other.
+        # An unload ends one run (9); a retired model is not started again.
         model.leaving = model.retired
 
     def _let_go(self, model: Model) -> None:
-        """It is to leave, as it is no longer configured."""
+        """Have it stopped once idle, because it is retired."""
         model.leaving = True
 
     def _close_to_leave(self, model: Model) -> None:
-        """It is leaving: once it is loaded, and has served who waited for that, it closes (9)."""
+        """Close a model that is leaving once it is ready and has admitted its waiters (9)."""
         model.closing = model.status is Status.READY
 
     def _has_finished(self, model: Model) -> bool:
@@ -354,11 +375,11 @@ class Scheduler:
         return model.idle
 
     def _starts_by_itself(self, model: Model) -> bool:
-        """Whether it is wanted without anybody's asking (11)."""
-        return model.elsewhere and model.status is Status.UNLOADED and not model.leaving
+        """Whether it is started without a request (11)."""
+        return model.takes_no_room and model.status is Status.UNLOADED and not model.leaving
 
-    def _rests_in(self, model: Model, limit: float, now: float) -> float:
-        """In how many seconds it may go if nobody uses it until then (9)."""
+    def _idle_timeout_in(self, model: Model, limit: float, now: float) -> float:
+        """In how many seconds the idle timeout ends if it is not used until then (9)."""
         if model.in_flight:
             return limit
         assert model.last_used is not None, "a model that is ready was loaded"
@@ -371,7 +392,7 @@ class Scheduler:
         return [*rejected, Kill(model.key), *self._settle(now, model)]
 
     def _forget(self, model: Model) -> None:
-        """Nothing is left of a retired model."""
+        """Drop a retired model whose run and leases have ended."""
         if model.retired and not model.in_flight and model.status not in IN_MEMORY:
             self.models.pop(model.key, None)
 
@@ -379,9 +400,9 @@ class Scheduler:
 
     def _settle(self, now: float, *models: Model) -> list[Action]:
         """
-        Decide anew.
+        Decide again.
 
-        :param models: those that something has happened to
+        :param models: those that the event concerns
         """
         actions: list[Action] = []
         new, self._new = self._new, []
@@ -398,7 +419,7 @@ class Scheduler:
         return actions
 
     def _look_at(self, model: Model, now: float, actions: list[Action]) -> None:
-        """Do what the model's own state calls for, whoever needs room."""
+        """Do what follows from the model's own state, whether or not another needs its room."""
         if model.status is Status.READY and not model.closing:
             self._serve(model, now, actions)
         if model.leaving and model.status in RUNNING:
@@ -409,7 +430,7 @@ class Scheduler:
             self._start(model, actions)
 
     def _share_room(self, now: float, actions: list[Action]) -> None:
-        """Give what is free (4, 6); for the rest stop idle models (3), close busy ones (5)."""
+        """Start models in free room (4, 6); for the others stop idle (3), close busy ones (5)."""
         room = self.room
         while model := room.next_to_start():
             self._start(model, actions)
@@ -433,7 +454,7 @@ class Scheduler:
         actions.append(Stop(model.key))
 
     def _open(self, model: Model, now: float, actions: list[Action]) -> None:
-        """Nobody needs its room any more: it takes newcomers again (1)."""
+        """Open a closing model whose room is no longer needed: it admits again (1)."""
         model.closing = False
         self._serve(model, now, actions)
         self.room.note(model)

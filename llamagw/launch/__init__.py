@@ -1,17 +1,19 @@
 """
 What runs: how the instances of a model are launched, watched and ended.
 
-Local processes and remote servers are launchers of one kind; above this room nobody asks which. It
-knows no request, no queue and no other model. Import its names from here; its files are its own.
+Local processes and remote servers implement the same `Launcher` and `Run`; code above this package
+does not distinguish them. Nothing here knows requests or queues. Import its names from here; its
+modules are private.
 """
 
 from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
+from llamagw.launch.httpprobe import HttpProbe
 from llamagw.launch.launchers import Launchers
 from llamagw.launch.leftovers import Leftovers, default_folder
 from llamagw.launch.lifecycle import Lifecycle, make_lifecycle
-from llamagw.launch.local import Processes
 from llamagw.launch.output import Log
-from llamagw.launch.probes import Asks, Health, HttpProbe, Probe
+from llamagw.launch.probes import Asks, Health, Probe
+from llamagw.launch.processes import Processes
 
 __all__ = [
     "ENGINE",

@@ -1,8 +1,8 @@
 """
-What a launcher is, whatever it launches: a process here, a server elsewhere, a node of a cluster.
+The protocols of a launcher and its runs: a local process, a remote server, a node of a cluster.
 
-Only protocols and plain values. Above this room nobody asks which kind of launcher there is: what
-differs is said here, by a `Launcher` of an instance and by each `Run` of it.
+Only protocols and plain values. Code above this package does not ask for the kind of a launcher:
+all that differs is an attribute or method of `Launcher` or `Run`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from twisted.internet.defer import Deferred
 
 from llamagw.net import Address
 
-#: What a local instance is, in messages.
+#: The name of a local instance's program, in messages.
 ENGINE = "llama-server"
 
 
@@ -23,9 +23,9 @@ class Exit(NamedTuple):
     The end of a run.
 
     :ivar how: for a person, such as "exited with status 1" or "was killed by SIGKILL"
-    :ivar last_words: what it said last about why; "" if it said nothing
-    :ivar code: the status that it ended with; None if it was killed, or never started
-    :ivar who: what ended
+    :ivar last_words: the cause, from its last lines of output; "" if it printed none
+    :ivar code: its exit status; None if it was killed, or never started
+    :ivar who: what ended: ``llama-server``, or a URL
     """
 
     how: str
@@ -36,10 +36,10 @@ class Exit(NamedTuple):
 
 @runtime_checkable
 class Watch(Protocol):
-    """Probes under way."""
+    """A series of probes that runs."""
 
     def stop(self) -> None:
-        """Probe no more, and report nothing more."""
+        """Stop probing; no callback is called any more."""
 
 
 class Run(Protocol):
@@ -47,20 +47,20 @@ class Run(Protocol):
 
     @property
     def address(self) -> Address:
-        """Where it answers, or will; may change until it is ready."""
+        """The address that it answers at, or will; may change until it is ready."""
 
     @property
     def port(self) -> int | None:
-        """Its port on this machine; None if it is not on this machine."""
+        """Its port on this machine; None for a remote server."""
 
     def stop(self) -> None:
-        """Ask it to end, and make it end if it does not within ``stop_timeout_sec``."""
+        """Ask it to end; kill it if it has not ended after ``stop_timeout_sec``."""
 
     def kill(self, why: str) -> None:
         """
         End it now.
 
-        :param why: what it is said to have done, such as "does not answer any more"
+        :param why: the reason, as a predicate for messages, such as "does not answer any more"
         """
 
     def progress(self) -> object:
@@ -68,17 +68,18 @@ class Run(Protocol):
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         """
-        Watch it load.
+        Probe it while it loads.
 
         :param ready: called once, when it takes requests
         :param give_up: called once, when it has made no progress for ``load_timeout_sec``
+        :return: stops the probes
         """
 
     def broke_off(self) -> Deferred[bool]:
         """
-        A request to it broke off: find out what became of it.
+        Find out whether the run has ended, after the connection of a request to it was lost.
 
-        :return: fires with True when it has ended, or is used no more; with False when it goes on
+        :return: fires with True when it has ended or is not used any more, with False when it runs
         """
 
 
@@ -86,12 +87,12 @@ class Launcher(Protocol):
     """
     Starts the runs of one instance.
 
-    :ivar name: what it launches, for a person: ``llama-server``, or a URL
-    :ivar takes_room: whether its runs take memory of this machine. One that takes none is launched
-        whenever it does not run, and is never stopped for another model
-    :ivar relaunches: whether a run that crashed is replaced by a fresh one, which is worth another
-        try of the same request
-    :ivar longest_backoff: seconds
+    :ivar name: what it launches, in messages: ``llama-server``, or a URL
+    :ivar takes_room: whether its runs take memory of this machine. If not, an instance is launched
+        whenever it does not run, and is never evicted
+    :ivar relaunches: whether a run that crashed is replaced by a fresh one, to which the same
+        request can be sent again
+    :ivar longest_backoff: the upper limit of the backoff, in seconds
     """
 
     name: str
@@ -103,12 +104,14 @@ class Launcher(Protocol):
         """
         Start a run.
 
-        :param ended: called once, some time, whatever happens; never within this call
+        :param ended: called exactly once, when the run has ended or could not be started; never
+            within this call
+        :return: the run, which may not have started yet
         """
 
     def ready_line(self, seconds: float) -> str:
         """
-        What the log says of a run that has become ready.
+        The log line for a run that has become ready, as a predicate.
 
         :param seconds: since it was launched
         """

@@ -1,5 +1,5 @@
 """
-What is run for a local model: its command line, its environment, and what the log shows of them.
+The command line and the environment of a local model's engine, and how the log shows them.
 
 Knows the flags of llama-server (tools/server/README.md of llama.cpp); starts nothing but the
 engine's ``--help``.
@@ -15,26 +15,26 @@ from collections.abc import Mapping, Sequence
 
 from twisted.logger import Logger
 
-from llamagw.apart import Asking
+from llamagw.apart import Commands
 from llamagw.config import LocalModel
 from llamagw.launch.ports import LOOPBACK
 
 _log = Logger(namespace="llamagw.process")
 
-#: Seconds that ``llama-server --help`` may take; a build for a GPU looks for one first.
+#: Seconds that ``llama-server --help`` may take; a build for a GPU initialises that first.
 HELP_TIMEOUT = 30
 
-#: The variable by which an engine is told its key; a command line would show it to everybody.
+#: The variable with an engine's API key; a command line would show the key to all users.
 KEY_VARIABLE = "LLAMA_API_KEY"
 
-#: Where a model's own settings name the keys that the engine takes.
+#: The flags and variables by which a model's own settings give the engine its keys.
 _KEY_FLAGS = {"--api-key", "--api-key-file"}
 _KEY_VARIABLES = {KEY_VARIABLE, "LLAMA_ARG_API_KEY_FILE"}
 
 # Run by Python in the child before it becomes the engine. A session of its own keeps the
-# terminal's Ctrl-C from the engine, which must live on while the gateway drains. On Linux the
-# kernel ends it when the gateway dies in whatever way (prctl(2), PR_SET_PDEATHSIG = 1); if that
-# happened before the call, the parent has changed already. macOS has no such thing: there a
+# terminal's Ctrl-C from the engine, which must run on while the gateway drains. On Linux the
+# kernel kills it when the gateway dies for any reason (prctl(2), PR_SET_PDEATHSIG = 1); if the
+# gateway died before the call, the parent has changed already. macOS has no equivalent: there a
 # second process waits for the end of either.
 _BECOME_ENGINE = """
 import os, sys
@@ -72,13 +72,15 @@ except OSError as error:
 
 def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tuple[str, str]:
     """
-    The variable, and its value, by which a binary finds the libraries beside it first.
+    The variable that has a binary search its own folder for shared libraries first.
 
-    llama.cpp's releases put the shared libraries beside the executable; a symbolic link that a
-    user has made to it would not lead the linker there, so links are resolved.
+    llama.cpp's releases put the shared libraries beside the executable; the linker would not find
+    them through a user's symbolic link to it, so links are resolved.
 
+    :param binary: the path of the executable
     :param inherited: the gateway's own environment
     :param platform: as `sys.platform`
+    :return: the name of the variable, and its value
     """
     variable = "DYLD_LIBRARY_PATH" if platform == "darwin" else "LD_LIBRARY_PATH"
     folder = os.path.dirname(os.path.realpath(binary))
@@ -87,13 +89,16 @@ def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tu
 
 def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str]) -> list[str]:
     """
-    What is run for a model.
+    The command line of a model's engine.
 
-    :param known: the flags that this binary has, from `known_flags`; empty if nobody knows
+    :param binary: the path of llama-server
+    :param model: the model, with its settings
+    :param port: the port to listen on
+    :param known: the flags that this binary has, from `known_flags`; empty if unknown
     """
     context = model.context_size
     if known and "--kv-unified" not in known:
-        # An engine from before the flag gives each slot its share of the context only.
+        # An engine older than the flag divides the context among its slots.
         context *= model.parallel
     flags: list[tuple[str, str | None]] = [
         ("--model", model.model_path),
@@ -116,7 +121,12 @@ def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str
 
 
 def masked(command: Sequence[str]) -> str:
-    """A command line for the log, without the secrets that are on it."""
+    """
+    A command line for the log, with ``***`` in place of keys and tokens.
+
+    :param command: the program and its arguments
+    :return: joined by spaces
+    """
     shown, secret = [], False
     for word in command:
         flag, equals, _ = word.partition("=")
@@ -131,30 +141,39 @@ def masked(command: Sequence[str]) -> str:
 
 
 def has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:
-    """Whether it was said which keys the model's engine takes: then clients bring theirs."""
+    """
+    Whether a model's own settings give its engine keys, so that clients send theirs.
+
+    :param model: a model, with its ``extra_args`` and ``env``
+    :param inherited: the gateway's own environment
+    """
     flags = {word.partition("=")[0].replace("_", "-") for word in model.extra_args}
     return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
 
 
-def known_flags(binary: str, env: Mapping[str, str], asking: Asking) -> frozenset[str]:
+def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> frozenset[str]:
     """
-    The flags named in the binary's ``--help``; empty, and a warning logged, if it has none.
+    The flags named in the binary's ``--help``.
 
-    Waits for the binary: it is asked before anything is served, or in a thread.
+    Blocks: to be called before anything is served, or in a thread.
 
-    :raises TakenBack: when nobody wants to know any more
+    :param binary: the path of llama-server
+    :param env: the environment that it runs in
+    :param commands: runs it
+    :return: empty, after a warning in the log, if it fails or prints none
+    :raises Cancelled: when `commands` is cancelled
     """
     try:
-        out, err, status = asking.run([binary, "--help"], env, HELP_TIMEOUT)
-        said = (out + err).decode(errors="replace")
+        out, err, status = commands.run([binary, "--help"], env, HELP_TIMEOUT)
+        text = (out + err).decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
-        said, status = str(error), -1
-    flags = frozenset(re.findall(r"(?<!\S)-{1,2}[A-Za-z][\w-]*", said))
+        text, status = str(error), -1
+    flags = frozenset(re.findall(r"(?<!\S)-{1,2}[A-Za-z][\w-]*", text))
     if status != 0 or "--model" not in flags:
         _log.warn(
             "{binary} --help failed, so its flags are taken for granted: {said}",
             binary=binary,
-            said=(said.strip().splitlines() or [f"status {status}"])[-1],
+            said=(text.strip().splitlines() or [f"status {status}"])[-1],
         )
         return frozenset()
     return flags
@@ -164,15 +183,15 @@ def become(
     engine: Sequence[str], extra: Mapping[str, str]
 ) -> tuple[list[str], dict[bytes, bytes] | None]:
     """
-    How a process is started that becomes an engine.
+    The command that starts a process which becomes an engine (`_BECOME_ENGINE`).
 
     :param engine: the engine's command line
     :param extra: variables for it, beside those of the gateway
     :return: the command line to spawn, and its environment; None for the gateway's own
     """
     variable, folders = library_path(engine[0], {**os.environ, **extra}, sys.platform)
-    # The library path is for the engine alone: its folder may hold what Python must not load.
-    # The other variables may be secrets, which a command line would show to everybody.
+    # The library path is set for the engine only: its folder may have libraries that Python must
+    # not load. The other variables may be secrets, which a command line would show to all users.
     env = {os.fsencode(k): os.fsencode(v) for k, v in extra.items() if k != variable}
     argv = [sys.executable, "-I", "-S", "-c", _BECOME_ENGINE, str(os.getpid())]
     argv += [f"{variable}={folders}", *engine]

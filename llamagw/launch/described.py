@@ -1,9 +1,8 @@
 """
-How a backend describes its model, reduced to what may be repeated to clients.
+A backend's description of its model, validated and bounded before it goes into the lists.
 
-A backend may be a server that somebody else runs: what it says is kept only if it is of its kind
-and small, and in a form that can be written out again whatever it was. A description that breaks
-or bloats the lists would do so for all models.
+A remote server is not trusted: a value is kept only if it has the expected type, is small and can
+be encoded again. One invalid or huge description would break the list of all models.
 """
 
 from __future__ import annotations
@@ -12,17 +11,18 @@ from typing import Any
 
 import msgspec
 
-#: Bytes of JSON that a model's ``meta`` may have.
+#: Bytes of JSON that a model's ``meta`` has at most.
 MAX_META = 16 * 1024
 
 
 def described(body: bytes, name: str | None) -> dict[str, Any]:
     """
-    What is said of a model in the answer to ``GET /v1/models``.
+    The facts about a model in an answer to ``GET /v1/models``.
 
-    :param name: what the model is called there; the first is taken if none has that name
+    :param body: the answer's body
+    :param name: the model's name there; if no entry has it, the first entry is used
     :return: ``context_size`` (tokens) and ``size`` (bytes) if they are numbers, ``meta`` as JSON
-    :raises Exception: when it is no list of models; which one is nobody's concern
+    :raises Exception: of any class, when the body is not a list of models
     """
     entries = msgspec.json.decode(body)["data"]
     named = [entry for entry in entries if entry["id"] == name]
@@ -42,6 +42,6 @@ def described(body: bytes, name: str | None) -> dict[str, Any]:
 
 
 def _number(value: object) -> int | float | None:
-    # A bool is an int to Python; a larger int cannot be encoded.
+    # A bool is an int in Python; a larger int cannot be encoded.
     fits = isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 2**63
     return value if fits else None  # type: ignore[return-value]

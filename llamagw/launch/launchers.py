@@ -1,7 +1,7 @@
 """
-Which launchers a model has: one for its processes, or one for each remote server.
+The launchers of a model: one for its local process, or one for each of its remote servers.
 
-The only place that asks where a model lives.
+The only place that distinguishes local from remote models.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from collections.abc import Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
-from llamagw.apart import Asking
+from llamagw.apart import Commands
 from llamagw.config import Config, ModelConfig
 from llamagw.launch.base import Launcher
-from llamagw.launch.local import LocalLauncher, Processes
+from llamagw.launch.local import LocalLauncher
 from llamagw.launch.output import Log
 from llamagw.launch.probes import Asks
+from llamagw.launch.processes import Processes
 from llamagw.launch.remote import RemoteLauncher
 
 
@@ -24,8 +25,8 @@ class Launchers:
     Makes launchers.
 
     :param processes: for local models
-    :param probe: asks remote servers how they are
-    :param clock: keeps time
+    :param probe: probes remote servers
+    :param clock: for the runs of remote servers
     """
 
     def __init__(self, processes: Processes, probe: Asks, clock: IReactorTime) -> None:
@@ -35,9 +36,11 @@ class Launchers:
 
     def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
         """
-        The launchers of a model's instances, at least one.
+        Make the launchers of a model's instances.
 
-        :param log: gets what local ones print
+        :param model: as configured
+        :param log: gets the output of local ones
+        :return: one for each instance, at least one
         """
         if not model.remote:
             return [LocalLauncher(self._processes, model, log)]
@@ -47,18 +50,30 @@ class Launchers:
         ]
 
     def depends_on(self, model: ModelConfig, config: Config) -> object:
-        """What of the rest of a configuration its launchers depend on; compared at a reload."""
+        """
+        What else its launchers depend on.
+
+        :param model: as configured
+        :param config: the configuration that has the model
+        :return: to be compared at a reload; if it differs, the model needs new launchers
+        """
         return None if model.remote else config.llama_server_path
 
-    def prepare(self, config: Config, asking: Asking) -> None:
+    def prepare(self, config: Config, commands: Commands) -> None:
         """
-        Find out what takes time; before anything is launched, and before `apply`. May be called
-        in a thread.
+        Do the slow part of applying a configuration; to be called before `apply`. Blocks, and may
+        be called in a thread.
 
-        :raises TakenBack: when it is wanted no more
+        :param config: that will be applied
+        :param commands: runs the engine's ``--help``
+        :raises Cancelled: when `commands` is cancelled
         """
-        self._processes.prepare(config, asking)
+        self._processes.prepare(config, commands)
 
     def apply(self, config: Config) -> None:
-        """Launch what is launched from now on by this configuration."""
+        """
+        Use a configuration for all launches from now on.
+
+        :param config: one for which `prepare` was called
+        """
         self._processes.apply(config)

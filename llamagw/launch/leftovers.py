@@ -1,10 +1,10 @@
 """
-What an earlier gateway left behind when it was killed, and how the next one cleans it up.
+Engines that outlived a killed gateway, which the next gateway ends.
 
-Each gateway keeps a small file that names the processes it has started, by pid and time of start,
-since a pid alone may have become somebody else's. A gateway that starts looks at the files of
-gateways that are gone and ends what is still there of theirs; nothing else is ever touched. On
-Linux there is seldom anything: the kernel ends a backend together with its gateway (process.py).
+Each gateway keeps a small file with the processes that it has started, by pid and time of start,
+since a pid may have been reused. A gateway that starts reads the files of gateways that have ended
+and ends the processes in them that still run; no other process is touched. On Linux there seldom
+are any: the kernel kills an engine together with its gateway (command.py).
 """
 
 from __future__ import annotations
@@ -20,26 +20,35 @@ from twisted.logger import Logger
 
 _log = Logger(namespace="llamagw.leftovers")
 
-#: Seconds that a leftover has to end by itself.
+#: Seconds between SIGTERM and SIGKILL.
 PATIENCE = 3.0
 
 
 class Known(Struct, frozen=True):
-    """A process, told from a later one of the same pid by when it was started."""
+    """
+    A process; its time of start distinguishes it from a later one with the same pid.
+
+    :ivar started: as psutil's ``create_time``, in seconds since the epoch
+    """
 
     pid: int
     started: float
 
     @classmethod
     def of(cls, pid: int) -> Known | None:
-        """The process that has this pid now; None if there is none."""
+        """
+        Identify the process that has a pid now.
+
+        :param pid: of the process
+        :return: None if there is none
+        """
         try:
             return cls(pid, psutil.Process(pid).create_time())
         except psutil.Error:
             return None
 
     def find(self) -> psutil.Process | None:
-        """The process, if it is still there."""
+        """The process, if it still runs; None if not."""
         try:
             process = psutil.Process(self.pid)
             same = abs(process.create_time() - self.started) < 0.02
@@ -55,7 +64,7 @@ class _File(Struct):
 
 
 def default_folder() -> str:
-    """Where the files are: the same for all gateways of one user, and nobody else's to write."""
+    """The folder of the files: one for all gateways of a user, writable by that user only."""
     return os.path.join(tempfile.gettempdir(), f"llamagw-{os.getuid()}")
 
 
@@ -63,9 +72,9 @@ class Leftovers:
     """
     The file of this gateway, and those of earlier ones.
 
-    Without a safe place for it there is no file, which is logged, and nothing else changes.
+    If the folder is not safe, no file is written, which is logged; all else works the same.
 
-    :param folder: where the files are
+    :param folder: of the files; made if it does not exist
     """
 
     def __init__(self, folder: str) -> None:
@@ -75,9 +84,9 @@ class Leftovers:
 
     def clean_up(self) -> None:
         """
-        End what gateways that are gone have left, and begin a file for this one.
+        End the engines of gateways that have ended, and begin a file for this one.
 
-        Waits for them to end, `PATIENCE` at most.
+        Blocks until they have ended, at most `PATIENCE` seconds.
         """
         gateway = Known.of(os.getpid())
         if gateway is None or not self._safe():
@@ -104,27 +113,35 @@ class Leftovers:
         self._write()
 
     def started(self, pid: int) -> None:
-        """A backend was started."""
+        """
+        Add an engine to the file.
+
+        :param pid: of its process
+        """
         known = Known.of(pid)
         if known is not None:
             self._backends[pid] = known
             self._write()
 
     def ended(self, pid: int) -> None:
-        """A backend is gone."""
+        """
+        Remove an engine from the file.
+
+        :param pid: of its process; ignored if unknown
+        """
         if self._backends.pop(pid, None) is not None:
             self._write()
 
     def close(self) -> None:
-        """Nothing is left."""
+        """Delete the file, unless it still names an engine."""
         if self._path is not None and not self._backends:
-            # Somebody may have tidied the folder up meanwhile.
+            # The folder may have been cleaned up meanwhile.
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
             self._path = None
 
     def _safe(self) -> bool:
-        """Whether the folder is there, ours, and writable by nobody else."""
+        """Whether the folder exists (it is made if not), is ours, and is writable by us only."""
         try:
             os.makedirs(self._folder, mode=0o700, exist_ok=True)
             found = os.lstat(self._folder)
@@ -137,7 +154,7 @@ class Leftovers:
             return
         content = msgspec.json.encode(_File(self._gateway, list(self._backends.values())))
         try:
-            # Whole or not at all, also when this process is killed in the middle of it.
+            # Atomic, even if this process is killed meanwhile.
             with open(self._path + ".new", "wb") as file:
                 file.write(content)
             os.replace(self._path + ".new", self._path)

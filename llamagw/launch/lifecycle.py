@@ -1,10 +1,9 @@
 """
 The lifecycle of one instance, as a state machine.
 
-No I/O: what it has done goes through a launcher and its runs (base.py) and through `Effects`, the
-instance, which is also told how it goes. It knows when a start has failed, how long to keep quiet
-after that, and what a run's end means in each state; when to start and when to stop is the
-scheduler's decision.
+No I/O: it acts through a launcher and its runs (base.py) and through `Effects`, the instance, to
+which it also reports. It decides when a start has failed, how long to back off, and what a run's
+end means in each state; when to start and when to stop is the scheduler's decision.
 
 ::
 
@@ -17,11 +16,11 @@ scheduler's decision.
                         ^                        |
                         +------------------------+
 
-How long Backoff lasts is for `Restarts` to say. An instance that crashes after it has answered a
-request may be started again at once, however often. Each failed load, and each crash with nothing
-answered, doubles the wait, from 1 s to the launcher's ``longest_backoff``; the first crash of all
-costs none. While a crash costs no more than `HOLD_SEC`, requests wait for the next start; otherwise
-they are rejected. A remote server that had been reached is always looked at again at once.
+`Restarts` decides how long Backoff lasts. An instance that crashes after it has answered a request
+may be started again at once, however often. Each failed load, and each crash with nothing answered,
+doubles the backoff, from 1 s to the launcher's ``longest_backoff``; the first crash costs none.
+While the backoff after a crash is at most `HOLD_SEC`, requests stay queued; otherwise they are
+rejected. A remote server that had been reached is always probed again at once.
 """
 
 from __future__ import annotations
@@ -39,72 +38,87 @@ from llamagw.launch.restarts import STABLE_SEC, Pause, Restarts
 
 
 class Effects(Protocol):
-    """What a lifecycle has done outside of itself, and who is told how it goes: an instance."""
+    """What a lifecycle acts through and reports to: an instance."""
 
     launcher: Launcher
 
     def launched(self, run: Run) -> None:
-        """A run was started; `Lifecycle.ended` follows, some time, whatever happens."""
+        """
+        A run was launched.
+
+        :param run: `Lifecycle.ended` is called when it ends, or could not be started
+        """
 
     def watch_health(self, run: Run, hung: Callable[[], None]) -> Watch:
         """
         Probe a ready run.
 
+        :param run: the run
         :param hung: called once, if it stops answering
+        :return: stops the probes
         """
 
     def loaded(self) -> None:
-        """It takes requests now."""
+        """Its run is ready for requests."""
 
     def load_failed(self, error: GatewayError) -> None:
-        """It will not come up, though its run has not ended yet."""
+        """
+        The load has failed; its run has not ended yet.
+
+        :param error: for the requests that wait for it
+        """
 
     def answered(self) -> bool:
-        """Whether a request was answered by its run."""
+        """Whether its run has answered a request."""
 
     def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
         """
         Its run has ended.
 
+        :param exit: how
         :param failure: why it must not be started until `recovered`; None if it may be at once
-        :param hold: whether requests wait for it meanwhile, instead of being rejected
+        :param hold: whether requests stay queued meanwhile, instead of being rejected
         """
 
     def recovered(self) -> None:
-        """It may be started again."""
+        """The backoff is over: it may be started again."""
 
 
 class Lifecycle(Protocol):
-    """What can happen to an instance."""
+    """The inputs of the state machine; see the diagram above for where each is accepted."""
 
     def start(self) -> None:
-        """The scheduler wants it loaded."""
+        """The scheduler has decided to load it."""
 
     def stop(self) -> None:
-        """The scheduler wants it gone."""
+        """The scheduler has decided to stop it."""
 
     def kill(self) -> None:
-        """The scheduler wants it gone at once."""
+        """The scheduler has decided to kill it."""
 
     def healthy(self) -> None:
-        """Its /health said ok for the first time."""
+        """Its run has become ready."""
 
     def give_up(self) -> None:
-        """It has been loading for ``load_timeout_sec`` without getting on."""
+        """Its load has made no progress for ``load_timeout_sec``."""
 
     def hung(self) -> None:
-        """It is there but no longer answers."""
+        """Its run has not ended but no longer answers."""
 
     def ended(self, exit: Exit) -> None:
-        """Its process is gone."""
+        """
+        Its run has ended, or could not be started.
+
+        :param exit: how
+        """
 
     def wait_over(self) -> None:
         """The backoff is over."""
 
 
-@dataclass
+@dataclass(repr=False)
 class _Core:
-    """What outlasts a single state."""
+    """The data that all states share."""
 
     name: str
     effects: Effects
@@ -112,14 +126,17 @@ class _Core:
     load_timeout: float
     restarts: Restarts
     run: Run | None = None
-    #: When it became ready; None if it has not, since it was launched.
+    #: When the run became ready (s, of the clock); None if it has not.
     ready_since: float | None = None
 
+    def __repr__(self) -> str:
+        return f"<lifecycle of {self.name}: {self.run!r}, {self.restarts!r}>"
+
     def pause(self) -> Pause:
-        """Its run has ended unasked: how soon it may be started again."""
+        """How soon it may be started again, after its run has ended unasked."""
         if self.ready_since is None:
             return self.restarts.load_failed()
-        # Where no fresh run follows a crash, only another look can tell how it is.
+        # If no fresh run follows a crash, only another probe can find out how it is.
         answered = not self.effects.launcher.relaunches or self.effects.answered()
         stable = self.clock.seconds() - self.ready_since >= STABLE_SEC
         return self.restarts.crashed(answered, stable)
@@ -132,7 +149,7 @@ class _Core:
 def _machine() -> Callable[[_Core], Lifecycle]:
     machine = TypeMachineBuilder(Lifecycle, _Core)
 
-    # The data of a state is what must stop when the state is left: its probes, its timer.
+    # The data of a state is what must be stopped when the state is left: its probes, its timer.
 
     def launch(lifecycle: Lifecycle, core: _Core) -> Watch:
         core.ready_since = None
@@ -146,10 +163,11 @@ def _machine() -> Callable[[_Core], Lifecycle]:
 
     def back_off(lifecycle: Lifecycle, core: _Core, exit: Exit) -> IDelayedCall:
         pause = core.pause()
-        said = f": {exit.last_words}" if exit.last_words else ""
-        lacks = "cannot be loaded" if exit.who == ENGINE else "is not available"
+        cause = f": {exit.last_words}" if exit.last_words else ""
+        never_ready = exit.who == ENGINE and core.ready_since is None
+        lacks = "cannot be loaded" if never_ready else "is not available"
         failure = ModelUnavailable(
-            f"The model `{core.name}` {lacks}: {exit.who} {exit.how}{said}",
+            f"The model `{core.name}` {lacks}: {exit.who} {exit.how}{cause}",
             param="model",
             retry_after=pause.seconds,
         )
@@ -231,11 +249,12 @@ def make_lifecycle(
     name: str, effects: Effects, clock: IReactorTime, load_timeout: float
 ) -> Lifecycle:
     """
-    The lifecycle of an instance that is stopped.
+    Make the lifecycle of an instance, in the state Stopped.
 
     :param name: the model's, for messages
     :param effects: the instance
-    :param load_timeout: seconds; only for the words of the error, the probes do the waiting
+    :param clock: times the backoff
+    :param load_timeout: seconds, for the error's message only; the probes measure it
     """
     restarts = Restarts(effects.launcher.longest_backoff)
     return _build(_Core(name, effects, clock, load_timeout, restarts))

@@ -1,14 +1,16 @@
 """
-Processes: how a llama-server is started, listened to and ended.
+The processes of local models: how a llama-server is started and stopped.
 
-The only file that touches an engine's process. It builds the command line and the environment,
-finds a free port (and another when the engine cannot bind that one), keeps the last lines of
-output, and ends a process by SIGTERM, then SIGKILL. When to do any of it is decided elsewhere.
+With processes.py, the only file that starts and signals engines. It runs them on a free port (and
+on another one when the engine cannot bind that), keeps their output, and ends them by SIGTERM, then
+SIGKILL. When to do so is decided by lifecycle.py and, above it, by the scheduler. What all engines
+share is held by processes.py; what a process prints and how it ends comes from pipes.py.
 
-An engine is trusted when it is seen to be what listens on its port (sockets.py), not for an answer.
+An engine counts as ready only once it is known to be the process that listens on its port
+(sockets.py); a healthy answer alone is no proof.
 
-It knows nothing of how far a load has got: an engine prints that only for llama.cpp's own router,
-as whose child it would no longer end at a SIGTERM while its stdin is open.
+The progress of a load in percent is not known: an engine prints it only as a child of llama.cpp's
+own router, and then it would not end at a SIGTERM while its stdin is open.
 """
 
 from __future__ import annotations
@@ -17,168 +19,61 @@ import contextlib
 import os
 import secrets
 import signal
-import sys
-from collections.abc import Callable, Mapping, Sequence
-from typing import cast
+from collections.abc import Callable
 
-import psutil
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.interfaces import (
     IDelayedCall,
-    IProcessTransport,
-    IPushProducer,
-    IReactorProcess,
-    IReactorTime,
 )
-from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
-from llamagw.apart import Asking
-from llamagw.config import Config, LocalModel
+from llamagw.config import LocalModel
 from llamagw.launch.base import ENGINE, Exit, Watch
 from llamagw.launch.command import (
     KEY_VARIABLE,
-    become,
     command_line,
     has_own_key,
-    known_flags,
-    library_path,
     masked,
 )
-from llamagw.launch.leftovers import Leftovers
 from llamagw.launch.output import Log, Output
-from llamagw.launch.ports import LOOPBACK, Ports
-from llamagw.launch.probes import Probe, Readiness
-from llamagw.launch.sockets import Listener, who_listens
+from llamagw.launch.pipes import EngineProtocol
+from llamagw.launch.ports import LOOPBACK
+from llamagw.launch.probes import Readiness
+from llamagw.launch.processes import Processes
+from llamagw.launch.sockets import Listener
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.process")
 
-#: Seconds that the pipes of an ended process may stay open (a grandchild may hold them) before
-#: its end is told all the same.
-PIPE_GRACE_SEC = 0.2
-
-#: How often that time may be prolonged while what has come is still being handed on.
-PIPE_GRACES = 25
-
-#: The share of a core above which CPU time is work. To answer the probes of its health takes a
-#: loading engine up to two hundredths; a load that hangs must not pass for one that gets on.
-WORK_SHARE = 0.05
-
-#: What the engine says when somebody else has its port (tools/server/server-http.cpp).
+#: What the engine prints when its port is in use (tools/server/server-http.cpp).
 _CANNOT_BIND = "couldn't bind HTTP server socket"
 
-#: How many ports are tried for one start when each is taken between the look and the bind.
+#: How many ports are tried for one start, if each is taken between our check and the engine's bind.
 _BIND_ATTEMPTS = 20
 
-#: Seconds within which a run that broke off a request is seen to have ended, if it has.
+#: Seconds within which the end of a run is seen, after it has closed a request's connection.
 AFTERMATH_SEC = 0.5
 
-#: Seconds until it is looked again who has a port that another process answered at.
+#: Seconds until the owner of a port is looked up again, after another process answered on it.
 LOOK_AGAIN_SEC = 1.0
-
-
-class _EngineProtocol(ProcessProtocol):
-    """
-    One process, from spawn to end; tells `ended` once, and does not wait for its pipes long.
-
-    While lines of it wait to be handed on, its pipes are not read.
-    """
-
-    def __init__(
-        self,
-        output: Output,
-        call_later: Callable[..., IDelayedCall],
-        ended: Callable[[str, int | None], None],
-    ) -> None:
-        self._output = output
-        self._call_later = call_later
-        self._ended = ended
-        self._how = ""
-        self._code: int | None = None
-        self._grace: IDelayedCall | None = None
-        self._graces = PIPE_GRACES
-        #: The next lines are handed on in another turn.
-        self._busy = False
-        #: No more will come; when all is handed on, its end is told.
-        self._closed = False
-
-    transport: IProcessTransport
-
-    def connectionMade(self) -> None:
-        self.transport.closeStdin()
-
-    def childDataReceived(self, childFD: int, data: bytes) -> None:
-        self._output.received(childFD, data)
-        if not self._busy:
-            self._hand_on()
-
-    def _hand_on(self) -> None:
-        was, self._busy = self._busy, self._output.hand_on()
-        pipes = cast(IPushProducer, self.transport)
-        if self._busy:
-            self._call_later(0, self._hand_on)
-        if self._closed:
-            if not self._busy:
-                self._ended(self._how, self._code)
-        elif self._busy and not was:
-            pipes.pauseProducing()
-        elif was and not self._busy:
-            pipes.resumeProducing()
-
-    def processExited(self, reason: Failure) -> None:
-        self._how = _how_it_ended(reason)
-        # None if a signal ended it.
-        self._code = getattr(reason.value, "exitCode", None)
-        # Most often the pipes close in the same breath; their last words are worth it.
-        self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
-
-    def processEnded(self, reason: Failure) -> None:
-        if self._grace is not None:
-            self._grace.cancel()
-            self._close()
-
-    def _pipes_stay_open(self) -> None:
-        self._graces -= 1
-        if self._busy and self._graces:
-            # Its last words may be behind what has come.
-            self._grace = self._call_later(PIPE_GRACE_SEC, self._pipes_stay_open)
-            return
-        self.transport.loseConnection()
-        self._close()
-
-    def _close(self) -> None:
-        self._grace = None
-        self._closed = True
-        self._output.closed()
-        if not self._busy:
-            self._hand_on()
-
-
-def _how_it_ended(reason: Failure) -> str:
-    """Twisted's `ProcessDone` or `ProcessTerminated`, in words."""
-    number = getattr(reason.value, "signal", None)
-    if number is None:
-        return f"exited with status {getattr(reason.value, 'exitCode', None) or 0}"
-    try:
-        return f"was killed by {signal.Signals(number).name}"
-    except ValueError:
-        return f"was killed by signal {number}"
 
 
 class LocalRun:
     """
-    A llama-server that was started, as `llamagw.launch.Run`.
+    A llama-server process, as `llamagw.launch.Run`.
 
-    When the engine finds its port taken, or another process shares it, it is started once more on
-    the next one, unseen by its instance.
+    If the engine's port is in use or shared by another process, the engine is started again on the
+    next one; the instance does not notice.
 
-    Each start has a key of its own that the engine wants to be told with each request, so that
-    nobody but the gateway has anything from it: neither other users of the machine nor web pages.
-    Not where the model's settings say which keys it takes. An engine from before the variable
-    answers everybody.
+    Each start has its own random API key, so that only the gateway can use the engine: neither
+    other users of the machine nor web pages. There is none if the model's settings give the engine
+    keys. An engine too old to know the variable accepts every request.
+
+    :param processes: what all local models share
+    :param model: what to run
+    :param log: gets what the engine prints
+    :param ended: called once, when it has ended or could not be started
     """
 
     def __init__(
@@ -190,22 +85,22 @@ class LocalRun:
         self._log = log
         self._processes = processes
         self._model = model
-        self._tell_ended = ended
-        #: Who waits for word of its end; None when it has ended.
-        self._mourners: list[Deferred[bool]] | None = []
+        self._report_end = ended
+        #: Waiting for its end (`broke_off`); None when it has ended.
+        self._end_waiters: list[Deferred[bool]] | None = []
         self._kill_later: IDelayedCall | None = None
         self._stopping = False
-        #: One for each attempt; all are kept to the end, so that each is made on another.
+        #: One for each attempt; all are kept to the end, so that no port is tried twice.
         self._ports: list[int] = []
-        #: How many lines there were before this attempt.
+        #: Lines of output before this attempt.
         self._lines_before = 0
-        #: It was seen to listen on its port: from here on its words may be a client's.
+        #: It was seen to listen on its port: from here on its output may have text of clients.
         self._seen = False
-        #: It is being killed to be started on another port.
+        #: It is being killed, to be started on another port.
         self._moving = False
-        #: Why it was killed; "" if it was not, or for no reason of its own.
+        #: Why it was killed, for `Exit.last_words`; "" if its own output says why it ended.
         self._verdict = ""
-        #: When it may be looked who has the port, after another process was seen to have it.
+        #: Earliest time (s) to look up the port's owner, after another process was seen to have it.
         self._look_at = 0.0
         self._spawn()
 
@@ -214,10 +109,11 @@ class LocalRun:
 
     @property
     def port(self) -> int:
-        """The port that it listens on, or will; 0 before its first attempt."""
+        """The port that it listens on, or will; 0 before the first attempt."""
         return self.address.port
 
     def stop(self) -> None:
+        """See `Run.stop`."""
         self._stopping = True
         self._signal(signal.SIGTERM)
         self._kill_later = self._processes.reactor.callLater(
@@ -225,6 +121,7 @@ class LocalRun:
         )
 
     def kill(self, why: str) -> None:
+        """See `Run.kill`."""
         self._stopping = True
         self._cancel_kill()
         self._kill()
@@ -232,21 +129,22 @@ class LocalRun:
     def _kill(self) -> None:
         if self.pid is not None:
             try:
-                # It leads a session of its own: the group takes its children along.
+                # It leads a session of its own: the signal reaches its children too.
                 self._processes.kill_group(self.pid, signal.SIGKILL)
             except (ProcessLookupError, PermissionError):
-                # No group of its own yet, or (macOS) only the dead are left in it.
+                # No group of its own yet, or (macOS) only zombies are left in it.
                 self._signal(signal.SIGKILL)
 
     def progress(self) -> object:
-        """Something that changes as long as it gets on: its output, CPU time or reads grow."""
+        """See `Run.progress`: lines of output, CPU time, bytes read."""
         return self.output.count, self._processes.effort(self.pid)
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
+        """See `Run.await_ready`."""
         return Readiness(
             self._processes.reactor,
             self._processes.probe,
-            # It gets its key when it is known to be ours.
+            # Without the key: what answers may be another process.
             address=lambda: self.address._replace(api_key=None),
             progress=self.progress,
             confirm=self.has_its_port,
@@ -256,21 +154,22 @@ class LocalRun:
         )
 
     def broke_off(self) -> Deferred[bool]:
-        # A connection can be lost before the process's end is noticed. When it does not end, it
-        # was no crash, and nothing more is to be waited for.
+        """See `Run.broke_off`."""
+        # A connection can be lost before the process's end is seen. If it does not end in time, it
+        # was no crash.
         waiting: Deferred[bool] = Deferred()
-        if self._mourners is None:
+        if self._end_waiters is None:
             return succeed(True)
-        self._mourners.append(waiting)
+        self._end_waiters.append(waiting)
         waiting.addTimeout(AFTERMATH_SEC, self._processes.reactor)
         return waiting.addErrback(lambda _: False)
 
     def has_its_port(self) -> bool:
         """
-        Whether this engine, and no other process, gets the connections to its address.
+        Whether this engine, and no other process, accepts the connections to its address.
 
-        To be asked when something has answered there that it is well. If another process shares
-        the port, the engine is moved to the next one; if it cannot be seen, the engine is ended.
+        To be called when a probe of the address has succeeded. If another process shares the port,
+        the engine is moved to the next one; if the owner cannot be determined, it is killed.
         """
         now, port = self._processes.reactor.seconds(), self.address.port
         if self.pid is None or self._stopping or self._moving or now < self._look_at:
@@ -290,7 +189,7 @@ class LocalRun:
             self._verdict = f"another process shares port {port}"
             self._kill()
         elif listener is Listener.OTHER:
-            # Ours will fail to bind it, and be started on another.
+            # The engine will fail to bind it, and be started on another one.
             _log.warn("port {port} is another process's, not {name}'s", name=name, port=port)
             self._look_at = now + LOOK_AGAIN_SEC
         return listener is Listener.OURS
@@ -317,7 +216,7 @@ class LocalRun:
             port=port,
             command=masked(engine),
         )
-        protocol = _EngineProtocol(self.output, processes.reactor.callLater, self._ended)
+        protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
         env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
             transport = processes.spawn(protocol, engine, env)
@@ -329,7 +228,7 @@ class LocalRun:
 
     def _not_started(self, why: str) -> None:
         self._log.add(f"llama-server was not started: {why}")
-        # Not within the call that launches it.
+        # Never within `launch`.
         self._processes.reactor.callLater(0, self._over, Exit("was not started", why))
 
     def _ended(self, how: str, code: int | None) -> None:
@@ -351,29 +250,29 @@ class LocalRun:
         """
         Whether this attempt ended because another process has its port.
 
-        Seen, or else read: whoever took it may have gone again, and not all systems tell who
-        listens. What it prints is its own, since no client has reached it.
+        From the system, or else from the output: the other process may have ended meanwhile, and
+        not all systems show who listens. The output is the engine's own: no client has reached it.
         """
         assert self.pid is not None, "it was started"
         with contextlib.suppress(OSError):
             if self._processes.who_listens(self.address.port, self.pid) is Listener.OTHER:
                 return True
         fresh = min(5, self.output.count - self._lines_before)
-        said = list(self.output.recent)[-fresh:] if fresh else []
-        return any(_CANNOT_BIND in line for line in said)
+        lines = list(self.output.recent)[-fresh:] if fresh else []
+        return any(_CANNOT_BIND in line for line in lines)
 
     def _over(self, exit: Exit) -> None:
         for port in self._ports:
             self._processes.ports.give_back(port)
-        self._tell_ended(exit)
-        mourners, self._mourners = self._mourners or [], None
-        for waiting in mourners:
+        self._report_end(exit)
+        waiters, self._end_waiters = self._end_waiters or [], None
+        for waiting in waiters:
             if not waiting.called:
                 waiting.callback(True)
 
     def _signal(self, number: signal.Signals) -> None:
         if self.pid is not None:
-            # It may be gone and only its pipes still open.
+            # It may have ended, with only its pipes still open.
             with contextlib.suppress(ProcessExitedAlready):
                 self._transport.signalProcess(number)
 
@@ -383,15 +282,12 @@ class LocalRun:
         self._kill_later = None
 
 
-class Reactor(IReactorProcess, IReactorTime):
-    """What is needed of a reactor here."""
-
-
 class LocalLauncher:
     """
     Starts llama-servers for one model, as `llamagw.launch.Launcher`.
 
     :param processes: what all local models share
+    :param model: what to run
     :param log: gets what the engines print
     """
 
@@ -405,93 +301,13 @@ class LocalLauncher:
         self._model = model
         self._log = log
 
+    def __repr__(self) -> str:
+        return f"<LocalLauncher {self._model.name}>"
+
     def launch(self, ended: Callable[[Exit], None]) -> LocalRun:
+        """See `Launcher.launch`."""
         return LocalRun(self._processes, self._model, self._log, ended)
 
     def ready_line(self, seconds: float) -> str:
+        """See `Launcher.ready_line`."""
         return f"is loaded ({seconds:.1f} s)"
-
-
-class Processes:
-    """
-    Spawns engines, and knows what all of them share: the binary, the ports, what they have done.
-
-    :param reactor: spawns and keeps time
-    :param config: for the binary, the ports and the timeouts
-    :param leftovers: told of each process
-    :param probe: asks whether an engine is well
-    """
-
-    kill_group = staticmethod(os.killpg)
-    who_listens = staticmethod(who_listens)
-
-    def __init__(
-        self, reactor: Reactor, config: Config, leftovers: Leftovers, probe: Probe
-    ) -> None:
-        self.reactor = reactor
-        self.leftovers = leftovers
-        self.probe = probe
-        self.config = config
-        self.ports = Ports(config.port_range_start)
-        #: By binary.
-        self._known: dict[str, frozenset[str]] = {}
-        #: By pid: when its CPU time was last looked at, how much it was, how often it had grown.
-        self._work: dict[int, tuple[float, float, int]] = {}
-
-    def apply(self, config: Config) -> None:
-        """Start what is started from now on by another configuration, for which it is prepared."""
-        path = config.llama_server_path
-        self._known = {path: self._known.get(path, frozenset())}
-        self.config = config
-        self.ports.first = config.port_range_start
-
-    def prepare(self, config: Config, asking: Asking) -> None:
-        """
-        Ask the configuration's binary for its flags, if it is another one; to be done before the
-        first launch, and before `apply`. Takes its time, and may be called in a thread.
-
-        :raises TakenBack: when nobody wants to know any more
-        """
-        path = config.llama_server_path
-        if path and path not in self._known:  # none: all models live elsewhere
-            env = dict([*os.environ.items(), library_path(path, os.environ, sys.platform)])
-            self._known[path] = known_flags(path, env, asking)
-
-    @property
-    def flags(self) -> frozenset[str]:
-        """What the binary knows; empty if nobody knows."""
-        return self._known.get(self.config.llama_server_path, frozenset())
-
-    def spawn(
-        self, protocol: ProcessProtocol, engine: Sequence[str], extra: Mapping[str, str]
-    ) -> IProcessTransport:
-        """
-        Run a command in a session of its own that does not outlive the gateway.
-
-        :param extra: variables for it, beside those of the gateway
-        """
-        argv, env = become(engine, extra)
-        return self.reactor.spawnProcess(protocol, argv[0], argv, env=env)
-
-    def forget(self, pid: int) -> None:
-        """The process is gone."""
-        self._work.pop(pid, None)
-        self.leftovers.ended(pid)
-
-    def effort(self, pid: int | None) -> object:
-        """What a process has done so far: its CPU time and the bytes that it has read."""
-        if pid is None:
-            return None
-        try:
-            process = psutil.Process(pid)
-            times = process.cpu_times()
-            # macOS does not count a process's reads.
-            counters = process.io_counters() if hasattr(process, "io_counters") else ()
-        except psutil.Error:
-            return None
-        spent, now = times.user + times.system, self.reactor.seconds()
-        looked, before, spurts = self._work.get(pid, (now, spent, 0))
-        if spent - before > WORK_SHARE * (now - looked):
-            spurts += 1
-        self._work[pid] = now, spent, spurts
-        return spurts, counters

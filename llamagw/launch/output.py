@@ -1,7 +1,7 @@
 """
-What engines print: kept for a while, logged, and told to who wants to hear it.
+The output of engines: its last lines are kept, each line is logged and passed to followers.
 
-A `Log` is a model's, for all of its lives; an `Output` is that of one engine.
+A `Log` belongs to a model, over all of its runs; an `Output` to one run.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from twisted.logger import Logger
 from llamagw.listeners import Listeners
 from llamagw.text import harmless
 
-#: Lines of a backend's output that are kept, and how much of one line.
+#: Lines of a model's output that are kept, and bytes of one line.
 KEPT_LINES, LINE_BYTES = 200, 4096
 
-#: Lines among which an engine's last words are looked for.
+#: Last lines of a run among which the cause of its end is looked for.
 RECENT_LINES = 20
 
-#: Lines that are handed on in one turn of the reactor. One costs some 30 µs with a log file, and
-#: clients can have an engine print thousands.
+#: Lines that are passed on in one turn of the reactor. One costs some 30 µs with a log file, and
+#: clients can make an engine print thousands.
 LINES_A_TURN = 200
 
 
 class Log:
     """
-    What the engines of one model printed, one after the other.
+    What the engines of one model printed, over all of its runs.
 
     Each line is also logged under the model's name.
 
-    :ivar lines: the last `KEPT_LINES` of them
+    :param name: the model's
+    :ivar lines: the last `KEPT_LINES` lines
     """
 
     def __init__(self, name: str) -> None:
@@ -40,16 +41,24 @@ class Log:
         self._log = Logger(namespace=f"backend.{name}")
         self._followers = Listeners[Sequence[str]]()
 
+    def __repr__(self) -> str:
+        return f"<Log {self._log.namespace}: {len(self.lines)} lines>"
+
     def follow(self, tell: Callable[[Sequence[str]], object]) -> Callable[[], None]:
         """
-        Hear the lines that are printed from now on, those of one turn of the reactor together.
+        Follow the lines that are printed from now on.
 
-        :return: call it to hear no more
+        :param tell: called with the lines of one turn of the reactor
+        :return: ends that
         """
         return self._followers.add(tell)
 
     def add(self, *lines: str) -> None:
-        """These lines were printed."""
+        """
+        Keep, log and pass on lines.
+
+        :param lines: without line breaks, made harmless for logs
+        """
         self.lines.extend(lines)
         for line in lines:
             self._log.info("{line}", line=line)
@@ -60,11 +69,11 @@ class Output:
     """
     What one engine printed.
 
-    It is text, whoever had it printed: clients can, and what would act on a terminal or begin a new
-    line is written out before anybody sees it.
+    Clients can make an engine print any text, so control characters are escaped (`harmless`).
 
-    :ivar count: lines handed on so far
-    :ivar recent: the last of them
+    :param log: the model's; gets the lines
+    :ivar count: lines passed on so far
+    :ivar recent: the last `RECENT_LINES` of them
     """
 
     def __init__(self, log: Log) -> None:
@@ -72,13 +81,21 @@ class Output:
         self.recent: deque[str] = deque(maxlen=RECENT_LINES)
         self._log = log
         self._partial = {1: b"", 2: b""}
-        #: Not handed on yet.
+        #: Not passed on yet.
         self._waiting: deque[bytes] = deque()
 
+    def __repr__(self) -> str:
+        return f"<Output: {self.count} lines, {len(self._waiting)} waiting>"
+
     def received(self, fd: int, data: bytes) -> None:
-        """It printed this; its lines wait to be handed on."""
+        """
+        Split received bytes into lines, which then wait for `pass_on`.
+
+        :param fd: 1 or 2
+        :param data: as read from the pipe
+        """
         *lines, rest = (self._partial[fd] + data).split(b"\n")
-        # A line that never ends must not grow for ever.
+        # A line without an end must not grow without limit.
         if len(rest) > LINE_BYTES:
             lines.append(rest)
             rest = b""
@@ -86,17 +103,17 @@ class Output:
         self._waiting.extend(lines)
 
     def closed(self) -> None:
-        """No more will come: what has no line's end yet is a line all the same."""
+        """The pipes are closed: an unfinished line counts as a line."""
         for fd, rest in self._partial.items():
             self._partial[fd] = b""
             if rest:
                 self._waiting.append(rest)
 
-    def hand_on(self) -> bool:
+    def pass_on(self) -> bool:
         """
-        Hand on what waits, `LINES_A_TURN` at most.
+        Pass on the lines that wait, at most `LINES_A_TURN`.
 
-        :return: whether more waits
+        :return: whether more lines wait
         """
         count = min(len(self._waiting), LINES_A_TURN)
         if count:
@@ -108,10 +125,12 @@ class Output:
 
     def last_words(self) -> str:
         """
-        Why it ended, in its own words.
+        The cause of its end, from its output.
 
-        The engine marks errors with an E after the time; the first of the last stretch says the
-        cause, the last the consequence. Without any, the last line.
+        The engine marks errors with an E after the time. Of the errors among the recent lines, the
+        first names the cause and the last the consequence.
+
+        :return: those two; without errors, the last line; "" if there is none
         """
         recent = [line for line in self.recent if line.strip()]
         marked = [re.match(r"[\d.]+ (\w) +(.*)", line) for line in recent]

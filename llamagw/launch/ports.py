@@ -1,27 +1,34 @@
 """
-The ports that local instances listen on, each taken by binding it for a moment.
+The ports that local instances listen on, each checked by binding it briefly.
 
-Between that and the engine's own bind another process may take it: local.py sees to that.
+Another process may take a port between that and the engine's own bind; local.py handles that.
 """
 
 from __future__ import annotations
 
 import socket
 
-#: Where backends listen: nobody but the gateway talks to them.
+#: The address that local instances listen on: only the gateway connects to them.
 LOOPBACK = "127.0.0.1"
 
 
 class Ports:
-    """The ports of backends: from ``first`` upward, skipping those in use by anybody."""
+    """
+    Hands out ports, skipping those in use by any process.
+
+    :param first: the lowest port to use
+    """
 
     def __init__(self, first: int) -> None:
         self.first = first
         self._ours: set[int] = set()
 
+    def __repr__(self) -> str:
+        return f"<Ports from {self.first}: {sorted(self._ours)}>"
+
     def take(self) -> int:
         """
-        A port that is free now.
+        Reserve the lowest port that is free now.
 
         :raises OSError: when there is none up to 65535
         """
@@ -32,13 +39,17 @@ class Ports:
         raise OSError(f"no free port from {self.first} to 65535")
 
     def give_back(self, port: int) -> None:
-        """The port is no longer needed."""
+        """
+        Release a port.
+
+        :param port: one from `take`
+        """
         self._ours.discard(port)
 
 
 def _can_bind(port: int) -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        # Without this, connections of an earlier backend in TIME_WAIT would count as "in use".
+        # Else connections of an earlier engine in TIME_WAIT would make the port count as in use.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((LOOPBACK, port))

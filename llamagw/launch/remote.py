@@ -1,7 +1,7 @@
 """
-Remote servers as instances: reached instead of started, left instead of stopped.
+Remote servers as instances: probed instead of started, no longer used instead of stopped.
 
-A `RemoteRun` stands where a process stands for a local model (local.py). It has no output, takes no
+A `RemoteRun` is the counterpart of a local model's process (local.py). It has no output, takes no
 memory here, and ends at once.
 """
 
@@ -21,9 +21,10 @@ from llamagw.net import Address
 
 def address_of(model: RemoteModel, replica: Replica) -> Address:
     """
-    Where a remote server answers, and what it wants to be told there.
+    The address of a remote server, with the key and the model's name that it expects.
 
-    :param model: the model that it answers for
+    :param model: the model that it serves
+    :param replica: the server
     """
     where = origin(replica.url)
     return Address(
@@ -34,23 +35,25 @@ def address_of(model: RemoteModel, replica: Replica) -> Address:
         prefix=where.prefix,
         api_key=replica.api_key,
         model=replica.upstream_model or model.name,
-        # With a key of the gateway's own, only what a model is for is asked there.
+        # With the gateway's own key, only the configured paths are allowed.
         paths=None if replica.api_key is None else tuple(model.paths),
     )
 
 
 class RemoteLauncher:
     """
-    Reaches one server for one model, as `llamagw.launch.Launcher`.
+    Connects one server to one model, as `llamagw.launch.Launcher`.
 
-    :param diagnose: asks it what is wrong with it
-    :param clock: keeps time
+    :param model: the model that the server serves
+    :param replica: the server
+    :param diagnose: probes it
+    :param clock: to call back in a later turn
     """
 
     takes_room = False
-    #: A crash there is followed by no fresh process that we know of.
+    #: Whether the server restarts after a crash is not known here.
     relaunches = False
-    #: It costs nothing to ask, and it may be back at any time.
+    #: A probe is cheap, and the server may be back at any time.
     longest_backoff = 5.0
 
     def __init__(
@@ -61,15 +64,28 @@ class RemoteLauncher:
         self._diagnose = diagnose
         self._clock = clock
 
+    def __repr__(self) -> str:
+        return f"<RemoteLauncher {self.name}>"
+
     def launch(self, ended: Callable[[Exit], None]) -> RemoteRun:
+        """See `Launcher.launch`."""
         return RemoteRun(self._address, self.name, self._diagnose, self._clock, ended)
 
     def ready_line(self, seconds: float) -> str:
+        """See `Launcher.ready_line`."""
         return f"is reached at {self.name}"
 
 
 class RemoteRun:
-    """A remote server that is being reached or used, as `llamagw.launch.Run`."""
+    """
+    A remote server that is being probed or used, as `llamagw.launch.Run`.
+
+    :param address: where it answers
+    :param url: as configured, for messages
+    :param diagnose: probes it
+    :param clock: to call back in a later turn
+    :param ended: called once, when it is not used any more
+    """
 
     port = None
 
@@ -92,44 +108,60 @@ class RemoteRun:
         return f"<RemoteRun {self._url}{' over' if self._over else ''}>"
 
     def stop(self) -> None:
+        """See `Run.stop`; the server itself runs on."""
         self._end("was left")
 
     def kill(self, why: str) -> None:
+        """See `Run.kill`."""
         self._end(why)
 
     def progress(self) -> object:
-        """What it does there cannot be seen."""
+        """Always the same token: the work of a remote server cannot be measured."""
         return None
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
+        """See `Run.await_ready`."""
         return _Reach(self, ready)
 
     def broke_off(self) -> Deferred[bool]:
-        # Whether it is well, the next look tells; what else it answers goes on meanwhile.
+        """See `Run.broke_off`."""
+        # The next probe finds out whether it is healthy; its other streams continue meanwhile.
         self._end("broke off a request")
         return succeed(True)
 
     def diagnosis(self) -> Deferred[str | None]:
-        """What is wrong with it; None if nothing is."""
+        """
+        Probe it.
+
+        :return: fires with what is wrong with it, None if nothing is
+        """
         return self._diagnose(self.address)
 
     def cannot_be_reached(self, why: str) -> None:
-        """It was asked, and is not well."""
+        """
+        End the run after a failed probe.
+
+        :param why: what is wrong with the server
+        """
         self._end(f"cannot be reached: {why}")
 
     def settle(self) -> Deferred[None]:
-        """Fires in another turn."""
+        """
+        Wait for the next turn of the reactor.
+
+        :return: fires then
+        """
         return deferLater(self._clock, 0)
 
     def _end(self, how: str) -> None:
         if not self._over:
             self._over = True
-            # Not within the call: who says "stop" is not ready to hear that it has.
+            # Never within the call: the caller of `stop` is still changing its state.
             self._clock.callLater(0, self._ended, Exit(how, "", who=self._url))
 
 
 class _Reach:
-    """Finds out once whether a server can be used: leads to ``ready``, or to its end."""
+    """Probes a server once: calls ``ready``, or ends the run."""
 
     def __init__(self, run: RemoteRun, ready: Callable[[], None]) -> None:
         self._run = run
@@ -143,10 +175,10 @@ class _Reach:
         self._asking.cancel()
 
     async def _ask(self) -> None:
-        # Not within the call: the instance is not in the state yet that this leads out of.
+        # Never within the call: the instance has not entered the state Starting yet.
         await self._run.settle()
         wrong = await self._run.diagnosis()
-        if self._over:  # a diagnosis that is cancelled ends like one that found something
+        if self._over:  # a cancelled diagnosis returns a text too
             return
         if wrong is None:
             self._ready()

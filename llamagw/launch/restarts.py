@@ -1,29 +1,29 @@
 """
 How soon an instance may be started again after its run has ended unasked.
 
-Pure arithmetic; lifecycle.py says when.
+Pure arithmetic; lifecycle.py runs the timer.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-#: Seconds of the first backoff; each further one doubles them.
+#: Seconds of the first backoff; each further one is twice as long.
 BACKOFF_FIRST = 1.0
 
-#: Seconds that an instance must have been ready for its earlier failures to be forgotten.
+#: Seconds of being ready after which earlier failures do not count any more.
 STABLE_SEC = 10.0
 
-#: The longest backoff, in seconds, for whose end requests wait after a crash.
+#: The longest backoff after a crash, in seconds, during which requests stay queued.
 HOLD_SEC = 5.0
 
 
 class Pause(NamedTuple):
     """
-    What follows from the end of a run.
+    The backoff after the end of a run.
 
     :ivar seconds: for how long the instance must not be started
-    :ivar hold: whether requests wait for it meanwhile, instead of being rejected
+    :ivar hold: whether requests stay queued meanwhile, instead of being rejected
     """
 
     seconds: float
@@ -32,10 +32,10 @@ class Pause(NamedTuple):
 
 class Restarts:
     """
-    Decides how soon an instance may be started again.
+    Counts the failures of an instance, and computes its backoff.
 
-    :param longest: seconds that no backoff exceeds
-    :ivar failures: those that are not forgotten
+    :param longest: the upper limit of a backoff, in seconds
+    :ivar failures: those that still count
     """
 
     __slots__ = ("_longest", "failures")
@@ -49,7 +49,7 @@ class Restarts:
 
     def crashed(self, answered: bool, stable: bool = False) -> Pause:
         """
-        A run that was ready has ended unasked.
+        Count the unexpected end of a run that was ready.
 
         :param answered: whether it has answered a request since it was ready
         :param stable: whether it had been ready for `STABLE_SEC`
@@ -65,11 +65,11 @@ class Restarts:
         return Pause(seconds, hold=seconds <= HOLD_SEC)
 
     def load_failed(self) -> Pause:
-        """A run has ended before it was ready, or did not become ready in time."""
+        """Count a run that ended before it was ready, or was not ready in time."""
         return Pause(self._longer(), hold=False)
 
     def _longer(self) -> float:
-        # Bounded before it is a power: after days of failures that would overflow.
+        # The exponent is bounded: after days of failures the power would overflow.
         seconds = min(BACKOFF_FIRST * 2.0 ** min(self.failures, 30), self._longest)
         self.failures += 1
         return seconds

@@ -1,10 +1,10 @@
 """
-Who listens on a port of this machine: a process that the gateway has started, or another.
+Which process listens on a port of this machine: an engine of the gateway, or another one.
 
-An answer on a port does not say whose it is: between the look for a free port and the engine's
-bind, any process can take it. On Linux the kernel's list of sockets is compared with what the
-engine's processes have open. Elsewhere psutil tells only what those have open: who else listens is
-not seen there, and counts as nobody.
+An answer on a port does not prove who sent it: between the check for a free port and the engine's
+bind, any process can take the port. On Linux the kernel's list of sockets is compared with the
+sockets that the engine's processes have open. On other systems psutil shows only the latter: other
+listeners are not seen there, and the port counts as free.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import psutil
 
 
 class Listener(enum.Enum):
-    """Who gets the connections to a port."""
+    """Whose process accepts the connections to a port."""
 
     NOBODY = "nobody"
     OURS = "ours"
@@ -30,16 +30,17 @@ class Listener(enum.Enum):
 
 def who_listens(port: int, leader: int) -> Listener:
     """
-    Who would get a connection to 127.0.0.1 and this port.
+    Find out which process would accept a connection to 127.0.0.1 and a port.
 
-    It takes about 1 ms; where nobody listens and there are 10,000 connections, 40 ms.
+    Takes about 1 ms; 40 ms if there is no listener and there are 10,000 connections.
 
-    :param leader: the process that was started; what its session and its descendants have open is
-        its own, since it may be a script that runs the engine
-    :raises OSError: when that cannot be seen
+    :param port: the port
+    :param leader: the pid of the process that was started; the sockets of its session and of its
+        descendants count as its own, since it may be a script that runs the engine
+    :raises OSError: when the system does not allow to find out
     """
     if sys.platform != "linux":
-        return _as_psutil_tells(port, leader)
+        return _by_psutil(port, leader)
     inodes = _listening(port)
     if not inodes:
         return Listener.NOBODY
@@ -59,23 +60,23 @@ def who_listens(port: int, leader: int) -> Listener:
 
 
 def _listening(port: int) -> set[str]:
-    """The inodes of the sockets among which the kernel chooses."""
-    loopback, words = _hexadecimal("127.0.0.1"), "0" * 8
-    mapped = words * 2 + _hexadecimal("0.0.255.255") + loopback
-    exact, wild = _find("tcp", port, loopback, words)
-    exact6, wild6 = _find("tcp6", port, mapped, words * 4)
-    # It prefers what is bound to the very address, then IPv4's own sockets.
+    """The inodes of the listening sockets to which the kernel would assign a connection."""
+    loopback, zeros = _hexadecimal("127.0.0.1"), "0" * 8
+    mapped = zeros * 2 + _hexadecimal("0.0.255.255") + loopback
+    exact, wild = _find("tcp", port, loopback, zeros)
+    exact6, wild6 = _find("tcp6", port, mapped, zeros * 4)
+    # The kernel prefers a socket that is bound to the exact address, then an IPv4 socket.
     return exact or exact6 or wild or wild6
 
 
 def _hexadecimal(address: str) -> str:
-    """An address as the kernel prints it: by words, in the order of this machine's bytes."""
+    """An IPv4 address as /proc/net/tcp has it: hexadecimal, in this machine's byte order."""
     return f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}"
 
 
 def _find(family: str, port: int, *addresses: str) -> list[set[str]]:
-    """The inodes of those that listen on the port, by address."""
-    # Local and remote address, state.
+    """The inodes of the sockets that listen on a port, one set for each address."""
+    # Local address, remote address, state (0A: listening).
     wanted = [f" {a}:{port:04X} {'0' * len(a)}:0000 0A ".encode() for a in addresses]
     found: list[set[str]] = [set() for _ in addresses]
     try:
@@ -87,8 +88,8 @@ def _find(family: str, port: int, *addresses: str) -> list[set[str]]:
                         if listens in line:
                             found[number].add(line.split()[9].decode())
                 elif any(found) and b" 03 " not in line:
-                    # Those that listen come first (before Linux 4.4 with those that connect to
-                    # them); tens of thousands of others may follow.
+                    # Listening sockets come first (before Linux 4.4 together with connections in
+                    # state SYN_RECV, 03); tens of thousands of others may follow.
                     break
     except FileNotFoundError:
         if family == "tcp":
@@ -134,7 +135,7 @@ def _descendants(leader: int) -> list[int]:
         return []
 
 
-def _as_psutil_tells(port: int, leader: int) -> Listener:
+def _by_psutil(port: int, leader: int) -> Listener:
     for pid in (leader, *_descendants(leader)):
         try:
             process = psutil.Process(pid)

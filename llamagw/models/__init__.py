@@ -1,4 +1,4 @@
-"""What can be known of a model without running it. Knows no configuration, and starts nothing."""
+"""What the files of a model reveal without running it. Knows no configuration, starts nothing."""
 
 from llamagw.models import gguf as gguf
 from llamagw.models.files import size as file_size

@@ -1,7 +1,7 @@
 """
-The files of a model: which they are, and how large.
+The files of a model: their paths and their size.
 
-What they say of themselves is gguf.py's affair.
+Their content is read by gguf.py.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ def parts(path: str) -> list[str]:
     """
     All files of a model.
 
-    :param path: its file; the first part of one that was split
+    :param path: its file; the first part of one that is split
     :return: the paths of its parts, whether they exist or not; only the path itself if it is not
         split
     """
@@ -29,9 +29,9 @@ def parts(path: str) -> list[str]:
 
 def size(path: str) -> int | None:
     """
-    How large a model is.
+    The size of a model.
 
-    :param path: its file; the first part of one that was split
+    :param path: its file; the first part of one that is split
     :return: bytes, all parts together; None if one of them is missing
     """
     try:

@@ -1,10 +1,10 @@
 """
-Reads what a GGUF file says of itself: its metadata and the names of its tensors, never its weights.
+Reads the head of a GGUF file: its metadata and the names of its tensors, never its weights.
 
-Own code, because llama.cpp's `gguf` package (0.19 was tried) is made for another purpose. It makes
-objects of each word of the vocabulary: 2.2 s and 190 MB for a model of 98 MB, here 0.1 s; a damaged
-length of an array fills the memory; a tensor type newer than itself is an error; and it brings
-NumPy along, 75 MB. The other readers on PyPI are abandoned or weeks old.
+llama.cpp's own `gguf` package (0.19 was tried) does not fit: it makes an object of each token of
+the vocabulary (2.2 s and 190 MB for a model of 98 MB, here 0.1 s); a damaged length of an array
+exhausts the memory; a tensor type that it does not know is an error; and it requires NumPy, 75 MB.
+The other readers on PyPI are abandoned or weeks old.
 
 The format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md
 """
@@ -22,14 +22,15 @@ Value: TypeAlias = int | float | bool | str | list[int | float | bool] | None
 _FIXED = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 
-#: Arrays that are longer are vocabularies, and passed over. The others have a number per layer.
+#: Longer arrays are vocabularies, and skipped. The others have a number for each layer.
 _LONGEST = 4096
 
-#: Bytes of the longest text that is kept; a chat template has some thousands.
+#: Bytes of the longest text that is kept; a chat template has some thousand.
 _LONGEST_TEXT = 2**20
 
-# A damaged or hostile file may claim more than any machine holds, and be a sparse one that has it.
-# The largest models have some 100 keys, 2,000 tensors and 800,000 words with all their merges.
+# Limits: a damaged or hostile file may declare more than any machine holds, and, as a sparse file,
+# even be as large. The largest models have some 100 keys, 2,000 tensors and 800,000 tokens and
+# merges.
 
 #: Bytes before the weights.
 _LONGEST_HEAD = 2**26
@@ -45,15 +46,15 @@ _MOST_TEXT = 2**24
 
 
 class Unreadable(Exception):
-    """Not a GGUF file, or not a whole one; the message says which, as half a sentence."""
+    """Not a GGUF file, or an incomplete one; the message says which, as a predicate."""
 
 
 @dataclass(frozen=True)
 class Header:
     """
-    What stands before the weights.
+    The head of a GGUF file.
 
-    :param values: the metadata; None for what is too long to be of use here (vocabularies)
+    :param values: the metadata; None for values too long to be of use here (vocabularies)
     :param tensors: the names of the tensors in this file
     """
 
@@ -61,16 +62,26 @@ class Header:
     tensors: frozenset[str]
 
     def text(self, key: str) -> str:
-        """A text of the metadata; "" if there is none."""
+        """
+        A text of the metadata.
+
+        :param key: such as ``general.type``
+        :return: "" if there is none
+        """
         value = self.values.get(key)
         return value if isinstance(value, str) else ""
 
     def number(self, key: str) -> int | None:
-        """A whole number of the metadata; None if there is none, or one below zero."""
+        """
+        A whole number of the metadata.
+
+        :param key: such as ``llama.block_count``
+        :return: None if there is none, or it is negative
+        """
         value = self.values.get(key)
         if not isinstance(value, int) or isinstance(value, bool):
             return None
-        # All that is asked for counts something.
+        # All numbers that are used here are counts.
         return value if value >= 0 else None
 
     @property
@@ -83,7 +94,8 @@ def read(path: str) -> Header:
     """
     Read the head of a GGUF file.
 
-    :raises Unreadable: saying what is wrong with it
+    :param path: of the file
+    :raises Unreadable: when it is no complete GGUF file
     :raises OSError: when it cannot be opened or read
     """
     with open(path, "rb", buffering=2**18) as file:
@@ -126,7 +138,7 @@ class _Reader:
         return header
 
     def check_end(self, last: int | None, alignment: int) -> None:
-        """A download that broke off has its head, and not all of its weights."""
+        """Detect an incomplete download: it has its head, and not all of its weights."""
         if last is None:
             return
         start = -(-self.file.tell() // alignment) * alignment
@@ -167,7 +179,7 @@ class _Reader:
             raise Unreadable(f"is damaged: its arrays have over {_MOST_ITEMS} items")
 
     def skip_texts(self, count: int) -> None:
-        # Of all that is done here, this is what takes time: a vocabulary has 200,000 of them.
+        # The slow part of reading a file: a vocabulary has 200,000 texts.
         self.count(count)
         read, seek, unpack = self.file.read, self.file.seek, struct.Struct("<Q").unpack
         left = self.end - self.file.tell()
@@ -202,8 +214,8 @@ class _Reader:
         return found
 
     def skip(self, length: int) -> None:
-        # Within the buffer this reads nothing. A damaged length must not lead beyond the end,
-        # where a seek would go without a word.
+        # Within the buffer this reads nothing. The check comes first because a seek beyond the end
+        # raises no error.
         self.expect(length)
         self.file.seek(length, os.SEEK_CUR)
 

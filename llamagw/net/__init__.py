@@ -1,23 +1,25 @@
 """
-How bytes get from one machine to another: addresses, endpoints, transports, HTTP to a backend.
+Network I/O: addresses, endpoints, transports, TLS, and HTTP to a backend.
 
-The lowest floor that does I/O. It knows no model, no request of a client and no process: the proxy
-relays over it, the fleet's probes ask over it. Import its names from here; its files are its own.
+The proxy relays over it, and the probes send their requests over it; nothing here depends on
+models, clients' requests or processes. Other packages import the names below, never from the
+modules.
 """
 
 from llamagw.net.address import Address
 from llamagw.net.causes import WORDS, in_words
-from llamagw.net.client import Headers, Pool, Received, Receiver, Upstream, UpstreamLost
+from llamagw.net.client import Headers, Received, Receiver, Upstream, UpstreamLost
 from llamagw.net.connect import Connect, Connector, has_tls
+from llamagw.net.connecting import UvloopClientEndpoint
 from llamagw.net.endpoints import (
-    UvloopClientEndpoint,
-    UvloopServerEndpoint,
     client_endpoint,
     server_endpoint,
     unix_client_endpoint,
     uses_uvloop,
 )
 from llamagw.net.headers import end_to_end, of_answer
+from llamagw.net.listening import UvloopServerEndpoint
+from llamagw.net.pool import Pool
 from llamagw.net.tls import Tls, TlsEndpoint, read_tls
 from llamagw.net.transport import IConnection
 

@@ -1,7 +1,7 @@
 """
-Where a backend answers, and how it wants to be addressed there.
+The address of a backend, with what every request to it must carry.
 
-A plain value: what is reached under it, and how, is connect.py's affair.
+A plain value; connections to it are made by connect.py.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 class Address(NamedTuple):
     """
-    Where a backend answers HTTP, and what every request to it carries.
+    The address of a backend's HTTP server, and what every request to it must carry.
 
-    :ivar tls: whether it speaks TLS
-    :ivar ca_file: the certificates that its own is checked with; None for the system's
-    :ivar prefix: what stands before each path
-    :ivar api_key: sent as ``Authorization: Bearer …``
-    :ivar model: what the model is called there; None where any name will do
-    :ivar paths: patterns of what may be asked there beyond what a model is for; None for anything
+    :ivar tls: whether the server speaks TLS
+    :ivar ca_file: file of the certificates that verify the server's; None for the system's
+    :ivar prefix: prepended to each path
+    :ivar api_key: sent as ``Authorization: Bearer …``; None for none
+    :ivar model: the model's name on that server; None if the server accepts any name
+    :ivar paths: patterns of the paths that may be requested beside those of inference; None for any
     """
 
     host: str
@@ -31,17 +31,17 @@ class Address(NamedTuple):
     paths: tuple[str, ...] | None = None
 
     def __repr__(self) -> str:
-        # Without its key: this gets into logs.
+        # Without the API key: this appears in logs.
         name = "" if self.model is None else f", {self.model!r} there"
         return f"<Address {self.url}{name}>"
 
     @property
     def authority(self) -> str:
-        """For the ``Host`` header, and in a URL."""
+        """Host and port as in the ``Host`` header and in a URL; without the scheme's own port."""
         host = f"[{self.host}]" if ":" in self.host else self.host
         return host if self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
     @property
     def url(self) -> str:
-        """What stands before each path's slash."""
+        """Scheme, authority and prefix: a path is appended to it."""
         return f"{'https' if self.tls else 'http'}://{self.authority}{self.prefix}"

@@ -1,5 +1,5 @@
 """
-Why a connection was not made or lost, in words for a person.
+Messages for users that say why a connection failed or was lost.
 
 The exceptions are Twisted's, pyOpenSSL's and service-identity's.
 """
@@ -10,10 +10,10 @@ import re
 
 from llamagw.text import harmless
 
-#: Characters of the other side's own words that are repeated at most.
+#: Maximum length of an unknown error's text, in characters.
 WORDS = 300
 
-#: Causes by the names of their classes, which are Twisted's and service-identity's.
+#: Messages by name of the exception's class: by name, so that none has to be imported.
 _CAUSES = {
     "CancelledError": "it does not answer in time",
     "ConnectingCancelledError": "no connection in time",
@@ -31,10 +31,10 @@ _CAUSES = {
 
 def in_words(error: BaseException) -> str:
     """
-    Why a connection was not made, or was lost.
+    The message for an exception.
 
     :param error: what a Deferred failed with, or `connectionLost` was called with
-    :return: for a person, without a full stop; the other side's own words at most `WORDS` long
+    :return: a clause without a full stop; text from the other side is at most `WORDS` long
     """
     reasons = getattr(error, "reasons", None)  # what Twisted's HTTP client wraps the cause in
     if reasons:

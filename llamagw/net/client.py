@@ -1,55 +1,48 @@
 """
-The client's side of a relayed request: HTTP/1.1 to a backend.
+HTTP/1.1 to a backend: one connection, on httptools' parser.
 
-`Upstream` is one connection, on httptools' parser; `Pool` keeps the idle ones for a short while.
-An answer is handed to a `Receiver` as it arrives, one call for each read. What is in it, and
-whether to try again, is the relay's affair.
+An `Upstream` passes the answer to a `Receiver` as it arrives, one call for each read. Whether to
+retry is decided in llamagw/proxy/relay.py; idle connections are kept by pool.py.
 """
 
 from __future__ import annotations
 
 import re
 from enum import Enum
-from typing import Protocol, cast
+from typing import Protocol
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionDone
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.internet.protocol import Factory, connectionDone
 from twisted.internet.protocol import Protocol as TwistedProtocol
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from llamagw.net.address import Address
 from llamagw.net.causes import in_words
-from llamagw.net.connect import Connect
 from llamagw.net.transport import IConnection
 
-#: Bytes of an answer that are not body, at most: its head, and what there is of chunk sizes,
-#: extensions and trailers beyond what its body makes up for. And how many headers it may have.
+#: Limits of an answer: bytes of its head, and of its chunk sizes, extensions and trailers in excess
+#: of `FRAMING` for each byte of body; and its number of headers.
 MAX_HEAD, MAX_HEADERS = 256 * 1024, 1000
 
-#: A chunk of one byte takes 5 more; each byte of body makes up for so many that are not.
+#: Bytes of framing allowed for each byte of body; a chunk of one byte has 5.
 FRAMING = 8
-
-#: Seconds that an idle connection is kept. llama-server (cpp-httplib) closes it after 5.
-IDLE_SEC = 3.0
 
 Headers = list[tuple[bytes, bytes]]
 
 
-#: Bytes of a body below which it is cheaper to copy it behind its head than to send it apart.
+#: A body below this size, in bytes, is copied behind its head: cheaper than a write of its own.
 JOINED = 64 * 1024
 
-#: RFC 9112, 4. The parser lets all pass but the end of the line.
+#: A valid reason phrase (RFC 9112, 4). The parser accepts any bytes up to the end of the line.
 _REASON = re.compile(rb"[\t -~\x80-\xff]*")
 
-#: How far an answer has come. A tunnel is what is left of one that switched the protocol.
+#: States of an answer: which part is expected next. A tunnel follows a switch of the protocol.
 _HEAD, _BODY, _COMPLETE, _TUNNEL = range(4)
 
 
 class Received(Enum):
-    """What there was of an answer that broke off."""
+    """How much of an answer had arrived when it broke off."""
 
     NOTHING = 0
     PART_OF_HEAD = 1
@@ -58,12 +51,12 @@ class Received(Enum):
 
 class UpstreamLost(Exception):
     """
-    The answer did not come, or not whole.
+    The answer did not arrive, or not completely.
 
-    :param why: for a person
-    :ivar gone: the connection ended, rather than carried what is not HTTP
-    :ivar received: how far it had come: not a byte, a part of its head, or more
-    :ivar reached: whether the backend may have got the request
+    :param why: a clause for the log and for clients, without a full stop
+    :param gone: whether the connection was lost, rather than carried invalid HTTP
+    :param received: how much of the answer had arrived
+    :param reached: whether the backend may have received the request
     """
 
     def __init__(self, why: str, *, gone: bool, received: Received, reached: bool = True) -> None:
@@ -80,38 +73,57 @@ class UpstreamLost(Exception):
 
 
 class Receiver(Protocol):
-    """Who gets an answer: a head, more of its body, read by read, then `ended` or `lost`."""
+    """Receives an answer: `head`, `body` for each further read, then `ended` or `lost`."""
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         """
-        The final head (never a 1xx), and the part of the body that came in the same read.
+        The final head (of a 1xx, only 101), and the part of the body that came in the same read.
 
-        :param whole: that part is all of it; `ended` follows at once
+        :param reason: the reason phrase
+        :param data: that part of the body, without framing; may be empty
+        :param whole: whether it is the whole body; `ended` follows at once
         """
 
     def body(self, data: bytes) -> None:
-        """The part of the body that came in one read, with its framing taken off."""
+        """
+        The part of the body that came in one read.
+
+        :param data: without framing; not empty
+        """
 
     def ended(self) -> None:
-        """The answer is whole."""
+        """The answer is complete."""
 
     def lost(self, error: UpstreamLost) -> None:
-        """There will be no more of it."""
+        """The answer broke off; no call follows."""
+
+
+class Owner(Protocol):
+    """What a connection reports its state to; `llamagw.net.Pool` is one."""
+
+    def opened(self, upstream: Upstream) -> None:
+        """The connection is established."""
+
+    def put(self, upstream: Upstream) -> None:
+        """Its answer has ended, and another request may be sent over it."""
+
+    def forget(self, upstream: Upstream) -> None:
+        """It is closed, or must not be used again."""
 
 
 class Upstream(TwistedProtocol):
     """
     One connection to a backend, for one request after another.
 
-    :param pool: where it is registered, and kept while it is idle
-    :param address: where it is connected to
-    :ivar reused: an earlier request went over it; it may have gone stale since
-    :ivar idle_since: when its last answer ended
+    :param pool: keeps it while it is idle
+    :param address: the backend's
+    :ivar reused: whether an earlier request was sent over it: it may have become stale since
+    :ivar idle_since: when its last answer ended, in seconds of the reactor's clock
     """
 
     transport: IConnection
 
-    def __init__(self, pool: Pool, address: Address) -> None:
+    def __init__(self, pool: Owner, address: Address) -> None:
         self._pool = pool
         self.address = address
         self.reused = False
@@ -136,13 +148,14 @@ class Upstream(TwistedProtocol):
         upgrade: bool = False,
     ) -> None:
         """
-        Send a request; its answer goes to the receiver. Only when no other is under way.
+        Send a request. No other may be under way on this connection.
 
-        :param head: the request's head, with the empty line at its end
-        :param body: as long as the head says
+        :param head: the request's head, including the empty line
+        :param body: of the length that the head declares
         :param receiver: called as the answer arrives; the last call is `ended` or `lost`
-        :param bare: the answer has no body, whatever its head says (HEAD)
-        :param upgrade: the answer may be a 101; what follows it goes to `Receiver.body` as it is
+        :param bare: whether the answer has no body, whatever its head declares (HEAD)
+        :param upgrade: whether the answer may be a 101; bytes that follow one are passed to
+            `Receiver.body` unchanged
         """
         self._receiver = receiver
         self._bare = bare
@@ -151,9 +164,9 @@ class Upstream(TwistedProtocol):
         self._status = 0
         self._reason = b""
         self._head_size = 0
-        #: Bytes that came after the head and are no body, less what that makes up for.
+        #: Bytes of framing after the head, less `FRAMING` for each byte of body.
         self._overhead = 0
-        #: Why the answer cannot be passed on, when the parser has nothing against it.
+        #: Why the answer is refused although the parser accepts it.
         self._fault = ""
         self._state = _HEAD
         self._framed = False
@@ -168,17 +181,17 @@ class Upstream(TwistedProtocol):
         """
         Close at once; the receiver's `lost` is called.
 
-        :param why: for a person
+        :param why: as in `UpstreamLost`
         """
         self._fail(why, gone=True)
 
     def abort(self) -> None:
-        """Close at once, whatever is under way; the receiver is not called any more."""
+        """Close at once; the receiver of a request under way is not called any more."""
         self._receiver = None
         self.transport.abortConnection()
 
     def hang_up(self) -> None:
-        """Close a tunnel when all that was written is sent; the receiver is not called any more."""
+        """Close a tunnel when all written bytes are sent; the receiver is not called any more."""
         self._receiver = None
         self.transport.unregisterProducer()
         self.transport.loseConnection()
@@ -191,7 +204,7 @@ class Upstream(TwistedProtocol):
     def dataReceived(self, data: bytes) -> None:
         receiver = self._receiver
         if receiver is None:
-            # No request is under way: whatever it is, the connection cannot be trusted with one.
+            # Bytes without a request: they would be taken for the answer to the next one.
             self._pool.forget(self)
             self.transport.abortConnection()
             return
@@ -208,8 +221,8 @@ class Upstream(TwistedProtocol):
                 data = data[error.args[0] :]
                 receiver.head(101, self._reason, self._headers, data, False)
                 return
-            # No upgrade was asked for. What follows a whole answer is not worth an error, only
-            # the connection.
+            # No upgrade was requested. Bytes after a complete answer do not spoil that answer, but
+            # the connection is not reused.
             if self._state is not _COMPLETE:
                 self._fail(f"it answered what is not HTTP ({' '.join(str(error).split())})")
                 return
@@ -245,7 +258,7 @@ class Upstream(TwistedProtocol):
             return
         at_end = self._state is _BODY and not self._framed and reason.check(ConnectionDone)
         if at_end or self._state is _TUNNEL:
-            # It had no length: the end of the connection is the end of the answer.
+            # The answer has no length: it ends with the connection.
             self._finish(False)
         else:
             assert reason.value is not None
@@ -258,7 +271,7 @@ class Upstream(TwistedProtocol):
             self._surplus = True
 
     def on_status(self, status: bytes) -> None:
-        # What follows a whole answer in the same read must not become a part of it.
+        # Bytes after a complete answer in the same read must not become part of it.
         if self._state is _HEAD:
             self._reason += status
 
@@ -276,11 +289,11 @@ class Upstream(TwistedProtocol):
         status = self._parser.get_status_code()
         sound = _REASON.fullmatch(self._reason)
         if status < 200:
-            # Only behind the head of one that says to what it switches does the parser stop.
+            # `should_upgrade`: without an Upgrade header the parser would not stop after the head.
             if status == 101 and self._upgrade and self._parser.should_upgrade() and sound:
                 self._state = _TUNNEL
             return
-        # To be asked now: once there is a surplus, the parser tells of that.
+        # Read here: after further bytes the parser would return the status of the next message.
         self._status = status
         self._state = _COMPLETE if self._bare else _BODY
         framed = status in (204, 304)
@@ -301,16 +314,16 @@ class Upstream(TwistedProtocol):
         if self._state is _BODY:
             self._pieces.append(data)
         else:
-            # The body of a second answer, or of one to HEAD, which has none.
+            # The body of a second answer, or of an answer to HEAD, which must not have one.
             self._surplus = True
 
     def on_message_complete(self) -> None:
         if self._state is _BODY:
             self._state = _COMPLETE
-            # To be asked now: the parser forgets it with the message.
+            # Read here: the parser drops it at the end of the message.
             self._keep_alive = self._parser.should_keep_alive()
         elif self._state is _HEAD:
-            # That was a 1xx; the answer itself is still to come.
+            # That was a 1xx; the final answer follows.
             self._headers = []
             self._reason = b""
 
@@ -321,7 +334,7 @@ class Upstream(TwistedProtocol):
         assert receiver is not None
         if reusable and self._framed:
             self.reused = True
-            # The last part may have been one too many for a slow client, and have paused it.
+            # A slow client may have paused it during the last read.
             self.transport.resumeProducing()
             self._pool.put(self)
         else:
@@ -336,96 +349,3 @@ class Upstream(TwistedProtocol):
             if self._state is _HEAD:
                 received = Received.PART_OF_HEAD if self._head_size else Received.NOTHING
             receiver.lost(UpstreamLost(why, gone=gone, received=received))
-
-
-class Pool:
-    """
-    Connections to backends: takes an idle one where there is one, makes one where there is not.
-
-    :param reactor: keeps time
-    :param connect: makes the endpoint for an address
-    """
-
-    def __init__(self, reactor: IReactorTime, connect: Connect) -> None:
-        self._reactor = reactor
-        self._connect = connect
-        self._open: set[Upstream] = set()
-        self._idle: dict[Address, list[Upstream]] = {}
-        self._sweep: IDelayedCall | None = None
-
-    def take(self, address: Address) -> Upstream | None:
-        """
-        Take an idle connection; it is the caller's from now on.
-
-        :return: the one that was used last, at most `IDLE_SEC` ago; None without one
-        """
-        idle = self._idle.get(address)
-        while idle:
-            upstream = idle.pop()
-            if self._reactor.seconds() - upstream.idle_since <= IDLE_SEC:
-                return upstream
-            upstream.abort()
-        return None
-
-    def connect(self, address: Address) -> Deferred[Upstream]:
-        """
-        Make a new connection.
-
-        :return: fires with it; fails as the endpoint does. Cancelling it gives the attempt up
-        """
-        factory = Factory.forProtocol(lambda: Upstream(self, address))
-        factory.noisy = False
-        return cast("Deferred[Upstream]", self._connect(address).connect(factory))
-
-    def put(self, upstream: Upstream) -> None:
-        """Keep a connection whose answer has ended, for at most `IDLE_SEC`."""
-        upstream.idle_since = self._reactor.seconds()
-        self._idle.setdefault(upstream.address, []).append(upstream)
-        if self._sweep is None:
-            self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)
-
-    def opened(self, upstream: Upstream) -> None:
-        """Called by a connection: it is established."""
-        self._open.add(upstream)
-
-    def break_off(self, why: str, address: Address | None = None) -> None:
-        """
-        Close connections at once; the receivers of their answers are called with `UpstreamLost`.
-
-        :param why: for a person
-        :param address: only those to there; None for all
-        """
-        for upstream in list(self._open):
-            if address is None or upstream.address == address:
-                upstream.break_off(why)
-
-    def forget(self, upstream: Upstream) -> None:
-        """Called by a connection: it is closed, or not to be used again."""
-        self._open.discard(upstream)
-        idle = self._idle.get(upstream.address)
-        if idle is not None and upstream in idle:
-            idle.remove(upstream)
-
-    def close(self) -> None:
-        """Close all idle connections."""
-        if self._sweep is not None:
-            self._sweep.cancel()
-            self._sweep = None
-        for idle in self._idle.values():
-            for upstream in idle[:]:
-                upstream.abort()
-        self._idle.clear()
-
-    def _close_stale(self) -> None:
-        self._sweep = None
-        oldest = self._reactor.seconds() - IDLE_SEC
-        for address, idle in list(self._idle.items()):
-            fresh = [upstream for upstream in idle if upstream.idle_since > oldest]
-            for upstream in idle[: len(idle) - len(fresh)]:
-                upstream.abort()
-            if fresh:
-                self._idle[address] = fresh
-            else:
-                del self._idle[address]
-        if self._idle:
-            self._sweep = self._reactor.callLater(IDLE_SEC, self._close_stale)

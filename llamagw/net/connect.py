@@ -1,8 +1,8 @@
 """
-How a backend is reached: over TCP, or over TLS with its certificate verified.
+Makes the endpoint for a backend's address: TCP, or TLS with the certificate verified.
 
-TLS is Twisted's (pyOpenSSL, and service-identity for the host's name), on whatever transports
-endpoints.py gives. It is loaded when the first address wants it.
+TLS is Twisted's (pyOpenSSL, and service-identity for the host's name), over the endpoints of
+endpoints.py. It is imported when the first address needs it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from llamagw.config import Config
 from llamagw.net.address import Address
 from llamagw.net.endpoints import client_endpoint
 
-#: Seconds that it may take to connect.
+#: Timeout for an attempt to connect, in seconds.
 CONNECT_SEC = 10.0
 
 #: Makes the endpoint for an address.
@@ -26,7 +26,7 @@ Connect = Callable[[Address], IStreamClientEndpoint]
 
 
 def has_tls() -> bool:
-    """Whether this process can speak TLS; OpenSSL is left out where nothing needs it (tap.py)."""
+    """Whether this process can speak TLS; tap.py keeps OpenSSL from being imported if unused."""
     return sys.modules.get("OpenSSL", True) is not None
 
 
@@ -39,7 +39,7 @@ class Connector:
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
-        #: By host and file: to read the system's certificates takes longer than to connect.
+        #: By host and CA file: reading the system's certificates takes longer than connecting.
         self._tls: dict[tuple[str, str | None], IOpenSSLClientConnectionCreator] = {}
 
     def __call__(self, address: Address) -> IStreamClientEndpoint:
@@ -59,7 +59,7 @@ class Connector:
         return wrapClientTLS(self._tls[key], endpoint)
 
     def apply(self, config: Config) -> None:
-        """Another configuration holds: read certificates anew when they are next needed."""
+        """A configuration was loaded: read certificate files again when they are next needed."""
         self._tls.clear()
 
 

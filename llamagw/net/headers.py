@@ -1,5 +1,5 @@
 """
-Headers that are not passed on: those of one hop, and those that act on more than the answer.
+Which headers are passed on: not hop-by-hop headers, nor those that affect more than the answer.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from llamagw.config import CORS_NAMES, HOP_BY_HOP
 
 Headers = Iterable[tuple[bytes, bytes]]
 
-#: What ``Connection`` cannot take away (RFC 9110, 7.6.1 forbids it to name what is meant for all
-#: recipients): without these, an answer would have another end or meaning.
+#: Headers that ``Connection`` must not name (RFC 9110, 7.6.1: they are meant for all recipients).
+#: Without them the length or the meaning of an answer would change, so they are passed on even if
+#: it does.
 _FOR_ALL = frozenset(
     {
         b"cache-control",
@@ -28,9 +29,9 @@ _FOR_ALL = frozenset(
     }
 )
 
-#: Headers of an answer that act on the client's browser beyond that answer, or on a proxy between:
-#: a backend's are dropped unless its model has them in ``pass_headers``. So is all that begins
-#: with `_CROSS_ORIGIN`.
+#: Headers of an answer that affect the client's browser beyond that answer, or a proxy on the way.
+#: They are dropped unless the model has them in ``pass_headers``; so are headers that begin with
+#: `_CROSS_ORIGIN`.
 _ACTING = frozenset(
     {
         # kept by the browser for this host
@@ -71,9 +72,11 @@ def end_to_end(
     headers: Headers, without: frozenset[bytes] = frozenset()
 ) -> list[tuple[bytes, bytes]]:
     """
-    The headers that are passed on, each as its name in lower case and its line, ready to be sent.
+    The headers without the hop-by-hop ones.
 
-    :param without: more names to leave out, in lower case
+    :param headers: as received
+    :param without: further names to leave out, in lower case
+    :return: each as its name in lower case and its line, including CR LF
     """
     dropped = HOP_BY_HOP | without
     nominated: set[bytes] = set()
@@ -92,10 +95,11 @@ def end_to_end(
 
 def of_answer(headers: Headers, passed: frozenset[bytes]) -> list[tuple[bytes, bytes]]:
     """
-    The headers of a backend's answer that are passed on to the client, as `end_to_end` gives them.
+    The headers of a backend's answer that are passed on to the client.
 
-    :param passed: names, in lower case, of headers that are passed though they act on more than
-        this answer
+    :param headers: as received
+    :param passed: ``pass_headers`` of the model, in lower case
+    :return: as `end_to_end`
     """
     return [
         one

@@ -1,8 +1,8 @@
 """
-Listening with TLS: what an `ssl:` address names, and a certificate that can be renewed.
+Listening with TLS: reading the files of an `ssl:` address, and renewing the certificate.
 
-The files are read once, before anything listens, so that a fault is told with its file. How the
-gateway verifies the certificates of others is connect.py's affair.
+The files are read before anything listens, so that an error names its file. Certificates of
+backends are verified in connect.py.
 """
 
 from __future__ import annotations
@@ -27,9 +27,11 @@ from llamagw.config import cannot_listen, endpoint_string
 
 class Tls(NamedTuple):
     """
-    What an `ssl:` address says, with the files that it names as they were when it was read.
+    A parsed `ssl:` address, with the contents of its files.
 
-    :ivar options: Twisted's CertificateOptions: the key, the certificate and its chain
+    :ivar interface: IP address to listen on; empty for all
+    :ivar backlog: how many connections may wait to be accepted
+    :ivar options: Twisted's CertificateOptions: private key, certificate and chain
     """
 
     interface: str
@@ -39,19 +41,19 @@ class Tls(NamedTuple):
 
     @property
     def where(self) -> tuple[str, int]:
-        """The address, whichever certificate is shown there."""
+        """Interface and port."""
         return self.interface, self.port
 
 
 def read_tls(description: str) -> Tls | None:
     """
-    Read the files that an `ssl:` address names, and see whether they can be used.
+    Parse an `ssl:` address, read its files, and check that they can be used.
 
-    Needs no reactor and changes nothing, so it may run in a thread.
+    Needs no reactor and has no side effects, so it may run in a thread.
 
     :param description: anything that `llamagw.config.endpoint_string` takes
     :return: None for an address that is not `ssl:`
-    :raises ValueError: says what is wrong with which file
+    :raises ValueError: if it cannot be used; the message names the file
     """
     text = endpoint_string(description)
     if not text.startswith("ssl:"):
@@ -59,7 +61,7 @@ def read_tls(description: str) -> Tls | None:
     read: list[Tls] = []
     try:
         endpoints.serverFromString(_Reads(), text).listen(None).addCallback(read.append)
-        read[0].options.getContext()  # OpenSSL has its say only here
+        read[0].options.getContext()  # OpenSSL checks them only here
     except Exception as exc:  # TypeError for an unknown option, OSError, OpenSSL's own
         why = _fault_of_tls_files(text) or str(exc) or type(exc).__name__
         raise cannot_listen(description, why) from exc
@@ -67,7 +69,7 @@ def read_tls(description: str) -> Tls | None:
 
 
 class _Reads:
-    """Takes a reactor's place in Twisted's parser of `ssl:` strings, to get what it has parsed."""
+    """A reactor for Twisted's parser of `ssl:` strings that returns what was parsed."""
 
     def listenSSL(
         self, port: int, factory: None, contextFactory: Any, backlog: int = 50, interface: str = ""
@@ -75,13 +77,13 @@ class _Reads:
         return Tls(interface, port, backlog, contextFactory)
 
 
-#: The order of the values of an `ssl:` string that are given without their names.
+#: The names of positional values in an `ssl:` string, in order.
 _SSL_VALUES = ("kind", "port", "privateKey", "certKey", "sslmethod", "interface")
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
 
 
 def _fault_of_tls_files(text: str) -> str | None:
-    """Which of the files that an `ssl:` string names cannot be used; None if none is wrong."""
+    """A message about the first file of an `ssl:` string that cannot be used; None if all can."""
     from OpenSSL.crypto import FILETYPE_PEM
     from twisted.internet.ssl import Certificate, KeyPair
 
@@ -124,8 +126,8 @@ class TlsEndpoint:
     """
     Listens with TLS; the certificate can be renewed.
 
-    :param reactor: listens, with whatever transports it has
-    :param tls: what `read_tls` gave
+    :param reactor: listens
+    :param tls: from `read_tls`
     """
 
     def __init__(self, reactor: Any, tls: Tls) -> None:
@@ -133,11 +135,14 @@ class TlsEndpoint:
         self._tls = tls
         self._factory: _TlsFactory | None = None
 
+    def __repr__(self) -> str:
+        return f"<TlsEndpoint on {self._tls.where}>"
+
     def listen(self, protocolFactory: IProtocolFactory) -> Deferred[IListeningPort]:
         """
         Bind and listen at once.
 
-        :return: has fired already: with the port, or with CannotListenError
+        :return: has fired already, with the port or with CannotListenError
         """
         tls = self._tls
         self._factory = _TlsFactory(self._reactor, protocolFactory, tls)
@@ -149,9 +154,9 @@ class TlsEndpoint:
 
     def renew(self, tls: Tls) -> bool:
         """
-        Show another certificate to clients that connect from now on; old connections live on.
+        Use another certificate for new connections; established ones are not affected.
 
-        :return: False, and nothing has changed, when `tls` is for another address
+        :return: whether it is in use; False if `tls` is for another address
         """
         if self._factory is None or tls.where != self._tls.where:
             return False

@@ -1,9 +1,8 @@
 """
-A Twisted transport over uvloop's own.
+A Twisted transport (ITCPTransport) that wraps a transport of uvloop.
 
-A Twisted reactor on a uvloop loop still does its socket work in Python. Here uvloop keeps the
-socket and the Twisted protocol gets a thin ITransport over uvloop's transport. Making connections
-is the affair of endpoints.py.
+A Twisted reactor on a uvloop loop does its socket I/O in Python. Here uvloop owns the socket, and
+the Twisted protocol gets a thin wrapper. Connections are made by listening.py and connecting.py.
 """
 
 from __future__ import annotations
@@ -32,24 +31,24 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-#: Bytes waiting to be sent above which a producer is paused.
+#: A producer is paused while more bytes than this wait to be sent.
 HIGH_WATER = 64 * 1024
 
-#: Bytes of one read after which other connections have their turn.
+#: After a read of this many bytes or more, other connections are served first.
 LONG_READ = 64 * 1024
 
 _log = Logger()
 
 
 def _discard(data: bytes) -> None:
-    """Stand in for uvloop's write once nothing may be written any more."""
+    """Used instead of uvloop's write when no more may be written."""
 
 
 def address_of(name: Any) -> IAddress:
     """
-    A socket's name as Twisted's address.
+    Convert a socket's name to Twisted's address.
 
-    :param name: what `socket.getsockname` gives for TCP over IPv4 or IPv6, or a UNIX socket
+    :param name: from `socket.getsockname`, of a TCP (IPv4 or IPv6) or UNIX socket
     """
     if not isinstance(name, tuple):
         return UNIXAddress(name or None)
@@ -57,20 +56,23 @@ def address_of(name: Any) -> IAddress:
 
 
 class IConnection(ITCPTransport, IConsumer, IPushProducer):
-    """A protocol's transport: it can be paused, and pauses a producer that writes to it."""
+    """A transport that can be paused, and that pauses the producer which writes to it."""
 
 
 @implementer(ITransport, IConsumer, IPushProducer)
 class UvloopTransport(asyncio.Protocol):
     """
-    A transport to a Twisted protocol, and a protocol to uvloop.
+    A transport for a Twisted protocol, and a protocol for uvloop.
 
-    uvloop never calls connection_lost from within one of our calls, so neither do we call
-    connectionLost from within one of the protocol's.
+    connectionLost is never called within a call by the protocol, since uvloop never calls
+    connection_lost within a call to its transport.
 
-    :param loop: has the connection
-    :param opened: called with this when it is connected; calls `attach` or `drop`
+    :param loop: the event loop of the connection
+    :param opened: called with the transport when it is connected; must call `attach` or `drop`
     :param lost: called after the protocol's connectionLost
+    :ivar connected: whether a protocol is attached and the connection is open
+    :ivar disconnecting: whether loseConnection was called
+    :ivar disconnected: whether the connection has ended
     """
 
     __slots__ = (
@@ -95,7 +97,7 @@ class UvloopTransport(asyncio.Protocol):
         self._lost = lost
         self._send: Callable[[bytes], None] = _discard
         self._producer: IPushProducer | None = None
-        self._reason: Failure | None = None  # why we ended it, where it was not a clean close
+        self._reason: Failure | None = None  # for connectionLost, if it was aborted here
         self._held = b""
         self._full = self._paused = self._read_ended = self._write_ended = False
         self.connected = self.disconnecting = self.disconnected = False
@@ -116,7 +118,7 @@ class UvloopTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         uv = self._uv = cast(asyncio.Transport, transport)
         peer = uv.get_extra_info("peername")
-        if peer is None:  # gone again before we came to it
+        if peer is None:  # the client has disconnected already
             uv.abort()
             return
         uv.set_write_buffer_limits(high=HIGH_WATER)
@@ -127,13 +129,13 @@ class UvloopTransport(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         if self._paused:
-            # Only after a pause in connectionMade: uvloop begins to read when that returns,
-            # whatever was asked for in it.
+            # Only after a pause in connectionMade: uvloop starts reading when that returns, even
+            # if it was paused.
             self._held += data
             self._uv.pause_reading()
             return
         if len(data) >= LONG_READ:
-            # libuv would read from this connection alone, up to 32 times, before any other's turn.
+            # libuv would read up to 32 times from this connection before it serves another.
             self._uv.pause_reading()
             self._loop.call_soon(self._read_on)
         try:
@@ -151,31 +153,31 @@ class UvloopTransport(asyncio.Protocol):
         if half is None:
             self.drop()
         else:
-            self._tell(half.readConnectionLost)
-        return True  # uvloop is not to close it: what is due has been done here
+            self._guarded(half.readConnectionLost)
+        return True  # uvloop must not close the connection; that was done above if due
 
     def pause_writing(self) -> None:
         self._full = True
         if self._producer is not None:
-            self._tell(self._producer.pauseProducing)
+            self._guarded(self._producer.pauseProducing)
 
     def resume_writing(self) -> None:
         self._full = False
         if self._write_ended:
             self._loop.call_soon(self._write_lost)
         elif self._producer is not None:
-            self._tell(self._producer.resumeProducing)
+            self._guarded(self._producer.resumeProducing)
 
     def connection_lost(self, exc: BaseException | None) -> None:
         was_connected = self.connected
         self.connected, self.disconnected, self._send = False, True, _discard
-        if not was_connected:  # dropped before it had a protocol
+        if not was_connected:  # dropped before a protocol was attached
             return
         reason = self._reason
         if reason is None:
             reason = Failure(error.ConnectionLost(str(exc)) if exc else error.ConnectionDone())
         protocol, producer, self._producer = self.protocol, self._producer, None
-        del self.protocol  # or the two would wait for the garbage collector
+        del self.protocol  # breaks the reference cycle
         try:
             if producer is not None:
                 producer.stopProducing()
@@ -192,9 +194,10 @@ class UvloopTransport(asyncio.Protocol):
 
     def attach(self, protocol: IProtocol) -> Failure | None:
         """
-        Begin: hand the connection to its protocol.
+        Connect the transport to its protocol.
 
-        :return: what the protocol raised, if it did; the connection is closed then
+        :return: the exception that makeConnection raised; the connection is closed then. None if it
+            raised none
         """
         self.protocol = protocol
         self.connected = True
@@ -205,18 +208,18 @@ class UvloopTransport(asyncio.Protocol):
         return None
 
     def drop(self) -> None:
-        """Close at once, whatever still waits to be sent."""
+        """Close at once; bytes that wait to be sent are dropped."""
         self._send = _discard
         self._uv.abort()
 
-    def _tell(self, call: Callable[[], None]) -> None:
+    def _guarded(self, call: Callable[[], None]) -> None:
         try:
             call()
         except Exception:
             self._failed()
 
     def _failed(self) -> Failure:
-        """End it because the protocol (or producer) has just raised: within `except` only."""
+        """Close because the protocol or producer raised; to be called within `except`."""
         failure = Failure()
         _log.failure("Unhandled error in {protocol}", failure, protocol=self.protocol)
         self._reason = self._reason or failure
@@ -230,33 +233,33 @@ class UvloopTransport(asyncio.Protocol):
     def _write_lost(self) -> None:
         half = IHalfCloseableProtocol(self.protocol, None) if self.connected else None
         if half is not None:
-            self._tell(half.writeConnectionLost)
+            self._guarded(half.writeConnectionLost)
 
     def _release(self) -> None:
         data = self._held
         if data and self.connected and not (self._paused or self.disconnecting):
             self._held = b""
-            self._uv.resume_reading()  # first, so that a pause in dataReceived holds
+            self._uv.resume_reading()  # before the data, which may pause it again
             self.data_received(data)
 
     # Protocols call (ITransport)
 
     def write(self, data: bytes) -> None:
         """
-        Send; ignored once closed, as in Twisted.
+        Send bytes; ignored once closed, as in Twisted.
 
-        :raises TypeError: unless it is bytes
+        :raises TypeError: unless they are bytes
         """
         if not isinstance(data, bytes):
             raise TypeError("Data must be bytes")
         self._send(data)
 
     def writeSequence(self, data: Iterable[bytes]) -> None:
-        """Send some pieces as one."""
+        """Send pieces in one write."""
         self._send(b"".join(data))
 
     def loseConnection(self) -> None:
-        """Close when all is sent; with a producer registered, when it has been unregistered."""
+        """Close when all bytes are sent; with a producer, not before it is unregistered."""
         if self.connected and not self.disconnecting:
             self.disconnecting = True
             if self._producer is None:
@@ -265,14 +268,14 @@ class UvloopTransport(asyncio.Protocol):
                 self.pauseProducing()
 
     def loseWriteConnection(self) -> None:
-        """Say that no more will be sent, when all is sent; reading goes on."""
+        """Close the sending direction when all bytes are sent; reading goes on."""
         if not self.connected or self.disconnecting or self._write_ended:
             return
         self._write_ended = True
         self._send = _discard
         self._uv.write_eof()
         if self._uv.get_write_buffer_size():
-            # resume_writing is the only word uvloop has for "all is sent".
+            # With a limit of 0, uvloop calls resume_writing when all bytes are sent.
             self._uv.set_write_buffer_limits(high=0)
         else:
             self._loop.call_soon(self._write_lost)
@@ -282,31 +285,31 @@ class UvloopTransport(asyncio.Protocol):
         if self.connected and self._reason is None:
             self._reason = Failure(error.ConnectionAborted())
             with contextlib.suppress(OSError):
-                # With no time to linger the kernel sends a reset: the peer must not take what it
-                # has got for the whole.
+                # With a linger time of 0 the kernel sends a reset, so that the peer cannot mistake
+                # what it has received for the whole.
                 self._uv.get_extra_info("socket").setsockopt(
                     socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
                 )
             self.drop()
 
     def getPeer(self) -> Any:
-        """The other side's IPv4Address, IPv6Address or UNIXAddress."""
+        """The remote IPv4Address, IPv6Address or UNIXAddress."""
         return self._peer
 
     def getHost(self) -> Any:
-        """Our side's."""
+        """The local IPv4Address, IPv6Address or UNIXAddress."""
         return self._host
 
     # IConsumer
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:
         """
-        Pause and resume a producer with the room there is for what it writes.
+        Pause a producer while more than `HIGH_WATER` bytes wait to be sent.
 
-        When nothing can be written any more, its stopProducing is called.
+        Its stopProducing is called when no more can be written.
 
         :param streaming: whether it is a push producer
-        :raises RuntimeError: when there is one already
+        :raises RuntimeError: if one is registered already
         """
         if self._producer is not None:
             raise RuntimeError(
@@ -324,7 +327,7 @@ class UvloopTransport(asyncio.Protocol):
             self._producer.pauseProducing()
 
     def unregisterProducer(self) -> None:
-        """Forget the producer; a loseConnection that waited for it goes ahead."""
+        """Remove the producer; a loseConnection that waited for it takes effect."""
         producer, self._producer = self._producer, None
         if isinstance(producer, _PullToPush):
             producer.stopStreaming()
@@ -340,7 +343,7 @@ class UvloopTransport(asyncio.Protocol):
             self._uv.pause_reading()
 
     def resumeProducing(self) -> None:
-        """Read again."""
+        """Resume reading."""
         if self.connected and not self.disconnecting and not self._read_ended:
             self._paused = False
             if self._held:
@@ -364,7 +367,7 @@ class UvloopTCPTransport(UvloopTransport):
         return self._option(socket.IPPROTO_TCP, socket.TCP_NODELAY)
 
     def setTcpNoDelay(self, enabled: bool) -> None:
-        """Send small segments at once, or gather them."""
+        """Send small segments at once, or collect them (Nagle)."""
         self._set_option(socket.IPPROTO_TCP, socket.TCP_NODELAY, enabled)
 
     def getTcpKeepAlive(self) -> bool:
@@ -372,7 +375,7 @@ class UvloopTCPTransport(UvloopTransport):
         return self._option(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
 
     def setTcpKeepAlive(self, enabled: bool) -> None:
-        """Probe an idle connection, or do not."""
+        """Probe an idle connection, or stop doing so."""
         self._set_option(socket.SOL_SOCKET, socket.SO_KEEPALIVE, enabled)
 
     def _option(self, level: int, option: int) -> bool:

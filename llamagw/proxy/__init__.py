@@ -1,8 +1,8 @@
 """
-The bytes of clients: what they ask, who is to answer it, and the answer on its way back.
+Clients' connections and requests: reading them, relaying them to backends, relaying the answers.
 
-It knows leases, and schedules nothing; it carries requests to backends over `llamagw.net`. Import
-its names from here; its files are its own.
+A lease from `llamagw.fleet` says which backend; connections to it come from `llamagw.net`. Other
+packages import the names below, never from the modules.
 """
 
 from llamagw.proxy.call import (

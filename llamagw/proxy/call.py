@@ -1,9 +1,9 @@
 """
-What a request asks for: which model, and what of it goes to the model's engine.
+What a request asks for: which model, whether a stream, and which path of the engine.
 
-One reader for each place where a model's name can stand (`llamagw.dialects.Where`). They look into
-a request and change nothing; a body is not parsed beyond what is looked for. How a request is
-changed for its engine is rewrite.py's affair.
+One reader for each place where a model's name can be (`llamagw.dialects.Where`). Readers do not
+change the request, and parse no more of a body than they need. A request is changed for its engine
+by rewrite.py.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from llamagw.text import harmless
 
 SLASH = 0x2F
 
-#: How often a path may be percent-encoded.
+#: How many times a path may be percent-encoded.
 MOST_ENCODED = 3
 
-#: Bytes that a name of `NAME_LENGTH` characters takes in JSON at most: each may be written as a
-#: surrogate pair.
+#: Maximum length in JSON, in bytes, of a name of `NAME_LENGTH` characters: each may be written as
+#: an escaped surrogate pair.
 _NAME_BYTES = 12 * NAME_LENGTH + 2
 
-#: Methods that look and change nothing: they load no model unless asked to.
+#: Read-only methods: they load no model without ``autoload=true``.
 LOOKING = (b"GET", b"HEAD")
 
 
-#: What is said when there is no name, nor a default.
+#: Messages for a request that names no model when there is no default.
 LACKING = {
     Where.BODY: "The body names no `model`.",
     Where.FORM: "The form has no field `model`.",
@@ -48,14 +48,14 @@ class Call(Struct):
     """
     What a request asks for.
 
-    :ivar model: the name that the request gives; None if it gives none
-    :ivar where: where it stands
-    :ivar stream: whether it asks for a stream of events
+    :ivar model: the name in the request; None if it has none
+    :ivar where: where the name is
+    :ivar stream: whether the answer is to be a stream of events
     :ivar load: whether the model may be loaded for it
-    :ivar shaped: whether the configuration may change its body
-    :ivar target: path and query for the engine, if not the request's own
-    :ivar upgrade: the protocol to which it asks to switch (WebSocket); None for none
-    :ivar form: where the model stands in its form, if its body is one
+    :ivar shaped: whether ``set_params`` and the like apply to its body
+    :ivar target: path and query for the engine; None for those of the request
+    :ivar upgrade: the protocol to switch to (such as WebSocket); None for none
+    :ivar form: where the model is in the form; None if the body is not a form
     """
 
     model: str | None
@@ -69,10 +69,10 @@ class Call(Struct):
 
     def named(self, default: str | None) -> str:
         """
-        The name of the model that it is for.
+        The name of the model that the request is for.
 
-        :param default: the name for a request that gives none
-        :raises BadRequest: when there is none either, or it is too long
+        :param default: the name for a request without one; None if none is configured
+        :raises BadRequest: if there is neither, or the name is too long
         """
         name = self.model or default
         if not name:
@@ -80,15 +80,15 @@ class Call(Struct):
         return name if len(name) <= NAME_LENGTH else checked_name(name)
 
 
-#: Reads a request; may raise a GatewayError.
+#: Finds out what a request asks for; may raise a GatewayError.
 Reader = Callable[[Request], Call]
 
 
 def checked_name(name: str) -> str:
     """
-    A model's name that a client gave.
+    Return a model's name from a request, after a check of its length.
 
-    :raises BadRequest: when it is longer than any model's can be
+    :raises BadRequest: if it is longer than `NAME_LENGTH` characters
     """
     if len(name) > NAME_LENGTH:
         raise BadRequest(
@@ -98,12 +98,12 @@ def checked_name(name: str) -> str:
     return name
 
 
-#: What is not in a body, and what asks for a stream.
+#: A missing value; and the value of ``stream`` that asks for a stream.
 _ABSENT, _TRUE = Raw(b""), Raw(b"true")
 
 
 class Peek(Struct):
-    """What is looked at in a JSON body. It stays as it came: a value may be as long as the body."""
+    """The keys that are read in a JSON body; undecoded, as a value may be as long as the body."""
 
     model: Raw = _ABSENT
     stream: Raw = _ABSENT
@@ -115,9 +115,9 @@ _name = msgspec.json.Decoder(str | None).decode
 
 def by_body(request: Request) -> Call:
     """
-    By ``model`` in the JSON body.
+    Read ``model`` in the JSON body.
 
-    :raises BadRequest: when the body is not a JSON object
+    :raises BadRequest: if the body is not a JSON object
     """
     model, stream = peek(request.body)
     return Call(model, Where.BODY, stream)
@@ -125,12 +125,12 @@ def by_body(request: Request) -> Call:
 
 def peek(body: bytes) -> tuple[str | None, bool]:
     """
-    What a JSON body says of itself.
+    Read ``model`` and ``stream`` in a JSON body.
 
-    Of several keys ``model`` the last counts, as for every JSON reader that takes them.
+    Of several keys ``model`` the last counts, as with every JSON parser that accepts them.
 
     :return: its ``model``, and whether ``stream`` is true
-    :raises BadRequest: when it is not a JSON object
+    :raises BadRequest: if it is not a JSON object
     """
     try:
         found = _peek(body)
@@ -154,9 +154,9 @@ def peek(body: bytes) -> tuple[str | None, bool]:
 
 def by_shaped_body(request: Request) -> Call:
     """
-    By ``model`` in the JSON body, which the configuration may change.
+    Read ``model`` in the JSON body, for a route where the configuration may change the body.
 
-    :raises BadRequest: when the body is not a JSON object
+    :raises BadRequest: if the body is not a JSON object
     """
     model, stream = peek(request.body)
     return Call(model, Where.BODY, stream, shaped=True)
@@ -164,11 +164,11 @@ def by_shaped_body(request: Request) -> Call:
 
 def by_form(request: Request) -> Call:
     """
-    By the field ``model`` of a multipart form.
+    Read the field ``model`` of a multipart form.
 
-    :raises BadRequest: when the body is no such form, or one that can be read in two ways
+    :raises BadRequest: if the body is not a form, or one that parsers may read differently
     """
-    # One that is given twice may be read as another one by the backend.
+    # Of two Content-Types the backend may use the other one.
     types = request.requestHeaders.getRawHeaders(b"content-type", [])
     boundary = forms.boundary_of(types[0]) if len(types) == 1 else None
     if boundary is None:
@@ -182,9 +182,9 @@ def by_form(request: Request) -> Call:
 
 def by_query(request: Request) -> Call:
     """
-    By ``?model=``; a GET loads nothing unless ``autoload=true`` stands there too.
+    Read ``?model=``; a GET loads nothing without ``autoload=true``.
 
-    :raises BadRequest: when backends might find another model in it, or another path
+    :raises BadRequest: if backends might find another model in the query, or another path
     """
     keep_in_place(request.path)
     _, _, query = request.uri.partition(b"?")
@@ -193,14 +193,15 @@ def by_query(request: Request) -> Call:
 
 def by_path(request: Request, names: Names) -> Call:
     """
-    By what follows ``/upstream/``; the rest of the path is the engine's, as it is.
+    Read the name that follows ``/upstream/``; the rest of the path is passed to the engine.
 
-    A name may have slashes in it, written as they are or as ``%2F``: the longest beginning that is
-    a name is taken, else the shortest that a pattern fits, else the first part.
+    A name may contain slashes, plain or as ``%2F``: the longest prefix that is a name is taken,
+    else the shortest that a pattern matches, else the first segment.
 
-    :raises PathNotFound: when nothing follows
-    :raises BadRequest: when the rest leads out of it
-    :raises Moved: when only the name follows: a page's links need the slash after it
+    :param names: the configured names, aliases and patterns
+    :raises PathNotFound: if nothing follows
+    :raises BadRequest: if the rest may lead to another path on some servers
+    :raises Moved: if only the name follows: relative links of a page need the slash after it
     """
     given = request.path.removeprefix(b"/upstream/")
     ends = [at for at, byte in enumerate(given) if byte == SLASH] + [len(given)]
@@ -230,10 +231,10 @@ def by_path(request: Request, names: Names) -> Call:
 
 def _model_of(query: bytes) -> str | None:
     """
-    The value of ``model`` in a query.
+    The value of ``model`` in a query; None without one.
 
-    :raises BadRequest: when it stands there twice, or as only some readers would find it: some
-        split at semicolons, some take the first of several, some the last
+    :raises BadRequest: if it is there twice, or only some servers would find it: some split at
+        semicolons, some take the first of several, some the last
     """
     fields = [field.partition(b"=") for field in re.split(b"[&;]", query)]
     ours = [(key, value) for key, _, value in fields if _decoded(key) == b"model"]
@@ -259,16 +260,16 @@ def _decoded(text: bytes) -> bytes:
 
 def keep_in_place(path: bytes) -> None:
     """
-    See to it that a path means the same to every server.
+    Check that a path means the same to every server.
 
-    :param path: as it came, without a query
-    :raises BadRequest: when it has ``.`` or ``..`` as a part of it, backslashes or control
-        characters, percent-encoded (once or more often) or not
+    :param path: as received, without the query
+    :raises BadRequest: if a segment is ``.`` or ``..``, or there are backslashes or control
+        characters, percent-encoded (once or repeatedly) or not
     """
     plain = path
     for _ in range(MOST_ENCODED):
         plain = unquote_to_bytes(plain)
-    # Some servers cut a part off at its semicolon first.
+    # Some servers remove path parameters (from the semicolon on) first.
     parts = [part.partition(b";")[0] for part in plain.split(b"/")]
     odd = re.search(rb"[\\\0-\x1f\x7f]", plain) or unquote_to_bytes(plain) != plain
     if odd or b"." in parts or b".." in parts:

@@ -1,10 +1,10 @@
 """
-One connection of a client: how long it may take, what it may send, and when it ends.
+One connection of a client: its timeouts, the validity of its HTTP, and its end.
 
-What differs from Twisted's HTTPChannel: every error in the HTTP itself is a JSON envelope; what can
-be read in two ways is refused; a client that sends many requests in one go is served in turns; one
-that is slow to send or to read is cut off; the connection can become a tunnel. What becomes of a
-request whose head is complete is request.py's affair.
+Differences from Twisted's HTTPChannel: errors in the HTTP itself are answered with a JSON envelope;
+HTTP that servers read differently is refused; pipelined requests are answered in turns with other
+connections; clients that send or read too slowly are disconnected; the connection can become a
+tunnel. Requests whose heads are complete are handled by request.py.
 """
 
 from __future__ import annotations
@@ -32,42 +32,44 @@ from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import decoded_path
 from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
 
-#: A line behind the last chunk (RFC 9112, 7.1.2).
+#: A trailer, after the last chunk (RFC 9112, 7.1.2).
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
 _log = Logger(namespace="llamagw.server")
 
-#: Seconds that a client gets to read why it was refused while what it still sends is thrown away.
-#: Closing at once would reset the connection, and the reason might be lost with it.
+#: Seconds for which a refused client's bytes are read and discarded, so that it can read the error.
+#: Closing at once would reset the connection, and the error might be lost.
 LINGER_SEC = 5
 
-#: How many connections over the limit are answered 503 at once. Each needs a file while it is; the
-#: rest are reset without an answer, so that those that are open can go on.
+#: How many connections over the limit are answered with 503 at a time. Each uses a file descriptor
+#: meanwhile; further ones are reset without an answer.
 REFUSED_WITH_503 = 32
 
-#: How many requests that came in one read are answered before other connections have a turn, and
-#: seconds after which those have it sooner.
+#: After this many requests of one read, or this many seconds, other connections have a turn.
 PIPELINED, TURN_SEC = 8, 0.01
 
-#: Bytes of further requests that are read while one is being answered, so that the end of the
-#: connection is noticed; as Twisted's own limit.
+#: Bytes that are read ahead while a request is being answered, so that a disconnect is noticed;
+#: equal to Twisted's own limit.
 EARLY = 0x4000
 
-#: Bytes that the name of a header may have: Twisted keeps up to 10,000 names for ever.
+#: Maximum length of a header's name, in bytes: Twisted caches up to 10,000 and drops none.
 HEADER_NAME = 256
 
-#: Digits of a ``Content-Length`` that is a number of bytes; Python refuses one of over 4,300.
+#: Maximum number of digits of a ``Content-Length``; Python raises for over 4,300.
 LENGTH_DIGITS = 19
 
-#: How fast a client reads, at least, in bytes a second, over any ``client_stall_sec`` or more; and
-#: how many bytes it has read, at least, when its connection takes more again after it was full.
+#: Minimum rate, in bytes per second, at which a client must read, averaged over
+#: ``client_stall_sec``; and how many bytes it has read at least when a full connection is writable
+#: again.
 SLOWEST, READ_AT_LEAST = 1024, 48 * 1024
 
 
 class Channel(KnownChannel):
     """
-    :param connections: where it is registered, and whose limits hold for it
-    :ivar refused: whether it was refused: nothing more that the client sends is parsed
+    One connection of a client.
+
+    :param connections: registers it, and has its limits
+    :ivar refused: whether `refuse` was called: further bytes are not parsed
     """
 
     transport: IConnection
@@ -79,12 +81,12 @@ class Channel(KnownChannel):
     _tunnel: IConnection | None = None
     _alarm: IDelayedCall | None = None
     _stalled: IDelayedCall | None = None
-    #: Bytes of bodies that are held for this connection.
+    #: Bytes of request bodies in memory, as counted in `Connections.bodies`.
     _held = 0
-    #: How many requests of one read were answered, and what answers the next ones.
+    #: Number of requests of the current read that were answered; and the call for the next ones.
     _answered = 0
     _next_turn: IDelayedCall | None = None
-    #: When the client's connection was full, and for how many seconds it may be so from then on.
+    #: Since when the connection is full; and for how many seconds from then on it may be.
     _full_since = 0.0
     _patience = 0.0
 
@@ -114,7 +116,7 @@ class Channel(KnownChannel):
         if excess > REFUSED_WITH_503:
             self.transport.abortConnection()
         elif excess > 0:
-            # It has sent nothing yet that it could lose, and its descriptor is wanted.
+            # Without lingering: the client has sent nothing yet, and its descriptor is needed.
             error = ServerBusy("Too many connections are open.", retry_after=1)
             self.refuse(error, linger=False)
 
@@ -138,36 +140,36 @@ class Channel(KnownChannel):
         if not self.receiving:
             self._answered = 0
         super().dataReceived(data)
-        # With a request in the same read that was answered at once, this is a call within another,
-        # which goes on with the buffer; and so does `_take_turn`.
+        # Not if called within itself (by a request of the same read that was answered at once) or
+        # while paused: the outer call, or `_take_turn`, goes on with the buffer.
         read = not (self.paused or self.receiving)
         if read and self.unparsed and self.line_mode and b"\n" in self.unparsed:
             self._refuse_shape("a line ends without a carriage return")
 
     def tunnel(self, upstream: IConnection) -> None:
         """
-        Pass on what comes from here on, which is no HTTP; the connection ends with it.
+        Pass on all further bytes, which are not HTTP, until the connection ends.
 
-        :param upstream: gets it
+        :param upstream: the connection to write them to
         """
         self._tunnel = upstream
         self.persistent = 0
         upstream.registerProducer(self.transport, True)
         for data in self.take_early():
             upstream.write(data)
-        # It was paused if there was much of that.
+        # Twisted has paused it if there were many of those bytes.
         self.transport.resumeProducing()
 
     def rawDataReceived(self, data: bytes) -> None:
         if self.handling and not self.hold(len(data)):
-            # It has sent more requests before it has its answer, and there is no room for them.
+            # A pipelined request for which there is no memory.
             self.transport.abortConnection()
         else:
             super().rawDataReceived(data)
 
     def requestDone(self, request: HTTPRequest) -> None:
         now = self.connections.clock.seconds()
-        # Only one that was answered at once has kept others waiting.
+        # Only a request that was answered synchronously has delayed other connections.
         took_long = self.receiving and now - self._since >= TURN_SEC
         self._since = now
         self._patience = self.connections.client_stall
@@ -176,7 +178,7 @@ class Channel(KnownChannel):
         self._answered += 1
         turn_is_over = self._answered >= PIPELINED or took_long
         if self.persistent and (turn_is_over or self.full):
-            # `paused` has LineReceiver keep what it has, until `_take_turn`.
+            # While `paused`, LineReceiver keeps the buffer; `_take_turn` goes on with it.
             self.paused = True
         super().requestDone(request)
         if self.paused:
@@ -188,10 +190,10 @@ class Channel(KnownChannel):
             self._next_turn = self.callLater(0, self._take_turn)
 
     def _take_turn(self) -> None:
-        """Answer what came together with requests that were answered in an earlier turn."""
+        """Answer further requests of a read, some of whose were answered in an earlier turn."""
         self._next_turn = None
         if self.full:
-            return  # `resumeProducing` has another
+            return  # `resumeProducing` schedules another turn
         self.paused = False
         if self.unparsed:
             self.dataReceived(b"")
@@ -201,9 +203,10 @@ class Channel(KnownChannel):
 
     def hold(self, count: int) -> bool:
         """
-        Take room for so many bytes of this connection's requests.
+        Count bytes of this connection's requests as held in memory.
 
-        :return: whether there is room for them
+        :param count: bytes
+        :return: whether they are within ``max_bodies``
         """
         if not self.connections.bodies.take(count):
             return False
@@ -211,17 +214,21 @@ class Channel(KnownChannel):
         return True
 
     def release(self, count: int | None = None) -> None:
-        """Give room for so many bytes back; for None all that is held."""
+        """
+        Count bytes as no longer held.
+
+        :param count: bytes; None for all
+        """
         count = self._held if count is None else count
         self._held -= count
         self.connections.bodies.give_back(count)
 
     def _check_time(self) -> None:
         """
-        Close a connection that is idle, or sends its request, for too long.
+        Close a connection that has been idle, or sending one request, for ``request_timeout``.
 
-        One timer for each connection, set when it last rang, instead of Twisted's, which is set
-        and unset for each request; and a byte now and then does not keep a request open.
+        One timer per connection, which is set again only when it fires; Twisted's is set and
+        cancelled for each request. Bytes that arrive do not extend the time for a request.
         """
         left = self._since + self.connections.request_timeout - self.connections.clock.seconds()
         if self.handling:
@@ -238,15 +245,15 @@ class Channel(KnownChannel):
 
     def allContentReceived(self) -> None:
         self._sending = False
-        # Nobody uses trailers, but where they end is where the next request begins: to a server
-        # that takes a bare LF for the end of a line that may be elsewhere.
+        # Trailers are not used, but the next request begins after them: a server that accepts a
+        # bare LF as the end of a line may find another end.
         if not all(map(_TRAILER.fullmatch, self.trailers)):
             self._refuse_shape("a line behind the last chunk is no header")
-        if not self.refused:  # the end may come in the same read as what was too much
+        if not self.refused:  # the end may be in the same read as what was refused
             super().allContentReceived()
 
     def lineReceived(self, line: bytes) -> None:
-        # What some servers read as one header and others as two is how requests are smuggled.
+        # Against request smuggling: some servers read these as one header, others as two.
         if b"\n" in line:
             self._refuse_shape("a line ends without a carriage return")
         elif line[:1] in (b" ", b"\t"):
@@ -274,8 +281,8 @@ class Channel(KnownChannel):
         if self._stalled is not None:
             self._stalled.cancel()
             self._stalled = None
-            # What it has read gives it time again, but no more than a client that reads slowly,
-            # and so keeps its model from others, can live on.
+            # The bytes that it has read extend its time, at `SLOWEST`: a client that reads more
+            # slowly, and so occupies its model, runs out of it.
             waited = self.connections.clock.seconds() - self._full_since
             earned = READ_AT_LEAST / SLOWEST
             self._patience = min(self._patience - waited + earned, self.connections.client_stall)
@@ -295,14 +302,16 @@ class Channel(KnownChannel):
     def registerProducer(self, producer: IPushProducer, streaming: bool) -> None:
         super().registerProducer(producer, streaming)
         if self.full:
-            # The transport paused us before it was there, and will not say so again.
+            # The transport has called pauseProducing before, and will not call it again.
             producer.pauseProducing()
 
     def refuse(self, error: GatewayError, linger: bool = True) -> None:
         """
-        Answer a request that is not read to its end, and take nothing more from this client.
+        Answer a request before it has arrived completely, and close the connection.
 
-        :param linger: read on for `LINGER_SEC`, and discard it, so that the answer is not lost
+        :param error: the answer
+        :param linger: whether to read and discard bytes for `LINGER_SEC` before closing, so that
+            the answer is not lost
         """
         if self.refused:
             return
@@ -323,25 +332,25 @@ class Channel(KnownChannel):
         self.transport.unregisterProducer()
         if linger:
             self.setTimeout(LINGER_SEC)
-            # TLS cannot be half closed (it would pass this on to the socket, unsent data or not);
-            # but it reads on until the other side has closed as well.
+            # Twisted's TLS transport cannot be half closed (it would half close the socket, unsent
+            # data or not), but its loseConnection reads on until the client has closed too.
             half = hasattr(type(self.transport), "loseWriteConnection")
             (self.transport.loseWriteConnection if half else self.transport.loseConnection)()
         else:
             self.transport.loseConnection()
 
     def close_when_idle(self) -> None:
-        """Close now, or after the answer that is under way."""
+        """Close now if idle, else after the answer under way."""
         self._last = True
         self.persistent = 0
         if not self.requests:
             self.loseConnection()
 
     def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
-        # Asked when a request's head is whole, which may be after `close_when_idle`.
+        # Called when a request's head is complete, which may be after `close_when_idle`.
         if self._last or not super().checkPersistence(request, version):
             return False
-        # Twisted splits at blanks, and would miss the "close" of "close, X-Hop".
+        # Twisted splits at blanks, and does not find the "close" in "close, X-Hop".
         for line in request.requestHeaders.getRawHeaders(b"connection", ()):
             if b"close" in [token.strip() for token in line.lower().split(b",")]:
                 request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
@@ -352,7 +361,7 @@ class Channel(KnownChannel):
         self.refuse(BadRequest("A line of the request's head is too long."))
 
     def timeoutConnection(self) -> None:
-        """Called `LINGER_SEC` after a refusal: the client has not closed by then."""
+        """Called `LINGER_SEC` after a refusal, if the client has not closed by then."""
         self.transport.abortConnection()
 
     def malformed(self) -> None:

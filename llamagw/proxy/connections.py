@@ -1,7 +1,7 @@
 """
-What all connections of clients share: the limits, the room for bodies, the clock, and the registry.
+What all clients' connections share: limits, memory for bodies, clock, and the registry.
 
-A `Channel` is given it when it is made; the `Site` that listens makes it. It knows no HTTP.
+The `Site` makes one `Connections` and gives it to each `Channel`; HTTP is handled there.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from llamagw.proxy.origins import Origins
 
 _log = Logger(namespace="llamagw.server")
 
-#: A body of more bytes is parsed in a turn of its own: at 60 MB each pass takes 20 to 100 ms.
+#: A body of more bytes is parsed in a reactor turn of its own: each pass over 60 MB takes 20 to
+#: 100 ms.
 LARGE = 1024 * 1024
 
 
 class Limits(NamedTuple):
     """
-    What a client may do.
+    The limits of clients.
 
-    :ivar max_body: bytes that a request's body may have
-    :ivar max_bodies: bytes that all bodies together may have that are held at a time
-    :ivar request_timeout: seconds that a request may take to arrive, and a connection be idle
-    :ivar client_stall: seconds that a client may stop reading an answer
+    :ivar max_body: maximum size of a request's body, in bytes
+    :ivar max_bodies: maximum size of all bodies in memory together, in bytes
+    :ivar request_timeout: seconds that a request may take to arrive, and a connection may be idle
+    :ivar client_stall: seconds for which a client may stop reading an answer
     :ivar max_connections: how many may be open at once
-    :ivar origins: what web pages may do
+    :ivar origins: which web pages may send requests
     """
 
     max_body: int
@@ -44,10 +45,10 @@ class Limits(NamedTuple):
 
 class Bodies:
     """
-    The room for all bodies that are held: arriving, waiting, or being answered.
+    Counts the bytes of all bodies in memory, of requests that arrive, wait, or are being answered.
 
-    :ivar limit: bytes
-    :ivar held: bytes that are taken
+    :param limit: maximum, in bytes
+    :ivar held: current count, in bytes
     """
 
     def __init__(self, limit: int) -> None:
@@ -58,14 +59,19 @@ class Bodies:
         return f"<Bodies: {self.held} of {self.limit} bytes>"
 
     def has_room(self, count: int) -> bool:
-        """Whether so many bytes would fit now."""
+        """
+        Whether more bytes would be within the limit now.
+
+        :param count: bytes
+        """
         return self.held + count <= self.limit
 
     def take(self, count: int) -> bool:
         """
-        Take so many bytes, if they fit.
+        Count more bytes as held, if they are within the limit.
 
-        :return: whether they do
+        :param count: bytes
+        :return: whether they are
         """
         if self.held + count > self.limit:
             return False
@@ -73,15 +79,19 @@ class Bodies:
         return True
 
     def give_back(self, count: int) -> None:
-        """So many bytes are free again."""
+        """
+        Count bytes as no longer held.
+
+        :param count: bytes
+        """
         self.held -= count
 
 
 class Turns:
     """
-    Work that takes long: one piece of it in a turn of the reactor, so that others come between.
+    Runs slow functions one at a time, each in a reactor turn of its own, so that I/O can intervene.
 
-    :param clock: the reactor
+    :param clock: the reactor, or a Clock
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -89,7 +99,7 @@ class Turns:
         self._waiting: deque[Callable[[], object]] = deque()
 
     def take(self, work: Callable[[], object]) -> None:
-        """Do this when its turn comes."""
+        """Call a function in a later turn, after those that were passed before."""
         self._waiting.append(work)
         if len(self._waiting) == 1:
             self._clock.callLater(0, self._next)
@@ -105,10 +115,10 @@ class Turns:
 
 
 class Closable(Protocol):
-    """A connection, as the registry knows it."""
+    """A connection in the registry."""
 
     def close_when_idle(self) -> None:
-        """Close now, or after the answer that is under way."""
+        """Close now if idle, else after the answer under way."""
 
     def forceAbortClient(self) -> None:
         """Close at once."""
@@ -118,12 +128,12 @@ class Connections:
     """
     The open connections of clients, and what they share.
 
-    :param clock: keeps time
-    :param limits: what a client may do
-    :ivar open: those that are open
-    :ivar bodies: the room for the bodies of their requests
-    :ivar turns: for work that takes long
-    :ivar loopback: whether clients come from this machine only
+    :param clock: the reactor, or a Clock
+    :param limits: the initial limits; as attributes they are named as in `Limits`
+    :ivar open: the connections
+    :ivar bodies: counts the bytes of request bodies in memory
+    :ivar turns: runs what takes long
+    :ivar loopback: whether the gateway listens on loopback addresses only
     """
 
     loopback = False
@@ -141,7 +151,7 @@ class Connections:
         return f"<Connections: {len(self.open)} of {self.max_connections}, {self.bodies}>"
 
     def allow(self, limits: Limits) -> None:
-        """Go by other limits from now on."""
+        """Change the limits; open connections are not closed."""
         self.max_body = limits.max_body
         self.request_timeout = limits.request_timeout
         self.client_stall = limits.client_stall
@@ -155,7 +165,7 @@ class Connections:
 
         An excess is logged, once a minute at most.
 
-        :return: by how many there are too many now; 0 or less if there are not
+        :return: by how many connections the limit is exceeded; 0 or less if it is not
         """
         self.open.add(connection)
         excess = len(self.open) - self.max_connections
@@ -169,13 +179,13 @@ class Connections:
         return excess
 
     def remove(self, connection: Closable) -> None:
-        """A connection is closed."""
+        """Remove a connection that was closed."""
         self.open.discard(connection)
         self._check_drained()
 
     def drain(self) -> Deferred[None]:
         """
-        Close each connection when its answer is out.
+        Close each connection when it is idle.
 
         :return: fires when the last one is closed
         """
@@ -186,7 +196,7 @@ class Connections:
         return drained
 
     def abort(self) -> None:
-        """Close the connections that are left, at once."""
+        """Close all connections at once."""
         for connection in list(self.open):
             connection.forceAbortClient()
 

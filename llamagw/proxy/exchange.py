@@ -1,8 +1,8 @@
 """
-One sending of a request to a backend, over one connection, and the way of its answer back.
+One sending of a request to a backend over one connection, and the relaying of its answer.
 
-`send` writes the request; from then on the answer's bytes go from the connection to the client
-through an `Exchange`, one call for each read. Whether to send it once more is relay.py's affair.
+`send` writes the request; then the answer's bytes go from the connection to the client through an
+`Exchange`, one call for each read. Whether to retry is relay.py's decision.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from llamagw.proxy.call import Call
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import outgoing
 
-#: Headers that the gateway writes itself. A client's Expect has been answered already.
+#: Headers that are not copied: the gateway writes its own, and has answered a client's Expect.
 _OWN_HEADERS = frozenset({b"host", b"content-length", b"expect"})
 
-#: Where the gateway has a key of its own, a client's is not for that server to see.
+#: Headers that are not copied to a server for which the gateway has an API key.
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 
-#: What a browser adds for this machine, whichever program on it set it.
+#: Not copied by default: browsers send cookies to every port of a host.
 _COOKIE = frozenset({b"cookie"})
 
 _NONE: frozenset[bytes] = frozenset()
 
-#: Bytes of an error's body that are collected for a stream that was begun early.
+#: Maximum size, in bytes, of an error's body that is sent as an event of a stream begun early.
 MOST_REFUSAL = 64 * 1024
 
 
@@ -34,12 +34,14 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     """
     Send a request to its backend, and pass the answer on to the client.
 
-    :param upstream: a connection to the lease's address that is idle
+    :param call: what the request asks for
+    :param lease: on the instance that it is sent to
+    :param upstream: an idle connection to the lease's address
     :return: fires when the whole answer was passed on; fails with `UpstreamLost`. Cancelling it
-        closes the connection: at once, but for a tunnel's, which what was written still leaves by
-    :raises BadRequest: when the request cannot be changed as the model's configuration wants it
+        closes the connection: at once, or for a tunnel when all written bytes are sent
+    :raises BadRequest: if the request cannot be changed as the model's configuration requires
     """
-    # No coroutine: its frame would keep the body for as long as the answer takes.
+    # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
     exchange = Exchange(request, call, lease, upstream)
     upstream.send(
@@ -54,9 +56,13 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
 
 class Exchange:
     """
-    The `Receiver` of one answer.
+    The `Receiver` of one answer: passes it on to the client.
 
-    :ivar done: see `send`
+    :param request: the client's
+    :param call: what it asks for
+    :param lease: on the instance that answers
+    :param upstream: the connection that the request was sent over
+    :ivar done: as returned by `send`
     """
 
     __slots__ = (
@@ -76,17 +82,17 @@ class Exchange:
         self._lease = lease
         self._upstream = upstream
         self.done: Deferred[None] = Deferred(self._cancelled)
-        #: Whether the client was given a head before there was an answer, to keep it waiting.
+        #: Whether a stream was begun for the client before the answer, to keep it alive.
         self._begun = bool(request.startedWriting)
         self._tunnel = False
-        #: An error's body, collected to be sent as an event of the stream begun early.
+        #: Parts of an error's body that is to be sent as an event of the stream begun early.
         self._refusal: list[bytes] | None = None
 
     def __repr__(self) -> str:
         return f"<Exchange of {self._request!r} over {self._upstream!r}>"
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
-        # From here on it will not be sent to another backend.
+        # From here on there is no retry, which would need the body.
         self._request.drop_body()
         if status == 101:
             self._tunnel = True
@@ -105,7 +111,7 @@ class Exchange:
             if data:
                 self.body(data)
         if not whole:
-            # From here on each side is slowed down by the other.
+            # Backpressure: pause the backend while the client does not read.
             self._request.registerProducer(self._upstream.transport, True)
 
     def body(self, data: bytes) -> None:
@@ -132,7 +138,7 @@ class Exchange:
 
     def _cancelled(self, _: Deferred[None]) -> None:
         if self._tunnel:
-            # Not cut off: the last that the client sent before it left is to arrive.
+            # The bytes that the client sent before it disconnected are still to arrive.
             self._upstream.hang_up()
         else:
             self._upstream.abort()
@@ -168,5 +174,5 @@ def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes
 
 
 def lower(names: list[str]) -> frozenset[bytes]:
-    """Names of headers, as they are compared."""
+    """Names of headers in lower case, for comparison."""
     return frozenset([name.lower().encode() for name in names])

@@ -1,13 +1,12 @@
 """
-The field `model` of a multipart form: what it says, where it stands, and the form with another one.
+The field `model` of a multipart form (RFC 7578, RFC 2046): reading and replacing it.
 
-It knows the bytes of a form (RFC 7578, RFC 2046) and of its Content-Type; what a request is, and
-when a form has to be changed, rewrite.py knows.
+When a form has to be changed is decided in rewrite.py.
 
-There is no parser of a library here, because none says where a part stands, and because all of them
-forgive: two of them can find different models in one form. The gateway decides by the model, and
-the backend reads the form again, so a form that can be read in two ways is refused. What is
-accepted here, the `multipart` library reads in the same way; tests/test_form.py holds that.
+No parser of a library is used: none reports the offset of a part, and all are lenient, so that two
+of them can find different models in one form. The gateway chooses the backend by the model and the
+backend parses the form again, so a form that parsers may read differently is refused. Every form
+accepted here is read in the same way by the `multipart` library (tests/proxy/test_form.py).
 """
 
 from __future__ import annotations
@@ -19,23 +18,23 @@ from msgspec import Struct
 
 from llamagw.errors import BadRequest
 
-#: A form with more parts than this is a mistake, or an attack on the time that it takes. So is one
-#: with its boundary more often in the middle of lines: clients choose it at random.
+#: Maximum number of parts, and of occurrences of the boundary within lines (clients choose it at
+#: random); against attacks on the time that parsing takes.
 MOST_FIELDS = 1000
-#: Bytes of the headers of one part, and of all parts together.
+#: Maximum size of the headers of one part, and of all parts together, in bytes.
 MOST_HEAD = 4 * 1024
 MOST_HEADS = 256 * 1024
-#: Headers of one part; RFC 7578 knows three.
+#: Maximum number of headers of one part; RFC 7578 defines three.
 MOST_HEADERS = 8
-#: Bytes of the field `model`.
+#: Maximum size of the field `model`, in bytes.
 MOST_MODEL = 1024
 
-#: RFC 2046, 5.1.1, and more: clients take what they like. `_PARAMETER` keeps out `"`, `;` and `\`.
+#: More than RFC 2046, 5.1.1, as clients use more. `_PARAMETER` excludes `"`, `;` and `\`.
 _BOUNDARY = re.compile(rb"[!-~]([ -~]{0,68}[!-~])?")
 _HEADER = re.compile(rb"([A-Za-z0-9_-]+):([^\x00-\x08\x0a-\x1f\x7f]*)\r\n")
 _TOKEN = rb"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-#: `; key=value`. In a quoted value, `\` and `;` are read in different ways by different readers; a
-#: filename may have them, since it makes the part a file for all of them.
+#: `; key=value`. Parsers differ in how they read `\` and `;` in a quoted value; a filename may have
+#: them, since to all parsers it makes the part a file.
 _PARAMETER = re.compile(
     rb" *; *(?:"
     rb'((?i:filename)) *= *(%b|"[^"\\]*(?:\\.[^"\\]*)*")'
@@ -43,19 +42,20 @@ _PARAMETER = re.compile(
     rb'|([A-Za-z0-9_-]+) *= *(%b|"[^"\\;]*"))' % (_TOKEN, _TOKEN, _TOKEN)
 )
 _FILE = (b"filename", b"filename*")
-#: Contents with one of these encodings are the bytes that they look like.
+#: Content-Transfer-Encodings that leave the content unchanged.
 _PLAIN = (b"7bit", b"8bit", b"binary")
 
 
 class Form(Struct, frozen=True):
     """
-    Where the model stands in a form. Offsets are in bytes, from the beginning of the body.
+    Where the model is in a form. Offsets are in bytes, from the beginning of the body.
 
-    :ivar boundary: what is between the parts, without the dashes
-    :ivar begin: where the first boundary begins
+    :ivar boundary: without the dashes
+    :ivar begin: offset of the first boundary
     :ivar model: the value of the field; None without one
-    :ivar value: begin and end of the value
-    :ivar length: begin and end of the value's length, if the part has a Content-Length
+    :ivar value: offsets of begin and end of the value
+    :ivar length: offsets of begin and end of the value of the part's Content-Length; None without
+        one
     """
 
     boundary: bytes
@@ -66,10 +66,10 @@ class Form(Struct, frozen=True):
 
     def renamed(self, body: bytes, name: str) -> bytes:
         """
-        The form with another model, or with one; no other byte changes.
+        The body with the field set to another name, or added; no other byte changes.
 
         :param body: the body that this form was read from
-        :param name: the model's new name
+        :param name: the new value of `model`
         """
         new = name.encode()
         if self.model is None:
@@ -79,7 +79,7 @@ class Form(Struct, frozen=True):
             edits = [(*self.value, new)]
             if self.length is not None:
                 edits.insert(0, (*self.length, b"%d" % len(new)))
-        # Views: a body of 64 MB is copied once, into the new one.
+        # Views, so that a body of 64 MB is copied only once.
         view = memoryview(body)
         pieces: list[bytes | memoryview] = []
         done = 0
@@ -91,16 +91,16 @@ class Form(Struct, frozen=True):
 
 def boundary_of(content_type: bytes) -> bytes | None:
     """
-    The boundary that a Content-Type gives.
+    The boundary in a Content-Type.
 
-    :return: the boundary; None if the type is not multipart/form-data, or gives none
-    :raises BadRequest: when it is not a boundary, or can be read in two ways
+    :return: None if the type is not multipart/form-data, or has no boundary
+    :raises BadRequest: if it is not a valid boundary, or parsers may read it differently
     """
     kind, parameters = _parameters(content_type.strip(b" \t"), "Content-Type")
     boundary = parameters.get(b"boundary")
     if kind != b"multipart/form-data" or boundary is None:
         return None
-    # Some readers take what follows the first `boundary=`, wherever it stands.
+    # Some parsers use what follows the first `boundary=`, even within another value.
     if content_type.lower().count(b"boundary=") != 1:
         raise BadRequest("The form's Content-Type must have `boundary=` once, without spaces.")
     if not _BOUNDARY.fullmatch(boundary):
@@ -115,17 +115,18 @@ def read(body: bytes, boundary: bytes) -> Form:
     """
     Find the model in a form.
 
-    The whole form is read, in time in proportion to its length: there may be a second `model`
-    anywhere. No part is copied but the headers and the model's value.
+    The whole form is parsed, in linear time, since there may be a second `model` anywhere. Only
+    headers and the model's value are copied.
 
-    :param boundary: what `boundary_of` gave
-    :raises BadRequest: when the body is not a form, can be read in two ways, or is over a limit
+    :param boundary: from `boundary_of`
+    :raises BadRequest: if the body is not a form, parsers may read it differently, or it exceeds a
+        limit
     """
     marks = _boundaries(body, b"--" + boundary)
     form = Form(boundary, marks[0])
     heads = 0
     for mark, following in pairwise(marks):
-        # Behind `--boundary CRLF`; the CRLF before a boundary belongs to the boundary.
+        # Starts after `--boundary CRLF`; the CRLF before a boundary is part of the boundary.
         begin, end = mark + len(boundary) + 4, following - 2
         blank = body.find(b"\r\n\r\n", begin, min(begin + MOST_HEAD, end))
         if blank < 0:
@@ -147,15 +148,15 @@ def read(body: bytes, boundary: bytes) -> Form:
 
 def _boundaries(body: bytes, dashes: bytes) -> list[int]:
     """
-    Where the boundaries begin, the last one included.
+    The offsets of the boundaries, including the last one.
 
-    What is at the beginning of a line is a boundary, or the form is refused. Readers do not agree
-    on what a line is, so CR and LF alone begin one too.
+    A form in which the beginning of a line looks like a boundary and is none is refused. As parsers
+    differ in what ends a line, that includes lines after a CR or LF alone.
     """
     marks: list[int] = []
     inside = 0
     closed = False
-    # Not bytes.find: that takes twice as long where the body is made to mislead it.
+    # Not bytes.find, which takes twice as long on adversarial bodies.
     for found in re.finditer(re.escape(dashes), body):
         mark = found.start()
         before = body[max(mark - 2, 0) : mark]
@@ -183,9 +184,10 @@ def _boundaries(body: bytes, dashes: bytes) -> list[int]:
 
 def _ends(body: bytes, after: int) -> bool:
     """
-    Whether this boundary is the last one.
+    Whether a boundary is the last one.
 
-    :param after: where the boundary ends
+    :param after: offset of the boundary's end
+    :raises BadRequest: if its line goes on
     """
     tail = body[after : after + 4]
     if tail in (b"--", b"--\r\n"):
@@ -197,11 +199,13 @@ def _ends(body: bytes, after: int) -> bool:
 
 def _part(head: bytes, size: int) -> tuple[bool, tuple[int, int] | None]:
     """
-    What the headers of a part say.
+    Parse the headers of a part.
 
-    :param head: its header lines, each with its CR LF
-    :param size: bytes of its content
-    :return: whether it is the field `model`; begin and end in the head of its Content-Length
+    :param head: the header lines, each with its CR LF
+    :param size: size of the content, in bytes
+    :return: whether the part is the field `model`; and the offsets in the head of begin and end of
+        the value of Content-Length, None without one
+    :raises BadRequest: if parsers may read them differently, or they exceed a limit
     """
     headers: dict[bytes, bytes] = {}
     length = None
@@ -242,7 +246,7 @@ def _parameters(text: bytes, header: str) -> tuple[bytes, dict[bytes, bytes]]:
     """
     The value of a header, in lower case, and its parameters.
 
-    :raises BadRequest: when they can be read in two ways
+    :raises BadRequest: if parsers may read them differently
     """
     kind = text.partition(b";")[0]
     parameters: dict[bytes, bytes] = {}

@@ -1,14 +1,14 @@
 """
-What web pages may do: CORS headers, and who is turned away from what is not for them.
+Which requests of web pages are answered: CORS headers, and refusals.
 
 A browser sends a page's origin with its requests. Requests that use a model, or list the models,
-are open to the origins of ``cors_origins``. All others (`llamagw.dialects.Scope`) are for the
-gateway's own pages and for origins that are listed by name: a page needs no preflight for a POST
-of plain text, so that CORS alone would not keep it from unloading a model.
+are open to the origins of ``cors_origins``. All others (`llamagw.dialects.Scope`) are open to the
+gateway's own pages and to origins that are listed by name only: a POST of plain text needs no
+preflight, so that CORS alone would not prevent a page from unloading a model.
 
-A page whose own host name was made to lead here (DNS rebinding) counts as the gateway's own for
-its browser; its ``Host`` header gives it away where the gateway listens on loopback only.
-What is not sent by a browser has none of these headers, and is not looked at.
+To its browser, a page whose host name resolves to the gateway's address (DNS rebinding) has the
+gateway's own origin; if the gateway listens on loopback only, the ``Host`` header reveals it.
+Programs other than browsers send none of these headers, and are not restricted.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Origins:
     The origins of ``cors_origins``.
 
     :param listed: origins such as ``https://chat.example``; ``*`` for any, ``localhost`` for any
-        port of this machine
+        loopback origin
     """
 
     def __init__(self, listed: Iterable[str]) -> None:
@@ -45,8 +45,12 @@ class Origins:
         self._named = {o.encode() for o in listed if o not in (ANY_ORIGIN, LOCALHOST)}
         self._hosts = {_host_of(_authority(origin)) for origin in self._named}
 
+    def __repr__(self) -> str:
+        listed = [*self._named, *([b"localhost"] if self._localhost else [])]
+        return f"<Origins {[b'*', *listed] if self._any else listed}>"
+
     def named(self, origin: bytes) -> bool:
-        """Whether this origin is listed by name; ``*`` is no name."""
+        """Whether an origin is listed, other than by ``*``."""
         origin = origin.lower()
         if origin in self._named:
             return True
@@ -65,17 +69,18 @@ class Origins:
             return (
                 (b"Access-Control-Allow-Origin", origin),
                 (b"Access-Control-Allow-Credentials", b"true"),
-                # A wildcard means nothing where credentials are allowed.
+                # Without `_EXPOSE`: its wildcard has no meaning with credentials.
                 *varies,
             )
         return (*_OPEN, *varies) if self._any and open_to_all else varies
 
     def check(self, headers: Headers, loopback: bool) -> None:
         """
-        Whether a request that is not open to all may be answered.
+        Check a request that is not open to all.
 
-        :param loopback: whether the gateway listens on a loopback address only
-        :raises NotAllowed: when it comes from a web page that must not ask this
+        :param headers: the request's
+        :param loopback: whether the gateway listens on loopback addresses only
+        :raises NotAllowed: if it was sent by a web page that must not send it
         """
         host = _only(headers, b"host")
         if loopback and host and not self._is_ours(host):
@@ -87,7 +92,7 @@ class Origins:
             )
         origin = _only(headers, b"origin")
         if origin is None:
-            # An image, a script or a form's GET carries no origin, but where it comes from.
+            # The request for an image or a script, or a form's GET, has no Origin.
             site, mode = _only(headers, b"sec-fetch-site"), _only(headers, b"sec-fetch-mode")
             kind = _only(headers, b"sec-fetch-dest")
             embedded = mode != b"navigate" or kind not in (None, b"document")
@@ -110,15 +115,15 @@ class Origins:
 
 def decoded_path(target: bytes) -> str:
     """
-    The path of a request's target as the resource tree, and `llamagw.dialects.scope_of`, take it.
+    The decoded path of a request, for the resource tree and `llamagw.dialects.scope_of`.
 
-    :param target: path and query, as they came
+    :param target: path and query, as received
     """
     return unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
 
 
 def _only(headers: Headers, name: bytes) -> bytes | None:
-    """A header's value; of several, all of them, which is then no origin and no host."""
+    """A header's value; several are joined, and so are neither an origin nor a host."""
     values = headers.getRawHeaders(name)
     return b", ".join(values) if values else None
 
@@ -128,7 +133,7 @@ def _authority(origin: bytes) -> bytes:
 
 
 def _same(origin: bytes, host: bytes | None) -> bool:
-    """Whether an origin is that of the host that was asked, behind TLS or not."""
+    """Whether an origin is that of the request's host, with http or https."""
     scheme, _, authority = origin.lower().partition(b"://")
     port = {b"http": b":80", b"https": b":443"}.get(scheme)
     if host is None or port is None or not authority:
@@ -137,7 +142,7 @@ def _same(origin: bytes, host: bytes | None) -> bool:
 
 
 def _host_of(authority: bytes) -> bytes:
-    """An authority's host in lower case, without its port, brackets, and the root's dot."""
+    """An authority's host in lower case, without port, brackets and final dot."""
     if authority.startswith(b"["):
         return authority[1:].partition(b"]")[0].lower()
     return authority.partition(b":")[0].lower().removesuffix(b".")

@@ -1,9 +1,9 @@
 """
-Requests that have killed two backends each: the same again is refused for a while.
+Requests that have crashed two backends each: identical requests are refused for some time.
 
-A client whose request crashes an engine sends it again, and each time takes down the backend that
-others share. A body is hashed only when it has killed, and later only where its length is that of
-one which has: the hot path sees an empty list.
+A client whose request crashes an engine often retries, and each retry takes down a backend that
+other clients share. To keep the hot path free, a body is hashed only after it has crashed backends,
+and later only if its length equals that of one that has.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from llamagw.proxy.request import Request
 
 _log = Logger(namespace="llamagw.relay")
 
-#: How many are remembered at most; of more, the oldest are forgotten.
+#: Maximum number of requests that are remembered; the oldest are dropped.
 MOST_POISONED = 256
 
 
@@ -32,11 +32,11 @@ class _Known(NamedTuple):
 
 class Poisoned:
     """
-    The requests that are refused now.
+    The requests that are refused.
 
-    :param clock: keeps time
-    :param seconds: how long each is refused; 0 for not at all
-    :ivar known: empty while there is none; only then `check` need not be called
+    :param clock: the reactor, or a Clock
+    :param seconds: for how long each is refused; 0 for not at all
+    :ivar known: the requests; while it is empty, `check` need not be called
     """
 
     def __init__(self, clock: IReactorTime, seconds: float) -> None:
@@ -48,13 +48,17 @@ class Poisoned:
         return f"<Poisoned: {len(self.known)} requests, {self.seconds:g} s each>"
 
     def refuse_for(self, seconds: float) -> None:
-        """Refuse for another time from now on; with 0, none of those that are known either."""
+        """
+        Change the time for which requests are refused; 0 drops the known ones as well.
+
+        :param seconds: for requests that are added from now on
+        """
         self.seconds = seconds
         if not seconds:
             self.known = []
 
     def add(self, request: Request) -> None:
-        """Refuse this request when it comes again. Its body must not have been dropped."""
+        """Refuse requests identical to this one, whose body must not have been dropped."""
         if not self.seconds:
             return
         until = self._clock.seconds() + self.seconds
@@ -69,7 +73,9 @@ class Poisoned:
 
     async def check(self, request: Request) -> None:
         """
-        :raises PoisonedRequest: when the same method, path, query and body have killed two backends
+        Check a request that is about to be relayed.
+
+        :raises PoisonedRequest: if the same method, path, query and body have crashed two backends
         """
         now = self._clock.seconds()
         self.known = [one for one in self.known if one.until > now]

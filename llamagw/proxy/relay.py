@@ -1,8 +1,8 @@
 """
-One request: find out its model, get a lease, send it to the backend, pass the answer on.
+One request: read its model, get a lease, send it to the backend, retry if that breaks off.
 
-The story of a request is told in `Relay._answer`; the answer's bytes flow through an `Exchange`
-(exchange.py) without passing here. Knows nothing of how a model gets ready.
+`Relay._answer` is the sequence; the answer's bytes go through an `Exchange` (exchange.py), not
+through here. Models are loaded by `llamagw.fleet`.
 """
 
 from __future__ import annotations
@@ -30,25 +30,24 @@ from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
 
-#: How many backends may break off on one request before it is held to be the cause.
+#: After this many backends have broken off one request, it is not retried: it may be the cause.
 MOST_BROKEN = 2
 
-#: The head of an answer that is begun before there is one.
+#: Headers of a stream that is begun before the backend has answered.
 _STREAM = [(b"Content-Type", b"text/event-stream"), (b"Cache-Control", b"no-cache")]
 
 
 class Relay:
     """
-    Passes requests on to the backends of their models.
+    Relays requests to the backends of their models.
 
-    :param dispatcher: gives leases
-    :param pool: gives connections
-    :param clock: keeps time
-    :param keepalive: seconds between the comments that a stream gets while it waits for its model;
-        0 for none
-    :param poison_sec: seconds for which a request is refused that has killed two backends; 0 for
-        none
-    :ivar poisoned: those that are refused now
+    :param dispatcher: provides leases
+    :param pool: provides connections
+    :param clock: the reactor, or a Clock
+    :param keepalive: seconds between comments in a stream that waits for its model; 0 for none
+    :param poison_sec: seconds for which a request that has crashed two backends is refused; 0 for
+        not at all
+    :ivar poisoned: the requests that are refused
     """
 
     def __init__(
@@ -66,19 +65,19 @@ class Relay:
         self.poisoned = Poisoned(clock, poison_sec)
 
     def apply(self, config: Config) -> None:
-        """Go by this configuration from now on."""
+        """Take the settings from another configuration."""
         self.keepalive = config.stream_keepalive_sec
         self.poisoned.refuse_for(config.poison_sec)
 
     def render(self, request: Request, read: Reader) -> Deferred[None]:
         """
-        Answer a request from the model that it is for.
+        Relay a request to the model that it is for.
 
-        :param read: finds out which that is
-        :return: fires when the answer is out, or the client gone; never fails
+        :param read: finds out what the request asks for
+        :return: fires when the answer is written, or the client has disconnected; never fails
         """
-        story = request.story = Deferred.fromCoroutine(self._answer(request, read))
-        return story.addErrback(_unexpected, request)
+        answering = request.answering = Deferred.fromCoroutine(self._answer(request, read))
+        return answering.addErrback(_unexpected, request)
 
     async def _answer(self, request: Request, read: Reader) -> None:
         try:
@@ -96,9 +95,9 @@ class Relay:
 
     async def _relay(self, request: Request, call: Call) -> None:
         """
-        Have the request answered by its model, by another backend if the first one dies on it.
+        Send the request to its model, and again to another run if the first one breaks off.
 
-        :raises GatewayError: when there was no answer, not even the beginning of one
+        :raises GatewayError: if no byte of an answer was passed on
         """
         if self.poisoned.known:
             await self.poisoned.check(request)
@@ -113,7 +112,8 @@ class Relay:
             except UpstreamLost as error:
                 failed.append(lease)
                 broken += error.reached
-                # A run started anew would answer as this one did, another instance need not.
+                # An answer that is not HTTP would be the same from a new run of the instance, but
+                # not from another instance.
                 again = error.gone or lease.others
                 again = again and error.received is not Received.HEAD and not lease.revoked
                 again = again and len(failed) < lease.tries and broken < MOST_BROKEN
@@ -137,10 +137,10 @@ class Relay:
 
     async def _lease(self, request: Request, call: Call, failed: list[Lease]) -> Lease:
         """
-        Wait for a lease on the call's model; a stream is kept alive meanwhile, if that is wanted.
+        Wait for a lease on the call's model, with keep-alive comments for a stream if configured.
 
-        :param failed: leases on backends that broke off on this request
-        :raises GatewayError: when there will be none
+        :param failed: leases on backends that broke off this request
+        :raises GatewayError: if the request is rejected
         """
         model = call.named(self._dispatcher.config.default_model)
         waiting = self._dispatcher.acquire(model, call.load, failed)
@@ -156,9 +156,9 @@ class Relay:
 
     async def _attempt(self, request: Request, call: Call, lease: Lease) -> None:
         """
-        Have one backend answer, over an idle connection if there is one, else over a new one.
+        Send the request to one backend, over an idle connection if there is one, else a new one.
 
-        :raises UpstreamLost: when the answer did not come, or not whole
+        :raises UpstreamLost: if the answer did not arrive, or not completely
         """
         if len(request.body) > LARGE:
             await request.turn()
@@ -168,11 +168,11 @@ class Relay:
             try:
                 return await send(request, call, lease, upstream)
             except UpstreamLost as error:
-                # It may have been closed while it was idle; then the backend has not seen the
-                # request.
+                # The backend may have closed the connection while it was idle, before it received
+                # the request: retry on a new one.
                 if error.received is not Received.NOTHING:
                     raise
-                # Or it has died of it, which is known only where a fresh run follows.
+                # Or the request has crashed it, which is known only if a run is relaunched.
                 sent = lease.relaunches
         try:
             upstream = await self._pool.connect(lease.address)
@@ -191,9 +191,9 @@ def _keep_alive(request: Request) -> None:
 
 def _permit(request: Request, call: Call, lease: Lease) -> None:
     """
-    Let only what a model is for go where the gateway's own key goes along.
+    Check that a request may be sent with the gateway's own API key.
 
-    :raises NotAllowed: when the key might open more than that
+    :raises NotAllowed: if it is neither inference nor one of the model's ``paths``
     """
     if lease.address.paths is None:
         return
@@ -209,9 +209,9 @@ def _permit(request: Request, call: Call, lease: Lease) -> None:
 
 def _broken_off(request: Request, error: UpstreamLost) -> None:
     """
-    See to it that an answer that broke off cannot be taken for a whole one.
+    End an answer that broke off so that the client cannot mistake it for a complete one.
 
-    :raises BackendLost: when it had not begun
+    :raises BackendLost: if it had not begun
     """
     if not request.startedWriting:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error

@@ -1,11 +1,10 @@
 """
 One request of a client, and its answer.
 
-What differs from Twisted's Request: its body stays in memory, under limits that are enforced while
-it arrives; no cookie, form or Content-Type is parsed; every error is an envelope of the path's API;
-CORS headers are on every answer that is open to web pages; a POST to a known path is found in a
-dict before the resource tree is asked, whose URL match would cost more than all the rest. What is
-done with a request is decided by that table and that tree.
+Differences from Twisted's Request: the body stays in memory, under limits that are enforced while
+it arrives; cookies, forms and Content-Type are not parsed; errors are envelopes of the path's API;
+answers have CORS headers. The handler of a POST is looked up in a dict before the resource tree,
+whose URL match would take longer than everything else. Both are given by the `Site`.
 """
 
 from __future__ import annotations
@@ -37,20 +36,20 @@ from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
 _log = Logger(namespace="llamagw.server")
 _access = Logger(namespace="llamagw.access")
 
-#: A body may have so many chunks of any size, and one more for each `CHUNK_BYTES` that it has. Each
-#: takes Twisted some 3 µs, however little is in it, and uvloop reads 8 MB in one turn.
+#: Maximum number of chunks of a body: `FREE_CHUNKS`, and one more for each `CHUNK_BYTES` of it. A
+#: chunk of any size takes Twisted some 3 µs, and uvloop reads 8 MB in one turn.
 FREE_CHUNKS, CHUNK_BYTES = 4096, 512
 
-#: A body of more bytes than `DENSE` has a quarter of JSON's own punctuation at most: that is what
-#: makes parsing slow. Numbers have a sixth; text, images and sound much less.
+#: In a body of more than `DENSE` bytes, at most a quarter may be punctuation of JSON, which makes
+#: parsing slow. Lists of numbers have a sixth; text, images and audio much less.
 DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
 
 
 class Routing(Protocol):
     """
-    Who decides what is done with a request: the `Site`.
+    What a request needs of the `Site`.
 
-    :ivar table: handlers of POST, by path; looked at before the tree
+    :ivar table: handlers of POST, by path; looked up before the tree
     :ivar access_log: whether each request is logged
     """
 
@@ -62,17 +61,18 @@ class Request(KnownRequest):
     """
     One request.
 
-    :ivar body: what the client sent, whole
-    :ivar routing: who decides what is done with it; None until it has arrived
-    :ivar story: the coroutine that answers it, if one does; cancelled when the client disconnects
-    :ivar streams_events: whether the answer begun is a stream of server-sent events
-    :ivar open_to_all: whether any web page may read the answer, if ``cors_origins`` has ``*``
+    :ivar body: the whole body
+    :ivar routing: the site; None until the request has arrived
+    :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
+        disconnects
+    :ivar streams_events: whether the answer is a stream of server-sent events
+    :ivar open_to_all: whether any web page may read the answer if ``cors_origins`` has ``*``
     """
 
     defaultContentType = None
     body = b""
     open_to_all = True
-    story: Deferred[None] | None = None
+    answering: Deferred[None] | None = None
     streams_events = False
     routing: Routing | None = None
     channel: Channel
@@ -88,16 +88,16 @@ class Request(KnownRequest):
     # While it arrives
 
     def parseCookies(self) -> None:
-        """Called by Twisted: cookies are the engine's affair."""
+        """Called by Twisted; does nothing, since cookies are not used here."""
 
     def gotLength(self, length: int | None) -> None:
         self._clock = self.channel.connections.clock
         self._started = self._clock.seconds()
         self._parts: bytes | bytearray = b""
         self._room = self.channel.connections.max_body
-        #: How many chunks there have been; None if it does not come in chunks.
+        #: Number of chunks received; None if the body is not chunked.
         self._chunks: int | None = 0 if length is None else None
-        #: How much punctuation it has; None while it is too short to be asked.
+        #: Number of punctuation characters received; None while the body is under `DENSE`.
         self._punctuation: int | None = None
         if length is not None and length > self._room:
             self._too_large()
@@ -117,7 +117,7 @@ class Request(KnownRequest):
             self._parts = data
         else:
             if isinstance(self._parts, bytes):
-                # Not a list of parts: each would take 33 bytes more than it has.
+                # Not a list of parts, each of which would take 33 bytes more.
                 self._parts = bytearray(self._parts)
             self._parts += data
         if self._chunks is not None:
@@ -130,7 +130,7 @@ class Request(KnownRequest):
                     )
                 )
             if self.channel.refused:
-                # Or Twisted would go on to take the rest of this read apart, chunk by chunk.
+                # Else Twisted would go on to parse the rest of this read.
                 raise MalformedChunk
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
@@ -153,7 +153,7 @@ class Request(KnownRequest):
             self.process()
 
     def _too_dense(self, data: bytes) -> bool:
-        """Whether the body, as far as it has arrived, would take long to parse."""
+        """Whether the body, as far as it has arrived, has too much punctuation."""
         size = len(self._parts) + len(data)
         if size <= DENSE:
             return False
@@ -165,20 +165,20 @@ class Request(KnownRequest):
 
     def turn(self) -> Deferred[None]:
         """
-        Wait for a turn, for what takes long with a large body.
+        Wait for a turn in which a large body may be processed.
 
-        :return: fires in a turn of the reactor's own
+        :return: fires in a reactor turn of its own
         """
         turn: Deferred[None] = Deferred()
         self.channel.connections.turns.take(lambda: turn.callback(None))
         return turn
 
     def drop_arriving(self) -> None:
-        """What has arrived of the body is not wanted."""
+        """Drop the part of the body that has arrived."""
         self._parts = b""
 
     def drop_body(self) -> None:
-        """The body will not be needed again; its room is free for others."""
+        """Drop the body, and count it as no longer held."""
         if self.body:
             held, self.body = len(self.body), b""
             self.channel.release(held)
@@ -205,21 +205,21 @@ class Request(KnownRequest):
         super().process()
 
     def getRequestHostname(self) -> bytes:
-        """Nothing depends on it, and Klein would stumble over one that is not UTF-8."""
+        """A constant: it is not used, and Klein would raise for a name that is not UTF-8."""
         return b"gateway"
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
         if self.routing is not None and self.routing.access_log:
             self.log_access("gone")
-        if self.story is not None:
-            self.story.cancel()
+        if self.answering is not None:
+            self.answering.cancel()
 
     def guard(self) -> None:
         """
-        Take this request from the gateway's own pages, from listed origins and from programs only.
+        Accept this request only from the gateway's own pages, listed origins and other programs.
 
-        :raises NotAllowed: when a web page of another origin sent it
+        :raises NotAllowed: if a web page of another origin sent it
         """
         self.open_to_all = False
         connections = self.channel.connections
@@ -229,12 +229,12 @@ class Request(KnownRequest):
 
     @property
     def dialect(self) -> Dialect:
-        """The API whose error envelope the client of this path expects."""
+        """The API of the request's path, for the error envelope."""
         return dialect_of(self.path)
 
     @property
     def unanswered(self) -> bool:
-        """Whether the client is connected and its answer is not finished."""
+        """Whether the client is connected and the answer is not finished."""
         return not self.disconnected and not self.finished
 
     def begin(
@@ -246,14 +246,15 @@ class Request(KnownRequest):
         passed: frozenset[bytes] = frozenset(),
     ) -> None:
         """
-        Write the head of a backend's answer, and what there is of its body.
+        Write the head of a backend's answer, and the first part of its body.
 
-        Headers of one hop are dropped, and those that act on the client's browser; the gateway's
-        own CORS headers are added; the rest is passed as it is. How the body is framed follows from
-        what is written here, not from what came. `pass_on` and `finish` follow.
+        Hop-by-hop headers are dropped, and those that affect the client's browser; CORS headers are
+        added; the others are passed on unchanged. The framing of the body is chosen here,
+        independently of the backend's. `pass_on` and `finish` follow.
 
-        :param data: the part of the body that came with the head, without its framing
-        :param passed: names, in lower case, of headers that are passed all the same
+        :param reason: the reason phrase
+        :param data: the part of the body that came with the head, without framing; may be empty
+        :param passed: names, in lower case, of headers that are passed on all the same
         """
         self.startedWriting = 1
         self.code = status
@@ -263,7 +264,7 @@ class Request(KnownRequest):
         for name, line in of_answer(headers, passed):
             if name == b"content-length":
                 if status == 204 and not line.endswith(b" 0\r\n"):
-                    continue  # it has no body; who believed this would wait for one
+                    continue  # a 204 has no body; the client might wait for one
                 framed = True
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
@@ -286,11 +287,13 @@ class Request(KnownRequest):
         upstream: IConnection,
     ) -> None:
         """
-        Go on with another protocol: from now on each side's bytes are the other's, as they are.
+        Write the head of a 101, and make the connection a tunnel: bytes are passed on unchanged.
 
         `pass_on` and `finish`, which closes the connection, follow.
 
-        :param protocol: what the client asked to switch to
+        :param reason: the reason phrase
+        :param headers: the backend's
+        :param protocol: the value of the Upgrade header
         :param upstream: the connection to the backend
         """
         self.startedWriting = 1
@@ -304,8 +307,12 @@ class Request(KnownRequest):
         self.channel.tunnel(upstream)
 
     def pass_on(self, data: bytes) -> None:
-        """Write more of the body, after `begin`. Never empty: that would end a chunked one."""
-        # As in `begin`, and not shared with it: a call for each chunk of each answer.
+        """
+        Write more of the body, after `begin`.
+
+        :param data: not empty: an empty chunk would end the body
+        """
+        # Repeated in `begin`: a shared function would be one call more for each chunk.
         self.sentLength += len(data)
         self.channel.transport.write(b"%x\r\n%b\r\n" % (len(data), data) if self.chunked else data)
 
@@ -322,7 +329,8 @@ class Request(KnownRequest):
         """
         Answer with JSON of the gateway's own.
 
-        :param headers: more than Content-Type and Content-Length
+        :param body: the JSON; may be empty
+        :param headers: beside Content-Type and Content-Length
         """
         self.write(self.prepare(status, body, headers))
         self.finish()
@@ -344,16 +352,16 @@ class Request(KnownRequest):
         return body
 
     def fail(self, error: GatewayError) -> None:
-        """Answer with an error; nothing must have been written yet."""
+        """Answer with an error; the answer must not have begun."""
         self.answer(error.status, self.dialect.envelope(error), error.headers())
 
     def cut(self) -> None:
         """
-        Close the connection without ending the answer.
+        Close the connection without ending the answer, so that the client sees that it broke off.
 
-        What was written is still sent, so that the client sees an answer that is not whole.
+        Written bytes are still sent.
         """
-        # Or `finish` would write a last chunk, which makes it whole.
+        # Else `finish` would write a last chunk, which marks the answer as complete.
         self.finished = 1
         self.channel.loseConnection()
 
@@ -377,7 +385,7 @@ class Request(KnownRequest):
         headers = [
             (b"Allow", b"GET, HEAD, POST, OPTIONS"),
             (b"Access-Control-Allow-Methods", b"GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"),
-            # A wildcard would not cover Authorization.
+            # Listed, since a wildcard does not cover Authorization.
             (b"Access-Control-Allow-Headers", b", ".join(asked)),
             (b"Access-Control-Max-Age", b"86400"),
             (b"Vary", b"Access-Control-Request-Headers"),
@@ -398,9 +406,9 @@ class Request(KnownRequest):
 
     def log_access(self, outcome: object) -> None:
         """
-        Log one line about this request.
+        Write a line to the access log.
 
-        :param outcome: its status, or what became of it without one
+        :param outcome: the status, or "gone"
         """
         _access.info(
             "{client} {method} {path} {outcome} {size} B {sec:.3f} s",

@@ -1,8 +1,7 @@
 """
-A request as its engine is to get it, which is nearly always as it came: path with query, and body.
+Path, query and body of a request as they are sent to the engine; mostly unchanged.
 
-Where the model stands in it, and what else it asks for, is known from call.py; who gets it, and the
-head that goes with it, is the affair of relay.py and exchange.py.
+Where the model is in the request was found out by call.py; the head is written by exchange.py.
 """
 
 from __future__ import annotations
@@ -20,20 +19,20 @@ from llamagw.proxy.call import Call
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.request import Request
 
-#: A JSON body that is to be changed has no more colons than this, and so no more keys: each takes
-#: some 250 bytes and 0.2 µs. Nor has it a longer key, which would be held twice. Where only its
-#: `model` is read, keys are not kept.
+#: Limits of a JSON body that is changed. Colons bound the number of keys, each of which takes some
+#: 250 bytes and 0.2 µs; a long key would be in memory twice. Where only `model` is read they do not
+#: apply, since other keys are not kept then.
 MOST_COLONS, LONGEST_KEY = 200_000, 64 * 1024
 
-#: Where the keys of a body are looked at, each takes 0.03 µs.
+#: Maximum number of colons where keys are only compared, which takes 0.03 µs each.
 MOST_LOOKED_AT = 1_000_000
 
 _ABSENT = Raw(b"")
 
-#: `model` in capitals, whole or in part. Some servers (those in Go) take such a key for `model`.
+#: `model` wholly or partly in capitals. Some servers (in Go) accept such a key as `model`.
 _VARIANTS = ["".join(v) for v in product(*((c, c.upper()) for c in "model")) if v != tuple("model")]
 
-#: All the keys of a body that some server takes for `model`, apart from itself.
+#: Decodes all keys that some server accepts as `model`, beside `model`.
 Variants = msgspec.defstruct(
     "Variants",
     [(f"variant_{number}", Raw, _ABSENT) for number in range(len(_VARIANTS))],
@@ -47,12 +46,13 @@ def outgoing(
     request: Request, call: Call, model: ModelConfig, name: str | None
 ) -> tuple[bytes, bytes]:
     """
-    A request as its engine is to get it: path with query, and body.
+    Path and query, and body, as they are sent to the engine.
 
-    :param model: how requests for this model are shaped
-    :param name: what the model is called there, if it has to be called so
-    :raises BadRequest: when a remote server might find another model in it; or when it cannot be
-        changed as it should
+    :param call: what the request asks for
+    :param model: its ``set_params``, ``default_params`` and ``strip_params`` apply
+    :param name: the model's name on the server; None if the server accepts any
+    :raises BadRequest: if a remote server might find another model in the request, or it cannot be
+        changed as configured
     """
     target, body = call.target or request.uri, request.body
     if call.where is Where.BODY and name is not None:
@@ -75,9 +75,9 @@ def outgoing(
 
 def _see_one_model(body: bytes) -> None:
     """
-    Before a body goes to a server of unknown make: some (those in Go) take ``MODEL`` for ``model``.
+    Check a body for a server of unknown make: some (in Go) accept ``MODEL`` as ``model``.
 
-    :raises BadRequest: when it has such a key, or too many keys to be looked at
+    :raises BadRequest: if it has such a key, or too many keys to check
     """
     if len(body) > LARGE and body.count(b":") > MOST_LOOKED_AT:
         raise BadRequest(f"The body has too many keys: over {MOST_LOOKED_AT} colons.")
@@ -93,14 +93,12 @@ def reshape(
     body: bytes, put: dict[str, object], default: dict[str, object], strip: list[str]
 ) -> bytes:
     """
-    A JSON object with some of its keys changed.
+    Change some keys of a JSON object; other values are copied byte by byte.
 
-    Values that are not touched stay as they are, byte for byte.
-
-    :param put: keys that get this value, whether they are there or not
-    :param default: keys that get this value where they are not there
-    :param strip: keys that are taken out
-    :raises BadRequest: when it has keys that are no text, or far too many
+    :param put: values that are set, whether the key is there or not
+    :param default: values that are set if the key is missing
+    :param strip: keys that are removed
+    :raises BadRequest: if it is not a JSON object, or its keys are too many or too long
     """
     if body.count(b":") > MOST_COLONS:
         raise BadRequest(
@@ -119,7 +117,7 @@ def reshape(
 
 
 def _renamed_query(target: bytes, name: str) -> bytes:
-    # `_model_of` has seen that there is one at most, and that it is written as it is here.
+    # `_model_of` has checked that there is one at most, and that it is written like this.
     path, _, query = target.partition(b"?")
     others = [f for f in query.split(b"&") if f and f.partition(b"=")[0] != b"model"]
     return path + b"?" + b"&".join([*others, b"model=" + quote(name, safe="").encode()])

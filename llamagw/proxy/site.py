@@ -1,8 +1,8 @@
 """
-What listens: Twisted's Site, which makes a `Channel` for each connection of a client.
+Twisted's Site, which makes a `Channel` for each connection of a client.
 
-Which handler gets a request is decided by the table and the resource tree that it is given; what
-connections share is in connections.py, what one does in channel.py.
+The handler of a request is looked up in the table and the resource tree that it is given. What
+connections share is in connections.py, one connection in channel.py.
 """
 
 from __future__ import annotations
@@ -22,12 +22,14 @@ from llamagw.proxy.request import Request
 
 class Site(server.Site):
     """
+    Makes the connections, and knows the handlers of their requests.
+
     :param tree: the resource tree
-    :param table: handlers of POST, by path; looked at before the tree
-    :param clock: keeps time
-    :param limits: what a client may do
+    :param table: handlers of POST, by path; looked up before the tree
+    :param clock: the reactor, or a Clock
+    :param limits: the limits of clients
     :param access_log: whether each request is logged
-    :ivar connections: those that are open
+    :ivar connections: the open ones
     """
 
     noisy = False
@@ -49,18 +51,19 @@ class Site(server.Site):
 
     def allow(self, limits: Limits, access_log: bool) -> None:
         """
-        Go by other limits from now on.
+        Change the limits.
 
+        :param limits: the new ones
         :param access_log: whether each request is logged
         """
         self.connections.allow(limits)
         self.access_log = access_log
 
     def startFactory(self) -> None:
-        """Twisted would keep a clock for its log lines here, once a second."""
+        """Does nothing: Twisted's would update the time of its log lines once a second."""
 
     def stopFactory(self) -> None:
-        """See startFactory."""
+        """Does nothing, as `startFactory`."""
 
     def log(self, request: HTTPRequest) -> None:
         """Called by Twisted at the end of each answer."""

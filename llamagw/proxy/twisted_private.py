@@ -1,10 +1,11 @@
 """
 Twisted's private names that the proxy reads or overrides: all of them, in one place.
 
-Each gets a public name here, and no other file of the proxy says one with an underscore. Read and
-tested with Twisted 26.4.0 (the oldest that setup.cfg allows) and 26.10.0 (the one that the tests
+Each gets a public name here, and no other file of the proxy uses a private one. Read and tested
+with Twisted 26.4.0 (the oldest that setup.cfg allows) and 26.10.0 (the one that the tests
 pin); 24.7.0 to 25.5.0 have all names too. tests/proxy/test_twisted_private.py fails with a Twisted
-that lacks one. Before the upper bound in setup.cfg moves, this file is read beside the new one.
+that lacks one. Compare this file with a new version before
+the upper bound in setup.cfg is raised.
 """
 
 from __future__ import annotations
@@ -28,25 +29,27 @@ def _private(name: str) -> Any:
 
 class KnownRequest(server.Request):
     """
+    Twisted's request with names for its inner state.
+
     :ivar disconnected: whether the client's connection is closed
     """
 
     disconnected: bool = _private("_disconnected")
 
     def drop_arriving(self) -> None:
-        """Called by the channel: what has arrived of the body is not needed."""
+        """Called by the channel: drop the part of the body that has arrived."""
 
 
 class KnownChannel(HTTPChannel):
     """
-    Twisted's channel with names for its inner state, and hooks for what it would answer itself.
+    Twisted's channel with names for its inner state, and hooks for the answers that it writes.
 
     :ivar site: the Site that made it, as Twisted's `Site.buildProtocol` sets it
     :ivar handling: whether a request is being answered; no further one is parsed meanwhile
-    :ivar receiving: whether `dataReceived` is on the stack, and will go on with `unparsed`
+    :ivar receiving: whether `dataReceived` is being called, and will parse `unparsed` further
     :ivar unparsed: bytes that were received and are not parsed yet
     :ivar early: reads that came while a request was being answered
-    :ivar full: whether the transport has paused us: the client does not read
+    :ivar full: whether the transport has called pauseProducing: the client does not read
     """
 
     site: Any
@@ -58,7 +61,7 @@ class KnownChannel(HTTPChannel):
 
     @property
     def trailers(self) -> list[bytes]:
-        """The lines behind a chunked body's last chunk; none of a body of another kind."""
+        """The trailers of a chunked body; empty for another body."""
         lines: list[bytes] = getattr(self._transferDecoder, "_trailerHeaders", [])
         return lines
 
@@ -68,7 +71,7 @@ class KnownChannel(HTTPChannel):
         return getattr(self, "_command", b""), getattr(self, "_path", b"")
 
     def take_early(self) -> list[bytes]:
-        """What came while a request was being answered; from now on it is the caller's."""
+        """Remove and return the reads that came while a request was being answered."""
         early, self._dataBuffer = self._dataBuffer, []
         return early
 

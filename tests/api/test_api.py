@@ -1,25 +1,19 @@
 """Promises of llamagw.api: what is at which path, and what is said where nothing is.
 
-The real tree in memory (support/bench.py), with a manager that reports what a test wants.
+The real tree in memory (support/bench.py), on the real fleet.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import time
 
 from llamagw import __version__
 from llamagw.dialects import OWN, ROUTES, Scope, Where, dialect_of, scope_of
-from llamagw.fleet import ModelReport
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import CHAT, Answer, request
 
 #: POST, by the model in the body.
 INFERENCE = [path for route in ROUTES if route.where is Where.BODY for path in route.paths]
-
-
-def report(name: str, status: str, **more: Any) -> ModelReport:
-    values: dict[str, Any] = {"port": None, "in_flight": 0, "waiting": 0, "last_used": None}
-    return ModelReport(id=name, status=status, **{**values, **more})
 
 
 class ApiTestCase(BenchTestCase):
@@ -34,6 +28,10 @@ class ApiTestCase(BenchTestCase):
 
 
 class HealthTests(ApiTestCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.bench = Bench(loaded=False)
+
     def test_it_tells_how_the_gateway_is(self) -> None:
         self.bench.reactor.advance(12.5)
         answer = self.get("/health")
@@ -51,26 +49,36 @@ class HealthTests(ApiTestCase):
         )
 
     def test_it_tells_of_the_models_in_memory_or_on_their_way_and_of_no_others(self) -> None:
-        self.bench.manager.reports = [
-            report("idle", "unloaded", last_used=5.0),
-            report("busy", "loaded", port=8081, in_flight=3, waiting=1, last_used=1700000000.5),
-            report("coming", "loading", port=8082, waiting=2),
-            report("wanted", "unloaded", waiting=1),
-            report("going", "stopping", port=8083),
-            report("broken", "failed"),
-        ]
+        names = ("idle", "busy", "coming", "wanted", "going", "broken")
+        self.bench = Bench(names, loaded=False, max_loaded_models=3)
+        self.bench.load("idle")
+        self.bench.dispatcher.unload("idle")
+        self.bench.settle()
+        self.bench.load("busy", "going")
+        before = time.time()
+        for _ in range(3):
+            self.bench.client(request({"model": "busy"}))
+        self.bench.hold_loads()
+        self.bench.client(request({"model": "broken"}))
+        self.bench.crash("broken")
+        self.bench.engines.lingers = True
+        self.bench.dispatcher.unload("going")
+        for _ in range(2):
+            self.bench.client(request({"model": "coming"}))
+        self.bench.client(request({"model": "wanted"}))
         found = self.get("/health").json()["models"]
         self.assertEqual([m["id"] for m in found], ["busy", "coming", "wanted", "going"])
+        self.assertGreaterEqual(found[0].pop("last_used"), before - 1)
+        port = self.bench.engines.last("busy").port
         self.assertEqual(
             found[0],
-            {
-                "id": "busy",
-                "status": "loaded",
-                "port": 8081,
-                "in_flight": 3,
-                "waiting": 1,
-                "last_used": 1700000000.5,
-            },
+            {"id": "busy", "status": "loaded", "port": port, "in_flight": 3, "waiting": 0},
+        )
+        told = [(m["status"], m["in_flight"], m["waiting"], m["port"]) for m in found[1:]]
+        coming, going = (self.bench.engines.last(name).port for name in ("coming", "going"))
+        self.assertEqual(
+            told,
+            [("loading", 0, 2, coming), ("unloaded", 0, 1, None), ("stopping", 0, 0, going)],
         )
 
     def test_a_slash_too_many_at_the_end_does_no_harm(self) -> None:
@@ -80,14 +88,22 @@ class HealthTests(ApiTestCase):
     def test_it_asks_for_no_model(self) -> None:
         for path in ("/health", "/v1/models", "/v1/models/small"):
             self.assertEqual(self.get(path).status, 200)
-        self.assertEqual((self.bench.manager.asked, self.bench.connects), ([], 0))
+        self.assertEqual((self.bench.asked, self.bench.connects), ([], 0))
 
 
 class ModelsTests(ApiTestCase):
     def test_all_that_are_configured_are_listed_each_with_its_status(self) -> None:
         statuses = ["unloaded", "loading", "loaded", "failed", "stopping"]
-        self.bench = Bench([f"m-{s}" for s in statuses])
-        self.bench.manager.reports = [report(f"m-{s}", s) for s in statuses]
+        names = [f"m-{s}" for s in statuses]
+        self.bench = Bench(names, loaded=False, max_loaded_models=5)
+        self.bench.load("m-loaded", "m-stopping")
+        self.bench.hold_loads()
+        self.bench.client(request({"model": "m-failed"}))
+        self.bench.crash("m-failed")
+        self.bench.client(request({"model": "m-loading"}))
+        self.bench.engines.lingers = True
+        self.bench.dispatcher.unload("m-stopping")
+        self.assertEqual([r.status for r in self.bench.dispatcher.report()], statuses)
         found = self.get("/v1/models").json()
         self.assertEqual(found["object"], "list")
         self.assertEqual(
@@ -179,7 +195,7 @@ class WrongTurnTests(ApiTestCase):
             self.assertEqual(answer.headers["Allow"], "GET, HEAD, OPTIONS")
             answer = self.post(b'{"model":"small"}', path)
             self.assert_envelope(answer, 405)
-        self.assertEqual(self.bench.manager.asked, [])
+        self.assertEqual(self.bench.asked, [])
 
     def test_a_path_that_is_not_utf_8_is_a_bad_request(self) -> None:
         for path in ("/v1/models/%FF", "/%ff%fe", "/v1/models/%C3", "/%80/health"):
@@ -226,7 +242,7 @@ class BodyTests(ApiTestCase):
                 error = self.assert_envelope(self.post(body, path), 400, dialect, open_to_all)
                 self.assertEqual(error["type"], "invalid_request_error")
                 self.assertIn(said, error["message"])
-        self.assertEqual(self.bench.manager.asked, [])
+        self.assertEqual(self.bench.asked, [])
 
     def test_bytes_that_are_no_text_are_a_bad_request(self) -> None:
         for body in (b'{"model": "\xff"}', b'\xff{"model": "small"}', b"\0" * 10):

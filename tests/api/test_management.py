@@ -1,6 +1,6 @@
 """Promises of the listing and the management: what clients hear of models, and have done to them.
 
-The real Api in memory (support/bench.py), with a manager that reports what a test wants.
+The real Api in memory (support/bench.py), on the real fleet.
 """
 
 from __future__ import annotations
@@ -8,17 +8,16 @@ from __future__ import annotations
 import json
 import os
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 import msgspec
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred
 
 from llamagw.api.feeds import MOST_FOLLOWERS, PING_SEC
-from llamagw.config import ModelConfig, Names, Replica
+from llamagw.config import ModelConfig, Replica
 from llamagw.errors import ModelUnavailable
-from llamagw.fleet import Change, ReplicaReport
-from tests.api.test_api import report
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.configs import local_model, remote_model
 from tests.support.messages import Answer, answers, request
@@ -37,9 +36,7 @@ class ManagementTestCase(BenchTestCase):
 
     def configure(self, *models: ModelConfig) -> None:
         """Have the gateway know these models instead."""
-        self.bench = Bench([model.name for model in models])
-        self.bench.manager.config.models = list(models)
-        self.bench.manager.names = Names((m.name, m.aliases) for m in models)
+        self.bench = Bench(models, loaded=False)
 
 
 class ListingTests(ManagementTestCase):
@@ -79,20 +76,22 @@ class ListingTests(ManagementTestCase):
         )
 
     def test_what_a_loaded_engine_reports_is_its_meta(self) -> None:
-        self.bench.manager.said = {"a": {"id": "a", "meta": {"n_params": 7}}}
+        self.bench.probe.said = {"meta": {"n_params": 7}}
+        self.bench.load("a")
         found = self.entries()
         self.assertEqual((found["a"]["meta"], found["gpt-4o"]["meta"]), ({"n_params": 7},) * 2)
         self.assertNotIn("meta", found["b"])
 
     def test_of_a_model_elsewhere_what_is_said_there_is_told(self) -> None:
+        self.bench.probe.said = {}
         self.assertEqual(
             [self.entries()["far"][key] for key in ("context_size", "size")], [None] * 2
         )
-        self.bench.manager.said = {"far": {"context_size": 5, "size": 7}}
+        self.bench.probe.said = {"context_size": 5, "size": 7}
         self.assertEqual([self.entries()["far"][key] for key in ("context_size", "size")], [5, 7])
 
     def test_a_meta_is_repeated_as_it_was_kept(self) -> None:
-        self.bench.manager.said = {"far": {"meta": msgspec.Raw(b'{"n_ctx":5,"deep":[1]}')}}
+        self.bench.probe.said = {"meta": msgspec.Raw(b'{"n_ctx":5,"deep":[1]}')}
         self.assertEqual(self.entries()["far"]["meta"], {"n_ctx": 5, "deep": [1]})
 
     def test_one_is_found_by_its_name_an_alias_or_a_pattern(self) -> None:
@@ -104,42 +103,46 @@ class ListingTests(ManagementTestCase):
         self.assert_envelope(self.get("/v1/models/x"), 404)
 
     def test_one_that_a_reload_removes_meanwhile_is_unknown(self) -> None:
-        manager = self.bench.manager
-
-        async def descriptions() -> dict[str, Any]:
-            manager.config.models = [m for m in manager.config.models if m.name != "a"]
-            manager.names = Names((m.name, m.aliases) for m in manager.config.models)
-            return {}
-
-        self.patch(manager, "descriptions", descriptions)
+        models = self.bench.config.models
         for name in ("a", "gpt-5"):
-            self.assert_envelope(self.get(f"/v1/models/{name}"), 404)
+            self.configure(*models)
+            told: Deferred[dict[str, Any]] = Deferred()
+            self.patch(self.bench.probe, "describe", lambda _, told=told: told)
+            client = self.bench.client(request(path=f"/v1/models/{name}"))
+            self.bench.reload(*models[1:])
+            self.assertEqual(bytes(client.heard), b"")
+            told.callback({})
+            self.bench.settle()
+            [answer] = answers(bytes(client.heard))
+            self.assert_envelope(answer, 404)
 
     def test_the_router_s_list_has_each_model_once_with_what_only_the_gateway_knows(self) -> None:
-        self.bench.manager.reports = [
-            report("a", "loaded", port=8081, in_flight=2, waiting=1, last_used=5.0, pinned=True),
-            report("b", "failed", error="out of memory", exit_code=1),
-            report(
-                "far",
-                "loaded",
-                replicas=[ReplicaReport(url="http://far", status="loaded", in_flight=3)],
-            ),
-        ]
-        self.bench.manager.said = {"a": {"meta": {"n_params": 7}}}
+        a, b, far = self.bench.config.models
+        self.configure(msgspec.structs.replace(a, pinned=True), b, far)
+        self.bench.probe.said = {"meta": {"n_params": 7}}
+        self.bench.load("a")
+        self.bench.hold_loads()
+        self.bench.client(request({"model": "b"}))
+        self.bench.crash("b", "exited with status 1", "out of memory", 1)
+        for name in ("a", "a", "far", "far", "far"):
+            self.bench.client(request({"model": name}))
+        used = time.time()
         found = {entry["id"]: entry for entry in self.get("/models").json()["data"]}
         self.assertEqual([*found], ["a", "b", "far"])
+        self.assertLess(abs(found["a"].pop("last_used") - used), 5)
         self.assertEqual(
             {**found["a"], "created": 0},
             {
                 "id": "a", "aliases": ["gpt-4o"], "tags": [], "object": "model", "created": 0,
                 "owned_by": "llamagw", "context_size": 4096, "size": 17, "meta": {"n_params": 7},
-                "status": {"value": "loaded"}, "port": 8081, "in_flight": 2, "waiting": 1,
-                "last_used": 5.0, "pinned": True,
+                "status": {"value": "loaded"}, "port": self.bench.engines.last("a").port,
+                "in_flight": 2, "waiting": 0, "pinned": True,
             },
         )  # fmt: skip
+        error = "The model `b` cannot be loaded: llama-server exited with status 1: out of memory"
         self.assertEqual(
             found["b"]["status"],
-            {"value": "unloaded", "failed": True, "exit_code": 1, "error": "out of memory"},
+            {"value": "unloaded", "failed": True, "exit_code": 1, "error": error},
         )
         told = [{"url": "http://far", "status": "loaded", "in_flight": 3}]
         self.assertEqual((found["far"]["replicas"], "replicas" in found["a"]), (told, False))
@@ -149,49 +152,57 @@ class OrderTests(ManagementTestCase):
     """POST /models/load and /models/unload."""
 
     def test_a_load_is_answered_at_once_and_goes_on(self) -> None:
-        self.bench.manager.orders_done = Deferred()
+        self.bench.hold()
         answer = self.post("/models/load", {"model": "small"})
         self.assertEqual((answer.status, answer.json()), (200, {"success": True}))
-        self.assertEqual(self.bench.manager.orders, [("load", "small")])
-        self.bench.manager.orders_done.errback(ModelUnavailable("no"))
+        self.assertEqual(self.bench.dispatcher.orders, [("load", "small")])
+        self.assertEqual(self.bench.waiting, 1)
+        self.bench.crash()
+        self.assertEqual((self.bench.waiting, self.bench.in_flight), (0, 0))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_one_that_is_to_be_waited_for_is_answered_when_it_is_done(self) -> None:
-        self.bench.manager.orders_done = Deferred()
+        self.bench.hold()
         client = self.bench.client(request({"model": "small", "wait": True}, "/models/load"))
         self.bench.settle()
         self.assertEqual(bytes(client.heard), b"")
-        self.bench.manager.orders_done.callback(None)
+        self.bench.ready()
+        self.assertEqual(self.bench.leases, (1, 0))
         [answer] = answers(bytes(client.heard))
         self.assertEqual(answer.json(), {"success": True})
 
     def test_who_waits_for_a_load_and_leaves_leaves_the_queue(self) -> None:
-        left: list[object] = []
-        self.bench.manager.orders_done = Deferred(left.append)
+        self.bench.hold()
         client = self.bench.client(request({"model": "small", "wait": True}, "/models/load"))
+        self.assertEqual(self.bench.waiting, 1)
         client.hangs_up()
-        self.assertEqual(len(left), 1)
+        self.assertEqual(self.bench.waiting, 0)
 
     def test_why_a_load_failed_is_told_if_it_is_known(self) -> None:
-        for wait in (True, False):
-            self.bench.manager.orders_done = fail(ModelUnavailable("out of memory", retry_after=3))
-            answer = self.post("/models/load", {"model": "small", "wait": wait})
+        self.bench.hold()
+        client = self.bench.client(request({"model": "small", "wait": True}, "/models/load"))
+        self.bench.crash("small", "exited with status 1", "out of memory", 1)
+        [waited] = answers(bytes(client.heard))
+        for answer in (waited, self.post("/models/load", {"model": "small"})):
             self.assertIn(
                 "out of memory", self.assert_envelope(answer, 503, open_to_all=False)["message"]
             )
 
     def test_an_unload_is_answered_when_the_model_is_gone(self) -> None:
-        self.bench.manager.orders_done = Deferred()
+        self.bench.engines.lingers = True
         client = self.bench.client(request({"model": "small"}, "/models/unload"))
         self.bench.settle()
         self.assertEqual(bytes(client.heard), b"")
-        self.bench.manager.orders_done.callback(None)
+        self.assertEqual(self.bench.engines.last("small").asked, ["stop"])
+        self.bench.crash()
         [answer] = answers(bytes(client.heard))
         self.assertEqual(answer.json(), {"success": True})
-        self.bench.manager.orders_done = succeed(None)
-        self.post("/models/unload", {"model": "org/big", "force": True})
+        client = self.bench.client(request({"model": "org/big", "force": True}, "/models/unload"))
+        self.bench.settle()
+        self.assertEqual(answers(bytes(client.heard))[0].json(), {"success": True})
+        self.assertEqual(self.bench.engines.last("org/big").asked, ["kill"])
         self.assertEqual(
-            self.bench.manager.orders, [("unload", "small", False), ("unload", "org/big", True)]
+            self.bench.dispatcher.orders, [("unload", "small", False), ("unload", "org/big", True)]
         )
 
     def test_what_is_wrong_with_an_order_is_told(self) -> None:
@@ -208,20 +219,21 @@ class OrderTests(ManagementTestCase):
                 self.assertIn(said, error["message"])
             error = self.assert_envelope(self.post(path, {"model": "smal"}), 404, open_to_all=False)
             self.assertIn("`small`", error["message"])
-        self.assertEqual(self.bench.manager.orders, [])
+        self.assertEqual(self.bench.dispatcher.orders, [])
 
 
 class ModestOrderTests(ManagementTestCase):
     def test_loads_that_nobody_waits_for_take_one_place_in_the_queue(self) -> None:
-        self.bench.manager.orders_done = Deferred()
+        self.bench.hold()
         for name in ("small", "small", "org/big", "small"):
             self.assertEqual(self.post("/models/load", {"model": name}).status, 200)
         orders = [("load", "small"), ("load", "org/big")]
-        self.assertEqual(self.bench.manager.orders, orders)
-        done, self.bench.manager.orders_done = self.bench.manager.orders_done, Deferred()
-        done.callback(None)
+        self.assertEqual((self.bench.dispatcher.orders, self.bench.waiting), (orders, 2))
+        self.bench.ready()
+        self.bench.hold()
         self.assertEqual(self.post("/models/load", {"model": "small"}).status, 200)
-        self.assertEqual(self.bench.manager.orders, [*orders, ("load", "small")])
+        self.assertEqual(self.bench.dispatcher.orders, [*orders, ("load", "small")])
+        self.assertEqual(self.bench.waiting, 1)
 
     def test_a_body_or_a_name_out_of_all_bounds_is_a_bad_request(self) -> None:
         for path in ("/models/load", "/models/unload"):
@@ -233,6 +245,14 @@ class ModestOrderTests(ManagementTestCase):
 
 class ChangesTests(ManagementTestCase):
     """GET /models/sse."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.bench = Bench(loaded=False)
+
+    def changed(self, data: object) -> dict[str, object]:
+        """How a change of `small` is told."""
+        return {"model": "small", "event": "status_change", "data": data}
 
     def told(self, client: Wire) -> list[Any]:
         """What the client has heard since the last look, less the frames."""
@@ -252,17 +272,25 @@ class ChangesTests(ManagementTestCase):
                 for name in ("small", "org/big")
             ],
         )
-        for change, data in (
-            (Change("small", "loading"), {"status": "loading"}),
-            (Change("small", "loaded"), {"status": "loaded"}),
-            (Change("small", "unloaded", exit_code=0), {"status": "unloaded", "exit_code": 0}),
-            (Change("small", "failed", error="no"), {
-                "status": "unloaded", "failed": True, "error": "no",
-            }),
-        ):  # fmt: skip
-            self.bench.manager.watchers.tell(change)
-            wanted = {"model": "small", "event": "status_change", "data": data}
-            self.assertEqual(self.told(client), [wanted])
+        self.bench.hold_loads()
+        done = self.bench.dispatcher.load("small")
+        self.assertEqual(self.told(client), [self.changed({"status": "loading"})])
+        self.bench.ready()
+        self.successResultOf(done)
+        self.assertEqual(self.told(client), [self.changed({"status": "loaded"})])
+        self.bench.dispatcher.unload("small")
+        self.assertEqual(self.told(client), [self.changed({"status": "stopping"})])
+        self.bench.settle()
+        stopped = self.changed({"status": "unloaded", "exit_code": 0})
+        self.assertEqual(self.told(client), [stopped])
+        done = self.bench.dispatcher.load("small")
+        self.bench.crash("small", "was not started", "no")
+        self.failureResultOf(done, ModelUnavailable)
+        error = "The model `small` cannot be loaded: llama-server was not started: no"
+        failed = {"status": "unloaded", "failed": True, "error": error}
+        self.assertEqual(
+            self.told(client), [self.changed({"status": "loading"}), self.changed(failed)]
+        )
 
     def test_a_silent_time_has_signs_of_life(self) -> None:
         client = self.bench.client(request(path="/models/sse"))
@@ -272,7 +300,7 @@ class ChangesTests(ManagementTestCase):
 
     def test_it_ends_with_the_gateway(self) -> None:
         client = self.bench.client(request(path="/models/sse"))
-        self.bench.manager.watchers.tell(None)
+        self.bench.dispatcher.drain()
         self.bench.settle()
         self.assertTrue(bytes(client.heard).endswith(b"0\r\n\r\n"))
         self.assertEqual(len(self.bench.reactor.getDelayedCalls()), 1, "the idle connection's")
@@ -283,23 +311,29 @@ class ChangesTests(ManagementTestCase):
         client.hangs_up()
         self.bench.settle()
         self.assertEqual(len(self.bench.reactor.getDelayedCalls()), before)
-        self.bench.manager.watchers.tell(Change("small", "loaded"))
+        heard = bytes(client.heard)
+        self.bench.load("small")
+        self.assertEqual(bytes(client.heard), heard)
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_one_who_reads_slowly_is_brought_up_to_date_when_it_reads_on(self) -> None:
         client = self.bench.client(request(path="/models/sse"))
         self.told(client)
         client.stalls()
-        for n in range(5000):
-            self.bench.manager.watchers.tell(Change("small", "unloaded", exit_code=n))
+        for _ in range(1250):  # each is four changes
+            self.bench.dispatcher.load("small")
+            self.bench.reactor.advance(0)
+            self.bench.dispatcher.unload("small")
+            self.bench.reactor.advance(0)
+        self.assertEqual(len(self.bench.engines.runs), 1250)
         self.assertLess(client.most_waiting, 100_000)
-        self.bench.manager.reports = [report("small", "loaded"), report("org/big", "unloaded")]
+        self.bench.load("small")
         client.reads_on()
         last = self.told(client)[-2:]
         self.assertEqual([e["data"]["status"] for e in last], ["loaded", "unloaded"])
 
     def test_very_many_models_are_told_in_one_piece_and_once(self) -> None:
-        self.bench.manager.reports = [report(f"model-{n}", "unloaded") for n in range(5000)]
+        self.bench = Bench([f"model-{n}" for n in range(5000)], loaded=False)
         client = self.bench.client()
         client.stalls()
         client.says(request(path="/models/sse"))
@@ -323,7 +357,7 @@ class LogTests(ManagementTestCase):
 
     def test_the_last_lines_are_told_as_text(self) -> None:
         for line in ("one", "zwei ß", "3"):
-            self.bench.manager.logs["small"].add(line)
+            self.bench.dispatcher.log("small").add(line)
         answer = self.get("/models/logs?model=small")
         self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
         self.assertEqual(answer.body.decode(), "one\nzwei ß\n3\n")
@@ -336,20 +370,21 @@ class LogTests(ManagementTestCase):
             )
 
     def test_who_follows_hears_each_line_until_the_gateway_ends(self) -> None:
-        log = self.bench.manager.logs["small"]
+        log = self.bench.dispatcher.log("small")
         log.add("one")
         log.add("two")
         path = "/models/logs?model=small&follow=true&lines=1"
         client = self.bench.client(request(path=path))
-        self.bench.manager.watchers.tell(Change("small", "loaded"))
+        self.bench.dispatcher.unload("small")  # which is no line of the log
+        self.bench.settle()
         log.add("three")
-        self.bench.manager.watchers.tell(None)
+        self.bench.dispatcher.drain()
         log.add("four")
         [answer] = answers(bytes(client.heard))
         self.assertEqual((answer.body, answer.whole), (b"two\nthree\n", True))
 
     def test_who_does_not_read_is_told_that_lines_are_missing(self) -> None:
-        log = self.bench.manager.logs["small"]
+        log = self.bench.dispatcher.log("small")
         client = self.bench.client(request(path="/models/logs?model=small&follow=true"))
         client.stalls()
         for _ in range(2000):

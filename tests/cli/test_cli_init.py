@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from llamagw.cli.init import Machine, Model, _dump, at_once, config_text, scan
+from llamagw.cli.init import Machine, _dump, at_once, config_text
 from llamagw.cli.main import cli
+from llamagw.cli.scan import Model, scan
 from llamagw.config import load
 from llamagw.models import gguf
 from tests.models.support import gguf_bytes

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.internet.error import ConnectionRefusedError
 from twisted.trial.unittest import SynchronousTestCase
 
+from llamagw.launch.restarts import HOLD_SEC
 from tests.support.bench import Bench
 from tests.support.messages import CHAT, STREAM_HEAD, cut_at, event, request, response
 from tests.support.wire import Wire
@@ -85,9 +86,10 @@ class FuzzTests(SynchronousTestCase):
         for client in clients:
             self.assertFalse(client.connected, "its connection is still open")
         self.assertEqual(len(bench.site.connections.open), 0)
-        for lease in bench.manager.leases:
-            self.assertEqual(lease.releases, 1)
-        self.assertEqual(bench.manager.waiting, [])
+        self.assertEqual((bench.in_flight, bench.waiting), (0, 0))
+        drained = bench.dispatcher.drain()
+        bench.settle()
+        self.successResultOf(drained)
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def serve(self, bench: Bench, answer: Callable[[Wire], Any]) -> list[Wire]:
@@ -102,13 +104,13 @@ class FuzzTests(SynchronousTestCase):
 
     def give_up(self, bench: Bench, backends: list[Wire]) -> None:
         """Whoever was to give something does not: no backend lives, and nobody waits for one."""
-        bench.manager.holding = False
+        bench.go_on()
         for _ in range(4):
-            while bench.manager.waiting:
-                bench.manager.admit()
             backends += self.serve(bench, lambda backend: backend.hangs_up())
             for backend in backends:
                 backend.hangs_up()
+            if bench.waiting:  # for an engine that has crashed more than once
+                bench.reactor.advance(HOLD_SEC)
 
     @FUZZ
     @given(REQUESTS, PIECES, st.booleans(), st.booleans())
@@ -183,14 +185,14 @@ class FuzzTests(SynchronousTestCase):
         self.run_to_the_end(bench, [client, second])
 
     @FUZZ
-    @given(st.lists(st.sampled_from("rbhstlax"), max_size=25), st.integers(0, 2**32))
+    @given(st.lists(st.sampled_from("rbhstlaxc"), max_size=25), st.integers(0, 2**32))
     def test_whatever_happens_in_whatever_order_nothing_is_left_over(
         self, story: list[str], seed: int
     ) -> None:
-        """Requests, answers, stalls, ends and refusals, in any order."""
+        """Requests, answers, stalls, ends, refusals, loads and crashes, in any order."""
         bench = Bench(keepalive=seed % 2)
         if seed % 3 == 0:
-            bench.manager.hold()
+            bench.hold()
         chance = random.Random(seed)
         clients: list[Wire] = []
         backends: list[Wire] = []
@@ -206,8 +208,10 @@ class FuzzTests(SynchronousTestCase):
                 clients.append(bench.client(request({"model": "small", "stream": stream})))
             elif what == "x" and bench.wanted():
                 bench.refuse(ConnectionRefusedError())
-            elif what == "a" and bench.manager.waiting:
-                bench.manager.admit()
+            elif what == "a" and bench.waiting:
+                bench.ready()
+            elif what == "c":
+                bench.crash()
             elif what == "h" and client:
                 client.hangs_up(reset=chance.random() < 0.5)
             elif what == "s" and client:

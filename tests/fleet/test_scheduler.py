@@ -377,19 +377,19 @@ class UnloadTests(SynchronousTestCase):
     def test_it_rests_when_nobody_has_used_it_for_so_long(self) -> None:
         made = scheduler()
         have_ready(made, "a", 1)
-        self.assertEqual(made.rest("a", 10, 4), ([], 7))
+        self.assertEqual(made.idle_timeout("a", 10, 4), ([], 7))
         made.arrived("a", 1, 5)
-        self.assertEqual(made.rest("a", 10, 100), ([], 10))
+        self.assertEqual(made.idle_timeout("a", 10, 100), ([], 10))
         made.finished("a", 101)
-        self.assertEqual(made.rest("a", 10, 110), ([], 1))
-        self.assertEqual(made.rest("a", 10, 111), ([Stop("a")], None))
+        self.assertEqual(made.idle_timeout("a", 10, 110), ([], 1))
+        self.assertEqual(made.idle_timeout("a", 10, 111), ([Stop("a")], None))
 
     def test_what_is_not_loaded_need_not_rest(self) -> None:
         made = scheduler()
-        self.assertEqual(made.rest("a", 10, 100), ([], None))
+        self.assertEqual(made.idle_timeout("a", 10, 100), ([], None))
         made.arrived("a", 1, 100)
-        self.assertEqual(made.rest("a", 10, 200), ([], None))
-        self.assertEqual(made.rest("gone", 10, 200), ([], None))
+        self.assertEqual(made.idle_timeout("a", 10, 200), ([], None))
+        self.assertEqual(made.idle_timeout("gone", 10, 200), ([], None))
 
 
 class VisitTests(SynchronousTestCase):
@@ -436,7 +436,7 @@ class VisitTests(SynchronousTestCase):
         made.arrived("a", 1, 5, load=False)
         made.finished("a", 6, used=False)
         self.assertEqual(made.models["a"].last_used, 1)
-        self.assertEqual(made.rest("a", 10, 11), ([Stop("a")], None))
+        self.assertEqual(made.idle_timeout("a", 10, 11), ([Stop("a")], None))
 
     def test_while_draining_all_are_told_the_same(self) -> None:
         made = scheduler()

@@ -12,8 +12,9 @@ import tempfile
 from contextlib import suppress
 from functools import cache
 
-from llamagw import tap
-from llamagw.cli.init import Machine, config_text, scan
+from llamagw.announce import summary
+from llamagw.cli.init import Machine, config_text
+from llamagw.cli.scan import scan
 from llamagw.config import ConfigError, Fault, load
 from llamagw.models import gguf
 
@@ -66,7 +67,7 @@ def _load(data: bytes) -> list[Fault]:
         loaded = load(path)
     except ConfigError as error:
         return error.faults
-    assert tap.summary(path, loaded).encode()
+    assert summary(path, loaded).encode()
     return []
 
 

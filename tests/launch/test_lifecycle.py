@@ -185,6 +185,16 @@ class TransitionTests(BackendCase):
         [error] = self.world.errors
         self.assertTrue(error.message.endswith("llama-server was killed by SIGKILL"))
 
+    def test_a_crash_of_one_that_was_ready_is_not_said_to_be_a_failed_load(self) -> None:
+        for _ in range(2):  # the first costs no wait, and is no error
+            self.be_ready()
+            self.backend.ended(CRASH)
+            self.clock.advance(0)
+        self.assertEqual(
+            self.world.errors[-1].message,
+            "The model `tiny` is not available: llama-server was killed by SIGKILL",
+        )
+
     def test_giving_up_kills_and_tells_at_once(self) -> None:
         self.be_starting()
         self.backend.give_up()

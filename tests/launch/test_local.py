@@ -21,12 +21,12 @@ from twisted.internet.task import Clock
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.apart import Asking
+from llamagw.apart import Commands
 from llamagw.config import LocalModel
 from llamagw.launch import Exit, Processes
 from llamagw.launch import command as command_module
-from llamagw.launch import local as local_module
 from llamagw.launch import ports as ports_module
+from llamagw.launch import processes as processes_module
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
@@ -35,14 +35,9 @@ from llamagw.launch.command import (
     masked,
 )
 from llamagw.launch.leftovers import Leftovers
-from llamagw.launch.local import (
-    LOOK_AGAIN_SEC,
-    PIPE_GRACE_SEC,
-    PIPE_GRACES,
-    LocalLauncher,
-    LocalRun,
-)
+from llamagw.launch.local import LOOK_AGAIN_SEC, LocalLauncher, LocalRun
 from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
+from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
 from tests.support.configs import configuration, local_model
@@ -179,23 +174,23 @@ class KnownFlagsTests(SynchronousTestCase):
             "E"
         )
         self.assertEqual(
-            known_flags(self.binary(script), os.environ, Asking()),
+            known_flags(self.binary(script), os.environ, Commands()),
             {"-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers", "-kvu", "--kv-unified"},
         )
 
     def test_help_on_stderr_is_help(self) -> None:
-        flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ, Asking())
+        flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ, Commands())
         self.assertEqual(flags, {"--model"})
 
     def test_the_environment_is_handed_on(self) -> None:
-        flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"}, Asking())
+        flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"}, Commands())
         self.assertEqual(flags, {"--model", "--other"})
 
     def test_a_binary_that_fails_is_believed_to_know_all_and_a_warning_says_so(self) -> None:
         logged = events_of(self)
         for script in ("echo --model; exit 1", "echo usage unknown", "exit 127"):
-            self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
-        self.assertEqual(known_flags("/no/such/binary", os.environ, Asking()), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), frozenset())
+        self.assertEqual(known_flags("/no/such/binary", os.environ, Commands()), frozenset())
         said = [event["said"] for event in logged if "said" in event]
         self.assertEqual(said[:3], ["--model", "usage unknown", "status 127"])
         self.assertIn("No such file", said[3])
@@ -204,7 +199,7 @@ class KnownFlagsTests(SynchronousTestCase):
         # A child of its own holds its pipes open, and is not to be waited for either.
         with mock.patch.object(command_module, "HELP_TIMEOUT", 0.1):
             script = "sleep 600 & echo --model; sleep 600"
-            self.assertEqual(known_flags(self.binary(script), os.environ, Asking()), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), frozenset())
 
 
 class PortsTests(SynchronousTestCase):
@@ -250,12 +245,12 @@ class OutputTests(SynchronousTestCase):
 
     def received(self, fd: int, data: bytes) -> None:
         self.output.received(fd, data)
-        while self.output.hand_on():
+        while self.output.pass_on():
             pass
 
     def closed(self) -> None:
         self.output.closed()
-        self.output.hand_on()
+        self.output.pass_on()
 
     def test_the_last_200_lines_are_kept(self) -> None:
         self.received(1, b"".join(b"line %d\n" % n for n in range(1000)))
@@ -309,22 +304,22 @@ class OutputTests(SynchronousTestCase):
         self.log.follow(heard.append)
         self.output.received(1, b"".join(b"%d\n" % n for n in range(2 * LINES_A_TURN + 1)))
         self.assertEqual(self.output.count, 0)
-        more = [self.output.hand_on() for _ in range(3)]
+        more = [self.output.pass_on() for _ in range(3)]
         self.assertEqual(more, [True, True, False])
         self.assertEqual([len(lines) for lines in heard], [LINES_A_TURN, LINES_A_TURN, 1])
         told = [int(line) for lines in heard for line in lines]
         self.assertEqual(told, [*range(2 * LINES_A_TURN + 1)])
-        self.assertFalse(self.output.hand_on())
+        self.assertFalse(self.output.pass_on())
         self.assertEqual(len(heard), 3, "nobody is told of nothing")
 
     def test_the_log_goes_on_with_the_next_engine_which_is_judged_by_its_own_words(self) -> None:
         self.received(2, b"0.00.1 E srv: out of memory\n")
         second = Output(self.log)
         second.received(2, b"unterminated")
-        second.hand_on()
+        second.pass_on()
         self.assertEqual((second.count, second.last_words()), (0, ""))
         second.closed()
-        second.hand_on()
+        second.pass_on()
         self.assertEqual((second.count, second.last_words()), (1, "unterminated"))
         self.assertEqual(list(self.log.lines), ["0.00.1 E srv: out of memory", "unterminated"])
 
@@ -353,7 +348,7 @@ class LastWordsTests(SynchronousTestCase):
         output = Output(Log("tiny"))
         output.received(2, text.encode())
         output.closed()
-        while output.hand_on():
+        while output.pass_on():
             pass
         return output.last_words()
 
@@ -624,8 +619,8 @@ class SpawnTests(EngineCase):
             asked.append((binary, env[self.library_path[0]]))
             return frozenset({"--model"})
 
-        self.patch(local_module, "known_flags", known_flags)
-        self.launcher.prepare(self.launcher.config, Asking())
+        self.patch(processes_module, "known_flags", known_flags)
+        self.launcher.prepare(self.launcher.config, Commands())
         self.assertEqual(asked, [("/opt/llama-server", self.library_path[1])])
         self.launch()
         self.assertNotIn("--port", self.child.args)

@@ -12,7 +12,8 @@ from twisted.internet.testing import MemoryReactorClock, StringTransportWithDisc
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.launch.probes import MAX_ANSWER, PROBE_TIMEOUT, Health, HttpProbe, Readiness
+from llamagw.launch.httpprobe import MAX_ANSWER, PROBE_TIMEOUT, HttpProbe
+from llamagw.launch.probes import Health, Readiness
 from llamagw.net import Address, Connector
 from tests.support.fleet import FakeProbe
 

@@ -16,7 +16,8 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.net import Address, Connector, Pool, Received, Upstream, UpstreamLost
-from llamagw.net.client import IDLE_SEC, MAX_HEAD, MAX_HEADERS
+from llamagw.net.client import MAX_HEAD, MAX_HEADERS
+from llamagw.net.pool import IDLE_SEC
 from tests.support.messages import chunked, cut_at, response
 from tests.support.wire import BACKEND, HIGH_WATER, Wire
 

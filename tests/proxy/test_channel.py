@@ -39,7 +39,7 @@ class BadHttpTests(BenchTestCase):
         self.assertEqual(self.assert_envelope(answer, 400)["type"], "invalid_request_error")
         self.assertEqual(answer.headers["Connection"], "close")
         self.assertIn(client.ended, ("lose", "half"))
-        self.assertEqual((self.bench.manager.asked, self.bench.connects), ([], 0))
+        self.assertEqual((self.bench.asked, self.bench.connects), ([], 0))
         self.assertEqual(self.flushLoggedErrors(), [])
         self.bench.reactor.pump([1.0] * (LINGER_SEC + 1))
         self.assertFalse(client.connected)
@@ -246,6 +246,7 @@ class ConnectionTests(BenchTestCase):
         self.assertEqual(answers(bytes(client.heard), "POST")[0].body, b"late")
 
     def test_no_timer_is_left_when_a_client_has_gone(self) -> None:
+        self.bench = Bench(loaded=False)
         client = self.bench.client(request(path="/health"))
         client.hangs_up()
         self.bench.settle()

@@ -60,7 +60,7 @@ class DrainTests(BenchTestCase):
         self.bench.backend().says(response(b"yes"))
         self.bench.settle()
         self.assertEqual(len(answers(bytes(client.heard))), 1)
-        self.assertEqual(len(self.bench.manager.asked), 1)
+        self.assertEqual(len(self.bench.asked), 1)
         self.successResultOf(drained)
 
     def test_a_request_that_is_still_arriving_is_answered_and_then_closed_on(self) -> None:
@@ -142,11 +142,11 @@ class BodiesTests(BenchTestCase):
             self.assertEqual(self.held(), 0, end)
 
     def test_a_body_that_waits_for_its_model_is_held_and_one_that_is_answered_is_not(self) -> None:
-        self.bench.manager.hold()
+        self.bench.hold()
         body = b'{"model": "small", "stream": true, "x": "%b"}' % (b"y" * 800)
         client = self.bench.client(request(body))
         self.assertEqual(self.held(), len(body))
-        self.bench.manager.admit()
+        self.bench.ready()
         backend = self.bench.backend()
         self.assertEqual(self.held(), len(body), "it may have to be sent once more")
         backend.says(STREAM_HEAD + event(b"data: 1\n\n"))
@@ -156,7 +156,7 @@ class BodiesTests(BenchTestCase):
         self.assertEqual(self.held(), 0)
 
     def test_what_comes_before_the_answer_is_out_is_held_too(self) -> None:
-        self.bench.manager.hold()
+        self.bench.hold()
         client = self.bench.client(request({"model": "small"}))
         client.says(b"x" * LIMIT)
         self.assertGreaterEqual(self.held(), LIMIT)

@@ -10,10 +10,8 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
 from twisted.internet.error import ConnectionRefusedError, TimeoutError
 
-from llamagw.errors import LoadTimeout, ModelUnavailable
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import (
     STREAM_HEAD,
@@ -85,13 +83,13 @@ class RequestTests(BenchTestCase):
 
     def test_the_model_named_is_the_one_that_is_asked_for(self) -> None:
         self.bench.client(request({"messages": [{"model": "inner"}], "model": "org/big"}))
-        self.assertEqual(self.bench.manager.asked, ["org/big"])
+        self.assertEqual(self.bench.asked, ["org/big"])
 
     def test_nothing_is_sent_before_there_is_a_lease(self) -> None:
-        self.bench.manager.hold()
+        self.bench.hold()
         client = self.bench.client(ASK)
         self.assertEqual((self.bench.connects, bytes(client.heard)), (0, b""))
-        self.bench.manager.admit()
+        self.bench.ready()
         self.assertEqual(self.bench.connects, 1)
 
 
@@ -130,7 +128,7 @@ class AnswerTests(BenchTestCase):
         self.assertEqual(answer.headers.get_all("Content-Type"), [kind])
         self.assertEqual(client.connected, version == "HTTP/1.1")
         self.assertTrue(bytes(client.heard).startswith(version.encode()))
-        self.assertEqual([lease.releases for lease in bench.manager.leases], [1])
+        self.assertEqual(bench.leases, (1, 0))
 
     def test_each_read_is_passed_on_at_once(self) -> None:
         client, backend = self.bench.streaming()
@@ -208,7 +206,7 @@ class AnswerTests(BenchTestCase):
         self.assertNotIn(b"Transfer-Encoding", client.heard)
         self.assertEqual(answers(bytes(client.heard), "POST")[0].status, 204)
         self.assertTrue(client.connected)
-        self.assertEqual(self.bench.manager.leases[0].releases, 1)
+        self.assertEqual(self.bench.leases, (1, 0))
 
     def test_two_requests_of_one_connection_are_both_answered(self) -> None:
         client = self.bench.client(ASK)
@@ -221,12 +219,12 @@ class AnswerTests(BenchTestCase):
 
     def test_pipelined_requests_are_answered_in_their_order(self) -> None:
         client = self.bench.client(ASK + request({"model": "org/big"}) + request(path="/health"))
-        self.assertEqual(self.bench.manager.asked, ["small"])
+        self.assertEqual(self.bench.asked, ["small"])
         backend = self.bench.backend()
         backend.says(response(b"one"))
         self.bench.settle()
-        self.assertEqual(self.bench.manager.asked, ["small", "org/big"])
-        backend.says(response(b"two"))
+        self.assertEqual(self.bench.asked, ["small", "org/big"])
+        self.bench.backend().says(response(b"two"))
         self.bench.settle()
         found = answers(bytes(client.heard))
         self.assertEqual([a.body for a in found[:2]], [b"one", b"two"])
@@ -242,10 +240,15 @@ class AnswerTests(BenchTestCase):
 
     def test_bytes_that_come_from_the_backend_are_told_to_its_health_check(self) -> None:
         _, backend = self.bench.streaming()
-        lease = self.bench.manager.leases[0]
-        before = lease.moves
-        backend.says(event(b"data: 2\n\n"))
-        self.assertGreater(lease.moves, before)
+        # It has no thread left for /health. As long as its answer goes on it is well.
+        self.bench.probe.well = False
+        for _ in range(20):
+            backend.says(event(b"data: 2\n\n"))
+            self.bench.reactor.advance(self.bench.config.health_check_sec)
+        self.assertEqual(self.bench.engines.last("small").asked, [])
+        for _ in range(20):
+            self.bench.reactor.advance(self.bench.config.health_check_sec)
+        self.assertEqual(self.bench.engines.last("small").asked, ["kill"])
 
 
 class NoAnswerTests(BenchTestCase):
@@ -266,7 +269,7 @@ class NoAnswerTests(BenchTestCase):
         [answer] = answers(bytes(client.heard), "POST")
         error = self.assert_envelope(answer, 502)
         self.assertEqual(self.bench.connects, attempts)
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1] * attempts)
+        self.assertEqual(self.bench.leases, (attempts, 0))
         self.assertTrue(client.connected, "the client may go on asking")
         self.assertEqual(self.flushLoggedErrors(), [])
         return dict(error)
@@ -304,22 +307,23 @@ class NoAnswerTests(BenchTestCase):
             [answer] = answers(bytes(client.heard), "POST")
             error = self.assert_envelope(answer, 502)
             self.assertIn("cannot be reached", error["message"])
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1] * 4)
+        self.assertEqual(self.bench.leases, (4, 0))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_model_that_cannot_be_had_is_told_with_the_engine_s_words(self) -> None:
-        self.bench.manager.hold()
+        self.bench.hold()
         client = self.bench.client(ASK)
-        error = ModelUnavailable("llama-server said: out of memory", param="model", retry_after=2.2)
-        self.bench.manager.reject(error)
+        self.bench.crash("small", "exited with status 1", "out of memory", 1)
         [answer] = answers(bytes(client.heard), "POST")
         self.assertIn("out of memory", self.assert_envelope(answer, 503)["message"])
-        self.assertEqual(answer.headers["Retry-After"], "3")
+        self.assertEqual(answer.headers["Retry-After"], "2")
 
     def test_a_load_that_takes_too_long_is_told(self) -> None:
-        self.bench.manager.hold()
+        self.bench = Bench(loaded=False, load_timeout_sec=50)
+        self.bench.hold()
         client = self.bench.client(ASK)
-        self.bench.manager.reject(LoadTimeout("It was loading for 600 s without getting on."))
+        self.bench.reactor.advance(50)
+        self.bench.settle()
         [answer] = answers(bytes(client.heard), "POST")
         self.assertEqual(self.assert_envelope(answer, 504)["code"], "load_timeout")
 
@@ -335,33 +339,38 @@ class SecondBackendTests(BenchTestCase):
         self.assertEqual(second.heard, first.heard)
         second.says(response(b"second"))
         self.assertEqual([a.body for a in answers(bytes(client.heard))], [b"second"])
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1, 1])
+        self.assertEqual(self.bench.leases, (2, 0))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_the_first_lease_is_over_before_the_second_is_asked_for(self) -> None:
         self.bench.client(ASK)
-        self.bench.manager.hold()
+        self.bench.hold()
+        self.bench.crash()
         self.bench.backend().hangs_up()
-        self.assertEqual(self.bench.manager.asked, ["small", "small"])
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1])
+        self.assertEqual(self.bench.asked, ["small", "small"])
+        self.assertEqual(self.bench.waiting, 1)
+        self.assertEqual(self.bench.leases, (1, 0))
 
     def test_the_second_is_asked_for_when_the_first_is_known_to_be_gone(self) -> None:
-        gone = self.bench.manager.gone = Deferred()
+        self.bench.engines.slow_to_die = True
         self.bench.client(ASK)
         self.bench.backend().hangs_up()
-        self.assertEqual(self.bench.manager.mourned, self.bench.manager.leases)
-        self.assertEqual(self.bench.manager.asked, ["small"])
-        gone.callback(None)
-        self.assertEqual(self.bench.manager.asked, ["small", "small"])
+        self.assertEqual(self.bench.engines.last("small").mourned, 1)
+        self.assertEqual(self.bench.asked, ["small"])
+        self.bench.crash()
+        self.assertEqual(self.bench.asked, ["small", "small"])
+        self.bench.settle()
+        self.assertEqual(self.bench.engines.launched(), ["small", "org/big", "small"])
+        self.assertEqual(self.bench.leases, (2, 1))
 
     def test_a_client_that_leaves_in_between_ends_it(self) -> None:
-        self.bench.manager.gone = Deferred()
+        self.bench.engines.slow_to_die = True
         client = self.bench.client(ASK)
         self.bench.backend().hangs_up()
         client.hangs_up()
         self.bench.settle()
-        self.assertEqual(self.bench.manager.asked, ["small"])
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1])
+        self.assertEqual(self.bench.asked, ["small"])
+        self.assertEqual(self.bench.leases, (1, 0))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_client_that_leaves_during_the_second_ends_that_one(self) -> None:
@@ -371,13 +380,15 @@ class SecondBackendTests(BenchTestCase):
         client.hangs_up()
         self.assertEqual(second.ended, "abort")
         self.bench.settle()
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1, 1])
+        self.assertEqual(self.bench.leases, (2, 0))
 
     def test_when_there_is_no_second_the_reason_is_told(self) -> None:
         client = self.bench.client(ASK)
-        self.bench.manager.hold()
+        self.bench.hold()
+        self.bench.crash()
         self.bench.backend().hangs_up()
-        self.bench.manager.reject(ModelUnavailable("llama-server was killed by SIGKILL"))
+        self.bench.settle()
+        self.bench.crash()
         [answer] = answers(bytes(client.heard), "POST")
         self.assertIn("SIGKILL", self.assert_envelope(answer, 503)["message"])
 
@@ -385,14 +396,14 @@ class SecondBackendTests(BenchTestCase):
         self.bench.client(ASK)
         self.bench.backend().says(b"nonsense\r\n")
         self.bench.settle()
-        self.assertEqual(self.bench.manager.asked, ["small"])
+        self.assertEqual(self.bench.asked, ["small"])
 
 
 class BrokenAnswerTests(BenchTestCase):
     """A backend that fails in the middle: a truncated answer never looks like a whole one."""
 
     def test_a_stream_of_events_ends_with_an_error_event_and_no_done(self) -> None:
-        for reset in (False, True):
+        for number, reset in enumerate((False, True), 1):
             client, backend = self.bench.streaming()
             backend.says(event(b'data: {"half'))
             backend.hangs_up(reset)
@@ -405,7 +416,7 @@ class BrokenAnswerTests(BenchTestCase):
             error = json.loads(events[2].removeprefix("data: "))["error"]
             self.assertEqual(error["code"], "backend_lost")
             self.assertNotIn(b"[DONE]", answer.body)
-            self.assertEqual(self.bench.manager.leases[-1].releases, 1)
+            self.assertEqual(self.bench.leases, (number, 0))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_stream_to_an_http_1_0_client_ends_with_an_error_event_too(self) -> None:
@@ -435,7 +446,7 @@ class BrokenAnswerTests(BenchTestCase):
         [answer] = answers(bytes(client.heard), "POST")
         self.assertEqual((answer.body, answer.whole), (b'{"half', False))
         self.assertFalse(client.connected)
-        self.assertEqual(self.bench.manager.leases[0].releases, 1)
+        self.assertEqual(self.bench.leases, (1, 0))
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_body_in_chunks_is_cut_without_its_last_chunk(self) -> None:
@@ -488,7 +499,7 @@ class StaleConnectionTests(BenchTestCase):
         self.assertEqual(fresh.heard, stale.heard[len(stale.heard) // 2 :])
         fresh.says(response(b"second"))
         self.assertEqual([a.body for a in answers(bytes(client.heard))], [b"second"])
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1, 1])
+        self.assertEqual(self.bench.leases, (2, 0))
         self.assert_quiet()
 
     def test_it_is_sent_once_more_and_not_twice(self) -> None:
@@ -515,8 +526,8 @@ class StaleConnectionTests(BenchTestCase):
         self.bench.client(ASK)
         stale.says(b"H")
         stale.hangs_up()
-        self.assertEqual(len(self.bench.manager.mourned), 1)
-        self.assertEqual(len(self.bench.manager.asked), 3)
+        self.assertEqual(self.bench.engines.last("small").mourned, 1)
+        self.assertEqual(len(self.bench.asked), 3)
 
     def test_it_is_not_sent_again_when_its_stream_had_begun(self) -> None:
         stale = self.idle()
@@ -547,7 +558,7 @@ class StaleConnectionTests(BenchTestCase):
         client.hangs_up()
         self.bench.settle()
         self.assertEqual(fresh.ended, "abort")
-        self.assertEqual([x.releases for x in self.bench.manager.leases], [1, 1])
+        self.assertEqual(self.bench.leases, (2, 0))
         self.assert_quiet()
 
 
@@ -555,10 +566,12 @@ class ClientLeavesTests(BenchTestCase):
     """A client that goes away stops the work at once, and nobody makes a fuss of it."""
 
     def test_while_it_is_queued(self) -> None:
-        self.bench.manager.hold()
+        self.bench = Bench(loaded=False)
+        self.bench.hold()
         client = self.bench.client(ASK)
+        self.assertEqual(self.bench.waiting, 1)
         client.hangs_up()
-        self.assertEqual((self.bench.manager.left, self.bench.connects), (1, 0))
+        self.assertEqual((self.bench.waiting, self.bench.connects), (0, 0))
         self.assert_quiet()
 
     def test_while_it_is_being_connected(self) -> None:
@@ -566,7 +579,7 @@ class ClientLeavesTests(BenchTestCase):
         client.hangs_up()
         self.bench.settle()
         self.assertTrue(self.bench.reactor.connectors[0].stoppedConnecting)
-        self.assertEqual(self.bench.manager.leases[0].releases, 1)
+        self.assertEqual(self.bench.leases, (1, 0))
         self.assert_quiet()
 
     def test_before_the_head_of_its_answer(self) -> None:
@@ -617,7 +630,7 @@ class ClientLeavesTests(BenchTestCase):
         backend = self.bench.backend()
         client.hangs_up()
         self.assert_over(backend)
-        self.assertEqual(len(self.bench.manager.asked), 1)
+        self.assertEqual(len(self.bench.asked), 1)
         self.assert_quiet()
 
     def test_after_its_answer_nothing_is_dropped(self) -> None:
@@ -627,7 +640,7 @@ class ClientLeavesTests(BenchTestCase):
         client.hangs_up()
         self.bench.settle()
         self.assertTrue(backend.connected)
-        self.assertEqual(self.bench.manager.leases[0].releases, 1)
+        self.assertEqual(self.bench.leases, (1, 0))
         self.assert_quiet()
 
 
@@ -726,7 +739,7 @@ class BackpressureTests(BenchTestCase):
         client.stalls()
         backend.says(event(b"x" * (2 * HIGH_WATER)) + b"0\r\n\r\n")
         self.bench.settle()
-        self.assertEqual(self.bench.manager.leases[0].releases, 1)
+        self.assertEqual(self.bench.leases, (1, 0))
         client.reads_on()
         [answer] = answers(bytes(client.heard), "POST")
         self.assertTrue(answer.whole)

@@ -8,15 +8,15 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import msgspec
 from twisted.internet.error import ConnectionRefusedError, DNSLookupError, TimeoutError
 
 from llamagw.config import Replica
 from llamagw.dialects import ANTHROPIC, OPENAI, ROUTES, Where
-from llamagw.errors import ModelNotLoaded
-from llamagw.net import Address
 from tests.support.bench import Bench, BenchTestCase
+from tests.support.configs import local_model, remote_model
 from tests.support.messages import Answer, answers, event, head_and_body, request, response
-from tests.support.wire import BACKEND, Wire
+from tests.support.wire import Wire
 
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "abc")]
 SWITCHED = (
@@ -55,8 +55,8 @@ class MethodTests(BenchTestCase):
                     self.assertEqual((answer.status, answer.body), (200, b"{}"), says)
                     backend.hangs_up()
                     client.hangs_up()
-        self.assertEqual(set(self.bench.manager.asked), {"org/big"})
-        self.assertTrue(all(lease.releases == 1 for lease in self.bench.manager.leases))
+        self.assertEqual(set(self.bench.asked), {"org/big"})
+        self.assertEqual(self.bench.in_flight, 0)
 
     def test_what_looks_is_told_not_to_load(self) -> None:
         for says, looks in (
@@ -66,15 +66,13 @@ class MethodTests(BenchTestCase):
             (request(path="/upstream/small/x", method="DELETE"), False),
             (request(b"", path="/slots/0?model=small&action=erase"), False),
         ):
-            before = len(self.bench.manager.looked)
+            before = len(self.bench.dispatcher.looked)
             self.bench.client(says)
-            self.assertEqual(len(self.bench.manager.looked) - before, int(looks), says)
+            self.assertEqual(len(self.bench.dispatcher.looked) - before, int(looks), says)
 
     def test_one_that_is_not_loaded_is_a_conflict(self) -> None:
-        self.bench.manager.hold()
-        client = self.bench.client(request(path="/props?model=small"))
-        self.bench.manager.reject(ModelNotLoaded("The model `small` is not loaded."))
-        [answer] = answers(bytes(client.heard))
+        self.bench = Bench(loaded=False)
+        [answer] = self.bench.asks(request(path="/props?model=small"))
         self.assertEqual(self.assert_envelope(answer, 409)["code"], "model_not_loaded")
 
     def test_a_get_has_no_length_and_a_head_s_answer_no_body(self) -> None:
@@ -93,7 +91,7 @@ class MethodTests(BenchTestCase):
         self.assertEqual((first.headers["X-A"], second.body), ("1", b"body"))
 
     def test_without_a_model_the_default_one_is_asked(self) -> None:
-        self.bench.manager.config.default_model = "small"
+        self.bench = Bench(default_model="small")
         for says in (
             request({"messages": []}),
             request({"model": None}),
@@ -101,7 +99,7 @@ class MethodTests(BenchTestCase):
             request(path="/props"),
         ):
             self.bench.client(says)
-        self.assertEqual(self.bench.manager.asked, ["small"] * 4)
+        self.assertEqual(self.bench.asked, ["small"] * 4)
 
     def test_without_one_where_there_is_none_it_is_told_what_is_lacking(self) -> None:
         for says, said in (
@@ -117,7 +115,7 @@ class ShapingTests(BenchTestCase):
     """A model's set_params and their like, where they apply and where they do not."""
 
     def sent(self, path: str) -> bytes:
-        self.bench.manager.model = {"set_params": {"temperature": 0.5}, "strip_params": ["user"]}
+        self.bench.shape(set_params={"temperature": 0.5}, strip_params=["user"])
         self.bench.client(request(b'{ "model":"small", "user":1, "n":1.50}', path))
         _, headers, body = head_and_body(self.bench.backend().heard)
         self.assertEqual(headers["content-length"], str(len(body)))
@@ -194,7 +192,7 @@ class TunnelTests(BenchTestCase):
         backend.says(b"HTTP/1.1 200 OK\r\n\r\n")
         self.assertEqual(bytes(backend.heard), b"GET / HTTP/1.1\r\n\r\n\x00\xff")
         self.assertTrue(bytes(client.heard).endswith(b"helloHTTP/1.1 200 OK\r\n\r\n"))
-        self.assertEqual([lease.releases for lease in self.bench.manager.leases], [0])
+        self.assertEqual(self.bench.leases, (1, 1))
 
     def test_what_the_client_said_too_early_is_not_lost(self) -> None:
         _client, backend = self.upgraded(b"early ", b"bird")
@@ -209,7 +207,7 @@ class TunnelTests(BenchTestCase):
         self.bench.settle()
         self.assertEqual((client.ended, client.connected), ("lose", False))
         self.assertTrue(bytes(client.heard).endswith(b"bye"))
-        self.assertEqual([lease.releases for lease in self.bench.manager.leases], [1])
+        self.assertEqual(self.bench.leases, (1, 0))
 
     def test_it_ends_for_both_when_the_client_ends_it_and_its_last_words_arrive(self) -> None:
         client, backend = self.upgraded()
@@ -222,7 +220,7 @@ class TunnelTests(BenchTestCase):
         backend.reads_on()
         self.bench.settle()
         self.assertEqual((bytes(backend.heard), backend.connected), (b"farewell", False))
-        self.assertEqual([lease.releases for lease in self.bench.manager.leases], [1])
+        self.assertEqual(self.bench.leases, (1, 0))
 
     def test_each_side_is_slowed_down_by_the_other(self) -> None:
         client, backend = self.upgraded()
@@ -264,12 +262,17 @@ class TunnelTests(BenchTestCase):
 class ElsewhereTests(BenchTestCase):
     """What a server elsewhere gets, and what happens when it fails."""
 
-    FAR = Address("10.0.0.1", 8000, prefix="/api", api_key="secret", model="their name")
+    FAR = Replica(url="http://10.0.0.1:8000/api", api_key="secret", upstream_model="their name")
 
     def sent(self, says: bytes) -> tuple[str, dict[str, str], bytes]:
-        self.bench.manager.address = self.FAR
+        self.bench.reload(remote_model("small", self.FAR, paths=["*"]))
         self.bench.client(says)
         return head_and_body(self.bench.backend().heard)
+
+    def servers(self, count: int) -> None:
+        """Have so many servers answer for the model."""
+        replicas = [Replica(url=f"http://10.0.0.{n}") for n in range(count)]
+        self.bench.reload(remote_model("small", *replicas))
 
     def test_its_path_has_its_prefix_and_its_host_is_its_own(self) -> None:
         first, headers, _ = self.sent(request({"model": "small"}, "/v1/completions?x=1"))
@@ -284,7 +287,7 @@ class ElsewhereTests(BenchTestCase):
         self.assertEqual(headers["authorization"], "Bearer secret")
         self.assertNotIn("x-api-key", headers)
         self.assertEqual(headers["x-other"], "1")
-        self.FAR = self.FAR._replace(api_key=None)
+        self.FAR = msgspec.structs.replace(self.FAR, api_key=None)
         _, headers, _ = self.sent(request({"model": "small"}, headers=keys))
         self.assertEqual(headers["authorization"], "Bearer mine")
 
@@ -304,12 +307,12 @@ class ElsewhereTests(BenchTestCase):
         self.assertEqual(headers["content-length"], str(len(body)))
 
     def test_a_body_that_calls_it_so_already_is_left_as_it_is(self) -> None:
-        self.FAR = self.FAR._replace(model="small")
+        self.FAR = msgspec.structs.replace(self.FAR, upstream_model="small")
         says = b'{ "model":"small","n":1.50 }'
         self.assertEqual(self.sent(request(says))[2], says)
 
     def test_one_that_fails_before_its_first_byte_is_replaced_by_another_each_once(self) -> None:
-        self.bench.manager.tries = 3
+        self.servers(3)
         client = self.bench.client(request({"model": "small"}))
         self.bench.refuse(ConnectionRefusedError())
         self.bench.settle()
@@ -319,13 +322,16 @@ class ElsewhereTests(BenchTestCase):
         self.bench.settle()
         [answer] = answers(bytes(client.heard), "POST")
         self.assertEqual((answer.status, answer.body), (200, b"third"))
-        leases = self.bench.manager.leases
-        self.assertEqual([lease.releases for lease in leases], [1, 1, 1])
-        self.assertEqual(self.bench.manager.mourned, leases[:2])
-        self.assertEqual(self.bench.manager.failed, [[], leases[:1], leases[:2]])
+        leases = self.bench.dispatcher.given
+        self.assertEqual(self.bench.leases, (3, 0))
+        self.assertEqual(self.bench.dispatcher.failed, [[], leases[:1], leases[:2]])
+        hosts = [lease.address.host for lease in leases]
+        self.assertEqual(sorted(hosts), ["10.0.0.0", "10.0.0.1", "10.0.0.2"])
+        looked_at_again = self.bench.probe.diagnosed[3:]
+        self.assertEqual(looked_at_again, hosts[:2])
 
     def test_when_all_of_them_fail_it_is_told(self) -> None:
-        self.bench.manager.tries = 3
+        self.servers(3)
         client = self.bench.client(request({"model": "small"}))
         # The last one is no ConnectError: a name that is known no more.
         for error in (ConnectionRefusedError(), TimeoutError(), DNSLookupError("no results")):
@@ -337,9 +343,9 @@ class ElsewhereTests(BenchTestCase):
         self.assertEqual(self.bench.connects, 3)
 
     def test_one_that_answers_what_is_not_http_is_replaced_but_an_engine_is_not(self) -> None:
-        far = {"replicas": [Replica(url="http://far")]}
-        for model, connects, status in (({}, 1, 502), (far, 2, 200)):
-            self.bench.manager.model = model
+        far = remote_model("small", Replica(url="http://a"), Replica(url="http://b"))
+        for model, connects, status in ((local_model("small"), 1, 502), (far, 2, 200)):
+            self.bench.reload(model)
             before = self.bench.connects
             client = self.bench.client(request({"model": "small"}))
             self.bench.backend().says(b"SSH-2.0\r\n")
@@ -351,11 +357,13 @@ class ElsewhereTests(BenchTestCase):
             self.assertEqual((self.bench.connects - before, answer.status), (connects, status))
 
     def test_what_waits_at_one_that_hangs_goes_on_to_another_and_the_rest_stays(self) -> None:
+        self.servers(2)
         waits = self.bench.client(request({"model": "small"}))
         hangs = self.bench.backend()
-        self.bench.manager.address = self.FAR
         _client, other = self.bench.streaming()
-        self.bench.pool.break_off("it does not answer any more", BACKEND)
+        first, second = (lease.address for lease in self.bench.dispatcher.given)
+        self.assertNotEqual(first, second)
+        self.bench.pool.break_off("it does not answer any more", first)
         self.bench.settle()
         self.assertEqual((hangs.ended, other.ended), ("abort", None))
         self.bench.backend().says(response(b"second"))
@@ -363,7 +371,7 @@ class ElsewhereTests(BenchTestCase):
         self.assertEqual(answers(bytes(waits.heard), "POST")[0].body, b"second")
 
     def test_one_that_has_begun_is_not_replaced(self) -> None:
-        self.bench.manager.tries = 3
+        self.servers(3)
         _client, backend = self.bench.streaming()
         backend.hangs_up(reset=True)
         self.bench.settle()
@@ -371,7 +379,9 @@ class ElsewhereTests(BenchTestCase):
 
     def test_a_request_whose_backend_was_unloaded_by_force_is_not_repeated(self) -> None:
         client = self.bench.client(request({"model": "small"}))
-        self.bench.manager.leases[0].revoked = True
+        gone = self.bench.dispatcher.unload("small", force=True)
+        self.bench.settle()
+        self.successResultOf(gone)
         self.bench.backend().hangs_up(reset=True)
         self.bench.settle()
         [answer] = answers(bytes(client.heard), "POST")
@@ -379,7 +389,7 @@ class ElsewhereTests(BenchTestCase):
         self.assertEqual(self.bench.connects, 1)
 
     def test_a_request_on_which_two_broke_off_is_not_tried_on_a_third(self) -> None:
-        self.bench.manager.tries = 5
+        self.servers(5)
         client = self.bench.client(request({"model": "small"}))
         for _ in range(2):
             self.bench.backend().hangs_up(reset=True)
@@ -394,11 +404,7 @@ class KeyTests(BenchTestCase):
 
     def setUp(self) -> None:
         super().setUp()
-        self.bench.manager.address = Address(
-            "10.0.0.1", 8000, prefix="/api", api_key="secret", paths=()
-        )
-        self.model = {"replicas": [Replica(url="http://10.0.0.1:8000/api", api_key="secret")]}
-        self.bench.manager.model = self.model
+        self.allow()
 
     def answer(self, says: bytes, method: str = "GET") -> Answer:
         before = self.bench.connects
@@ -412,7 +418,8 @@ class KeyTests(BenchTestCase):
 
     def allow(self, *paths: str) -> None:
         """Have its model's `paths` be these."""
-        self.bench.manager.address = self.bench.manager.address._replace(paths=paths)
+        far = Replica(url="http://10.0.0.1:8000/api", api_key="secret")
+        self.bench.reload(remote_model("small", far, paths=list(paths)))
 
     def test_only_what_a_model_is_for_goes_there(self) -> None:
         for method, path, status in (
@@ -449,7 +456,7 @@ class KeyTests(BenchTestCase):
         self.assertEqual(self.answer(request(path="/upstream/small/any")).status, 200)
 
     def test_what_gets_no_key_of_the_gateway_s_for_a_remote_server_is_asked_anything(self) -> None:
-        self.bench.manager.address = self.bench.manager.address._replace(paths=None)
+        self.bench.reload(remote_model("small", Replica(url="http://10.0.0.1:8000/api")))
         self.assertEqual(self.answer(request(path="/upstream/small/any")).status, 200)
 
     def test_no_path_leads_out_of_its_prefix(self) -> None:
@@ -477,8 +484,7 @@ class AnswerHeadTests(BenchTestCase):
     """How an answer is framed, and what of its head reaches a browser."""
 
     def answered(self, backend: bytes, model: dict[str, Any] | None = None) -> Wire:
-        self.bench = Bench()
-        self.bench.manager.model = model or {}
+        self.bench = Bench([local_model("small", **(model or {}))])
         client = self.bench.client(request({"model": "small"}))
         self.bench.backend().says(backend)
         self.bench.settle()
@@ -542,18 +548,18 @@ class AnswerHeadTests(BenchTestCase):
         self.assertEqual(passed, ["Set-Cookie", "Access-Control-Anything"])
 
     def test_cookies_of_other_programs_on_this_machine_go_to_no_backend(self) -> None:
-        for model, sent in (({}, False), ({"pass_headers": ["Set-Cookie"]}, True)):
-            self.bench.manager.model = model
+        for passed, sent in (([], False), (["Set-Cookie"], True)):
+            self.bench = Bench([local_model("small", pass_headers=passed)])
             self.bench.client(request({"model": "small"}, headers=[("Cookie", "session=1")]))
             _, headers, _ = head_and_body(self.bench.backend().heard)
             self.assertEqual("cookie" in headers, sent)
 
     def test_an_error_without_end_in_a_stream_that_was_begun_early_is_cut_off(self) -> None:
         self.bench = Bench(keepalive=5)
-        self.bench.manager.hold()
+        self.bench.hold()
         client = self.bench.client(request({"model": "small", "stream": True}))
         self.bench.reactor.advance(5)
-        self.bench.manager.admit()
+        self.bench.ready()
         backend = self.bench.backend()
         backend.says(b"HTTP/1.1 500 Oh\r\nConnection: close\r\n\r\n")
         for _ in range(100):

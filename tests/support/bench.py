@@ -1,191 +1,198 @@
 """
 The gateway's proxy in memory: `Bench` joins the real Api, Relay, Pool and Site.
 
-The test plays the client and the backend at both ends (`Wire`); a manager that gives leases as the
-test says takes the fleet's place.
+They stand on the fleet's real Dispatcher. The test plays the client and the backend at both ends
+(`Wire`), and says how it goes with the engines (`Engines`), whose processes are in the mind only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from types import SimpleNamespace
+from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.api import Api
-from llamagw.config import ModelConfig, Names
+from llamagw.config import Config, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
-from llamagw.errors import ModelNotFound
-from llamagw.fleet import Change, ModelReport
-from llamagw.launch import Log
-from llamagw.listeners import Listeners
+from llamagw.fleet import Dispatcher, Lease
+from llamagw.launch import Log, Watch
 from llamagw.net import Connector, Pool
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.site import Site
-from tests.support.configs import local_model, remote_model
+from tests.support.configs import configuration, local_model
+from tests.support.fleet import FakeLaunchers, FakeProbe, FakeRun
 from tests.support.messages import STREAM_HEAD, Answer, answers, event, request
 from tests.support.wire import BACKEND, Wire
 
 
-class FakeLease:
-    """Counts what becomes of it."""
+class EngineRun(FakeRun):
+    """
+    The life of an engine in the mind only: loaded and gone at once, unless the test holds it up.
 
-    def __init__(self, manager: FakeManager, **model: Any) -> None:
-        self.manager = manager
-        self.address = manager.address
-        replicas = model.pop("replicas", None)
-        self.others = bool(replicas)
-        self.relaunches = not replicas
-        self.model: ModelConfig = (
-            local_model("fake", **model)
-            if replicas is None
-            else remote_model("fake", *replicas, **model)
-        )
-        self.revoked = False
-        self.tries = manager.tries
-        self.releases = 0
-        self.moves = 0
+    Nothing of it happens within a call, as with a process.
 
-    def moved(self) -> None:
-        self.moves += 1
-
-    def broke_off(self) -> Deferred[bool]:
-        self.manager.mourned.append(self)
-        gone = succeed(None) if self.manager.gone is None else self.manager.gone
-        return gone.addCallback(lambda _: self.manager.dead or self.others)
-
-    def release(self) -> None:
-        self.releases += 1
-
-
-class FakeManager:
-    """Gives a lease at once, or, after `hold`, when told to.
-
-    :ivar asked: the names that leases were asked for
-    :ivar leases: those given
-    :ivar left: how many gave up waiting
-    :ivar mourned: leases whose backend broke off; whoever tells waits for `gone`, if that is set
+    :ivar mourned: how often it was asked what became of it, when it had broken off a request
     """
 
-    def __init__(self, names: Iterable[str]) -> None:
-        names = list(names)
-        self.reports = [
-            ModelReport(id=n, status="unloaded", port=None, in_flight=0, waiting=0, last_used=None)
-            for n in names
-        ]
-        #: What the engines of loaded models say of them.
-        self.said: dict[str, dict[str, Any]] = {}
-        #: Orders of the management, such as ("load", "small"); answered by `orders_done`.
-        self.orders: list[tuple[object, ...]] = []
-        self.orders_done: Deferred[None] = succeed(None)
-        self.watchers = Listeners[Change | None]()
-        self.logs = {n: Log(n) for n in names}
-        self.config = SimpleNamespace(
-            max_loaded_models=2,
-            default_model=None,
-            models=[local_model(n) for n in names],
-        )
-        self.names = Names((name, []) for name in names)
-        #: The names of those that were asked for without being loaded for it.
-        self.looked: list[str] = []
-        #: More of the configuration of the model that a lease is for.
-        self.model: dict[str, Any] = {}
-        #: Where its backend is, and how many of them are worth a try.
-        self.address, self.tries = BACKEND, 2
-        #: The leases that were said to have failed, with each that was asked for.
-        self.failed: list[list[object]] = []
-        self.asked: list[str] = []
-        self.leases: list[FakeLease] = []
-        self.waiting: list[Deferred[Any]] = []
-        self.left = 0
-        self.mourned: list[FakeLease] = []
-        self.gone: Deferred[None] | None = None
-        #: Whether the processes of backends that broke off are gone then.
-        self.dead = False
-        self.holding = False
+    def __init__(self, engines: Engines, model: LocalModel, log: Log, port: int) -> None:
+        super().__init__(engines, model, log, port)
+        self._engines = engines
+        self.loading: Loading | None = None
+        self.mourned = 0
+        self._unsure: list[Deferred[bool]] = []
 
-    def hold(self) -> None:
-        """Let the next ones wait."""
-        self.holding = True
+    def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
+        self.loading = Loading(self._engines, self, ready, give_up)
+        return self.loading
 
-    def admit(self) -> FakeLease:
-        """Give the lease that was waited for longest."""
-        lease = FakeLease(self, **self.model)
-        self.leases.append(lease)
-        self.waiting.pop(0).callback(lease)
-        return lease
+    def stop(self) -> None:
+        super().stop()
+        if not self._engines.lingers:
+            self._engines.clock.callLater(0, self.end, "exited with status 0", "", 0)
 
-    def reject(self, error: Exception) -> None:
-        """Turn away who has waited longest."""
-        self.waiting.pop(0).errback(error)
+    def kill(self, why: str) -> None:
+        super().kill(why)
+        self._engines.clock.callLater(0, self.end, "was killed by SIGKILL")
 
-    def acquire(self, name: str, load: bool = True, failed: Sequence[object] = ()) -> Deferred[Any]:
-        self.failed.append([*failed])
-        if not load:
-            self.looked.append(name)
-        own = self.names.find(name)
-        if own is None:
-            raise ModelNotFound(name, self.names.exact)
-        self.asked.append(name)
-        if self.holding:
-            waiter: Deferred[Any] = Deferred(self._left)
-            self.waiting.append(waiter)
-            return waiter
-        lease = FakeLease(self, **self.model)
-        self.leases.append(lease)
-        return succeed(lease)
+    def broke_off(self) -> Deferred[bool]:
+        self.mourned += 1
+        if not self._engines.slow_to_die:
+            return super().broke_off()
+        unsure: Deferred[bool] = Deferred()
+        self._unsure.append(unsure)
+        return unsure
 
-    def own_name(self, name: str) -> str:
-        own = self.names.find(name)
-        if own is None:
-            raise ModelNotFound(name, self.names.exact)
-        return own
-
-    def load(self, name: str) -> Deferred[None]:
-        self.orders.append(("load", self.own_name(name)))
-        return self.orders_done
-
-    def unload(self, name: str, force: bool) -> Deferred[None]:
-        self.orders.append(("unload", self.own_name(name), force))
-        return self.orders_done
-
-    def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
-        return self.watchers.add(tell)
-
-    def log(self, name: str) -> Log:
-        return self.logs[self.own_name(name)]
-
-    async def descriptions(self) -> dict[str, dict[str, Any]]:
-        return self.said
-
-    def _left(self, waiter: Deferred[Any]) -> None:
-        self.waiting.remove(waiter)
-        self.left += 1
-
-    @property
-    def catalogue(self) -> FakeManager:
-        return self
-
-    def report(self, busy: bool = False) -> list[ModelReport]:
-        if not busy:
-            return self.reports
-        return [r for r in self.reports if r.elsewhere or r.port is not None or r.waiting]
+    def end(
+        self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
+    ) -> None:
+        if not self.is_over:
+            super().end(how, last_words, code)
+            unsure, self._unsure = self._unsure, []
+            for one in unsure:
+                if not one.called:
+                    one.callback(True)
 
 
-class Bench:
-    """The gateway's whole proxy wing between a client and a backend that the test plays."""
+class Loading:
+    """Leads to ``ready`` in the next turn, or when the engines are held up no more."""
 
     def __init__(
         self,
-        names: Iterable[str] = ("small", "org/big"),
+        engines: Engines,
+        run: EngineRun,
+        ready: Callable[[], None],
+        give_up: Callable[[], None],
+    ) -> None:
+        self._run = run
+        self._ready = ready
+        self._clock = engines.clock
+        self._timers = [engines.clock.callLater(engines.load_timeout, give_up)]
+        if not engines.holding:
+            self.finish()
+
+    def finish(self) -> None:
+        self._timers.append(self._clock.callLater(0, self._ready))
+
+    def stop(self) -> None:
+        self._run.loading = None
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+
+
+class Engines(FakeLaunchers):
+    """
+    Launches `EngineRun`\\ s; remote servers it reaches as ever.
+
+    :ivar holding: whether a load that begins does not finish
+    :ivar lingers: whether an engine that is to stop does not, until the test ends it
+    :ivar slow_to_die: whether it is known only when an engine has ended what became of it
+    """
+
+    runs: list[EngineRun]  # type: ignore[assignment]
+
+    def __init__(self, probe: FakeProbe, clock: IReactorTime, load_timeout: float) -> None:
+        super().__init__(probe, clock, load_timeout)
+        self.holding = self.lingers = self.slow_to_die = False
+
+    def make_run(self, model: LocalModel, log: Log) -> EngineRun:
+        return EngineRun(self, model, log, BACKEND.port + len(self.runs))
+
+    def last(self, name: str) -> EngineRun:
+        run = super().last(name)
+        assert isinstance(run, EngineRun)
+        return run
+
+
+class Watched(Dispatcher):
+    """
+    The real one, which also keeps a list of what the proxy and the management want of it.
+
+    :ivar asked: the names that leases were asked for, loads among them
+    :ivar looked: those of them that were asked for without being loaded for it
+    :ivar failed: the leases that were said to have failed, with each that was asked for
+    :ivar given: the leases that were given
+    :ivar orders: of the management, such as ("load", "small")
+    """
+
+    def __init__(self, *args: Any) -> None:
+        super().__init__(*args)
+        self.forget()
+
+    def forget(self) -> None:
+        """Begin the lists anew."""
+        self.asked: list[str] = []
+        self.looked: list[str] = []
+        self.failed: list[list[Lease]] = []
+        self.given: list[Lease] = []
+        self.orders: list[tuple[object, ...]] = []
+
+    def acquire(
+        self, name: str, load: bool = True, failed: Sequence[Lease] = ()
+    ) -> Deferred[Lease]:
+        deferred = super().acquire(name, load, failed)
+        self.asked.append(name)
+        self.failed.append([*failed])
+        if not load:
+            self.looked.append(name)
+        return deferred.addCallback(self._give)
+
+    def _give(self, lease: Lease) -> Lease:
+        self.given.append(lease)
+        return lease
+
+    def load(self, name: str) -> Deferred[None]:
+        self.orders.append(("load", name))
+        return super().load(name)
+
+    def unload(self, name: str, force: bool = False) -> Deferred[None]:
+        gone = super().unload(name, force)
+        self.orders.append(("unload", name, force))
+        return gone
+
+
+class Bench:
+    """
+    The whole proxy wing on its fleet, between a client and a backend that the test plays.
+
+    :param names: the models: local ones by their names, or as they are configured
+    :param loaded: whether the local ones are loaded from the start
+    :param keys: more of the configuration
+    """
+
+    def __init__(
+        self,
+        names: Iterable[str | ModelConfig] = ("small", "org/big"),
         max_body: int = 1024 * 1024,
         max_connections: int = 1000,
         keepalive: float = 0,
@@ -193,13 +200,19 @@ class Bench:
         max_bodies: int = 16 * 1024 * 1024,
         origins: Iterable[str] = ("*",),
         poison: float = 0,
+        loaded: bool = True,
+        **keys: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
-        self.manager = FakeManager(names)
+        self.keys = keys
+        self.config = self._configuration(names)
+        self.probe = FakeProbe(well=True)
+        self.engines = Engines(self.probe, self.reactor, self.config.load_timeout_sec)
+        self.dispatcher = Watched(self.config, self.engines, self.probe, self.reactor)
         self.pool = Pool(self.reactor, Connector(self.reactor))
-        manager: Any = self.manager
-        self.relay = Relay(manager, self.pool, self.reactor, keepalive, poison)
-        self.api = Api(manager, self.relay, self.reactor)
+        self.dispatcher.on_hung = partial(self.pool.break_off, "it does not answer any more")
+        self.relay = Relay(self.dispatcher, self.pool, self.reactor, keepalive, poison)
+        self.api = Api(self.dispatcher, self.relay, self.reactor)
         self.site = Site(
             self.api.tree,
             self.api.table,
@@ -208,6 +221,89 @@ class Bench:
             access_log=access_log,
         )
         self.accepted = 0
+        self.dispatcher.begin()
+        self.settle()
+        if loaded:
+            self.load()
+
+    def _configuration(self, models: Iterable[str | ModelConfig]) -> Config:
+        named = [local_model(m) if isinstance(m, str) else m for m in models]
+        return configuration(*named, **{"max_loaded_models": 2, **self.keys})
+
+    # The life of the engines
+
+    def load(self, *names: str) -> None:
+        """Have models loaded, all if none is named, as if that had been so from the start."""
+        for name in names or [m.name for m in self.config.models if not m.remote]:
+            self.dispatcher.load(name)
+            self.settle()
+        self.dispatcher.forget()
+
+    def reload(self, *models: str | ModelConfig) -> None:
+        """Have the configuration name these models instead, and all of them be ready."""
+        self.config = self._configuration(models)
+        self.dispatcher.apply(self.config)
+        self.settle()
+        for model in self.config.models:
+            if not model.remote:
+                Dispatcher.acquire(self.dispatcher, model.name).addCallback(Lease.release)
+                self.settle()
+
+    def shape(self, **keys: Any) -> None:
+        """Have the configuration say this of the model `small`."""
+        self.reload(local_model("small", **keys), *self.config.models[1:])
+
+    def hold(self) -> None:
+        """Unload what is idle; from now on a load does not finish before `ready`."""
+        for report in self.dispatcher.report():
+            if report.status == "loaded" and not report.in_flight and not report.elsewhere:
+                Dispatcher.unload(self.dispatcher, report.id)
+        self.settle()
+        self.hold_loads()
+
+    def hold_loads(self) -> None:
+        """From now on a load does not finish before `ready`."""
+        self.engines.holding = True
+
+    def ready(self) -> None:
+        """The loads that were held up are done."""
+        for run in self.engines.runs:
+            if run.loading is not None:
+                run.loading.finish()
+        self.settle()
+
+    def go_on(self) -> None:
+        """Hold up no load any more."""
+        self.engines.holding = False
+        self.ready()
+
+    def crash(self, name: str = "small", *how: Any) -> None:
+        """The engine of a model, loaded or not, has ended; how, as `FakeRun.end` takes it."""
+        self.engines.last(name).end(*(how or ("was killed by SIGKILL",)))
+
+    # What the fleet's books say
+
+    @property
+    def asked(self) -> list[str]:
+        """The names that leases were asked for."""
+        return self.dispatcher.asked
+
+    @property
+    def in_flight(self) -> int:
+        """Leases that are out, those on instances of models that a reload has changed too."""
+        return sum(model.in_flight for model in self.dispatcher.scheduler.models.values())
+
+    @property
+    def waiting(self) -> int:
+        """Those who wait for a model."""
+        return sum(len(model.waiting) for model in self.dispatcher.scheduler.models.values())
+
+    @property
+    def leases(self) -> tuple[int, int]:
+        """How many were ever given, and how many of them are out."""
+        return len(self.dispatcher.given), self.in_flight
+
+    # Who is at both ends
 
     def client(self, *says: bytes) -> Wire:
         """A client that has connected, and what it says first."""
@@ -314,7 +410,7 @@ class BenchTestCase(SynchronousTestCase):
         """The gateway has dropped this backend's connection, and its one lease, once."""
         self.bench.settle()
         self.assertEqual(backend.ended, "abort")
-        self.assertEqual([lease.releases for lease in self.bench.manager.leases], [1])
+        self.assertEqual(self.bench.leases, (1, 0))
 
 
 #: For tests that only want a handler called.

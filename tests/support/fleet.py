@@ -91,7 +91,7 @@ class FakeLauncher:
 
     def launch(self, ended: Callable[[Exit], None]) -> Run:
         launchers = self._launchers
-        run = FakeRun(launchers, self._model, self._log, 8081 + len(launchers.runs))
+        run = launchers.make_run(self._model, self._log)
         run.ended = ended
         launchers.runs.append(run)
         if self._model.name in launchers.refuses:
@@ -124,6 +124,10 @@ class FakeLaunchers:
             RemoteLauncher(model, replica, self.probe.diagnose, self.clock)
             for replica in model.replicas
         ]
+
+    def make_run(self, model: LocalModel, log: Log) -> FakeRun:
+        """The next run, at an address of its own."""
+        return FakeRun(self, model, log, 8081 + len(self.runs))
 
     def depends_on(self, model: ModelConfig, config: Config) -> object:
         return None if model.remote else config.llama_server_path

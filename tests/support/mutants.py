@@ -454,18 +454,18 @@ def unloads_gently(self: Scheduler, key: str, now: float, force: bool = False) -
     return self._settle(now, model)
 
 
-@mutant(9, "rest breaks answers off", (Scheduler, "_rests_in"))
+@mutant(9, "rest breaks answers off", (Scheduler, "_idle_timeout_in"))
 def rests_while_it_is_busy(self: Scheduler, model: Model, limit: float, now: float) -> float:
     assert model.last_used is not None
     return model.last_used + limit - now
 
 
-@mutant(9, "rest comes too early", (Scheduler, "_rests_in"))
+@mutant(9, "rest comes too early", (Scheduler, "_idle_timeout_in"))
 def rests_at_once(self: Scheduler, model: Model, limit: float, now: float) -> float:
     return limit if model.in_flight else 0.0
 
 
-@mutant(9, "rest never comes", (Scheduler, "_rests_in"))
+@mutant(9, "rest never comes", (Scheduler, "_idle_timeout_in"))
 def rests_later(self: Scheduler, model: Model, limit: float, now: float) -> float:
     return limit
 
@@ -500,7 +500,7 @@ def admits_any_visit(self: Scheduler, model: Model, load: bool) -> bool:
 
 @mutant(11, "what lives elsewhere takes room", (Room, "note"))
 def notes_all(self: Room, model: Model) -> None:
-    with mock.patch.object(model, "elsewhere", False):
+    with mock.patch.object(model, "takes_no_room", False):
         note(self, model)
 
 
@@ -527,7 +527,7 @@ def refuses_after_a_crash(
     self: Scheduler, model: Model, now: float, load: bool
 ) -> GatewayError | None:
     if model.status is Status.FAILED and load:
-        return model.what_is_left_of_its_failure(now)
+        return model.remaining_failure(now)
     return refusal(self, model, now, load)
 
 

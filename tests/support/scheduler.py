@@ -141,7 +141,7 @@ class Fleet:
         self.visits[name] = self.failures[name] = 0
         self.restarts[name] = Restarts()
         pinned, elsewhere = name in self.pinned, name in self.elsewhere
-        self.scheduler.add(name, pinned=pinned, elsewhere=elsewhere)
+        self.scheduler.add(name, pinned=pinned, takes_no_room=elsewhere)
 
     def in_memory(self) -> list[str]:
         return [name for name in self.process if name not in self.elsewhere]
@@ -444,7 +444,7 @@ class Fleet:
         rested = ready and not self.leases[name] and self.used[name] + limit <= self.now
         if rested:
             self.leaving.add(name)
-        actions, again = self.scheduler.rest(name, limit, self.now)
+        actions, again = self.scheduler.idle_timeout(name, limit, self.now)
         self.hold((9,), rested or not actions, "a model is stopped before it has rested")
         if rested or not ready:
             self.hold((9,), again is None, "it is looked at again for nothing")

@@ -1,0 +1,308 @@
+"""
+The models in a folder of GGUF files: what each file is, and an estimate of what its model needs.
+
+Reads the heads of the files only. init.py makes a configuration of the result.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from llamagw.cli.show import plain
+from llamagw.models import gguf
+
+#: The longest context that is written (tokens): a longer one may need more memory than there is.
+CONTEXT = 8192
+#: The same for embeddings and rankings, whose whole input must fit into one batch.
+SHORT_CONTEXT = 2048
+#: The context is halved for a smaller KV cache down to this (tokens).
+LEAST_CONTEXT = 1024
+
+#: Bytes that a model takes beside its weights and its KV cache (README, "Memory").
+OVERHEAD = 2**30
+
+_PART = re.compile(r"-(\d{5})-of-(\d{5})$")
+_QUANT = re.compile(r"[-._](?:i?q\d\w*|[bf]?f(?:16|32)|fp(?:16|32)|mxfp4\w*)$", re.IGNORECASE)
+
+#: Architectures for embeddings only.
+_ENCODERS = re.compile(r"bert|embedding|t5encoder", re.IGNORECASE)
+_POOLING_NONE, _POOLING_RANK = 0, 4
+
+_ADD_BY_HAND = "is left to you: add --mmproj and its path to the extra_args of its model"
+
+
+@dataclass
+class Model:
+    """
+    A model that was found.
+
+    :param path: absolute; the first part of a model that is split
+    :param name: to be configured
+    :param size: bytes, all parts together
+    :param architecture: as GGUF has it, such as ``llama``
+    :param kind: ``text``, ``embeddings`` or ``ranking``
+    :param trained: the longest context that it was trained for, in tokens
+    :param kv_token: bytes of KV cache for a token, at 16 bits
+    :param pooled: whether the file gives the pooling, or none is needed
+    :param mmproj: the path of its projector; None if it has none
+    """
+
+    path: str
+    name: str
+    size: int
+    architecture: str
+    kind: str
+    trained: int
+    kv_token: int
+    pooled: bool = True
+    mmproj: str | None = None
+
+    def context(self, ram: int) -> int:
+        """
+        A context that fits the model and the machine.
+
+        :param ram: the machine's memory in bytes
+        :return: tokens
+        """
+        context = min(self.trained, CONTEXT if self.kind == "text" else SHORT_CONTEXT)
+        while context > LEAST_CONTEXT and context * self.kv_token > ram / 8:
+            context = max(context // 2, LEAST_CONTEXT)
+        return context
+
+    def memory(self, ram: int) -> int:
+        """
+        Estimate the memory that it takes when loaded.
+
+        :param ram: the machine's memory in bytes
+        :return: bytes
+        """
+        return self.size + self.context(ram) * self.kv_token + OVERHEAD
+
+    def arguments(self, ram: int) -> list[str]:
+        """
+        Its ``extra_args``.
+
+        :param ram: the machine's memory in bytes
+        """
+        found = []
+        if self.kind != "text":
+            found = ["--reranking" if self.kind == "ranking" else "--embeddings"]
+            if not self.pooled:
+                found += ["--pooling", "mean"]
+            found += ["--ubatch-size", str(self.context(ram))]
+        return found + (["--mmproj", self.mmproj] if self.mmproj else [])
+
+
+@dataclass
+class Found:
+    """
+    The result of a scan.
+
+    :param models: sorted by path
+    :param left_out: a path, and the reason as a predicate, such as "is empty"
+    """
+
+    models: list[Model] = field(default_factory=list)
+    left_out: list[tuple[str, str]] = field(default_factory=list)
+
+
+def scan(folder: str) -> Found:
+    """
+    Find the models in a folder and the folders in it; symbolic links are followed.
+
+    :param folder: must exist
+    """
+    found = Found()
+    files = sorted(_files(folder, found))
+    projectors: list[str] = []
+    for path in files:
+        try:
+            why = _look(path, files, found, projectors)
+        except gguf.Unreadable as error:
+            why = str(error)
+        except OSError as error:
+            why = f"cannot be read: {error.strerror}"
+        if why:
+            found.left_out.append((path, why))
+    _name(folder, found.models)
+    for path, why in _give_projectors(projectors, found.models):
+        found.left_out.append((path, why))
+    return found
+
+
+def _files(folder: str, found: Found) -> Iterator[str]:
+    seen: set[str] = set()
+
+    def leave_out(error: OSError) -> None:
+        found.left_out.append((str(error.filename), f"cannot be read: {error.strerror}"))
+
+    for where, folders, files in os.walk(folder, onerror=leave_out, followlinks=True):
+        # A link may lead to a folder that contains it.
+        real = os.path.realpath(where)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        for name in files:
+            if name.lower().endswith(".gguf"):
+                yield os.path.join(where, name)
+
+
+def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> str | None:
+    """Add a file to what was found; returns why it was left out, None if it was not."""
+    try:
+        os.path.abspath(path).encode()
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8, which YAML cannot hold"
+    if not os.path.isfile(path):
+        return "is a broken link" if os.path.islink(path) else "is not a file"
+    stem = _stem(path)
+    parts = [path]
+    if split := _PART.search(stem):
+        number, count = int(split[1]), int(split[2])
+        base = path[: -len(".gguf") - len(split[0])]
+        parts = [f"{base}-{n:05}-of-{count:05}{path[-5:]}" for n in range(1, count + 1)]
+        if number != 1:
+            return None if parts[0] in files else "is a part of a model whose first part is missing"
+        missing = [n for n, part in enumerate(parts, 1) if not os.path.isfile(part)]
+        if missing:
+            return f"is the first of {count} parts, and part {missing[0]} is missing"
+        for number, part in enumerate(parts[1:], 2):
+            try:
+                gguf.read(part)
+            except gguf.Unreadable as error:
+                return f"has a part {number} that {error}"
+        stem = stem[: split.start()]
+    header = gguf.read(path)
+    if header.architecture == "clip" or header.text("general.type") == "mmproj":
+        projectors.append(path)
+        return None
+    why = _no_model(header)
+    if why is None:
+        found.models.append(_model(path, stem or "model", sum(map(os.path.getsize, parts)), header))
+    return why
+
+
+def _no_model(header: gguf.Header) -> str | None:
+    """Why a file is not a model, as a predicate; None if it is one."""
+    kind = header.text("general.type")
+    if kind in ("adapter", "imatrix"):
+        names = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix"}
+        return f"is {names[kind]}, not a model"
+    if not header.tensors:
+        return "has no weights"
+    arch = header.architecture
+    if not header.number(f"{arch}.context_length") or not header.number(f"{arch}.block_count"):
+        return f"is not a language model (architecture: {plain(arch) or 'not told'})"
+    return None
+
+
+def _model(path: str, name: str, size: int, header: gguf.Header) -> Model:
+    arch = header.architecture
+    pooling = header.number(f"{arch}.pooling_type")
+    kind = "text"
+    if pooling == _POOLING_RANK or (_ENCODERS.search(arch) and _ranks(header)):
+        kind = "ranking"
+    elif pooling or _ENCODERS.search(arch):
+        kind = "embeddings"
+    return Model(
+        path=os.path.abspath(path),
+        name=name,
+        size=size,
+        architecture=arch,
+        kind=kind,
+        trained=header.number(f"{arch}.context_length") or 0,
+        kv_token=_kv_token(header),
+        pooled=kind != "embeddings" or pooling not in (None, _POOLING_NONE),
+    )
+
+
+def _ranks(header: gguf.Header) -> bool:
+    labels = f"{header.architecture}.classifier.output_labels" in header.values
+    return labels or "cls.output.weight" in header.tensors
+
+
+def _kv_token(header: gguf.Header) -> int:
+    """Bytes of KV cache for a token: for each layer and KV head, a key and a value."""
+    arch = header.architecture
+    _, most = _heads(header, f"{arch}.attention.head_count")
+    if f"{arch}.attention.head_count_kv" in header.values:
+        in_all, _ = _heads(header, f"{arch}.attention.head_count_kv")
+    else:
+        in_all, _ = _heads(header, f"{arch}.attention.head_count")
+    head = (header.number(f"{arch}.embedding_length") or 0) // max(most, 1)
+    key = header.number(f"{arch}.attention.key_length") or head
+    value = header.number(f"{arch}.attention.value_length") or head
+    return max(in_all * (key + value) * 2, 0)
+
+
+def _heads(header: gguf.Header, key: str) -> tuple[int, int]:
+    """How many attention heads all layers have together, and how many the layer with most has."""
+    value = header.values.get(key)
+    if isinstance(value, list):
+        # The layers of this model differ.
+        each = [number for number in value if isinstance(number, int)]
+        return sum(each), max(each, default=0)
+    number = header.number(key) or 0
+    return number * (header.number(f"{header.architecture}.block_count") or 0), number
+
+
+def _stem(path: str) -> str:
+    return os.path.basename(path)[: -len(".gguf")]
+
+
+def _name(folder: str, models: list[Model]) -> None:
+    """Make the names unique: models with the same name get their folder in it too."""
+    count = Counter(model.name for model in models)
+    taken: set[str] = set()
+    for model in models:
+        if count[model.name] > 1:
+            inside = os.path.dirname(os.path.relpath(model.path, os.path.abspath(folder)))
+            model.name = os.path.join(inside, model.name)
+        base, number = model.name, 1
+        while model.name in taken:
+            number += 1
+            model.name = f"{base}-{number}"
+        taken.add(model.name)
+
+
+def _give_projectors(projectors: list[str], models: list[Model]) -> Iterator[tuple[str, str]]:
+    """
+    Assign each projector to its models; yields those that belong to none, with the reason.
+
+    A projector belongs to the models in its folder whose names begin with its own. One without a
+    name of its own (mmproj-F16.gguf) belongs to all models in its folder, if those are the same
+    model in different quantizations.
+    """
+    # F16 first, the usual precision: a model keeps the first projector that it gets.
+    projectors.sort(key=lambda path: ("f16" not in _stem(path).lower().replace("bf16", ""), path))
+    for path in projectors:
+        folder = os.path.dirname(os.path.abspath(path))
+        beside = [model for model in models if os.path.dirname(model.path) == folder]
+        beside = [model for model in beside if model.kind == "text"]
+        own = _bare(re.sub(r"[-._]?mmproj[-._]?(model)?", "-", _stem(path), flags=re.IGNORECASE))
+        if own:
+            matching = [m for m in beside if _bare(_model_stem(m)).startswith(own)]
+        else:
+            same = len({_bare(_model_stem(model)) for model in beside}) == 1
+            matching = beside if same else []
+        for model in matching:
+            model.mmproj = model.mmproj or os.path.abspath(path)
+        if not matching:
+            yield path, _ADD_BY_HAND
+
+
+def _model_stem(model: Model) -> str:
+    return _PART.sub("", _stem(model.path))
+
+
+def _bare(stem: str) -> str:
+    """A file's name without its quantization, for comparisons."""
+    stem = stem.strip("-._").lower()
+    while (shorter := _QUANT.sub("", f"-{stem}").strip("-._")) != stem:
+        stem = shorter
+    return stem

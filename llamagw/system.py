@@ -1,0 +1,120 @@
+"""
+What the gateway asks of the system for its own process: signals, limits, memory, the event loop.
+
+The global reactor is passed in by tap.py; that of uvloop is installed here before there is one. At
+import this must load nothing that imports a reactor. The limits of clients are for tap.py to work
+out from these numbers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+
+def leave_out_tls() -> None:
+    """
+    Have Twisted do without OpenSSL, as it does where it is not installed.
+
+    Twisted imports it in case it is needed: a fifth of the gateway's memory, for nothing when
+    neither clients nor backends use TLS. If it has been imported already, nothing changes.
+    """
+    sys.modules.setdefault("OpenSSL", None)  # type: ignore[arg-type]
+
+
+def install_reactor(daemon: bool) -> None:
+    """
+    Have Twisted run on uvloop, unless a reactor is installed already or uvloop is missing.
+
+    :param daemon: the process will fork; a kqueue, unlike an epoll, does not survive that
+    """
+    if "twisted.internet.reactor" in sys.modules or (daemon and sys.platform == "darwin"):
+        return
+    try:
+        import uvloop
+    except ImportError:
+        return
+    from twisted.internet import asyncioreactor
+
+    asyncioreactor.install(uvloop.new_event_loop())
+
+
+def defer_hangups(note: Callable[[], None]) -> None:
+    """
+    Have a SIGHUP call a function instead of ending the process, until `handle_signals`.
+
+    Not ignored: an ignored signal would be ignored by the engines too.
+
+    :param note: called for each SIGHUP, one that was blocked before included
+    """
+    signal.signal(signal.SIGHUP, lambda *_: note())
+    # `llamagw run` blocks it from its own start to here.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})
+
+
+def handle_signals(reactor: Any, hurry: Callable[[], None], reload: Callable[[], None]) -> None:
+    """
+    Handle SIGTERM, SIGINT, SIGHUP and SIGCHLD from now on, in the reactor's thread.
+
+    Twisted's own handlers would end the process by the same signal in the end; a stop that was
+    asked for and went well is a success, and exits with 0.
+
+    :param reactor: is stopped by the first SIGTERM or SIGINT
+    :param hurry: called for each further one
+    :param reload: called for each SIGHUP
+    """
+    from twisted.internet.process import reapAllProcesses
+
+    asked = False
+
+    def stop() -> None:
+        nonlocal asked
+        if asked:
+            hurry()
+        else:
+            asked = True
+            reactor.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: reactor.callFromThread(stop))
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reload))
+    # uvloop takes over the wakeup descriptor by which Twisted learns that a child has ended.
+    signal.signal(signal.SIGCHLD, lambda *_: reactor.callFromThread(reapAllProcesses))
+    # Python removes its handlers before the process ends; no child is left to inherit this.
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        reactor.addSystemEventTrigger("after", "shutdown", signal.signal, number, signal.SIG_IGN)
+
+
+def machine_memory() -> int:
+    """
+    How much memory this process may use.
+
+    :return: bytes: the machine's, or its container's limit if that is lower
+    """
+    import psutil
+
+    total = int(psutil.virtual_memory().total)
+    # A container's own group is the root of the hierarchy that it sees (cgroup v2, then v1).
+    for path in ("memory.max", "memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{path}") as file:
+            return min(total, int(file.read()))
+    return total
+
+
+def raise_open_files() -> int:
+    """
+    Raise the soft limit of open files (RLIMIT_NOFILE) as far as the system allows.
+
+    :return: the limit that is in force then
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # macOS reports "infinity" and accepts no more than this.
+    wanted = 10240 if sys.platform == "darwin" else hard
+    if soft < wanted:
+        with contextlib.suppress(ValueError, OSError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
