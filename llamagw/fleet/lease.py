@@ -84,6 +84,10 @@ class Lease:
             self._life.moved += 1
             self._answered = True
 
+    def cut_off(self) -> None:
+        """The instance broke off the answer, so it does not count as one (crash rules a and b)."""
+        self._answered = False
+
     def broke_off(self) -> Deferred[bool]:
         """
         Find out whether the run has ended, after it broke off the request.

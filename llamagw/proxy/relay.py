@@ -110,6 +110,7 @@ class Relay:
                     _permit(request, call, lease)
                 return await self._attempt(request, call, lease)
             except UpstreamLost as error:
+                lease.cut_off()
                 failed.append(lease)
                 broken += error.reached
                 # An answer that is not HTTP would be the same from a new run of the instance, but

@@ -359,6 +359,16 @@ class FailureTests(DispatcherCase):
             lease.release()
         self.assertEqual(self.status()["a"], "failed")
 
+    def test_an_answer_that_the_crash_has_cut_off_is_no_answer(self) -> None:
+        """Its connection may end before its process is seen to have ended."""
+        for _ in range(2):
+            lease = self.have_lease("a")
+            lease.moved()
+            lease.cut_off()
+            lease.release()
+            self.engine("a").end("was killed by SIGKILL")
+        self.assertEqual(self.status()["a"], "failed")
+
     def test_who_asks_soon_after_crashes_with_nothing_answered_waits(self) -> None:
         self.crash(answered=False)
         self.become_ready()
