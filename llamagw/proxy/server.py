@@ -96,6 +96,9 @@ SLOWEST, READ_AT_LEAST = 1024, 48 * 1024
 #: A line behind the last chunk (RFC 9112, 7.1.2).
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
+#: No part of a head (RFC 9110, 5.5); to some servers, two of them are blanks.
+_CONTROL = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")
+
 _JSON = b"application/json"
 
 
@@ -601,6 +604,8 @@ class Channel(HTTPChannel):
             self._refuse_shape("a line ends without a carriage return")
         elif line[:1] in (b" ", b"\t"):
             self._refuse_shape("a header is continued on a second line")
+        elif _CONTROL.search(line):
+            self._refuse_shape("a line has control characters")
         else:
             super().lineReceived(line)
 
