@@ -25,6 +25,11 @@ class ErrorTests(SynchronousTestCase):
             },
         )
 
+    def test_a_place_that_is_no_text_can_be_told(self) -> None:
+        error = errors.Moved(b"/upstream/m/?a=\x9e")
+        self.assertIn((b"Location", b"/upstream/m/?a=\x9e"), error.headers())
+        self.assertIn("/upstream/m/?a=", json.loads(error.body())["error"]["message"])
+
     def test_under_v1_messages_the_envelope_is_anthropics(self) -> None:
         for path in (b"/v1/messages", b"/v1/messages/count_tokens", b"/upstream/m/v1/messages"):
             self.assertIs(Dialect.of(path), Dialect.ANTHROPIC)
