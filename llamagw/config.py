@@ -132,7 +132,10 @@ class _Reader(Document):
                     )
             else:
                 try:
-                    values[name] = msgspec.convert(raw[name], hints[name])
+                    value = msgspec.convert(raw[name], hints[name])
+                    # Nothing behind a key that may be left out is as if it was.
+                    if value is not None:
+                        values[name] = value
                 except (msgspec.ValidationError, UnicodeEncodeError):
                     wanted = _description(hints[name])
                     self.fault(f"{prefix}{name}", f"expected {wanted}, got {show(raw[name])}")

@@ -48,6 +48,12 @@ class ElsewhereTests(ConfigCase):
             "models[0].api_key_env: the environment has no LLAMAGW_TEST_KEY", self.one_fault(model)
         )
 
+    def test_a_key_with_nothing_behind_it_is_as_if_it_was_not_there(self) -> None:
+        nothing = {"api_key": None, "api_key_env": None, "ca_file": None, "upstream_model": None}
+        self.assertEqual(self.replicas({"url": "https://a", **nothing}), [Replica(url="https://a")])
+        listed = self.replicas({"replicas": [{"url": "https://a", **nothing}]})
+        self.assertEqual(listed, [Replica(url="https://a")])
+
     def test_what_is_wrong_beside_several_urls_is_said_once(self) -> None:
         model = {"url": ["http://a", "http://b"], "api_key_env": "LLAMAGW_TEST_KEY"}
         self.assertIn("the environment has no", self.one_fault(model))
