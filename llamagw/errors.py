@@ -156,7 +156,8 @@ class Moved(GatewayError):
     code = "moved"
 
     def __init__(self, location: bytes) -> None:
-        super().__init__(f"This is at {harmless(location.decode(), SHOWN)}.")
+        where = location.decode(errors="replace")  # a query has any bytes
+        super().__init__(f"This is at {harmless(where, SHOWN)}.")
         self.location = location
 
     def headers(self) -> list[tuple[bytes, bytes]]:

@@ -9,6 +9,11 @@ from llamagw.errors import GatewayError, ModelNotFound
 
 
 class ErrorTests(SynchronousTestCase):
+    def test_a_place_that_is_no_text_can_be_told(self) -> None:
+        error = errors.Moved(b"/upstream/m/?a=\x9e")
+        self.assertIn((b"Location", b"/upstream/m/?a=\x9e"), error.headers())
+        self.assertIn("/upstream/m/?a=", error.message)
+
     def test_each_way_to_fail_has_its_status(self) -> None:
         self.assertEqual(
             {error.__name__: (error.status, error.type) for error in GatewayError.__subclasses__()},

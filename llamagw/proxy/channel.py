@@ -35,6 +35,9 @@ from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
 #: A trailer, after the last chunk (RFC 9112, 7.1.2).
 _TRAILER = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+:[\t -~\x80-\xff]*")
 
+#: Not allowed in a head (RFC 9110, 5.5); to some servers, two of them are blanks.
+_CONTROL = re.compile(rb"[\0-\x08\x0a-\x1f\x7f]")
+
 _log = Logger(namespace="llamagw.server")
 
 #: Seconds for which a refused client's bytes are read and discarded, so that it can read the error.
@@ -258,6 +261,8 @@ class Channel(KnownChannel):
             self._refuse_shape("a line ends without a carriage return")
         elif line[:1] in (b" ", b"\t"):
             self._refuse_shape("a header is continued on a second line")
+        elif _CONTROL.search(line):
+            self._refuse_shape("a line has control characters")
         else:
             super().lineReceived(line)
 

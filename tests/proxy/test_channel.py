@@ -56,7 +56,7 @@ class BadHttpTests(BenchTestCase):
         self.refused(b"GET /v1/\xff HTTP/1.1\r\nHost: x\r\n\r\n")
 
     def test_a_line_that_is_no_header(self) -> None:
-        for line in (b"nonsense", b"Na me: x", b": x", b"X: a\0b"):
+        for line in (b"nonsense", b"Na me: x", b": x", b"X: a\0b", b"X: \x0b", b"X: \x1b[31m"):
             self.refused(b"GET /health HTTP/1.1\r\n" + line + b"\r\n\r\n")
 
     def test_lengths_that_contradict_or_are_none(self) -> None:
