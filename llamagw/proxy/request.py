@@ -202,6 +202,10 @@ class Request(KnownRequest):
         if self.path == b"*":
             self.fail(PathNotFound("* is no path for anything but OPTIONS."))
             return
+        if self.path[:1] != b"/":
+            # Twisted would drop its first character, whatever that is.
+            self.fail(BadRequest("The path does not begin with a slash."))
+            return
         super().process()
 
     def getRequestHostname(self) -> bytes:

@@ -347,6 +347,7 @@ def _client(sent: list[bytes], more: list[bytes]) -> list[Exchange]:
 def _stays_in_place(target: bytes) -> None:
     """No backend may find a path in it that leads out of where it begins, decoded once or more."""
     path, _, _ = target.partition(b"?")
+    assert path.startswith(b"/"), target
     for _ in range(3):
         assert b"\\" not in path, target
         assert not {b".", b".."} & {*path.split(b"/")}, target

@@ -119,6 +119,16 @@ class BodyLimitTests(BenchTestCase):
         self.assert_refused(client)
 
 
+class PathTests(BenchTestCase):
+    def test_one_without_a_slash_is_no_path(self) -> None:
+        """Its first character would be dropped, and be a part of what a backend is asked for."""
+        for path in ("v1/chat/completions", ".v1/chat/completions", "http://x/health", "?"):
+            for method in ("POST", "GET"):
+                [answer] = self.bench.asks(request({"model": "small"}, path=path, method=method))
+                self.assert_envelope(answer, 400)
+        self.assertEqual(self.bench.connects, 0)
+
+
 class PreflightTests(BenchTestCase):
     def test_it_is_answered_everywhere(self) -> None:
         for path in PATHS:
