@@ -47,6 +47,26 @@ def wait_until(condition: Callable[[], T], what: str, deadline: float = DEADLINE
         pause.wait(0.02)
 
 
+def until_it_says(words: str, load: Callable[[], T], text: Callable[[T], str]) -> T:
+    """
+    Load what cannot be loaded until the engine has said why; backoffs are waited for.
+
+    Build 10068 may end before the thread that writes its log has run: on a busy machine one start
+    in ten ends without a word, also when no gateway starts it.
+
+    :param words: a part of what it says
+    :param load: tries to load the model
+    :param text: what the attempt was answered
+    :return: the attempt that was answered with these words
+    """
+
+    def answered() -> list[T]:
+        answer = load()
+        return [answer] if words in text(answer) else []
+
+    return wait_until(answered, f"the engine to say {words!r}")[0]
+
+
 def _package_folder(name: str) -> Path:
     spec = importlib.util.find_spec(name)
     if spec is None or spec.origin is None:

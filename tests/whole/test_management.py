@@ -17,6 +17,7 @@ from tests.whole.harness import (
     model,
     question,
     small_model,
+    until_it_says,
     wait_until,
 )
 
@@ -190,9 +191,12 @@ def test_a_stream_of_messages_that_breaks_off_ends_with_anthropics_error(gateway
 
 
 def test_a_load_that_fails_says_why_and_so_do_the_list_and_the_log(gateway: Gateway) -> None:
-    answer = order(gateway, "load", "corrupt", wait=True)
+    answer = until_it_says(
+        "invalid magic",
+        lambda: order(gateway, "load", "corrupt", wait=True),
+        lambda answer: str(answer.json()["error"]["message"]),
+    )
     assert answer.status == 503
-    assert "invalid magic" in answer.json()["error"]["message"]
     log = gateway.ask("GET", "/models/logs?model=corrupt").body.decode()
     assert "invalid magic" in log
     [entry] = [m for m in gateway.get("/models")["data"] if m["id"] == "corrupt"]
