@@ -27,14 +27,15 @@ OLDEST_TWISTED := $(shell sed -n 's/^ *Twisted >= \([0-9.]*\),.*/\1/p' setup.cfg
 FUZZ_SECONDS ?= 600
 UNIT := not whole and not faults
 
-.PHONY: help run test test-unit test-oldest test-clients test-open-webui lint format bench soak \
-	fuzz hostile clean
+.PHONY: help run test test-unit test-gateway test-oldest test-clients test-open-webui lint format bench \
+	soak fuzz hostile clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run           serve SmolLM2 on http://localhost:$(PORT)"
 	@echo "make test          all tests, against a real engine and model"
 	@echo "make test-unit     the tests that need neither"
+	@echo "make test-gateway  the tests that start one"
 	@echo "make test-oldest   the same with the oldest Twisted that is allowed"
 	@echo "make test-clients  the tests with real clients (docs/clients.md)"
 	@echo "make test-open-webui  the same with Open WebUI: 3 GB, with Python 3.11 or 3.12"
@@ -54,12 +55,19 @@ run: $(CONFIG)
 	@echo
 	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(CONFIG)
 
+# Side by side: the unit tests compute, those with a gateway mostly wait. What each prints comes when
+# it is done, where make can hold it back. A part of which PYTEST_ARGS choose nothing has passed.
 test: $(VENV)/.test $(VENV)/.engine
-	$(BIN)/python -m pytest -q --durations=15 $(PYTEST_ARGS)
+	@echo "the tests with a gateway take some 6 minutes, and print what they have to say at the end"
+	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
+		test-unit test-gateway
 	@rm -rf _trial_temp*
 
 test-unit: $(VENV)/.test
-	$(BIN)/python -m pytest -q -m "$(UNIT)" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m "$(UNIT)" $(PYTEST_ARGS) || [ $$? = 5 ]
+
+test-gateway: $(VENV)/.test $(VENV)/.engine
+	$(BIN)/python -m pytest -q --durations=15 -m "whole or faults" $(PYTEST_ARGS) || [ $$? = 5 ]
 
 # What does not know of Twisted and takes long is left out.
 test-oldest: $(OLDEST)/.test
