@@ -99,6 +99,11 @@ for target in ("plain", "shaped", "renamed"):
     def one_key(scene: Scene, target: str = target) -> str:
         return scene.post(b'{"model":"%b","%b":1}' % (target.encode(), b"k" * 60 * MB))
 
+    @attack(f"key-escaped-{target}", f"one key of 60 MB, escaped, to {target}", 60, models=TARGETS)
+    def escaped_key(scene: Scene, target: str = target) -> str:
+        key = rb"\u00e9" * (60 * MB // 6)
+        return scene.post(b'{"model":"%b","%b":1}' % (target.encode(), key))
+
     @attack(f"keys-{target}", f"60 MB of keys, to {target}", 60, models=TARGETS)
     def many_keys(scene: Scene, target: str = target) -> str:
         body = b'{"model":"%b",%b}' % (target.encode(), keys(5_000_000))

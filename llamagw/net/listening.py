@@ -27,7 +27,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 from zope.interface import implementer
 
-from llamagw.net.transport import UvloopTCPTransport, UvloopTransport, address_of
+from llamagw.net.transport import Ends, UvloopTCPTransport, UvloopTransport, address_of
 
 #: Connections that may wait to be accepted; the kernel's somaxconn caps it.
 BACKLOG = 4096
@@ -115,6 +115,7 @@ class UvloopPort:
         mode: int = 0o666,
     ) -> None:
         self._loop = loop
+        self._ends = Ends(loop)
         self._factory = factory
         self._address = address
         self._backlog = max(backlog, BACKLOG)
@@ -150,7 +151,9 @@ class UvloopPort:
         # A task: the loop may not run yet, as services start before the reactor does.
         self._serving = self._loop.create_task(
             self._loop.create_server(
-                lambda: kind(self._loop, self._opened), sock=sock, backlog=self._backlog
+                lambda: kind(self._loop, self._opened, ends=self._ends),
+                sock=sock,
+                backlog=self._backlog,
             )
         )
 

@@ -26,6 +26,7 @@ from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
 from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
+from llamagw.proxy.rewrite import check_large
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
@@ -160,8 +161,11 @@ class Relay:
         Send the request to one backend, over an idle connection if there is one, else a new one.
 
         :raises UpstreamLost: if the answer did not arrive, or not completely
+        :raises BadRequest: if it cannot be changed as the model's configuration requires
         """
         if len(request.body) > LARGE:
+            await request.turn()
+            check_large(call, request.body, lease.model, lease.address.model)
             await request.turn()
         upstream = self._pool.take(lease.address)
         sent = False

@@ -313,6 +313,8 @@ class CheapTests(BenchTestCase):
             (b"[]," * (DENSE // 3), 404),
             (b"[]," * (DENSE // 3 + 100_000), 400),
             (b"12345, " * (DENSE // 7 + 100_000), 404),
+            (b"\\u00e9" * (DENSE // 6 + 100_000), 400),
+            (b"\\u00e9 and" * (DENSE // 10 + 100_000), 404),
             (b"x" * (DENSE + 100_000), 404),
         ):
             self.bench = Bench(max_body=2 * DENSE, max_bodies=2 * DENSE)

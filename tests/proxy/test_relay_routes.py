@@ -13,6 +13,8 @@ from twisted.internet.error import ConnectionRefusedError, DNSLookupError, Timeo
 
 from llamagw.config import Replica
 from llamagw.dialects import ANTHROPIC, OPENAI, ROUTES, Where
+from llamagw.proxy.connections import LARGE
+from llamagw.proxy.rewrite import MOST_COLONS
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.configs import local_model, remote_model
 from tests.support.messages import Answer, answers, event, head_and_body, request, response
@@ -130,6 +132,16 @@ class ShapingTests(BenchTestCase):
     def test_they_leave_all_others_alone(self) -> None:
         for path in ("/v1/embeddings", "/tokenize", "/props", "/upstream/small/v1/messages"):
             self.assertEqual(self.sent(path), b'{ "model":"small", "user":1, "n":1.50}')
+
+    def test_a_large_body_that_would_take_long_to_change_is_refused(self) -> None:
+        self.bench = Bench(max_body=4 * LARGE)
+        self.bench.shape(set_params={"temperature": 0.5})
+        colons = b":" * max(MOST_COLONS + 1, LARGE)
+        client = self.bench.client(request(b'{"model":"small","x":"%b"}' % colons))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertIn("too many keys", self.assert_envelope(answer, 400)["message"])
+        self.assertEqual(self.bench.in_flight, 0)
 
 
 class DialectTests(BenchTestCase):

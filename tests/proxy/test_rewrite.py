@@ -9,11 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.config import Replica
+from llamagw.config import ModelConfig, Replica
 from llamagw.dialects import Where
 from llamagw.errors import BadRequest
 from llamagw.proxy.call import Call, by_body, by_form
-from llamagw.proxy.rewrite import LONGEST_KEY, MOST_COLONS, outgoing, reshape
+from llamagw.proxy.rewrite import (
+    LONGEST_KEY,
+    MOST_COLONS,
+    MOST_ESCAPES,
+    MOST_LOOKED_AT,
+    check_large,
+    outgoing,
+    reshape,
+)
 from tests.support.configs import local_model, remote_model
 from tests.support.requests import fake
 
@@ -55,11 +63,44 @@ class ReshapeTests(SynchronousTestCase):
     def test_keys_that_are_no_text_are_a_bad_request(self) -> None:
         self.assertRaises(BadRequest, reshape, b'{"model":"m","\xff":1}', {"x": 1}, {}, [])
 
-    def test_very_many_keys_and_very_long_ones_are_refused(self) -> None:
-        keys = b"{" + b",".join(b'"%d":1' % n for n in range(MOST_COLONS + 1)) + b"}"
-        for body in (keys, b'{"%b":1}' % (b"x" * (LONGEST_KEY + 1))):
-            with self.assertRaises(BadRequest):
-                reshape(body, {"a": 1}, {}, [])
+    def test_a_very_long_key_is_refused(self) -> None:
+        for key in (b"x" * (LONGEST_KEY + 1), b"\\u00e9" * (LONGEST_KEY + 1)):
+            with self.assertRaises(BadRequest) as caught:
+                reshape(b'{"%b":1}' % key, {"a": 1}, {}, [])
+            self.assertIn(f"a key of over {LONGEST_KEY} characters", caught.exception.message)
+        reshape(b'{"%b":1}' % (b"x" * LONGEST_KEY), {"a": 1}, {}, [])
+
+
+class CheckLargeTests(SynchronousTestCase):
+    """What would take the gateway long to change is refused before it is read."""
+
+    def refused(self, mark: bytes, count: int, model: ModelConfig, name: str | None) -> bool:
+        call = Call("m", Where.BODY, shaped=True)
+        try:
+            check_large(call, mark * count, model, name)
+        except BadRequest as error:
+            self.assertIn(f"over {count - 1} times `{mark.decode()}`", error.message)
+            return True
+        return False
+
+    def test_the_limits_are_those_of_what_is_done_with_the_body(self) -> None:
+        plain, shaped = local_model("m"), local_model("m", set_params={"n": 2})
+        for model, name, mark, most in (
+            (shaped, None, b":", MOST_COLONS),
+            (shaped, None, b"\\", MOST_ESCAPES),
+            (plain, "theirs", b":", MOST_COLONS),
+            (plain, "theirs", b"\\", MOST_ESCAPES),
+            (plain, "m", b":", MOST_LOOKED_AT),
+        ):
+            self.assertTrue(self.refused(mark, most + 1, model, name), (name, mark))
+            self.assertFalse(self.refused(mark, most, model, name), (name, mark))
+
+    def test_what_is_sent_as_it_came_has_none(self) -> None:
+        plain = local_model("m")
+        self.assertFalse(self.refused(b":", MOST_LOOKED_AT + 1, plain, None))
+        self.assertFalse(self.refused(b"\\", MOST_ESCAPES + 1, plain, "m"))
+        form = Call("m", Where.FORM)
+        check_large(form, b":" * (MOST_LOOKED_AT + 1), plain, "theirs")
 
 
 class OutgoingTests(SynchronousTestCase):
@@ -123,6 +164,9 @@ class OutgoingTests(SynchronousTestCase):
             call = by_body(fake(body=body))
             with self.assertRaises(BadRequest) as caught:
                 outgoing(fake(body=body), call, remote, "m")
+            self.assertIn("lower case", caught.exception.message, body)
+            with self.assertRaises(BadRequest) as caught:
+                outgoing(fake(body=body), call, remote, "their name")
             self.assertIn("lower case", caught.exception.message, body)
             # llama-server tells them apart.
             self.assertEqual(outgoing(fake(body=body), call, local, None)[1], body)
