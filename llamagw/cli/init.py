@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from llamagw import __version__
 from llamagw.cli.scan import Model
 from llamagw.cli.show import plain, size
+from llamagw.config import physical_cores
 
 
 @dataclass(frozen=True)
@@ -35,10 +36,7 @@ class Machine:
         """The machine that this process runs on."""
         import psutil
 
-        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 4
-        if hasattr(os, "sched_getaffinity"):
-            cores = min(cores, len(os.sched_getaffinity(0)))
-        return cls(cores, psutil.virtual_memory().total)
+        return cls(physical_cores(), psutil.virtual_memory().total)
 
 
 def at_once(models: list[Model], ram: int) -> tuple[int, int]:

@@ -41,6 +41,7 @@ class _Model(Struct, frozen=True, kw_only=True):
     :ivar set_params: parameters set in each request, in place of the client's
     :ivar default_params: parameters set in a request that does not have them
     :ivar strip_params: parameters removed from each request
+    :ivar json_object: "strict" if a ``response_format`` of that type is to be binding
     :ivar pass_headers: response headers that are passed on although their effect goes beyond the
         response, such as ``Set-Cookie``
     """
@@ -50,6 +51,7 @@ class _Model(Struct, frozen=True, kw_only=True):
     set_params: dict[str, Any]
     default_params: dict[str, Any]
     strip_params: list[str]
+    json_object: Literal["loose", "strict"]
     pass_headers: list[str]
 
 
@@ -60,6 +62,7 @@ class LocalModel(_Model, frozen=True, kw_only=True):
     :ivar model_path: its file; the first part of one that is split
     :ivar gpu_layers: how many are on the GPU; -1 for all
     :ivar context_size: tokens
+    :ivar threads: of the CPU; 0 for as many as its engine sees fit
     :ivar env: variables for its engine, beside the gateway's own
     :ivar pinned: whether it is never evicted
     :ivar preload: whether it is loaded at the start
@@ -131,11 +134,13 @@ class Config(Struct, frozen=True, kw_only=True):
     """
     The whole configuration.
 
+    :ivar path: of the file that it was read from
     :ivar models: in the order of the file; never empty
     :ivar llama_server_path: "" only when all models are remote
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
     """
 
+    path: str
     models: list[ModelConfig]
     llama_server_path: str
     listen_addr: str
@@ -159,15 +164,17 @@ class Config(Struct, frozen=True, kw_only=True):
     access_log: bool
 
     @classmethod
-    def of(cls, file: ConfigFile, models: list[ModelConfig]) -> Config:
+    def of(cls, path: str, file: ConfigFile, models: list[ModelConfig]) -> Config:
         """
         Make a configuration from the file.
 
+        :param path: of the file
         :param file: its own models are ignored
         :param models: its models, resolved
         """
-        same = [key for key in cls.__struct_fields__ if key != "models"]
-        return cls(models=models, **{key: getattr(file, key) for key in same})
+        same = [key for key in cls.__struct_fields__ if key in ConfigFile.__struct_fields__]
+        values = {key: getattr(file, key) for key in same if key != "models"}
+        return cls(path=path, models=models, **values)
 
     def bodies_mb(self, memory: int) -> float:
         """
