@@ -12,8 +12,9 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from llamagw import __version__
-from llamagw.config import Config, LocalModel, base_url, shown_address
+from llamagw.config import Config, LocalModel, base_url, physical_cores, shown_address
 from llamagw.dialects import ANY, OWN, ROUTES
+from llamagw.launch import Note
 
 _log = Logger(namespace="llamagw")
 
@@ -21,11 +22,12 @@ _log = Logger(namespace="llamagw")
 _NAMED = 10
 
 
-def log_start(config: Config, address: IAddress, transports: str) -> None:
+def log_start(config: Config, notes: Sequence[Note], address: IAddress, transports: str) -> None:
     """
-    Log the start-up lines: version, models, missing files, and where the gateway listens.
+    Log the start-up lines: version, models, what is wrong with them, where the gateway listens.
 
     :param config: what is served
+    :param notes: what is to be said of its models
     :param address: what the port is bound to
     :param transports: the kind of transports, such as "uvloop"
     """
@@ -37,24 +39,27 @@ def log_start(config: Config, address: IAddress, transports: str) -> None:
         else:
             where = model.model_path
         _log.info("model {name}: {where}", name=model.name, where=where)
-    log_missing(config.missing_files())
+    log_notes(notes)
     log_address(address, config.listen_addr)
 
 
-def log_missing(models: Sequence[LocalModel]) -> None:
+def log_notes(notes: Sequence[Note]) -> None:
     """
-    Warn that models have no file; at most `_NAMED` are named.
+    Warn of what is wrong with models; at most `_NAMED` are named.
 
-    :param models: those whose file does not exist
+    :param notes: what is to be said of them; hints are left out
     """
-    for model in models[:_NAMED]:
+    grave = [note for note in notes if note.grade != "hint"]
+    for note in grave[:_NAMED]:
+        unusable = note.grade == "fault" and note.key == "model_path"
         _log.warn(
-            "model {name} cannot be served: there is no file {path}",
-            name=model.name,
-            path=model.model_path,
+            "model {name}{what}{why}",
+            name=note.model,
+            what=" cannot be served: " if unusable else f": {note.key} ",
+            why=note.message,
         )
-    if len(models) > _NAMED:
-        _log.warn("{count} more have no file either", count=len(models) - _NAMED)
+    if len(grave) > _NAMED:
+        _log.warn("{count} more; llamagw check tells all", count=len(grave) - _NAMED)
 
 
 def log_address(address: IAddress, listen_addr: str) -> None:
@@ -109,15 +114,15 @@ def changes(old: Config, new: Config) -> str:
     return "; ".join(parts)
 
 
-def summary(path: str, config: Config) -> str:
+def summary(path: str, config: Config, notes: Sequence[Note]) -> str:
     """
     What would be served, for ``--check``.
 
     :param path: the file that the configuration was read from
     :param config: the configuration
+    :param notes: what is to be said of its models; none is a fault
     :return: several lines
     """
-    missing = config.missing_files()
     local = [model for model in config.models if not model.remote]
     remote = [model for model in config.models if model.remote]
     lines = [f"{path} is fine.", f"llamagw {__version__} would listen on {config.listen_addr}"]
@@ -127,11 +132,27 @@ def summary(path: str, config: Config) -> str:
             f"with at most {config.max_loaded_models} of these in memory:",
         ]
     for model in local:
-        note = "   (warning: there is no such file)" if model in missing else ""
-        lines.append(f"  {model.name}: {model.model_path}{note}")
+        lines += [f"  {model.name}: {model.model_path}", f"      {_settings(model)}"]
+        lines += [f"      {n.grade}: {n.key} {n.message}" for n in notes if n.model == model.name]
     if remote:
         lines.append("and pass on what is for these, which live elsewhere:")
     for other in remote:
         urls = ", ".join(replica.url for replica in other.replicas)
         lines.append(f"  {other.name}: {urls}")
+    if config.default_model is not None:
+        lines.append(f"A request that names no model gets {config.default_model}.")
     return "\n".join(lines)
+
+
+def _settings(model: LocalModel) -> str:
+    """What its settings have come to, by default or as written."""
+    if not model.threads:
+        threads = "automatic threads"
+    else:
+        cores = physical_cores()
+        here = f"{cores} core{'s'[: cores != 1]}"
+        threads = f"{model.threads} thread{'s'[: model.threads != 1]} (of {here})"
+    layers = {0: "CPU only", -1: "all layers on the GPU"}.get(
+        model.gpu_layers, f"{model.gpu_layers} layers on the GPU"
+    )
+    return f"{threads}, {layers}, a context of {model.context_size} tokens"

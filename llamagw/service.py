@@ -29,11 +29,11 @@ from llamagw.config import (
     Config,
     ConfigError,
     Fault,
-    LocalModel,
     is_loopback,
+    with_lines,
 )
 from llamagw.fleet import Dispatcher
-from llamagw.launch import Leftovers
+from llamagw.launch import Leftovers, Note
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy import Site
 
@@ -50,7 +50,7 @@ class CannotStart(SystemExit, Exception):
     Both a SystemExit, so that it ends the process with status 1 and without a traceback, and an
     Exception, so that twistd removes its pidfile and a daemon's parent sees the failure.
 
-    :param message: one line
+    :param message: one line, or one for each fault
     """
 
     def __init__(self, message: str) -> None:
@@ -65,13 +65,13 @@ class _Reading(NamedTuple):
     :ivar config: the new configuration
     :ivar tls: certificate and key of its ``listen_addr``; None if that does not use TLS
     :ivar changes: what it changes, in words
-    :ivar missing: its models whose file does not exist
+    :ivar notes: what is to be said of its models
     """
 
     config: Config
     tls: Tls | None
     changes: str
-    missing: list[LocalModel]
+    notes: list[Note]
 
 
 class Gateway(Service):
@@ -82,8 +82,9 @@ class Gateway(Service):
     :param site: serves the clients
     :param dispatcher: runs the models
     :param pool: holds the connections to backends
-    :param prepare: called with a configuration before that is applied; may block until the
-        `Commands` is cancelled, and is called by `in_thread` for a reload
+    :param prepare: called with a configuration before that is applied, gives what is to be said of
+        its models; may block until the `Commands` is cancelled, and is called by `in_thread` for a
+        reload
     :param in_thread: calls a function in a thread; the Deferred fires in the reactor's
     :param leftovers: cleaned up before anything is started
     :param apply: applies a configuration to everything but the listening port
@@ -100,7 +101,7 @@ class Gateway(Service):
         site: Site,
         dispatcher: Dispatcher,
         pool: Pool,
-        prepare: Callable[[Config, Commands], None],
+        prepare: Callable[[Config, Commands], list[Note]],
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         leftovers: Leftovers,
         apply: Callable[[Config], None],
@@ -122,6 +123,8 @@ class Gateway(Service):
         self._transports = transports
         self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
+        #: What is to be said at the start.
+        self._notes: list[Note] = []
         #: Whether the file is to be read (again), and whether it is being read.
         self._reload_wanted = self._reloading = False
         self._hurry: Deferred[None] | None = None
@@ -130,15 +133,17 @@ class Gateway(Service):
         """
         Bind the port, before the process gives up its privileges.
 
-        :raises CannotStart: when it cannot be bound
+        :raises CannotStart: when it cannot be bound, or the engine cannot be called as configured
         """
         super().privilegedStartService()
-        self._prepare(self._config, self._commands)
         try:
+            self._notes = self._prepare(self._config, self._commands)
             self._endpoint, self._port = self._listen(self._config)
-        except CannotStart as error:
-            _log.critical("{error}", error=str(error))
-            raise
+        except (CannotStart, ConfigError) as error:
+            faults = with_lines(error.faults) if isinstance(error, ConfigError) else [error]
+            for fault in faults:
+                _log.critical("{fault}", fault=str(fault))
+            raise CannotStart("\n".join(map(str, faults))) from None
         # Only once the port is bound: a second gateway that was started by mistake ends above.
         self._leftovers.clean_up()
 
@@ -175,7 +180,7 @@ class Gateway(Service):
                         path=path,
                         changes=reading.changes,
                     )
-                    announce.log_missing(reading.missing)
+                    announce.log_notes(reading.notes)
                 except Cancelled:
                     return
                 except (ConfigError, CannotStart) as error:
@@ -203,8 +208,8 @@ class Gateway(Service):
             tls = read_tls(config.listen_addr)
         except ValueError as error:
             raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
-        self._prepare(config, self._commands)
-        return _Reading(config, tls, announce.changes(self._config, config), config.missing_files())
+        notes = self._prepare(config, self._commands)
+        return _Reading(config, tls, announce.changes(self._config, config), notes)
 
     def _adopt(self, reading: _Reading) -> None:
         """
@@ -254,7 +259,7 @@ class Gateway(Service):
         """Log the start-up lines, and load what is to be preloaded."""
         super().startService()
         assert self._port is not None, "privilegedStartService has bound it"
-        announce.log_start(self._config, self._port.getHost(), self._transports)
+        announce.log_start(self._config, self._notes, self._port.getHost(), self._transports)
         self._dispatcher.begin()
 
     def stopService(self) -> Deferred[None]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from twisted.python import usage
 
 from llamagw import __version__
-from llamagw.config import Config, ConfigError, Fault, load
+from llamagw.config import Config, ConfigError, Fault, load, with_lines
 from llamagw.system import (
     defer_hangups,
     handle_signals,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
     from twisted.internet.defer import Deferred
 
+    from llamagw.launch import Note
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
 
@@ -72,19 +74,14 @@ class Options(usage.Options):
         if self.parent is not None and not self["check"]:
             self._note_hangups()
         try:
-            self.loaded = load(path)
             if self["check"]:
-                # Only Twisted itself can check an endpoint string.
-                from twisted.internet import reactor
+                from llamagw.announce import summary
 
-                endpoint(reactor, self.loaded)
+                print(summary(path, *check(path)))
+                raise SystemExit(0)
+            self.loaded = load(path)
         except ConfigError as error:
             raise SystemExit(str(error)) from None
-        if self["check"]:
-            from llamagw.announce import summary
-
-            print(summary(path, self.loaded))
-            raise SystemExit(0)
         if not self.loaded.uses_tls:
             leave_out_tls()
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
@@ -96,6 +93,44 @@ class Options(usage.Options):
             self.hung_up = True
 
         defer_hangups(note)
+
+
+def check(path: str) -> tuple[Config, list[Note]]:
+    """
+    Check a configuration, and all that it refers to on this machine.
+
+    :param path: the YAML file
+    :return: the configuration, and what is to be said of its models
+    :raises ConfigError: with every fault
+    """
+    from twisted.internet import reactor
+    from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+    from zope.interface import implementer
+
+    from llamagw.apart import Commands
+    from llamagw.launch import Known
+
+    @implementer(ILogObserver)
+    def warn(event: LogEvent) -> None:
+        if event["log_level"] >= LogLevel.warn:
+            print(f"warning: {formatEvent(event)}", file=sys.stderr)
+
+    config = load(path)
+    # Only Twisted itself can check an endpoint string.
+    endpoint(reactor, config)
+    known = Known()
+    # There is no log yet: what cannot be read is told here.
+    globalLogPublisher.addObserver(warn)
+    try:
+        known.read(config, Commands())
+    finally:
+        globalLogPublisher.removeObserver(warn)
+    notes = known.notes(config)
+    faults = known.faults(config)
+    faults += [Fault(path, None, n.place, n.message) for n in notes if n.grade == "fault"]
+    if faults:
+        raise ConfigError(with_lines(faults))
+    return config, notes
 
 
 def makeService(options: Options) -> IService:

@@ -22,7 +22,7 @@ from llamagw import apart, service, tap
 from llamagw.announce import changes
 from llamagw.apart import Cancelled, Commands, load_apart
 from llamagw.config import Config, ConfigError, load
-from llamagw.launch import processes
+from llamagw.launch import known
 from llamagw.service import Gateway
 from tests.faults.support import is_gone
 from tests.support.configs import configuration, local_model
@@ -144,11 +144,11 @@ class ReloadTests(ServiceTestCase):
     def test_another_binary_is_asked_in_the_thread_and_used_after_it(self) -> None:
         asked = []
 
-        def known_flags(binary: str, *_: object) -> frozenset[str]:
+        def known_flags(binary: str, *_: object) -> dict[str, bool]:
             asked.append(binary)
-            return frozenset({"--model", "--new"})
+            return {"--model": True, "--new": False}
 
-        self.patch(processes, "known_flags", known_flags)
+        self.patch(known, "known_flags", known_flags)
         other = self.folder / "other-server"
         other.touch(mode=0o755)
         self.says(llama_server_path=str(other))

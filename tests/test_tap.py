@@ -28,10 +28,13 @@ from zope.interface.verify import verifyObject
 
 from llamagw import __version__, launch, service, system, tap
 from llamagw.config import load
-from llamagw.launch import processes
+from llamagw.launch import known
+from llamagw.models import look_at
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
+from tests.models.support import gguf_bytes
 from tests.support.bench import Bench
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.logs import observe
 from tests.support.messages import CHAT, answers, event, request
 
@@ -51,7 +54,7 @@ class ConfigTestCase(SynchronousTestCase):
                 {"name": "org/big", "model_path": "big.gguf"},
             ],
         }
-        (self.folder / "small.gguf").write_bytes(b"")
+        (self.folder / "small.gguf").write_bytes(GGUF_HEAD)
 
     def write(self, name: str = "config.yaml") -> str:
         path = self.folder / name
@@ -122,16 +125,22 @@ class OptionsTests(ConfigTestCase):
         self.assertIn("nowhere.yaml", line)
 
     def test_check_tells_what_would_be_served_and_starts_nothing(self) -> None:
+        (self.folder / "big.gguf").write_bytes(GGUF_HEAD)
         code, printed = self.ends("--config", self.write(), "--check")
         self.assertEqual(code, 0)
         for text in ("127.0.0.1:8000", sys.executable, "at most 2", __version__):
             self.assertIn(text, printed)
-        small, big = printed.splitlines()[-2:]
-        self.assertIn(f"small: {self.folder / 'small.gguf'}", small)
-        self.assertNotIn("warning", small)
-        self.assertIn("org/big", big)
-        self.assertIn("warning: there is no such file", big)
+        self.assertIn(f"small: {self.folder / 'small.gguf'}", printed)
+        self.assertIn(f"org/big: {self.folder / 'big.gguf'}", printed)
         self.assertEqual(self.installed, [])
+
+    def test_check_looks_into_the_files_of_models(self) -> None:
+        path = self.write()
+        (self.folder / "big.gguf").write_bytes(b"<!DOCTYPE html><html>Not found</html>")
+        code, printed = self.ends("--config", path, "--check")
+        self.assertEqual(printed, "")
+        [line] = str(code).splitlines()
+        self.assertIn(f"{path}:1: models[1].model_path: {self.folder}/big.gguf is a web pa", line)
 
     def test_check_knows_an_address_that_twisted_does_not(self) -> None:
         for address in ("frob:x=1", "unix:", "tcp:http", "127.0.0.1:99999"):
@@ -228,7 +237,8 @@ class ServiceTestCase(ConfigTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.reactor = MemoryReactorClock()
-        self.patch(processes, "known_flags", lambda *_: frozenset())
+        self.patch(known, "known_flags", lambda *_: {})
+        self.patch(known, "look_apart", lambda paths, asking: look_at(paths))
         self.patch(service, "load_apart", lambda path, asking: load(path))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
@@ -301,6 +311,43 @@ class StartTests(ServiceTestCase):
         self.start()
         [warning] = [line for line in self.warned if "big" in line]
         self.assertIn(str(self.folder / "big.gguf"), warning)
+
+    def test_a_file_that_is_no_model_is_a_warning_and_hints_are_left_to_check(self) -> None:
+        (self.folder / "big.gguf").write_bytes(b"<html>")
+        (self.folder / "small.gguf").write_bytes(gguf_bytes("bert", _context_length=512))
+        self.start()
+        self.assertEqual(len(self.warned), 2, self.warned)
+        self.assertIn("model small: context_size is 4096, and the model was tra", self.warned[0])
+        big = self.folder / "big.gguf"
+        self.assertIn(f"model org/big cannot be served: {big} is a web page", self.warned[1])
+
+    def flags(self, *_: object) -> dict[str, bool]:
+        return {"--model": True, "--embeddings": False}
+
+    def test_a_flag_that_the_engine_does_not_have_ends_the_start_with_a_line(self) -> None:
+        self.patch(known, "known_flags", self.flags)
+        self.values["models"][1]["extra_args"] = ["--embedings"]
+        gateway = self.make()
+        with self.assertRaises(CannotStart) as caught:
+            gateway.privilegedStartService()
+        self.assertEqual(
+            str(caught.exception),
+            f"{self.folder}/config.yaml:1: models[1].extra_args[0]: --embedings is no flag of "
+            "this llama-server; did you mean --embeddings?",
+        )
+        self.assertEqual(caught.exception.code, 1)
+        self.assertEqual(self.reactor.tcpServers, [])
+
+    def test_a_reload_with_such_a_flag_changes_nothing(self) -> None:
+        gateway = self.start()
+        self.patch(known, "known_flags", self.flags)
+        self.values["llama_server_path"] = str(self.folder / "other")
+        (self.folder / "other").touch(mode=0o755)
+        self.values["models"][1]["extra_args"] = ["--embedings"]
+        gateway.reload(self.write())
+        self.assertIn("is no flag of this llama-server; did you mean", self.warned[-2])
+        self.assertIn("was not reloaded", self.warned[-1])
+        self.assertEqual(gateway._config.llama_server_path, sys.executable)
 
     def test_one_model_is_not_called_models(self) -> None:
         del self.values["models"][1]

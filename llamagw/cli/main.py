@@ -23,6 +23,7 @@ from llamagw.cli.remote import json_option, print_json
 
 if TYPE_CHECKING:
     from llamagw.config import Config, Fault
+    from llamagw.launch import Note
 
 #: The program that `run` executes: twistd, wherever its script is. For -c, unlike for a script,
 #: Python puts the current folder on sys.path; files there must not be imported as modules.
@@ -124,51 +125,42 @@ def check(context: click.Context, config: str, as_json: bool) -> None:
     All faults are told at once, one line each; then the exit code is 1.
     """
     from llamagw.announce import summary
+    from llamagw.config import ConfigError
+    from llamagw.tap import check as examine
 
     path = os.path.abspath(config)
-    loaded, faults = _checked(path)
-    if as_json:
-        print_json(
-            {
-                "ok": not faults,
-                "faults": [
-                    {"file": f.file, "line": f.line, "place": f.place, "message": f.message}
-                    for f in faults
-                ],
-                "models": _served(loaded) if loaded else [],
-            }
-        )
-    elif loaded:
-        click.echo(summary(path, loaded))
-    else:
-        for fault in faults:
-            click.echo(str(fault), err=True)
-    context.exit(1 if faults else 0)
-
-
-def _checked(path: str) -> tuple[Config | None, list[Fault]]:
-    """As `twistd llamagw --check`: the configuration, or its faults and those of its address."""
-    from llamagw import tap
-    from llamagw.config import ConfigError, load
-
     try:
-        loaded = load(path)
-        from twisted.internet import reactor
-
-        tap.endpoint(reactor, loaded)
+        loaded, notes = examine(path)
     except ConfigError as error:
-        return None, error.faults
-    return loaded, []
+        if as_json:
+            print_json({"ok": False, "faults": [_told(f) for f in error.faults], "models": []})
+        else:
+            click.echo(str(error), err=True)
+        context.exit(1)
+    if as_json:
+        print_json({"ok": True, "faults": [], "models": _served(loaded, notes)})
+    else:
+        click.echo(summary(path, loaded, notes))
 
 
-def _served(config: Config) -> list[dict[str, Any]]:
-    missing = {model.name for model in config.missing_files()}
+def _told(fault: Fault) -> dict[str, Any]:
+    said = {"file": fault.file, "line": fault.line, "place": fault.place}
+    return {**said, "message": fault.message}
+
+
+def _served(config: Config, notes: list[Note]) -> list[dict[str, Any]]:
     return [
         {
             "name": model.name,
             "model_path": None if model.remote else model.model_path,
             "urls": [replica.url for replica in model.replicas] if model.remote else [],
-            "missing": model.name in missing,
+            "threads": None if model.remote else model.threads,
+            "default": model.name == config.default_model,
+            "notes": [
+                {"grade": note.grade, "place": note.place, "message": note.message}
+                for note in notes
+                if note.model == model.name
+            ],
         }
         for model in config.models
     ]

@@ -198,8 +198,9 @@ class LocalRun:
         processes, model = self._processes, self._model
         self._seen = self._moving = False
         self._verdict, self._look_at = "", 0.0
-        if not os.path.isfile(model.model_path):
-            return self._not_started(f"there is no file {model.model_path}")
+        problem = processes.known.problem(model.model_path)
+        if problem:
+            return self._not_started(problem)
         try:
             port = processes.ports.take()
         except OSError as error:

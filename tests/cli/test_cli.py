@@ -31,6 +31,7 @@ from llamagw import __version__
 from llamagw.cli import remote, show
 from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.main import cli
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.whole.harness import DEADLINE, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -225,6 +226,7 @@ def write_config(**values: Any) -> Path:
     config = {"llama_server_path": sys.executable, "models": models, **values}
     path = Path("config.yaml").absolute()
     path.write_text(json.dumps(config))
+    Path("a.gguf").write_bytes(GGUF_HEAD)
     return path
 
 
@@ -286,9 +288,51 @@ def test_check_says_what_twistd_says() -> None:
     path = write_config()
     done = llamagw("check")
     assert done.stdout.startswith(f"{path} is fine.")
-    assert "a: " in done.stdout.splitlines()[-1]
-    assert done.stdout.splitlines()[-1].endswith("(warning: there is no such file)")
+    assert f"a: {path.parent / 'a.gguf'}" in done.stdout
     llamagw("check -c config.yaml")
+
+
+def test_check_says_what_the_settings_have_come_to() -> None:
+    models = [
+        {"name": "a", "model_path": "a.gguf", "threads": 3, "context_size": 77},
+        {"name": "b", "model_path": "a.gguf", "threads": 0, "gpu_layers": -1},
+    ]
+    write_config(models=models)
+    said = llamagw("check").stdout
+    assert "3 threads (of " in said
+    assert "CPU only, a context of 77 tokens" in said
+    assert "automatic threads, all layers on the GPU" in said
+    assert "names no model" not in said
+    write_config()
+    assert llamagw("check").stdout.endswith("A request that names no model gets a.\n")
+
+
+def test_check_counts_a_file_that_is_no_model_as_a_fault_and_says_where() -> None:
+    path = write_config()
+    Path("a.gguf").write_bytes(b"<!doctype html>")
+    done = llamagw("check", status=1)
+    assert done.stdout == ""
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"{path}:1: models[0].model_path: {path.parent}/a.gguf is a web page")
+    Path("a.gguf").unlink()
+    assert "there is no file" in llamagw("check", status=1).stderr
+
+
+def test_check_tells_of_flags_that_the_engine_does_not_have() -> None:
+    Path("engine").write_text("#!/bin/sh\necho '--model FNAME'; echo '--embeddings'\n")
+    Path("engine").chmod(0o755)
+    model = {"name": "a", "model_path": "a.gguf", "extra_args": ["--embedings"]}
+    path = write_config(llama_server_path="./engine", models=[model])
+    [line] = llamagw("check", status=1).stderr.splitlines()
+    assert line == (
+        f"{path}:1: models[0].extra_args[0]: --embedings is no flag of this llama-server; "
+        "did you mean --embeddings?"
+    )
+
+
+def test_check_warns_of_an_engine_that_has_no_help() -> None:
+    write_config()
+    assert "--help failed, so its flags are taken for granted" in llamagw("check").stderr
 
 
 def test_check_tells_faults_a_line_each_and_ends_with_1() -> None:
@@ -309,14 +353,20 @@ def test_check_knows_an_address_that_twisted_does_not() -> None:
 
 
 def test_check_in_json() -> None:
-    path = write_config()
+    path = write_config(models=[{"name": "a", "model_path": "a.gguf", "threads": 3}])
     told = json.loads(llamagw("check --json").stdout)
-    model = {"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": [], "missing": True}
+    model = {
+        **{"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": []},
+        **{"threads": 3, "default": True, "notes": []},
+    }
     assert told == {"ok": True, "faults": [], "models": [model]}
     there = "http://10.0.0.5:8000"
     write_config(models=[{"name": "far", "url": there, "api_key": "secret"}])
     said = llamagw("check --json").stdout
-    model = {"name": "far", "model_path": None, "urls": [there], "missing": False}
+    model = {
+        **{"name": "far", "model_path": None, "urls": [there]},
+        **{"threads": None, "default": True, "notes": []},
+    }
     assert json.loads(said)["models"] == [model]
     assert "secret" not in said
     write_config(max_loaded_models="many")

@@ -124,7 +124,7 @@ def test_what_is_no_whole_model_is_told_and_left_out(folder: Path) -> None:
     assert list(entries()) == ["good"]
     said = dict(line.split(" ", 3)[2:] for line in done.stderr.splitlines() if "left out:" in line)
     expected = {
-        "page": "is not a GGUF file",
+        "page": "is a web page",
         "cut": "is incomplete",
         "lora": "is a LoRA adapter",
         "vocabulary": "has no weights",

@@ -25,8 +25,8 @@ from llamagw.apart import Commands
 from llamagw.config import LocalModel
 from llamagw.launch import Exit, Processes
 from llamagw.launch import command as command_module
+from llamagw.launch import known as known_module
 from llamagw.launch import ports as ports_module
-from llamagw.launch import processes as processes_module
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
@@ -41,6 +41,7 @@ from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
 from tests.support.configs import configuration, local_model
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.fleet import FakeProbe
 from tests.support.logs import events_of
 
@@ -87,6 +88,22 @@ class CommandLineTests(SynchronousTestCase):
         command = command_line("x", model(), 8081, ALL - {"--alias", "--threads"})
         for absent in ("--alias", "tiny", "--threads", "4"):
             self.assertNotIn(absent, command)
+
+    def test_automatic_threads_are_left_to_the_engine(self) -> None:
+        self.assertNotIn("--threads", command_line("x", model(threads=0), 8081, ALL))
+
+    def test_the_engine_does_not_try_out_what_fits_unless_it_is_told_to(self) -> None:
+        known = ALL | {"--fit"}
+        self.assertEqual(value(command_line("x", model(), 1, known), "--fit"), "off")
+        for told in (
+            model(extra_args=["--fit", "on"]),
+            model(extra_args=["-fitt", "512"]),
+            model(extra_args=["--fit_ctx", "512"]),
+            model(env={"LLAMA_ARG_FIT": "on"}),
+        ):
+            self.assertNotIn("off", command_line("x", told, 1, known))
+        for unknown in (ALL, frozenset()):
+            self.assertNotIn("--fit", command_line("x", model(), 1, unknown))
 
     def test_when_nobody_knows_all_flags_are_given(self) -> None:
         self.assertEqual(
@@ -175,22 +192,25 @@ class KnownFlagsTests(SynchronousTestCase):
         )
         self.assertEqual(
             known_flags(self.binary(script), os.environ, Commands()),
-            {"-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers", "-kvu", "--kv-unified"},
+            {
+                **dict.fromkeys(("-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers"), True),
+                **dict.fromkeys(("-kvu", "--kv-unified"), False),
+            },
         )
 
     def test_help_on_stderr_is_help(self) -> None:
         flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ, Commands())
-        self.assertEqual(flags, {"--model"})
+        self.assertEqual(flags, {"--model": True})
 
     def test_the_environment_is_handed_on(self) -> None:
         flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"}, Commands())
-        self.assertEqual(flags, {"--model", "--other"})
+        self.assertEqual(set(flags), {"--model", "--other"})
 
     def test_a_binary_that_fails_is_believed_to_know_all_and_a_warning_says_so(self) -> None:
         logged = events_of(self)
         for script in ("echo --model; exit 1", "echo usage unknown", "exit 127"):
-            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), frozenset())
-        self.assertEqual(known_flags("/no/such/binary", os.environ, Commands()), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), {})
+        self.assertEqual(known_flags("/no/such/binary", os.environ, Commands()), {})
         said = [event["said"] for event in logged if "said" in event]
         self.assertEqual(said[:3], ["--model", "usage unknown", "status 127"])
         self.assertIn("No such file", said[3])
@@ -199,7 +219,7 @@ class KnownFlagsTests(SynchronousTestCase):
         # A child of its own holds its pipes open, and is not to be waited for either.
         with mock.patch.object(command_module, "HELP_TIMEOUT", 0.1):
             script = "sleep 600 & echo --model; sleep 600"
-            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), {})
 
 
 class PortsTests(SynchronousTestCase):
@@ -473,7 +493,7 @@ class EngineCase(SynchronousTestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         path = Path(folder.name) / "tiny.gguf"
-        path.touch()
+        path.write_bytes(GGUF_HEAD)
         self.model = local_model("tiny", str(path))
         self.reactor = FakeReactor()
         config = configuration(self.model, stop_timeout_sec=10)
@@ -597,6 +617,18 @@ class SpawnTests(EngineCase):
         engine.kill("")
         self.assertEqual(self.groups, [])
 
+    def test_a_file_that_is_known_to_be_no_model_is_not_tried(self) -> None:
+        path = Path(self.model.model_path)
+        path.write_bytes(b"<html>")
+        self.launcher.prepare(self.launcher.config, Commands())
+        self.launch()
+        [exit] = self.backend.exits
+        self.assertEqual(exit.how, "was not started")
+        self.assertIn(f"{path} is a web page", exit.last_words)
+        path.write_bytes(GGUF_HEAD)
+        self.launch()
+        self.assertEqual(len(self.reactor.spawned), 1, "it was replaced")
+
     def test_a_spawn_that_fails_gives_its_port_back(self) -> None:
         self.reactor.error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
         self.launch()
@@ -615,11 +647,11 @@ class SpawnTests(EngineCase):
     def test_the_binary_is_asked_for_its_flags_before(self) -> None:
         asked = []
 
-        def known_flags(binary: str, env: dict[str, str], _: object) -> frozenset[str]:
+        def known_flags(binary: str, env: dict[str, str], _: object) -> dict[str, bool]:
             asked.append((binary, env[self.library_path[0]]))
-            return frozenset({"--model"})
+            return {"--model": True}
 
-        self.patch(processes_module, "known_flags", known_flags)
+        self.patch(known_module, "known_flags", known_flags)
         self.launcher.prepare(self.launcher.config, Commands())
         self.assertEqual(asked, [("/opt/llama-server", self.library_path[1])])
         self.launch()

@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.whole.harness import DEADLINE, Gateway, engine, model, small_model, until_it_says
+
+#: What the engine says of a GGUF file with nothing in it.
+NO_MODEL = "general.architecture"
 
 COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 
@@ -22,7 +26,7 @@ COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
     gateway = Gateway([model("smol", aliases=["small"]), model("corrupt", model_path="bad.gguf")])
-    (gateway.folder / "bad.gguf").write_bytes(b"this is no model" * 1000)
+    (gateway.folder / "bad.gguf").write_bytes(GGUF_HEAD)
     try:
         yield gateway.start()
         gateway.stop()
@@ -71,7 +75,7 @@ def test_a_model_is_loaded_listed_and_unloaded(gateway: Gateway) -> None:
 
 def test_what_cannot_be_loaded_is_told_with_the_engine_s_last_words(gateway: Gateway) -> None:
     printed = until_it_says(
-        "invalid magic", lambda: said(gateway, "load", "corrupt", status=1), lambda printed: printed
+        NO_MODEL, lambda: said(gateway, "load", "corrupt", status=1), lambda printed: printed
     )
     [line] = printed.splitlines()
     assert line.startswith("Error: ")

@@ -25,7 +25,6 @@ from tests.whole.harness import (
     in_threads,
     model,
     question,
-    until_it_says,
     wait_until,
 )
 
@@ -215,11 +214,13 @@ def test_a_backend_killed_in_a_stream_leaves_an_error_and_the_next_is_answered(
     assert gateway.backend().pid != killed.pid
 
 
-def test_a_model_that_is_none_is_told_in_the_engine_s_words(gateway: Gateway) -> None:
-    reply = until_it_says(
-        "invalid magic", lambda: gateway.chat("corrupt"), lambda reply: reply.body.decode()
-    )
+def test_a_file_that_is_no_model_is_told_and_no_engine_is_started_for_it(gateway: Gateway) -> None:
+    reply = gateway.chat("corrupt")
     assert reply.status == 503
+    path = gateway.folder / "corrupt.gguf"
+    assert f"{path} is not a GGUF file" in reply.json()["error"]["message"]
+    assert f"model corrupt cannot be served: {path} is not a GGUF file" in gateway.log
+    assert "starting corrupt" not in gateway.log
     assert int(reply.headers["Retry-After"]) >= 1
     error = reply.json()["error"]
     assert error["code"] == "model_unavailable"
