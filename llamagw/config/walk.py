@@ -116,6 +116,15 @@ def _as_written(document: Document, value: Any, place: str) -> Any:
     return document.texts.get(place, str(value).lower())
 
 
+def takes(struct: type[Struct]) -> dict[str, str]:
+    """
+    What values each key takes, in words.
+
+    :param struct: one of schema.py
+    """
+    return {name: _description(hint) for name, hint in _hints(struct).items()}
+
+
 @cache
 def _hints(struct: type[Struct]) -> dict[str, Any]:
     return get_type_hints(struct, include_extras=True)
