@@ -23,15 +23,15 @@ from typing import Any
 from twisted.logger import Logger
 
 from llamagw.config import Config, ConfigError, Fault, load
-from llamagw.models import LOOK_SEC, Facts, look_at
+from llamagw.models import Facts, look_at
 
 _log = Logger(namespace="llamagw")
 
 #: Seconds that reading a file may take; one of 5,000 models takes some ten.
 READ_TIMEOUT = 120
 
-#: Seconds that looking at models' files may take beyond `LOOK_SEC`: for the start of the process,
-#: and for the file that it reads then.
+#: Seconds that looking at models' files may take beyond those that are given: for the start of the
+#: process, and for the file that it reads then.
 LOOK_GRACE_SEC = 10
 
 #: Run by Python in the other process; its modules come from where the gateway's do.
@@ -127,11 +127,12 @@ def load_apart(path: str, commands: Commands) -> Config:
     return result
 
 
-def look_apart(paths: Sequence[str], commands: Commands) -> dict[str, Facts]:
+def look_apart(paths: Sequence[str], seconds: float, commands: Commands) -> dict[str, Facts]:
     """
     As `llamagw.models.look_at`, in another process.
 
     :param paths: of the models' files
+    :param seconds: after which no further one is read
     :param commands: runs the process
     :return: by path; without those that were not reached, and empty, after a warning in the log,
         if that process fails or a disk does not answer
@@ -140,7 +141,8 @@ def look_apart(paths: Sequence[str], commands: Commands) -> dict[str, Facts]:
     if not paths:
         return {}
     try:
-        found: dict[str, Facts] = _ask("look", paths, LOOK_SEC + LOOK_GRACE_SEC, commands)
+        asked = (paths, seconds)
+        found: dict[str, Facts] = _ask("look", asked, seconds + LOOK_GRACE_SEC, commands)
     except _Unanswered as error:
         _log.warn("the files of the models were not looked at: {why}", why=str(error))
         return {}
@@ -170,7 +172,7 @@ def _ask(question: str, about: object, timeout: float, commands: Commands) -> An
 def answer() -> None:
     """Answer the question on stdin on stdout, both pickled. Called in the other process."""
     question, about = pickle.load(sys.stdin.buffer)
-    answers: dict[str, Callable[[Any], object]] = {"load": _load, "look": look_at}
+    answers: dict[str, Callable[[Any], object]] = {"load": _load, "look": _look}
     sys.stdout.buffer.write(pickle.dumps(answers[question](about)))
 
 
@@ -179,3 +181,7 @@ def _load(path: str) -> Config | list[Fault]:
         return load(path)
     except ConfigError as error:
         return error.faults
+
+
+def _look(asked: tuple[Sequence[str], float]) -> dict[str, Facts]:
+    return look_at(*asked)

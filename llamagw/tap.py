@@ -38,6 +38,10 @@ if TYPE_CHECKING:
     from llamagw.service import Gateway
 
 
+#: Seconds for which ``--check`` reads the files of models.
+CHECK_SEC = 60.0
+
+
 class Options(usage.Options):
     """
     The command line.
@@ -122,7 +126,7 @@ def check(path: str) -> tuple[Config, list[Note]]:
     # There is no log yet: what cannot be read is told here.
     globalLogPublisher.addObserver(warn)
     try:
-        known.read(config, Commands())
+        known.read(config, Commands(), seconds=CHECK_SEC)
     finally:
         globalLogPublisher.removeObserver(warn)
     notes = known.notes(config)

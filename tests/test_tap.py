@@ -238,7 +238,7 @@ class ServiceTestCase(ConfigTestCase):
         super().setUp()
         self.reactor = MemoryReactorClock()
         self.patch(known, "known_flags", lambda *_: {})
-        self.patch(known, "look_apart", lambda paths, asking: look_at(paths))
+        self.patch(known, "look_apart", lambda paths, seconds, asking: look_at(paths, seconds))
         self.patch(service, "load_apart", lambda path, asking: load(path))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))

@@ -10,12 +10,19 @@ import os
 import sys
 from collections.abc import Mapping
 
+from twisted.logger import Logger
+
 from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault
 from llamagw.launch.advice import Note, flag_faults, notes
 from llamagw.launch.command import known_flags, library_path
 from llamagw.models import Facts, absent, stamp
 from llamagw.system import machine_memory
+
+_log = Logger(namespace="llamagw")
+
+#: Seconds after which no further file is read, so that no start waits for thousands.
+LOOK_SEC = 3.0
 
 
 class Known:
@@ -28,12 +35,13 @@ class Known:
     def __repr__(self) -> str:
         return f"<Known: {len(self._flags)} binaries, {len(self._facts)} files>"
 
-    def read(self, config: Config, commands: Commands) -> None:
+    def read(self, config: Config, commands: Commands, seconds: float = LOOK_SEC) -> None:
         """
         Read what is not known yet, or has changed. Blocks, and may be called in a thread.
 
         :param config: names the binary and the files
         :param commands: runs the binary's ``--help``, and the process that reads the files
+        :param seconds: after which no further file is read; a warning in the log says so
         :raises Cancelled: when `commands` is cancelled
         """
         binary = config.llama_server_path
@@ -41,7 +49,16 @@ class Known:
             env = dict([*os.environ.items(), library_path(binary, os.environ, sys.platform)])
             self._flags[binary] = known_flags(binary, env, commands)
         paths = dict.fromkeys(model.model_path for model in config.models if not model.remote)
-        self._facts |= look_apart([path for path in paths if not self._is_read(path)], commands)
+        new = [path for path in paths if not self._is_read(path)]
+        found = look_apart(new, seconds, commands)
+        self._facts |= found
+        if found and len(found) < len(new):
+            _log.warn(
+                "{count} of {all} model files were not looked at within {sec:g} s",
+                count=len(new) - len(found),
+                all=len(new),
+                sec=seconds,
+            )
 
     def _is_read(self, path: str) -> bool:
         facts = self._facts.get(path)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, TypeAlias
 
 from llamagw.models import files
@@ -16,9 +16,6 @@ from llamagw.models.gguf import Header, Unreadable, read
 
 #: What a model is for.
 Kind: TypeAlias = Literal["text", "embeddings", "ranking"]
-
-#: Seconds after which no further file is read: each takes some 50 ms, a hostile one up to 1 s.
-LOOK_SEC = 5.0
 
 #: Architectures for embeddings only.
 _ENCODERS = re.compile(r"bert|embedding|t5encoder", re.IGNORECASE)
@@ -82,19 +79,22 @@ def look(path: str) -> Facts:
     )
 
 
-def look_at(paths: Iterable[str], seconds: float = LOOK_SEC) -> dict[str, Facts]:
+def look_at(paths: Sequence[str], seconds: float) -> dict[str, Facts]:
     """
-    Read the heads of many models.
+    Read the heads of many models; each takes some 20 to 100 ms, a hostile one up to 1 s.
 
     :param paths: of each one's file
     :param seconds: after which no further one is read
-    :return: by path; without those that were not reached
+    :return: by path; without those that are there and were not reached
     """
-    end, found = time.monotonic() + seconds, {}
+    end = time.monotonic() + seconds
+    # That takes some µs, so it is known of all of them.
+    found = {path: Facts(why) for path in paths if (why := files.absent(path))}
     for path in paths:
         if time.monotonic() > end:
             break
-        found[path] = look(path)
+        if path not in found:
+            found[path] = look(path)
     return found
 
 

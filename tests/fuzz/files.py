@@ -44,7 +44,7 @@ def gguf_head(data: bytes) -> None:
         os.truncate(path, 10 * 2**30)
     with suppress(gguf.Unreadable):
         gguf.read(path)
-    [facts] = look_at([path]).values()
+    [facts] = look_at([path], 1).values()
     assert facts.problem.isprintable(), facts.problem
     assert min(facts.size, facts.trained, facts.kv_token) >= 0, facts
     found = scan(os.path.dirname(path))

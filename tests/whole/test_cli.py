@@ -18,7 +18,7 @@ from tests.support.fake_llama_server import GGUF_HEAD
 from tests.whole.harness import DEADLINE, Gateway, engine, model, small_model, until_it_says
 
 #: What the engine says of a GGUF file with nothing in it.
-NO_MODEL = "general.architecture"
+NO_MODEL = "unknown model architecture"
 
 COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 

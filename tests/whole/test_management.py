@@ -23,7 +23,7 @@ from tests.whole.harness import (
 )
 
 #: What the engine says of a GGUF file with nothing in it.
-NO_MODEL = "general.architecture"
+NO_MODEL = "unknown model architecture"
 
 
 @pytest.fixture(scope="module")
