@@ -148,7 +148,7 @@ def _use(model: LocalModel, facts: Facts) -> Iterator[tuple[Grade, str, str]]:
         yield (
             "hint",
             "extra_args",
-            f"have {flag}: the model seems to be one for text, and with it writes none",
+            f"have {flag}, and nothing in its file says that the model is made for {told[0]}",
         )
 
 

@@ -138,5 +138,6 @@ def test_a_model_for_another_use_is_a_hint() -> None:
         assert said(facts, extra_args=[flag]) == []
         [reverse] = said(extra_args=[flag])
         assert reverse.grade == "hint"
-        assert reverse.message.startswith(f"have {flag}: the model seems to be one for text")
+        said_so = f"have {flag}, and nothing in its file says that the model is made for {kind}"
+        assert reverse.message == said_so
     assert said(MODEL._replace(kind="embeddings"), env={"LLAMA_ARG_EMBEDDINGS": "1"}) == []

@@ -74,7 +74,7 @@ def test_check_says_what_would_be_served(make: Make) -> None:
     assert done.returncode == 0, done.stdout
     assert f"127.0.0.1:{gateway.port}" in done.stdout
     assert str(small_model()) in done.stdout
-    assert "hint: extra_args have --embeddings: the model seems to be one for text" in done.stdout
+    assert "hint: extra_args have --embeddings, and nothing in its file says" in done.stdout
     assert "Traceback" not in done.stdout
 
 
