@@ -35,9 +35,11 @@ STOCK = "epoll" if sys.platform == "linux" else "select"
 class Fresh(Gateway):
     """
     :ivar backends_at_start: how many it had before anybody asked for something
+    :ivar lines_at_start: how many lines its log had then, requests of the harness left out
     """
 
     backends_at_start: int
+    lines_at_start: int
 
 
 @pytest.fixture(scope="module", params=[None, STOCK], ids=["uvloop", "stock"])
@@ -62,22 +64,21 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[Fresh]:
         try:
             gateway.start()
             gateway.backends_at_start = len(gateway.backends())
+            lines = gateway.log.splitlines()
+            gateway.lines_at_start = sum("[llamagw.access" not in line for line in lines)
             yield gateway
             gateway.stop()
         finally:
             gateway.clean_up()
 
 
-def test_the_start_up_lines_say_what_is_served_and_where(gateway: Gateway) -> None:
+def test_the_start_up_lines_say_what_is_served_and_where(gateway: Fresh) -> None:
     log, base = gateway.log, f"http://127.0.0.1:{gateway.port}"
     assert f"llamagw {__version__}" in log
     assert "5 models configured, at most 1 in memory" in log
-    for entry in gateway.config["models"]:
-        assert f"model {entry['name']}: " in log
-    assert "there is no file /nonexistent/nowhere.gguf" in log
-    assert f"listening on 127.0.0.1:{gateway.port}" in log
-    for path in (CHAT, COMPLETIONS, EMBEDDINGS, "/v1/models", "/health"):
-        assert f"{base}{path}" in log
+    assert "missing (/nonexistent/nowhere.gguf)" in log
+    assert f"listening on 127.0.0.1:{gateway.port}; base URL: {base}/v1" in log
+    assert gateway.lines_at_start <= 8
 
 
 def test_it_runs_on_what_was_asked_for(gateway: Gateway) -> None:
