@@ -97,7 +97,7 @@ class Access:
         """It has a lease."""
         self._admitted = self._clock()
 
-    def answered(self, data: bytes) -> None:
+    def answered(self, status: int, data: bytes) -> None:
         """
         The head of an engine's answer has come.
 
@@ -105,7 +105,8 @@ class Access:
         """
         self._first = self._clock()
         self._parts, self._size = [], 0
-        self.more(data)
+        if status >= 400 or not self.stream:
+            self.more(data)
 
     def more(self, data: bytes) -> None:
         """

@@ -96,7 +96,7 @@ class Exchange:
         # From here on there is no retry, which would need the body.
         self._request.drop_body()
         if self._request.access is not None:
-            self._request.access.answered(data)
+            self._request.access.answered(status, data)
         if status == 101:
             self._tunnel = True
             protocol = self._call.upgrade or b""

@@ -12,6 +12,7 @@ from unittest import mock
 
 from twisted.internet.address import IPv4Address
 
+from llamagw.proxy.access import MOST_READ, Access
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import CHAT, STREAM_HEAD, event, request, response
 from tests.support.wire import Wire
@@ -65,6 +66,16 @@ class AccessLogTests(BenchTestCase):
         for part in (answer[:-30], answer[-30:-10], answer[-10:]):
             backend.says(part)
         self.assertIn(" 3 + 4 tokens", self.logged()[0])
+
+    def test_of_a_long_answer_and_of_a_stream_nothing_is_kept(self) -> None:
+        for stream in (False, True):
+            access = Access(lambda: 0.0)
+            access.stream = stream
+            access.answered(200, b"[" * 100)
+            for _ in range(0 if stream else 100):
+                access.more(b"[" * 1000)
+            most = 0 if stream else MOST_READ
+            self.assertLessEqual(sum(map(len, access._parts)), most)
 
     def test_a_stream_has_the_time_of_its_first_byte(self) -> None:
         self.bench = Bench(access_log=True)
