@@ -59,6 +59,7 @@ def gateway(request: pytest.FixtureRequest) -> Iterator[Fresh]:
             port_range_start=first,
             max_loaded_models=1,
             swap_after_sec=0.2,
+            access_log=None,
         )
         (gateway.folder / "corrupt.gguf").write_bytes(b"this is no model" * 1000)
         try:
@@ -84,6 +85,15 @@ def test_the_start_up_lines_say_what_is_served_and_where(gateway: Fresh) -> None
 def test_it_runs_on_what_was_asked_for(gateway: Gateway) -> None:
     expected = "EPollReactor" if gateway.reactor == "epoll" else gateway.reactor or "uvloop"
     assert expected.lower() in gateway.log.partition("listening on")[0].lower()
+
+
+def test_each_request_has_a_line_with_its_model_and_tokens(gateway: Fresh) -> None:
+    reply = gateway.chat("smol")
+    usage = reply.json()["usage"]
+    told = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
+    wait_until(lambda: f"POST {CHAT} 200 smol, " in gateway.log, "there is a line")
+    [line, *_] = [line for line in gateway.log.splitlines() if f"POST {CHAT} 200 smol, " in line]
+    assert line.endswith(told), line
 
 
 def test_nothing_is_loaded_until_somebody_asks(gateway: Fresh) -> None:
