@@ -35,6 +35,9 @@ class FakeRun:
     def progress(self) -> object:
         return None
 
+    def memory(self) -> None:
+        return None
+
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Probes:
         self.events.append("await ready")
         return Probes("awaiting", self.events)
