@@ -100,15 +100,31 @@ class Daemon:
             return False
 
 
-def make_way(pidfile: str) -> None:
+def refuse_second(pidfile: str) -> None:
+    """
+    Refuse to start a gateway beside the one that a pidfile means.
+
+    :param pidfile: its path; need not exist or be readable
+    :raises Failed: when that gateway runs
+    """
+    try:
+        daemon = Daemon(pidfile)
+    except (NotRunning, Failed):
+        return
+    raise Failed(
+        f"it runs already, with pid {daemon.pid}; llamagw status, reload and stop are for it"
+    )
+
+
+def remove_stale(pidfile: str) -> None:
     """
     Remove a pidfile that was left behind, so that twistd starts.
 
     :param pidfile: its path; need not exist
-    :raises Failed: when a gateway with this pidfile runs, or the file cannot be removed
+    :raises Failed: when it is no pidfile, or cannot be removed
     """
     try:
-        daemon = Daemon(pidfile)
+        Daemon(pidfile)
     except NotRunning:
         try:
             os.unlink(pidfile)
@@ -116,10 +132,6 @@ def make_way(pidfile: str) -> None:
             pass
         except OSError as error:
             raise Failed(f"{pidfile} cannot be removed: {error.strerror}") from None
-    else:
-        raise Failed(
-            f"it runs already, with pid {daemon.pid}; llamagw status, reload and stop are for it"
-        )
 
 
 def _pid(pidfile: str) -> int:

@@ -86,7 +86,7 @@ def config_text(
         "#",
         "# The numbers are guesses, from what the files say and from this machine, which has",
         f"# {machine.cores} cores and {size(ram)} of memory. Correct them as you like.",
-        "# The README of llamagw has all keys.",
+        "# All keys: docs/configuration.md of llamagw.",
         "",
         "# The llama-server executable of llama.cpp. A bare name is looked for on PATH.",
         f"llama_server_path: {known}",

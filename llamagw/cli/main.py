@@ -2,9 +2,9 @@
 The `llamagw` command, and those of its subcommands that need no running gateway: check, init,
 completion. Those that serve are in serve.py, those that ask a gateway in remote.py.
 
-Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 130 ended by
-Ctrl-C. Results go to stdout, everything else to stderr. What only one command needs is imported
-there: completion must be quick.
+Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 3 not running in
+the background, 130 ended by Ctrl-C. Results go to stdout, everything else to stderr. What only one
+command needs is imported there: completion must be quick.
 """
 
 from __future__ import annotations
@@ -51,7 +51,8 @@ Examples:
   llamagw run                    serve
   llamagw ps                     what is loaded?
 
-Exit codes: 0 done, 1 failed, 2 called wrongly, 130 ended by Ctrl-C.""",
+Exit codes: 0 done, 1 failed, 2 called wrongly, 3 not running in the background,
+130 ended by Ctrl-C.""",
 )
 @click.version_option(__version__, prog_name="llamagw", message="%(prog)s %(version)s")
 @click.pass_context

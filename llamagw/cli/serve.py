@@ -33,7 +33,7 @@ _TWISTD = (
 )
 
 #: Seconds that `stop` waits: more than the defaults of drain_sec and stop_timeout_sec together.
-_STOP_SEC = 60.0
+_STOP_SEC = 60
 
 #: Seconds after which `stop` says what it waits for.
 _SILENT_SEC = 1.0
@@ -74,11 +74,12 @@ def config_argument(function: Callable[..., None]) -> Callable[..., None]:
     that is found; None if there is none.
     """
 
-    @click.argument("file", metavar="[FILE]", required=False)
+    @click.argument("file", metavar="[FILE]", required=False, type=click.Path())
     @click.option(
         "-c",
         "--config",
         metavar="FILE",
+        type=click.Path(),
         help="The configuration, as FILE.  [default: ./config.yaml, else "
         "~/.config/llamagw/config.yaml]",
     )
@@ -127,6 +128,7 @@ def _refuse_models(path: str) -> None:
 _pidfile_option = click.option(
     "--pidfile",
     metavar="FILE",
+    type=click.Path(),
     help="The file with the process id.  [default: in the user's state folder, named after the "
     "configuration]",
 )
@@ -145,6 +147,7 @@ Examples:
 @click.option(
     "--logfile",
     metavar="FILE",
+    type=click.Path(),
     help="Write the log there.  [default: the terminal; with -d, a file beside the pidfile's "
     "default]",
 )
@@ -165,7 +168,7 @@ def run(
 
     It becomes `twistd -n --pidfile= llamagw --config FILE`; with -d, twistd is run without -n.
     """
-    from llamagw.cli.daemon import make_way
+    from llamagw.cli.daemon import refuse_second, remove_stale
 
     config = needed(config)
     named = context.params["file"] or context.params["config"] or ""
@@ -174,12 +177,13 @@ def run(
     if daemon:
         pidfile, logfile = pidfile or files[0], logfile or files[1]
     try:
+        # In the foreground too: one in the background with the same configuration has its address.
+        for path in filter(None, (files[0], pidfile)):
+            refuse_second(path)
         for path in filter(None, (pidfile, logfile)):
             _writable(path)
-        # In the foreground too: one in the background with the same configuration has its address.
-        make_way(files[0])
         if pidfile:
-            make_way(pidfile)
+            remove_stale(pidfile)
     except Failed as failed:
         raise click.ClickException(show.plain(str(failed))) from None
     options = [] if daemon else ["-n"]
@@ -281,24 +285,25 @@ Examples:
 @click.option(
     "--timeout",
     metavar="SECONDS",
-    type=click.FloatRange(min=0),
+    type=click.IntRange(min=0),
     default=_STOP_SEC,
     show_default=True,
     help="Wait for its end for so long.",
 )
-def stop(daemon: Daemon, timeout: float) -> None:
+def stop(daemon: Daemon, timeout: int) -> None:
     """
-    End a gateway that runs in the background, and wait until it has ended.
+    End a gateway that runs in the background.
 
-    It takes no new requests, and lets running answers finish for drain_sec. To break them off,
-    stop it a second time. Exit codes: 1 when it has not ended in time, 3 when none runs.
+    Waits until it has ended. It takes no new requests, and lets running answers finish for
+    drain_sec. To break them off, stop it a second time. Exit codes: 1 when it has not ended in
+    time, 3 when none runs.
     """
     daemon.signal(signal.SIGTERM)
     if not daemon.wait(min(timeout, _SILENT_SEC)):
-        click.echo(f"pid {daemon.pid} lets running answers finish …", err=True)
+        click.echo(f"waiting for pid {daemon.pid} to end …", err=True)
         if not daemon.wait(max(timeout - _SILENT_SEC, 0)):
             raise Failed(
-                f"pid {daemon.pid} has not ended within {timeout:g} s, and goes on ending; "
+                f"pid {daemon.pid} has not ended within {timeout} s, and goes on ending; "
                 "a second `llamagw stop` breaks off the running answers"
             )
     click.echo(f"pid {daemon.pid} has ended")
@@ -313,7 +318,7 @@ Examples:
 @_daemon_command
 def reload(daemon: Daemon) -> None:
     """
-    Have a gateway that runs in the background read its configuration again.
+    Reload the configuration of a gateway in the background.
 
     The configuration is checked first. If it has faults, they are told, nothing is changed, and
     the exit code is 1. It is 3 when no gateway runs.
@@ -341,9 +346,10 @@ Examples:
 @json_option
 def status(daemon: Daemon, as_json: bool) -> None:
     """
-    Say whether a gateway runs in the background, and where its files are.
+    Say whether a gateway runs in the background.
 
-    The exit code is 0 when one runs, 3 when none does.
+    Its process id, its address and its files are told. The exit code is 0 when one runs, 3 when
+    none does.
     """
     if not as_json:
         click.echo(_described(daemon))

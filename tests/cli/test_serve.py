@@ -162,7 +162,7 @@ def test_a_gateway_in_the_background_from_run_to_stop(folder: Path) -> None:
         assert f"http://{url}" in said
         assert "llamagw stop\n" in said
         assert str(daemon.logfile) in said
-        assert "a" in llamagw("ps").stdout  # it listens
+        llamagw("ps")  # it answers
         told = json.loads(llamagw("status --json").stdout)
         assert (told["running"], told["pid"], told["config"]) == (True, daemon.pid, str(config))
         assert abs(told["since"] - time.time()) < DEADLINE
@@ -267,8 +267,8 @@ def test_status_reads_the_files_off_the_process(folder: Path) -> None:
 def test_stop_waits_no_longer_than_it_is_told() -> None:
     ignore = "signal.signal(signal.SIGTERM, signal.SIG_IGN)"
     with fake_daemon("gateway.pid", ignore):
-        said = llamagw("stop --pidfile gateway.pid --timeout 0.2", status=1).stderr
-    assert "has not ended within 0.2 s" in said
+        said = llamagw("stop --pidfile gateway.pid --timeout 0", status=1).stderr
+    assert "has not ended within 0 s" in said
 
 
 def test_reload_sends_sighup() -> None:
@@ -283,8 +283,9 @@ def test_reload_sends_sighup() -> None:
         assert not Path("hung-up").exists()
 
 
-def test_a_gateway_in_the_foreground_is_told_of() -> None:
+def test_a_gateway_in_the_foreground_needs_no_state_folder_and_is_told_of() -> None:
     config = write_config()
+    Path("XDG_STATE_HOME").write_text("no folder")
     process = subprocess.Popen(
         [*COMMAND, "run"],
         stdin=subprocess.DEVNULL,
@@ -293,9 +294,9 @@ def test_a_gateway_in_the_foreground_is_told_of() -> None:
     )
     url = f"http://{json.loads(config.read_text())['listen_addr']}"
     try:
-        wait_until(
-            lambda: f"one answers at {url}" in llamagw("stop", status=3).stderr, "it is told of"
-        )
+        wait_until(lambda: CliRunner().invoke(cli, ["ps"]).exit_code == 0, "it answers")
+        Path("XDG_STATE_HOME").unlink()
+        assert f"one answers at {url}" in llamagw("stop", status=3).stderr
         process.send_signal(signal.SIGTERM)
         assert process.wait(DEADLINE) == 0
     finally:
