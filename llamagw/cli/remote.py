@@ -235,7 +235,8 @@ def unload(client: Client, name: str, force: bool, as_json: bool) -> None:
     """
     Unload a model, and wait until it is gone.
 
-    It finishes the answers that it is giving first. A request for it loads it again.
+    It finishes the answers that it is giving first. A request for it loads it again. The
+    failure of one that has failed is forgotten.
     """
     _manage(name, "unloaded", as_json, lambda: client.unload(name, force))
 
