@@ -276,8 +276,8 @@ class Gateway(Service):
         busy = sum(report.in_flight for report in self._dispatcher.report())
         if busy:
             _log.info(
-                "stopping; {busy} running answers have {sec:g} s to finish",
-                busy=busy,
+                "stopping; {busy} {sec:g} s to finish",
+                busy="1 running answer has" if busy == 1 else f"{busy} running answers have",
                 sec=self._config.drain_sec,
             )
         backends_gone = self._dispatcher.drain()
