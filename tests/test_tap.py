@@ -452,7 +452,7 @@ class StopTests(ServiceTestCase):
     def test_a_running_answer_is_waited_for(self) -> None:
         client, backend = self.bench.streaming()
         stopped = self.stop()
-        self.assertIn("1 running answers have 30 s", "\n".join(self.logged))
+        self.assertIn("1 running answer has 30 s", "\n".join(self.logged))
         self.reactor.advance(29)
         self.assertEqual(self.calls, ["drain"])
         backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")
