@@ -209,6 +209,12 @@ class OfferTests(PageTestCase):
             self.assertEqual((answer.status, answer.body), (200, b"<p>engine"))
             self.assertEqual(answer.headers.get_all("Cache-Control"), [told])
 
+    def test_a_model_that_is_on_its_way_out_is_not_loaded(self) -> None:
+        self.bench.load("small")
+        self.bench.streaming()
+        self.bench.dispatcher.unload("small")
+        self.assert_page(self.get("/upstream/small/"), 409)
+
     def test_an_engine_s_page_can_leave_nothing_behind_that_answers_instead(self) -> None:
         self.bench.load("small")
         answer = self.get("/upstream/small/sw.js", "*/*", Service_Worker="script")
