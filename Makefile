@@ -29,7 +29,7 @@ UNIT := not whole and not faults
 # PYTEST_ARGS may choose none of a part's tests (pytest's status 5). Without them none is a failure.
 NONE_CHOSEN = $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 
-.PHONY: help run test test-unit test-gateway test-oldest test-clients test-open-webui lint format bench \
+.PHONY: help run test test-unit test-whole test-faults test-oldest test-clients test-open-webui lint format bench \
 	soak fuzz hostile clean
 .DEFAULT_GOAL := help
 
@@ -37,8 +37,8 @@ help:
 	@echo "make run           serve SmolLM2 on http://localhost:$(PORT)"
 	@echo "make test          all tests, against a real engine and model"
 	@echo "make test-unit     the tests that need neither"
-	@echo "make test-gateway  the tests that start one"
-	@echo "make test-oldest   the same with the oldest Twisted that is allowed"
+	@echo "make test-whole    those that start one, with a real engine; make test-faults: with faults"
+	@echo "make test-oldest   the unit tests with the oldest Twisted that is allowed"
 	@echo "make test-clients  the tests with real clients (docs/clients.md)"
 	@echo "make test-open-webui  the same with Open WebUI: 3 GB, with Python 3.11 or 3.12"
 	@echo "make lint          ruff and mypy"
@@ -50,26 +50,30 @@ help:
 	@echo "make clean         remove what these made"
 
 run: $(CONFIG)
+	@$(BIN)/python deploy/embedded.py free $(PORT) $(CONFIG)
 	@echo "Ask it something from another terminal (Ctrl-C here ends it):"
 	@echo
 	@echo "  curl -N http://localhost:$(PORT)/v1/chat/completions -d \\"
 	@echo "    '{\"model\": \"smollm2\", \"stream\": true, \"max_tokens\": 100, \"messages\": [{\"role\": \"user\", \"content\": \"Tell me a joke.\"}]}'"
 	@echo
-	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(CONFIG)
+	@$(BIN)/llamagw run $(CONFIG)
 
-# Side by side: the unit tests compute, those with a gateway mostly wait. What each prints comes when
-# it is done, where make can hold it back.
+# Two at a time, the longest first: those with a gateway mostly wait, the unit tests compute. What
+# each prints comes when it is done, where make can hold it back.
 test: $(VENV)/.test $(VENV)/.engine
-	@echo "the tests with a gateway take some 6 minutes, and print what they have to say at the end"
+	@echo "the tests take some 5 minutes; what they have to say comes at the end of each part"
 	@$(MAKE) --no-print-directory -j2 $(if $(filter output-sync,$(.FEATURES)),--output-sync=target) \
-		test-unit test-gateway
+		test-faults test-whole test-unit
 	@rm -rf _trial_temp*
 
 test-unit: $(VENV)/.test
 	$(BIN)/python -m pytest -q -m "$(UNIT)" $(PYTEST_ARGS) $(NONE_CHOSEN)
 
-test-gateway: $(VENV)/.test $(VENV)/.engine
-	$(BIN)/python -m pytest -q --durations=15 -m "whole or faults" $(PYTEST_ARGS) $(NONE_CHOSEN)
+test-whole: $(VENV)/.test $(VENV)/.engine
+	$(BIN)/python -m pytest -q --durations=8 -m whole $(PYTEST_ARGS) $(NONE_CHOSEN)
+
+test-faults: $(VENV)/.test $(VENV)/.engine
+	$(BIN)/python -m pytest -q --durations=8 -m "faults and not whole" $(PYTEST_ARGS) $(NONE_CHOSEN)
 
 # What does not know of Twisted and takes long is left out.
 test-oldest: $(OLDEST)/.test

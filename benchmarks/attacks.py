@@ -405,6 +405,7 @@ form_attack(
     60,
     lambda: parts(1, b"content-disposition:;" * (60 * MB // 21)),
 )
+form_attack("dashes", "60 MB of dashes in one value", 60, lambda: parts(1, b"-" * 60 * MB))
 form_attack("marks", "20 MB of --a in one value", 20, lambda: parts(1, b"--a" * (20 * MB // 3)))
 form_attack("marks-60", "60 MB of --a in one value", 60, lambda: parts(1, b"--a" * (60 * MB // 3)))
 form_attack(

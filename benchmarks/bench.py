@@ -221,7 +221,10 @@ def run(chosen: argparse.Namespace) -> dict[str, Any]:
     if loads:
         measure_loads(chosen, loads, results)
     if "llamagw" in chosen.targets.split(",") and (not chosen.only or "cold" in chosen.only):
-        measure_cold_start(chosen, results)
+        try:
+            measure_cold_start(chosen, results)
+        except BenchError as error:  # what was measured before is not lost
+            results["notes"].append(str(error))
     results["goals"] = report.goals(results)
     return results
 

@@ -8,7 +8,7 @@ the last byte of the same one-token answer:
   engine is ready, and the relay.
 - the engine alone: the clock runs from spawning it, over asking /health every 5 ms until it says
   200, until the answer to the request sent at that moment is whole. Command line and environment
-  are those of the engine that llamagw had started, read from /proc, only the port is another.
+  are those of the engine that llamagw had started, read from /proc, but for port and key.
 
 The difference of the two is what llamagw adds. They take turns, 5 times; medians are reported, and
 the difference of the fastest of each, which suffers least from whatever else the machine does. That
@@ -78,7 +78,10 @@ def through_gateway(
             if executable(pid) == str(engine.resolve()):
                 line = Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")[:-1]
                 pairs = Path(f"/proc/{pid}/environ").read_bytes().decode().split("\0")[:-1]
-                return took, line, dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+                given = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+                # The gateway's own; with it the engine would answer the gateway only.
+                given.pop("LLAMA_API_KEY", None)
+                return took, line, given
         raise BenchError("cold start: llamagw has no engine below it")
     finally:
         running.stop(gateway)

@@ -18,6 +18,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(
             {error.__name__: (error.status, error.type) for error in GatewayError.__subclasses__()},
             {
+                "InternalError": (500, "server_error"),
                 "BadRequest": (400, "invalid_request_error"),
                 "ModelNotFound": (404, "invalid_request_error"),
                 "NotAllowed": (403, "permission_error"),

@@ -266,7 +266,7 @@ def _relayed(route: Route) -> Callable[..., bytes | Deferred[None]]:
         if route.scope is not Scope.INFER:
             request.guard()
         if route.where is Where.PATH and request.requestHeaders.hasHeader(b"Service-Worker"):
-            raise NotAllowed(_NO_WORKER)
+            raise PathNotFound(_NO_WORKER)
         if route.where is Where.PATH and web.wanted(request):
             call = self._reader(route)(request)
             name = self._dispatcher.catalogue.own_name(call.named(None))

@@ -54,14 +54,15 @@ def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
         "--url",
         envvar="LLAMAGW_URL",
         show_envvar=True,
-        help="Where llamagw runs: http://…, https://… or unix:/PATH. Else the configuration's "
-        "listen_addr, else http://localhost:8000.",
+        help="Where llamagw runs: HOST:PORT, http://…, https://… or unix:/PATH. Else the "
+        "configuration's listen_addr, else http://localhost:8000.",
     )
     @click.option(
         "-c",
         "--config",
         type=click.Path(exists=True, dir_okay=False),
-        help="Take listen_addr from this file.  [default: config.yaml, if there]",
+        help="Take listen_addr from this file.  [default: ./config.yaml, else "
+        "~/.config/llamagw/config.yaml]",
     )
     @functools.wraps(function)
     def wrapped(url: str | None, config: str | None, **arguments: Any) -> None:
@@ -231,10 +232,15 @@ def logs(client: Client, name: str, follow: bool, lines: int | None) -> None:
     Print the last lines that a model's engine has written.
 
     The gateway keeps the last 200 of each engine. With --follow it goes on until Ctrl-C, which
-    ends it with 130, or until the gateway ends, with 0.
+    ends it with 130, or until the gateway ends, with 0. A model that has not run yet has none: that
+    is told, and is no failure.
     """
+    kept = client.logs(name, 1 if follow else lines)
+    if not kept and lines != 0:
+        then = "its log follows when it does" if follow else f"llamagw load {show.plain(name)}"
+        click.echo(f"{show.plain(name)} has not run yet: {then}", err=True)
     if not follow:
-        for line in client.logs(name, lines):
+        for line in kept:
             click.echo(harmless(line))
         return
     with closing(client.follow(name, lines)) as stream:  # type: ignore[type-var]

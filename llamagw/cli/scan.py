@@ -22,7 +22,7 @@ SHORT_CONTEXT = 2048
 #: The context is halved for a smaller KV cache down to this (tokens).
 LEAST_CONTEXT = 1024
 
-#: Bytes that a model takes beside its weights and its KV cache (README, "Memory").
+#: Bytes that a model takes beside its weights and its KV cache (docs/memory.md).
 OVERHEAD = 2**30
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")

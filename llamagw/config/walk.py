@@ -90,6 +90,15 @@ def environment(document: Document, raw: dict[Any, Any], place: str) -> dict[str
     return variables
 
 
+def takes(struct: type[Struct]) -> dict[str, str]:
+    """
+    What values each key takes, in words.
+
+    :param struct: one of schema.py
+    """
+    return {name: _description(hint) for name, hint in _hints(struct).items()}
+
+
 @cache
 def _hints(struct: type[Struct]) -> dict[str, Any]:
     return get_type_hints(struct, include_extras=True)

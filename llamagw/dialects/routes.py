@@ -1,9 +1,8 @@
 """
 The table of routes: for each path, where the model's name is, its scope and its dialect.
 
-The resource tree (api/tree.py) and the README's table are made from it (``python -m
-llamagw.dialects`` prints that table). Paths that the gateway answers itself are in `OWN`. Requests
-are relayed by `llamagw.proxy`.
+The resource tree (api/tree.py) and the table of docs/endpoints.md are made from it. Paths that the
+gateway answers itself are in `OWN`. Requests are relayed by `llamagw.proxy`.
 
 The paths are those of llama-server (tools/server/README.md of llama.cpp), and of other engines
 that speak OpenAI's API.
@@ -48,7 +47,7 @@ class Route(NamedTuple):
     :ivar methods: the accepted methods; GET includes HEAD
     :ivar paths: with ``{…}`` for a variable part
     :ivar where: where the model's name is
-    :ivar what: text for the README's table
+    :ivar what: text for docs/endpoints.md
     :ivar shaped: whether ``set_params``, ``default_params`` and ``strip_params`` apply
     :ivar scope: what the requests do
     :ivar dialect: the API that the paths belong to
@@ -69,7 +68,7 @@ class Own(NamedTuple):
     """
     A path that the gateway answers itself.
 
-    :ivar what: text for the README's table
+    :ivar what: text for docs/endpoints.md
     """
 
     method: str
@@ -329,16 +328,3 @@ def dialect_of(path: bytes) -> Dialect:
     :param path: as received, with or without the query; it need only contain one of the API's paths
     """
     return next((dialect for other, dialect in _OTHERS if other in path), OPENAI)
-
-
-def table() -> str:
-    """The README's table of endpoints, in Markdown."""
-    lines = ["| | the model's name is in | |", "|---|---|---|"]
-    for route in ROUTES:
-        methods = "any method" if route.methods is ANY else ", ".join(route.methods)
-        paths = "<br>".join(f"`{path}`" for path in route.paths)
-        lines.append(f"| {methods} {paths} | {route.where.value} | {route.what} |")
-    for own in OWN:
-        lines.append(f"| {own.method} `{own.path}` | | {own.what} |")
-    lines.append("| OPTIONS on any of them | | CORS preflight |")
-    return "\n".join(lines)

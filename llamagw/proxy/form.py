@@ -26,6 +26,9 @@ MOST_HEAD = 4 * 1024
 MOST_HEADS = 256 * 1024
 #: Maximum number of headers of one part; RFC 7578 defines three.
 MOST_HEADERS = 8
+#: In a form of more bytes, at most three quarters may be dashes: a search for `--boundary` takes
+#: twice as long there.
+MOST_DASHES = 16 * 1024 * 1024
 #: Maximum size of the field `model`, in bytes.
 MOST_MODEL = 1024
 
@@ -122,6 +125,8 @@ def read(body: bytes, boundary: bytes) -> Form:
     :raises BadRequest: if the body is not a form, parsers may read it differently, or it exceeds a
         limit
     """
+    if len(body) > MOST_DASHES and body.count(b"-") > len(body) * 3 // 4:
+        raise _wrong("it is over 16 MiB, and more than three quarters of it are dashes")
     marks = _boundaries(body, b"--" + boundary)
     form = Form(boundary, marks[0])
     heads = 0

@@ -23,6 +23,7 @@ from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
     GatewayError,
+    InternalError,
     NotAllowed,
     PathNotFound,
     ServerBusy,
@@ -385,7 +386,7 @@ class Request(KnownRequest):
         if self.startedWriting:
             self.cut()
         else:
-            self.fail(GatewayError("The gateway failed; its log says why."))
+            self.fail(InternalError("The gateway failed; its log says why."))
         return reason
 
     def _preflight(self) -> None:

@@ -148,6 +148,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("LLAMAGW_URL", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
 
@@ -188,7 +189,7 @@ def test_every_command_has_help_with_examples(name: str, flag: str) -> None:
 
 
 def test_a_wrong_call_is_2() -> None:
-    for command in ("frobnicate", "load", "ps --frob", "logs -n x y", "init nowhere", "run x"):
+    for command in ("frobnicate", "load", "ps --frob", "logs -n x y", "init nowhere", "run x y"):
         assert llamagw(command, status=2).stderr
 
 
@@ -274,7 +275,7 @@ def test_run_serves_until_sigterm_and_ends_with_0() -> None:
 
 def test_run_tells_faults_a_line_each_and_ends_with_1() -> None:
     path = write_config(nonsense=1, max_loaded_models="many")
-    process = command_line("run", "-c", "config.yaml")
+    process = command_line("run", "config.yaml")
     said, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     lines = said.splitlines()
@@ -288,7 +289,8 @@ def test_check_says_what_twistd_says() -> None:
     assert done.stdout.startswith(f"{path} is fine.")
     assert "a: " in done.stdout.splitlines()[-1]
     assert done.stdout.splitlines()[-1].endswith("(warning: there is no such file)")
-    llamagw("check -c config.yaml")
+    assert llamagw("check config.yaml").stdout == done.stdout
+    assert llamagw("check -c config.yaml").stdout == done.stdout
 
 
 def test_check_tells_faults_a_line_each_and_ends_with_1() -> None:
@@ -478,16 +480,6 @@ def test_the_gateway_s_error_is_told_and_the_status_is_1(gateway: FakeGateway) -
         assert json.loads(done.stdout) == said
 
 
-def test_for_an_unknown_model_the_nearest_is_named(gateway: FakeGateway) -> None:
-    said = error("The model `qwem` does not exist.", "model_not_found")
-    gateway.answers["/models/load"] = (404, said)
-    done = llamagw("load qwem", status=1)
-    assert done.stderr == "Error: The model `qwem` does not exist. Did you mean `qwen`?\n"
-    # The gateway may have said it.
-    said["error"]["message"] += " Did you mean `cold`?"
-    assert llamagw("load qwem", status=1).stderr.count("Did you mean") == 1
-
-
 # ---- logs ---------------------------------------------------------------------------------------
 
 
@@ -513,6 +505,22 @@ def test_logs_follows_until_the_gateway_ends_it(gateway: FakeGateway) -> None:
     assert llamagw("logs -f a").stdout == "one\ntwo\nthree\nfour\nfive\nsix\n"
     assert llamagw("logs -f -n 1 a").stdout == "three\nfour\nfive\nsix\n"
     assert llamagw("logs -f -n 0 a").stdout == "four\nfive\nsix\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("logs a", "a has not run yet: llamagw load a\n"),
+        ("logs -f a", "a has not run yet: its log follows when it does\n"),
+        ("logs -n 0 a", ""),
+    ],
+)
+def test_that_a_model_never_ran_is_told_and_no_failure(
+    gateway: FakeGateway, command: str, said: str
+) -> None:
+    gateway.answers["/models/logs"] = (200, "")
+    done = llamagw(command)
+    assert (done.stdout, done.stderr) == ("", said)
 
 
 def test_logs_that_break_off_are_not_taken_for_whole(gateway: FakeGateway) -> None:
@@ -568,7 +576,8 @@ def test_places_that_cannot_be_reached_are_one_line(url: str, said: str) -> None
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "unix:", "x", "http://[x"]
+    "url",
+    ["x:y", ":8000", "ftp://x", "http://", "http://x:99999", "x:99999", "unix:", "x", "http://[x"],
 )
 def test_what_is_no_url_is_a_wrong_call(url: str) -> None:
     done = llamagw(f"ps --url {url}", status=2)
@@ -646,6 +655,13 @@ def test_the_base_url_of_a_client_will_do(gateway: FakeGateway, suffix: str) -> 
     assert gateway.asked[-1][1] == "/models"
 
 
+@pytest.mark.parametrize("suffix", ["", "/", "/v1"])
+def test_a_host_and_a_port_will_do(gateway: FakeGateway, suffix: str) -> None:
+    llamagw(f"ps --url {gateway.url.removeprefix('http://')}{suffix}")
+    assert gateway.asked[-1][1] == "/models"
+    assert Client("[::1]:8000").url == "http://[::1]:8000"
+
+
 def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
     gateway.answers["/llm/models"] = gateway.answers["/models"]
     llamagw(f"ps --url {gateway.url}/llm/v1")
@@ -654,14 +670,17 @@ def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
 
 def test_the_url_comes_from_the_nearest_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert configured_url(None) == "http://localhost:8000"
-    Path("other.yaml").write_text("listen_addr: 127.0.0.1:2")
-    Path("config.yaml").write_text("listen_addr: 127.0.0.1:1")
 
     def asked(command: str) -> str:
         found = re.search(r"cannot reach llamagw at (\S+):", llamagw(command, status=1).stderr)
         assert found is not None
         return found[1]
 
+    Path("home/llamagw").mkdir(parents=True)
+    Path("home/llamagw/config.yaml").write_text("listen_addr: 127.0.0.1:5")
+    assert asked("ps") == "http://127.0.0.1:5"
+    Path("other.yaml").write_text("listen_addr: 127.0.0.1:2")
+    Path("config.yaml").write_text("listen_addr: 127.0.0.1:1")
     assert asked("ps") == "http://127.0.0.1:1"
     monkeypatch.setenv("LLAMAGW_URL", "http://127.0.0.1:3")
     assert asked("ps") == "http://127.0.0.1:3"

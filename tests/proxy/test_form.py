@@ -419,6 +419,18 @@ def test_what_costs_work_has_a_limit(most: object, said: str) -> None:
     assert said in refused(most(1)).message
 
 
+def test_a_large_form_that_is_mostly_dashes_is_refused_and_others_are_not() -> None:
+    size = module.MOST_DASHES
+    for value, is_refused in ((b"-" * (size - 1000), False), (b"-" * size, True)):
+        body = form((FILE, value))
+        assert (len(body) > size) is is_refused
+        if is_refused:
+            assert "dashes" in refused(body).message
+        else:
+            read(body, b"xyz")
+    read(form((FILE, b"---x" * (size // 4))), b"xyz")
+
+
 def _left(more: int) -> int:
     """Bytes that a header can have beside that of the file."""
     return module.MOST_HEAD - len(FILE) - len(b"X: \r\n") - 2 + more

@@ -218,7 +218,7 @@ class OfferTests(PageTestCase):
     def test_an_engine_s_page_can_leave_nothing_behind_that_answers_instead(self) -> None:
         self.bench.load("small")
         answer = self.get("/upstream/small/sw.js", "*/*", Service_Worker="script")
-        self.assertEqual(self.assert_envelope(answer, 403, open_to_all=False)["param"], None)
+        self.assert_envelope(answer, 404, open_to_all=False)
         self.assertEqual(self.bench.connects, 0)
 
     def test_who_asks_for_the_load_gets_no_offer(self) -> None:
