@@ -25,7 +25,7 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing import RequestRedirect
 
 from llamagw import __version__, web
-from llamagw.api.listing import Described, openai_entries, router_entry
+from llamagw.api.listing import Described, model_entries, model_list, router_entry
 from llamagw.api.manage import Management
 from llamagw.config import ModelConfig
 from llamagw.dialects import ANY, BODIES, OWN, ROUTES, Route, Scope, Where
@@ -152,7 +152,7 @@ class Api:
     @app.route("/health", methods=["GET"], strict_slashes=False)
     @app.route("/v1/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
-        """The gateway is up; with the models that run, have waiters, or are remote."""
+        """The gateway is up; with the models that run, have waiters, have failed, or are remote."""
         return _json(
             request,
             {
@@ -167,17 +167,18 @@ class Api:
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     async def models(self, request: Request) -> bytes:
         """All configured models and their aliases."""
-        return _json(request, {"object": "list", "data": await self._openai_entries()})
+        return _json(request, model_list(await self._model_entries()))
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
     async def model(self, request: Request, name: str) -> bytes:
         """One model."""
         checked_name(name)
-        entries = {entry["id"]: entry for entry in await self._openai_entries()}
+        entries = {entry["id"]: entry for entry in await self._model_entries()}
         # Resolved after the await: the configuration may be reloaded in the meantime.
         own = self._dispatcher.catalogue.own_name(name)
         # A name that only a pattern matches has no entry of its own.
-        fitting = {**entries[own], "id": name, "aliases": [], "alias_of": own}
+        fitting = {**entries[own], "id": name, "display_name": name, "aliases": []}
+        fitting["alias_of"] = own
         return _json(request, entries.get(name, fitting))
 
     @app.route("/models", methods=["GET"], strict_slashes=False)
@@ -218,10 +219,10 @@ class Api:
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         return body
 
-    async def _openai_entries(self) -> list[Described]:
+    async def _model_entries(self) -> list[Described]:
         entries: list[Described] = []
         async for known in self._known():
-            entries += openai_entries(*known)
+            entries += model_entries(*known)
         return entries
 
     async def _known(self) -> AsyncIterator[tuple[ModelReport, ModelConfig, Described]]:

@@ -241,12 +241,17 @@ ROUTES = (
 #: The paths that the gateway answers itself.
 OWN = (
     Own("GET", "/", "in a browser: a page with the models, to load and to unload them"),
-    Own("GET", "/v1/models", "all models and their aliases, each with its `status`"),
+    Own(
+        "GET",
+        "/v1/models",
+        "all models and their aliases, each with its `status`, for clients of either dialect",
+    ),
     Own("GET", "/v1/models/{id}", "one of them"),
     Own(
         "GET",
         "/models",
-        "the models as llama-server's router tells them, with port, running and waiting requests",
+        "the models as llama-server's router tells them, with port, memory, running and waiting "
+        "requests",
     ),
     Own(
         "POST",
@@ -271,7 +276,8 @@ OWN = (
         "GET",
         "/health",
         "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
-        "memory or on their way with port, running and waiting requests. Loads nothing",
+        "memory, on their way or failed with port, memory, running and waiting requests. Loads "
+        "nothing",
     ),
 )
 

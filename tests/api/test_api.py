@@ -48,7 +48,7 @@ class HealthTests(ApiTestCase):
             },
         )
 
-    def test_it_tells_of_the_models_in_memory_or_on_their_way_and_of_no_others(self) -> None:
+    def test_it_tells_of_models_in_memory_on_their_way_or_failed_and_of_no_others(self) -> None:
         names = ("idle", "busy", "coming", "wanted", "going", "broken")
         self.bench = Bench(names, loaded=False, max_loaded_models=3)
         self.bench.load("idle")
@@ -67,7 +67,9 @@ class HealthTests(ApiTestCase):
             self.bench.client(request({"model": "coming"}))
         self.bench.client(request({"model": "wanted"}))
         found = self.get("/health").json()["models"]
-        self.assertEqual([m["id"] for m in found], ["busy", "coming", "wanted", "going"])
+        self.assertEqual([m["id"] for m in found], ["busy", "coming", "wanted", "going", "broken"])
+        self.assertIn("was killed by SIGKILL", found[-1]["error"])
+        self.assertGreaterEqual(found.pop()["failed_at"], int(before))
         self.assertGreaterEqual(found[0].pop("last_used"), before - 1)
         port = self.bench.engines.last("busy").port
         self.assertEqual(
@@ -80,6 +82,9 @@ class HealthTests(ApiTestCase):
             told,
             [("loading", 0, 2, coming), ("unloaded", 0, 1, None), ("stopping", 0, 0, going)],
         )
+        holds = "room: `busy` is busy, `coming` is loading, `going` is stopping"
+        self.assertEqual([m.get("waiting_for") for m in found], [None, "its load", holds, None])
+        self.assertGreaterEqual(found[1]["waiting_sec"], 0)
 
     def test_a_slash_too_many_at_the_end_does_no_harm(self) -> None:
         for path in ("/health/", "/v1/models/"):

@@ -47,8 +47,14 @@ def a_model(name: str, status: str = "unloaded", **more: Any) -> dict[str, Any]:
 
 
 MODELS = [
-    a_model("cold"),
-    a_model("broken", said={"failed": True, "exit_code": 1, "error": "out of\x1b memory"}),
+    a_model("cold", waiting=1, waiting_sec=131.5, waiting_for="room: `Qwen2.5-7B-Q4_K_M` is busy"),
+    a_model(
+        "broken",
+        said={
+            **{"failed": True, "exit_code": 1, "error": "out of\x1b memory"},
+            "failed_at": 1_700_000_000.5,
+        },
+    ),
     a_model(
         "Qwen2.5-7B-Q4_K_M",
         "loaded",
@@ -58,6 +64,9 @@ MODELS = [
         port=8081,
         in_flight=2,
         waiting=11,
+        waiting_sec=12.7,
+        waiting_for="its load",
+        memory={"rss": 5 * 2**30, "anon": 2**30, "file": 4 * 2**30},
         last_used=1_700_000_000.5,
     ),
     a_model("far", "loaded", size="big", context_size=None),
@@ -337,14 +346,38 @@ def test_ps_lists_what_is_in_memory_first(
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_700_000_190.0)
     assert llamagw("ps").stdout == (
-        "NAME               STATUS    SIZE      CONTEXT  PORT  ACTIVE  WAITING  LAST USED\n"
-        "Qwen2.5-7B-Q4_K_M  loaded    4.4 GiB      8192  8081       2       11  3 min ago\n"
-        "far                loaded    -               -     -       0        0  -\n"
-        "cold               unloaded  92.1 MiB     4096     -       0        0  -\n"
-        "broken             failed    92.1 MiB     4096     -       0        0  -\n"
+        "NAME               STATUS    SIZE      RSS      FILE     CONTEXT  PORT  ACTIVE  WAITING"
+        "  LAST USED\n"
+        "Qwen2.5-7B-Q4_K_M  loaded    4.4 GiB   5.0 GiB  4.0 GiB     8192  8081       2       11"
+        "  3 min ago\n"
+        "far                loaded    -         -        -              -     -       0        0"
+        "  -\n"
+        "cold               unloaded  92.1 MiB  -        -           4096     -       0        1"
+        "  -\n"
+        "broken             failed    92.1 MiB  -        -           4096     -       0        0"
+        "  -\n"
         "\n"
-        "broken: out of? memory\n"
+        "Qwen2.5-7B-Q4_K_M: 11 wait, the first for 12 s, for its load\n"
+        "cold: 1 waits for 2 min, for room: `Qwen2.5-7B-Q4_K_M` is busy\n"
+        "broken failed 3 min ago: out of? memory\n"
     )
+
+
+def test_ps_of_a_gateway_that_tells_less_leaves_that_out(gateway: FakeGateway) -> None:
+    broken = a_model("broken", said={"failed": True, "error": "no"}, waiting=2)
+    gateway.answers["/models"] = 200, {"object": "list", "data": [broken]}
+    assert llamagw("ps").stdout.partition("\n\n")[2] == "broken: no\n"
+
+
+def test_ps_breaks_long_texts_between_words_on_a_terminal(gateway: FakeGateway) -> None:
+    error = f"The model `broken` cannot be loaded: {'/a/path' * 15} {'is wrong ' * 200}"
+    broken = a_model("broken", said={"failed": True, "error": error})
+    gateway.answers["/models"] = 200, {"object": "list", "data": [broken]}
+    notes = on_a_terminal(80, NO_COLOR="1").partition("\r\n\r\n")[2].splitlines()
+    assert all(line.startswith("  ") for line in notes[1:])
+    assert [line for line in notes if len(line) > 80] == [f"  {'/a/path' * 15}"]
+    assert (len(notes), notes[-1].endswith(" …")) == (show.NOTE_LINES, True)
+    assert error.rstrip() in llamagw("ps").stdout
 
 
 def test_ps_in_json_is_what_the_gateway_said(gateway: FakeGateway) -> None:
@@ -389,7 +422,7 @@ def test_ps_shortens_names_where_that_is_not_enough(gateway: FakeGateway) -> Non
     lines = re.sub(r"\x1b\[\d*m", "", on_a_terminal(60)).splitlines()
     assert lines[1].startswith("Qwen")
     assert "…" in lines[1]
-    assert max(map(len, lines)) <= 66  # the 12 characters that a name keeps
+    assert max(map(len, lines[:5])) <= 60
 
 
 def test_no_color_means_no_colour(gateway: FakeGateway) -> None:
