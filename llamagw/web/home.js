@@ -131,7 +131,7 @@ function listed(list) {
 
 function changed(name, told) {
   const model = models.get(name);
-  if (!model || (model.state === told.state && model.why === told.why)) return;
+  if (!model || Object.keys(told).every((key) => model[key] === told[key])) return;
   if (told.state === "loading" || told.state === "loaded") model.note = "";
   Object.assign(model, told);
   show(model);
