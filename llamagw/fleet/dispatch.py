@@ -135,6 +135,17 @@ class Dispatcher:
         """
         return self.acquire(name).addCallback(Lease.release)
 
+    def admits(self, name: str) -> bool:
+        """
+        Whether a request that must not load the model would get a lease now.
+
+        :param name: as in `acquire`
+        :raises ModelNotFound: if no model has this name
+        """
+        models = self.scheduler.models
+        model = models[freest(self.catalogue.find(name), models).key]
+        return model.status is Status.READY and not model.closing
+
     def unload(self, name: str, force: bool = False) -> Deferred[None]:
         """
         Unload a model when its requests in flight have ended.
