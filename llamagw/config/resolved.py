@@ -8,7 +8,6 @@ processes.
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Struct
@@ -138,6 +137,8 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar models: in the order of the file; never empty
     :ivar llama_server_path: "" only when all models are remote
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
+    :ivar access_log: None for true in the foreground; see `logs_access`
+    :ivar engine_log: which lines of the engines are repeated in the gateway's log
     """
 
     path: str
@@ -161,7 +162,8 @@ class Config(Struct, frozen=True, kw_only=True):
     cors_origins: list[str]
     request_timeout_sec: float
     client_stall_sec: float
-    access_log: bool
+    access_log: bool | None
+    engine_log: Literal["warn", "all", "none"]
 
     @classmethod
     def of(cls, path: str, file: ConfigFile, models: list[ModelConfig]) -> Config:
@@ -187,10 +189,13 @@ class Config(Struct, frozen=True, kw_only=True):
             return self.max_bodies_mb
         return max(memory / 8 / 2**20, self.max_body_mb)
 
-    def missing_files(self) -> list[LocalModel]:
-        """The models whose file does not exist now (a warning at the start, a 503 for requests)."""
-        local = [model for model in self.models if not model.remote]
-        return [model for model in local if not os.path.isfile(model.model_path)]
+    def logs_access(self, foreground: bool) -> bool:
+        """
+        Whether each request is logged.
+
+        :param foreground: whether the log goes to the terminal, or wherever stdout does
+        """
+        return foreground if self.access_log is None else self.access_log
 
     @property
     def uses_tls(self) -> bool:

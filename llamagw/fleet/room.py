@@ -31,6 +31,16 @@ class Status(Enum):
     FAILED = "failed"
 
 
+class Why(Enum):
+    """Why a model is stopped."""
+
+    ROOM = "room"
+    IDLE = "idle"
+    ASKED = "asked"
+    RELOAD = "reload"
+    END = "end"
+
+
 #: The states in which a model takes memory.
 IN_MEMORY = frozenset({Status.LOADING, Status.READY, Status.STOPPING})
 
@@ -66,9 +76,11 @@ class Model:
         "pinned",
         "place",
         "retired",
+        "retry_at",
         "status",
         "takes_no_room",
         "waiting",
+        "why",
     )
 
     def __init__(
@@ -84,6 +96,8 @@ class Model:
         self.closing = False
         #: Is to be stopped once idle, whether or not its room is needed.
         self.leaving = False
+        #: Why it is leaving, if it is.
+        self.why = Why.ASKED
         #: Is no longer configured: is leaving, and dropped once its run and leases have ended.
         self.retired = False
         #: Number of leases that have not ended.
@@ -92,9 +106,12 @@ class Model:
         self.waiting = Line()
         #: When it was loaded, or a lease that counts as use was given or ended; None before that.
         self.last_used: float | None = None
-        #: Why it is in FAILED, and since when.
+        #: Why its last run ended unasked or was given up; None once it has been loaded or unloaded.
         self.failure: GatewayError | None = None
+        #: When it failed for the first time since it was last loaded or unloaded.
         self.failed_at = 0.0
+        #: When it leaves FAILED.
+        self.retry_at = 0.0
         #: Whether requests wait while it is in FAILED, instead of being rejected.
         self.held = False
         #: Its place in `Room.wanting`; None if it is not there.
@@ -112,6 +129,18 @@ class Model:
             return False
         return self.closing or not self.waiting
 
+    @property
+    def failed(self) -> bool:
+        """
+        Whether it is told to have failed: until a load succeeds, though it may be started again.
+
+        Nobody asks for the start of a model that takes no room: it stays failed meanwhile.
+        """
+        if self.failure is None:
+            return False
+        retried = self.status is Status.LOADING and self.takes_no_room
+        return retried or self.status in (Status.UNLOADED, Status.FAILED)
+
     def remaining_failure(self, now: float) -> GatewayError:
         """
         Its failure, with ``retry_after`` reduced by the time since it failed.
@@ -121,7 +150,7 @@ class Model:
         assert self.failure is not None, "a model in FAILED has a failure"
         failure = copy.copy(self.failure)
         if failure.retry_after is not None:
-            failure.retry_after = max(0.0, failure.retry_after - (now - self.failed_at))
+            failure.retry_after = max(0.0, self.retry_at - now)
         return failure
 
 
@@ -334,6 +363,12 @@ class Room:
     def next_to_stop(self) -> Model | None:
         """The model to evict; None if there is no shortage, or none may be evicted."""
         return self._stoppable.first() if self.shortage else None
+
+    def gets_room_next(self) -> Model | None:
+        """The model that gets the room of the next one stopped; None if the limit was lowered."""
+        # The first that are stopped make up for the lower limit, the others are for `wanting`.
+        place = len(self.stopping) - max(-self.free, 0)
+        return self.wanting[place][2] if 0 <= place < len(self.wanting) else None
 
     def next_to_close(self, needed: int) -> Model | None:
         """The model to close; None if ``needed`` models are closing, or none may close."""

@@ -35,7 +35,9 @@ A model is in one of five states, and has a queue of waiters (queue.py)::
 
     unloaded --Start--> loading --loaded--> ready --Stop--> stopping --exited--> unloaded
                            |                  |                                     ^
-                           +-- load_failed, exited with a failure --> failed --recovered
+                           +-- load_failed, exited with a failure --> failed --recovered, unload
+
+The last failure of a model is kept, to be told, until a load succeeds or the model is unloaded.
 
 After each event, `_settle` decides again for the models concerned, and for the room that all
 share, so that no decision outlives its reason: a model that was closing for the sake of a waiter
@@ -61,7 +63,7 @@ from llamagw.fleet.actions import (
     shutting_down,
     unloaded_by_force,
 )
-from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status
+from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status, Why
 
 __all__ = [
     "Action",
@@ -161,6 +163,7 @@ class Scheduler:
         """The backend is ready for requests."""
         model = self.models[key]
         model.status = Status.READY
+        model.failure = None
         model.last_used = now
         return self._settle(now, model)
 
@@ -180,18 +183,19 @@ class Scheduler:
         """
         The run has ended, and its memory is free.
 
-        :param failure: why the model cannot be started again before `recovered`; None if it can
+        :param failure: why, if that was not asked for; unless its ``retry_after`` is 0, the model
+            cannot be started again before `recovered`
         :param hold: whether requests wait until then, instead of being rejected with the failure
         """
         model = self.models[key]
         self._end_life(model)
-        model.failure = failure
-        model.failed_at = now
         model.held = hold
-        model.status = Status.UNLOADED if failure is None else Status.FAILED
+        model.status = Status.UNLOADED
         actions: list[Action] = []
-        if failure is not None and not self._waits_for_restart(model):
-            actions = self._reject_waiting(model, failure)
+        if failure is not None:
+            self._fail(model, failure, now)
+            if model.status is Status.FAILED and not self._waits_for_restart(model):
+                actions = self._reject_waiting(model, failure)
         self._forget(model)
         return actions + self._settle(now, model)
 
@@ -201,23 +205,27 @@ class Scheduler:
         if model is None:
             return []
         model.status = Status.UNLOADED
-        model.failure = None
         return self._settle(now, model)
 
     # Unloads
 
     def unload(self, key: str, now: float, force: bool = False) -> list[Action]:
         """
-        Unload the model; one that is not in memory is not affected.
+        Unload the model. One that has failed has not any more, and may be started again.
 
-        :param force: kill it at once, reject its waiters, and break off its requests in flight
+        :param force: kill it at once, reject its waiters, and break off its requests in flight;
+            without effect on a model that is not in memory
         """
         model = self.models[key]
-        if model.status not in IN_MEMORY:
+        model.failure = None
+        if model.status is Status.FAILED:
+            model.status = Status.UNLOADED
+        elif model.status not in IN_MEMORY:
             return []
-        if force:
+        elif force:
             return self._kill(model, now)
-        model.leaving = True
+        else:
+            self._leave(model, Why.ASKED)
         return self._settle(now, model)
 
     def idle_timeout(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
@@ -234,7 +242,8 @@ class Scheduler:
         left = self._idle_timeout_in(model, limit, now)
         if left > 0:
             return [], left
-        return self.unload(key, now), None
+        self._leave(model, Why.IDLE)
+        return self._settle(now, model), None
 
     # Changes of the configuration, and the end
 
@@ -299,7 +308,7 @@ class Scheduler:
         actions: list[Action] = []
         for model in self.models.values():
             if model.status in RUNNING:
-                self._stop(model, actions)
+                self._stop(model, actions, Why.END)
         return actions
 
     def tick(self, now: float) -> list[Action]:
@@ -362,9 +371,19 @@ class Scheduler:
         # An unload ends one run (9); a retired model is not started again.
         model.leaving = model.retired
 
+    def _fail(self, model: Model, failure: GatewayError, now: float) -> None:
+        """Keep why its run has ended unasked; it must not be started for ``retry_after`` (8)."""
+        if model.failure is None:
+            model.failed_at = now
+        model.failure = failure
+        model.retry_at = now + (failure.retry_after or 0.0)
+        if failure.retry_after != 0:
+            model.status = Status.FAILED
+
     def _let_go(self, model: Model) -> None:
         """Have it stopped once idle, because it is retired."""
         model.leaving = True
+        model.why = Why.RELOAD
 
     def _close_to_leave(self, model: Model) -> None:
         """Close a model that is leaving once it is ready and has admitted its waiters (9)."""
@@ -391,6 +410,11 @@ class Scheduler:
         rejected = self._reject_waiting(model, unloaded_by_force(model))
         return [*rejected, Kill(model.key), *self._settle(now, model)]
 
+    def _leave(self, model: Model, why: Why) -> None:
+        """Have it stopped once idle (9)."""
+        if not model.leaving:
+            model.leaving, model.why = True, why
+
     def _forget(self, model: Model) -> None:
         """Drop a retired model whose run and leases have ended."""
         if model.retired and not model.in_flight and model.status not in IN_MEMORY:
@@ -409,7 +433,7 @@ class Scheduler:
         for model in (*new, *models):
             if self.draining:
                 if model.status in RUNNING and not model.in_flight:
-                    self._stop(model, actions)
+                    self._stop(model, actions, Why.END)
             else:
                 self._look_at(model, now, actions)
             self.room.note(model)
@@ -425,7 +449,7 @@ class Scheduler:
         if model.leaving and model.status in RUNNING:
             self._close_to_leave(model)
             if self._has_finished(model):
-                self._stop(model, actions)
+                self._stop(model, actions, model.why)
         if self._starts_by_itself(model):
             self._start(model, actions)
 
@@ -435,7 +459,7 @@ class Scheduler:
         while model := room.next_to_start():
             self._start(model, actions)
         while model := room.next_to_stop():
-            self._stop(model, actions)
+            self._stop(model, actions, Why.ROOM, room.gets_room_next())
         needed, self.wake_at = room.to_close(now, self.swap_after)
         while model := room.next_to_close(needed):
             model.closing = True
@@ -448,10 +472,12 @@ class Scheduler:
         self.room.note(model)
         actions.append(Start(model.key))
 
-    def _stop(self, model: Model, actions: list[Action]) -> None:
+    def _stop(
+        self, model: Model, actions: list[Action], why: Why, room_for: Model | None = None
+    ) -> None:
         model.status = Status.STOPPING
         self.room.note(model)
-        actions.append(Stop(model.key))
+        actions.append(Stop(model.key, why, room_for.name if room_for else ""))
 
     def _open(self, model: Model, now: float, actions: list[Action]) -> None:
         """Open a closing model whose room is no longer needed: it admits again (1)."""

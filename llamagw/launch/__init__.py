@@ -7,7 +7,7 @@ modules are private.
 """
 
 from llamagw.launch.advice import Note
-from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
+from llamagw.launch.base import ENGINE, Exit, Launcher, Memory, Run, Watch
 from llamagw.launch.httpprobe import HttpProbe
 from llamagw.launch.known import Known
 from llamagw.launch.launchers import Launchers
@@ -29,6 +29,7 @@ __all__ = [
     "Leftovers",
     "Lifecycle",
     "Log",
+    "Memory",
     "Note",
     "Probe",
     "Processes",

@@ -15,10 +15,12 @@ from twisted.internet.protocol import ProcessProtocol
 from llamagw.apart import Commands
 from llamagw.config import Config, ConfigError
 from llamagw.launch.advice import Note
+from llamagw.launch.base import Memory
 from llamagw.launch.command import become
 from llamagw.launch.effort import Effort
 from llamagw.launch.known import Known
 from llamagw.launch.leftovers import Leftovers
+from llamagw.launch.memory import MemoryInUse
 from llamagw.launch.ports import Ports
 from llamagw.launch.probes import Probe
 from llamagw.launch.sockets import who_listens
@@ -53,6 +55,7 @@ class Processes:
         self.ports = Ports(config.port_range_start)
         self.known = Known()
         self._effort = Effort(reactor)
+        self._memory = MemoryInUse(reactor)
 
     def __repr__(self) -> str:
         return f"<Processes {self.config.llama_server_path}>"
@@ -119,3 +122,11 @@ class Processes:
         :param pid: None for a process that does not run
         """
         return None if pid is None else self._effort.of(pid)
+
+    def memory(self, pid: int | None) -> Memory | None:
+        """
+        What a process has in use, see `MemoryInUse`.
+
+        :param pid: of a process that leads a session; None for one that does not run
+        """
+        return None if pid is None else self._memory.of(pid)
