@@ -110,17 +110,30 @@ class ModelNotFound(GatewayError):
 
 def nearest(name: str, known: Collection[str]) -> str | None:
     """
-    The configured name that is most similar to an unknown one.
+    The configured name that an unknown one probably means, in upper or lower case.
+
+    That is the same name, else the only one that begins with it, else the most similar one.
 
     :param name: of any length; only its first `SHOWN` characters are compared
-    :param known: if more than `COMPARED`, only those with the same first character are compared
+    :param known: if more than `COMPARED`, the similar one is looked for among those with the same
+        first character
     :return: None if none is similar
     """
-    name = name[:SHOWN]
-    if len(known) > COMPARED:
-        known = list(islice((k for k in known if k[:1] == name[:1]), COMPARED))
-    found = difflib.get_close_matches(name, known, n=1)
-    return found[0] if found else None
+    name = name[:SHOWN].lower()
+    # Of two names that differ in case only, the first.
+    lowered: dict[str, str] = {}
+    for one in known:
+        lowered.setdefault(one.lower(), one)
+    if name in lowered:
+        return lowered[name]
+    begun = list(islice((k for k in lowered if name and k.startswith(name)), 2))
+    if len(begun) == 1:
+        return lowered[begun[0]]
+    candidates: Iterable[str] = lowered
+    if len(lowered) > COMPARED:
+        candidates = islice((k for k in lowered if k[:1] == name[:1]), COMPARED)
+    found = difflib.get_close_matches(name, candidates, n=1)
+    return lowered[found[0]] if found else None
 
 
 class NotAllowed(GatewayError):
@@ -135,7 +148,10 @@ class NotAllowed(GatewayError):
 
 
 class ModelNotLoaded(GatewayError):
-    """A GET for a model that is not loaded; without ``?autoload=true`` it does not load it."""
+    """
+    A GET for a model that is not loaded; without ``?autoload=true`` it does not load it. A browser
+    gets a page that offers to.
+    """
 
     status = 409
     type = "invalid_request_error"

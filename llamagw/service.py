@@ -2,7 +2,8 @@
 What starts and stops with the gateway, and in which order.
 
 Start: the engine is asked for its flags; the port is bound, and one that is in use ends the start
-with one line in the log; the start-up lines are logged. While it runs: reloads, one at a time.
+with one line, before a daemon detaches; what an earlier gateway left is ended; the start-up lines
+are logged. While it runs: reloads, one at a time.
 Stop: no new connections; running answers are drained for up to ``drain_sec``; the backends end, and
 only then the process.
 """
@@ -43,19 +44,8 @@ _log = Logger(namespace="llamagw")
 GOODBYE_SEC = 1.0
 
 
-class CannotStart(SystemExit, Exception):
-    """
-    The gateway cannot serve; the message is for the person who starts it.
-
-    Both a SystemExit, so that it ends the process with status 1 and without a traceback, and an
-    Exception, so that twistd removes its pidfile and a daemon's parent sees the failure.
-
-    :param message: one line
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.code = 1
+class CannotStart(Exception):
+    """The gateway cannot serve; the message is for the person who starts it, one line."""
 
 
 class _Reading(NamedTuple):
@@ -126,20 +116,22 @@ class Gateway(Service):
         self._reload_wanted = self._reloading = False
         self._hurry: Deferred[None] | None = None
 
-    def privilegedStartService(self) -> None:
+    def bind(self) -> None:
         """
-        Bind the port, before the process gives up its privileges.
+        Ask the engine for its flags, and bind the port.
 
-        :raises CannotStart: when it cannot be bound
+        Before the service is started: a daemon has not detached yet, so that whoever starts it
+        reads why it cannot serve, and no privileges are given up.
+
+        :raises CannotStart: when the port cannot be bound
         """
-        super().privilegedStartService()
         self._prepare(self._config, self._commands)
-        try:
-            self._endpoint, self._port = self._listen(self._config)
-        except CannotStart as error:
-            _log.critical("{error}", error=str(error))
-            raise
-        # Only once the port is bound: a second gateway that was started by mistake ends above.
+        self._endpoint, self._port = self._listen(self._config)
+
+    def privilegedStartService(self) -> None:
+        """End what an earlier gateway left, before the process gives up its privileges."""
+        super().privilegedStartService()
+        # With the port bound: a second gateway that was started by mistake has ended before.
         self._leftovers.clean_up()
 
     def reload(self, path: str) -> None:
@@ -253,7 +245,7 @@ class Gateway(Service):
     def startService(self) -> None:
         """Log the start-up lines, and load what is to be preloaded."""
         super().startService()
-        assert self._port is not None, "privilegedStartService has bound it"
+        assert self._port is not None, "it was bound before"
         announce.log_start(self._config, self._port.getHost(), self._transports)
         self._dispatcher.begin()
 

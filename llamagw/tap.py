@@ -103,16 +103,23 @@ def makeService(options: Options) -> IService:
     The gateway, wired to the global reactor.
 
     :param options: after parsing
-    :raises SystemExit: when the gateway cannot listen on ``listen_addr``
+    :raises SystemExit: when the gateway cannot listen on ``listen_addr``; with the reason, which
+        Python prints, and status 1
     """
     from twisted.internet import reactor
     from twisted.internet.threads import deferToThreadPool
+
+    from llamagw.service import CannotStart
 
     # Twisted's own is the wall clock: if that is set back, timers fire late by as much.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     in_thread = partial(deferToThreadPool, reactor, pool)  # type: ignore[arg-type]
     gateway = make_gateway(options.loaded, reactor, in_thread)
+    try:
+        gateway.bind()
+    except CannotStart as error:
+        raise SystemExit(str(error)) from None
     reactor.callWhenRunning(_handle_signals, reactor, gateway, options)
     reactor.callWhenRunning(_leave_out_of_collections)
     return gateway

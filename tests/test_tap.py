@@ -246,6 +246,7 @@ class ServiceTestCase(ConfigTestCase):
 
     def start(self) -> Gateway:
         gateway = self.make()
+        gateway.bind()
         gateway.privilegedStartService()
         gateway.startService()
         return gateway
@@ -261,9 +262,9 @@ class StartTests(ServiceTestCase):
         verifyObject(IService, gateway)
         self.assertEqual(self.reactor.tcpServers, [])
 
-    def test_it_listens_where_it_is_told_before_privileges_are_shed(self) -> None:
+    def test_it_listens_where_it_is_told_before_it_is_started(self) -> None:
         gateway = self.make()
-        gateway.privilegedStartService()
+        gateway.bind()
         [(port, site, _, interface)] = self.reactor.tcpServers
         self.assertEqual((port, interface), (8000, "127.0.0.1"))
         self.assertIs(site, gateway._site)
@@ -317,13 +318,11 @@ class StartTests(ServiceTestCase):
         self.taken()
         gateway = self.make()
         with self.assertRaises(CannotStart) as caught:
-            gateway.privilegedStartService()
+            gateway.bind()
         message = str(caught.exception)
         self.assertIn("cannot listen on 127.0.0.1:8000: Address already in use", message)
         self.assertIn("listen_addr", message)
         self.assertEqual(len(message.splitlines()), 1)
-        self.assertEqual(caught.exception.code, 1)
-        self.assertEqual(sum(message in line for line in self.logged), 1)
 
     def test_an_address_that_twisted_does_not_know_ends_the_start_with_one_line(self) -> None:
         self.values["listen_addr"] = "frob:x=1"

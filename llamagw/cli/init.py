@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llamagw import __version__
+from llamagw.cli.places import packaged_engine
 from llamagw.cli.scan import Model
 from llamagw.cli.show import plain, size
 
@@ -149,14 +150,15 @@ def find_engine(given: str | None) -> str | None:
     """
     The llama-server to write into the file.
 
-    :param given: its path or name; None to look for llama-server on PATH
-    :return: its absolute path; None if none was given and PATH has none
+    :param given: its path or name; None to look for llama-server on PATH, then for the engine of
+        `make run`
+    :return: its absolute path; None if none was given and there is none
     :raises ValueError: when the given one is not executable; the message is for the user
     """
     found = shutil.which(given or "llama-server")
     if found is None:
         if given is not None:
             raise ValueError(f"{given} is not an executable file")
-        return None
+        return packaged_engine()
     # Absolute: a service has another PATH than this terminal.
     return os.path.abspath(found)

@@ -79,8 +79,9 @@ def not_loaded(model: Model) -> GatewayError:
         Status.LOADING: " (it is loading)",
         Status.READY: " (it is being unloaded)",
         Status.STOPPING: " (it is being unloaded)",
-        Status.FAILED: " (it has failed)",
     }.get(model.status, "")
+    if model.failed:
+        how = " (it has failed)"
     return ModelNotLoaded(
         f"The model `{model.name}` is not loaded{how}. A GET does not load it: add "
         "?autoload=true, or POST /models/load.",

@@ -66,6 +66,7 @@ class Model:
         "pinned",
         "place",
         "retired",
+        "retry_at",
         "status",
         "takes_no_room",
         "waiting",
@@ -92,9 +93,12 @@ class Model:
         self.waiting = Line()
         #: When it was loaded, or a lease that counts as use was given or ended; None before that.
         self.last_used: float | None = None
-        #: Why it is in FAILED, and since when.
+        #: Why its last run ended unasked or was given up; None once it has been loaded or unloaded.
         self.failure: GatewayError | None = None
+        #: When it failed for the first time since it was last loaded or unloaded.
         self.failed_at = 0.0
+        #: When it leaves FAILED.
+        self.retry_at = 0.0
         #: Whether requests wait while it is in FAILED, instead of being rejected.
         self.held = False
         #: Its place in `Room.wanting`; None if it is not there.
@@ -112,6 +116,18 @@ class Model:
             return False
         return self.closing or not self.waiting
 
+    @property
+    def failed(self) -> bool:
+        """
+        Whether it is told to have failed: until a load succeeds, though it may be started again.
+
+        Nobody asks for the start of a model that takes no room: it stays failed meanwhile.
+        """
+        if self.failure is None:
+            return False
+        retried = self.status is Status.LOADING and self.takes_no_room
+        return retried or self.status in (Status.UNLOADED, Status.FAILED)
+
     def remaining_failure(self, now: float) -> GatewayError:
         """
         Its failure, with ``retry_after`` reduced by the time since it failed.
@@ -121,7 +137,7 @@ class Model:
         assert self.failure is not None, "a model in FAILED has a failure"
         failure = copy.copy(self.failure)
         if failure.retry_after is not None:
-            failure.retry_after = max(0.0, failure.retry_after - (now - self.failed_at))
+            failure.retry_after = max(0.0, self.retry_at - now)
         return failure
 
 

@@ -35,7 +35,9 @@ A model is in one of five states, and has a queue of waiters (queue.py)::
 
     unloaded --Start--> loading --loaded--> ready --Stop--> stopping --exited--> unloaded
                            |                  |                                     ^
-                           +-- load_failed, exited with a failure --> failed --recovered
+                           +-- load_failed, exited with a failure --> failed --recovered, unload
+
+The last failure of a model is kept, to be told, until a load succeeds or the model is unloaded.
 
 After each event, `_settle` decides again for the models concerned, and for the room that all
 share, so that no decision outlives its reason: a model that was closing for the sake of a waiter
@@ -161,6 +163,7 @@ class Scheduler:
         """The backend is ready for requests."""
         model = self.models[key]
         model.status = Status.READY
+        model.failure = None
         model.last_used = now
         return self._settle(now, model)
 
@@ -180,18 +183,19 @@ class Scheduler:
         """
         The run has ended, and its memory is free.
 
-        :param failure: why the model cannot be started again before `recovered`; None if it can
+        :param failure: why, if that was not asked for; unless its ``retry_after`` is 0, the model
+            cannot be started again before `recovered`
         :param hold: whether requests wait until then, instead of being rejected with the failure
         """
         model = self.models[key]
         self._end_life(model)
-        model.failure = failure
-        model.failed_at = now
         model.held = hold
-        model.status = Status.UNLOADED if failure is None else Status.FAILED
+        model.status = Status.UNLOADED
         actions: list[Action] = []
-        if failure is not None and not self._waits_for_restart(model):
-            actions = self._reject_waiting(model, failure)
+        if failure is not None:
+            self._fail(model, failure, now)
+            if model.status is Status.FAILED and not self._waits_for_restart(model):
+                actions = self._reject_waiting(model, failure)
         self._forget(model)
         return actions + self._settle(now, model)
 
@@ -201,23 +205,27 @@ class Scheduler:
         if model is None:
             return []
         model.status = Status.UNLOADED
-        model.failure = None
         return self._settle(now, model)
 
     # Unloads
 
     def unload(self, key: str, now: float, force: bool = False) -> list[Action]:
         """
-        Unload the model; one that is not in memory is not affected.
+        Unload the model. One that has failed has not any more, and may be started again.
 
-        :param force: kill it at once, reject its waiters, and break off its requests in flight
+        :param force: kill it at once, reject its waiters, and break off its requests in flight;
+            without effect on a model that is not in memory
         """
         model = self.models[key]
-        if model.status not in IN_MEMORY:
+        model.failure = None
+        if model.status is Status.FAILED:
+            model.status = Status.UNLOADED
+        elif model.status not in IN_MEMORY:
             return []
-        if force:
+        elif force:
             return self._kill(model, now)
-        model.leaving = True
+        else:
+            model.leaving = True
         return self._settle(now, model)
 
     def idle_timeout(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
@@ -361,6 +369,15 @@ class Scheduler:
         model.closing = False
         # An unload ends one run (9); a retired model is not started again.
         model.leaving = model.retired
+
+    def _fail(self, model: Model, failure: GatewayError, now: float) -> None:
+        """Keep why its run has ended unasked; it must not be started for ``retry_after`` (8)."""
+        if model.failure is None:
+            model.failed_at = now
+        model.failure = failure
+        model.retry_at = now + (failure.retry_after or 0.0)
+        if failure.retry_after != 0:
+            model.status = Status.FAILED
 
     def _let_go(self, model: Model) -> None:
         """Have it stopped once idle, because it is retired."""

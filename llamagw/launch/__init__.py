@@ -6,7 +6,7 @@ does not distinguish them. Nothing here knows requests or queues. Import its nam
 modules are private.
 """
 
-from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
+from llamagw.launch.base import ENGINE, Exit, Launcher, Memory, Run, Watch
 from llamagw.launch.httpprobe import HttpProbe
 from llamagw.launch.launchers import Launchers
 from llamagw.launch.leftovers import Leftovers, default_folder
@@ -26,6 +26,7 @@ __all__ = [
     "Leftovers",
     "Lifecycle",
     "Log",
+    "Memory",
     "Probe",
     "Processes",
     "Run",

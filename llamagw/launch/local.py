@@ -29,7 +29,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 
 from llamagw.config import LocalModel
-from llamagw.launch.base import ENGINE, Exit, Watch
+from llamagw.launch.base import ENGINE, Exit, Memory, Watch
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
@@ -138,6 +138,10 @@ class LocalRun:
     def progress(self) -> object:
         """See `Run.progress`: lines of output, CPU time, bytes read."""
         return self.output.count, self._processes.effort(self.pid)
+
+    def memory(self) -> Memory | None:
+        """See `Run.memory`: that of the engine's session."""
+        return self._processes.memory(self.pid)
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         """See `Run.await_ready`."""

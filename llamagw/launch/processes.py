@@ -15,9 +15,11 @@ from twisted.internet.protocol import ProcessProtocol
 
 from llamagw.apart import Commands
 from llamagw.config import Config
+from llamagw.launch.base import Memory
 from llamagw.launch.command import become, known_flags, library_path
 from llamagw.launch.effort import Effort
 from llamagw.launch.leftovers import Leftovers
+from llamagw.launch.memory import MemoryInUse
 from llamagw.launch.ports import Ports
 from llamagw.launch.probes import Probe
 from llamagw.launch.sockets import who_listens
@@ -51,6 +53,7 @@ class Processes:
         #: Flags, by path of the binary.
         self._known: dict[str, frozenset[str]] = {}
         self._effort = Effort(reactor)
+        self._memory = MemoryInUse(reactor)
 
     def __repr__(self) -> str:
         return f"<Processes {self.config.llama_server_path}>"
@@ -115,3 +118,11 @@ class Processes:
         :param pid: None for a process that does not run
         """
         return None if pid is None else self._effort.of(pid)
+
+    def memory(self, pid: int | None) -> Memory | None:
+        """
+        What a process has in use, see `MemoryInUse`.
+
+        :param pid: of a process that leads a session; None for one that does not run
+        """
+        return None if pid is None else self._memory.of(pid)

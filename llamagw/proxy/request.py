@@ -69,11 +69,14 @@ class Request(KnownRequest):
         disconnects
     :ivar streams_events: whether the answer is a stream of server-sent events
     :ivar open_to_all: whether any web page may read the answer if ``cors_origins`` has ``*``
+    :ivar cacheable: whether a backend's ``Cache-Control`` is passed on; if not, a browser asks each
+        time whether the answer is still the same
     """
 
     defaultContentType = None
     body = b""
     open_to_all = True
+    cacheable = True
     answering: Deferred[None] | None = None
     streams_events = False
     routing: Routing | None = None
@@ -277,6 +280,8 @@ class Request(KnownRequest):
                 if status == 204 and not line.endswith(b" 0\r\n"):
                     continue  # a 204 has no body; the client might wait for one
                 framed = True
+            elif name == b"cache-control" and not self.cacheable:
+                line = b"Cache-Control: no-cache\r\n"
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)

@@ -26,6 +26,7 @@ from llamagw.errors import (
 )
 from llamagw.fleet import Change, Dispatcher, Lease
 from llamagw.fleet.descriptions import DESCRIBE_SEC
+from llamagw.launch import Memory
 from llamagw.net import Address
 from tests.support.fleet import FakeLaunchers, FakeProbe, FakeRun, make_config
 from tests.support.logs import events_of
@@ -292,7 +293,7 @@ class FailureTests(DispatcherCase):
         self.assertEqual(error.retry_after, 0.75, "what is left of the backoff")
         self.assertEqual(self.status()["a"], "failed")
         self.clock.advance(0.75)
-        self.assertEqual(self.status()["a"], "unloaded")
+        self.assertEqual(self.status()["a"], "failed", "until a load succeeds")
         self.assertNoResult(self.dispatcher.acquire("a"))
         self.assertEqual(self.launcher.launched(), ["a", "a"])
 
@@ -328,7 +329,7 @@ class FailureTests(DispatcherCase):
         lease = self.have_lease("a")
         self.engine("a").end("was killed by SIGKILL")
         lease.release()
-        self.assertEqual(self.status()["a"], "unloaded")
+        self.assertEqual(self.status()["a"], "failed")
         again = self.dispatcher.acquire("a")
         self.become_ready()
         self.assertEqual(self.successResultOf(again).address, self.engine("a").address)
@@ -390,7 +391,8 @@ class FailureTests(DispatcherCase):
                 self.clock.advance(pause)
         error = self.error_of(self.dispatcher.acquire("a"))
         self.assertIsInstance(error, ModelUnavailable)
-        self.assertEqual(error.retry_after, 8)
+        assert error.retry_after is not None
+        self.assertAlmostEqual(error.retry_after, 8)
 
     def test_a_hung_backend_is_killed_and_started_again(self) -> None:
         self.have_lease("a").release()
@@ -463,6 +465,27 @@ class UnloadTests(DispatcherCase):
         for each in gone:
             self.assertIsNone(self.successResultOf(each))
         self.assertEqual(self.status()["a"], "unloaded")
+
+    def test_one_that_has_failed_has_not_any_more_and_is_tried_again_at_once(self) -> None:
+        changes: list[Change | None] = []
+        self.dispatcher.acquire("a").addErrback(lambda _: None)
+        self.engine("a").end()
+        self.dispatcher.watch(changes.append)
+        self.successResultOf(self.dispatcher.unload("a"))
+        self.assertEqual(changes, [Change("a", "unloaded")])
+        self.assertEqual(self.status()["a"], "unloaded")
+        again = self.dispatcher.acquire("a")
+        self.become_ready()
+        self.successResultOf(again)
+
+    def test_one_that_is_waited_for_until_it_may_start_again_starts_at_once(self) -> None:
+        for _ in range(2):
+            self.have_lease("a").release()
+            self.engine("a").end()
+        waiting = self.dispatcher.acquire("a")
+        self.successResultOf(self.dispatcher.unload("a"))
+        self.become_ready()
+        self.successResultOf(waiting)
 
     def test_without_a_process_it_is_over_at_once(self) -> None:
         self.successResultOf(self.dispatcher.unload("a"))
@@ -675,17 +698,21 @@ class WatchTests(DispatcherCase):
             ],
         )
 
-    def test_a_failed_load_and_its_recovery(self) -> None:
+    def test_a_failed_load_until_one_succeeds(self) -> None:
+        self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)
+        self.clock.advance(7)
         self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.engine("a").end("exited with status 1", "out of memory", code=1)
         error = "The model `a` cannot be loaded: llama-server exited with status 1: out of memory"
-        self.clock.advance(1)
+        self.clock.advance(100)
+        self.have_lease("a")
         self.assertEqual(
             self.heard,
             [
                 Change("a", "loading"),
-                Change("a", "failed", error=error, exit_code=1),
-                Change("a", "unloaded", exit_code=1),
+                Change("a", "failed", error=error, exit_code=1, failed_at=1_000_007),
+                Change("a", "loading"),
+                Change("a", "loaded"),
             ],
         )
 
@@ -694,7 +721,10 @@ class WatchTests(DispatcherCase):
         self.told()
         self.engine("a").end("was killed by SIGSEGV")
         self.clock.advance(1)
-        self.assertEqual(self.told(), [("a", "unloaded")])
+        [crash] = self.heard
+        assert crash is not None
+        self.assertEqual(crash.status, "failed")
+        self.assertIn("was killed by SIGSEGV", crash.error or "")
 
     def test_a_load_that_is_given_up(self) -> None:
         self.make(limit=1, load_timeout_sec=5)
@@ -876,9 +906,38 @@ class ReportTests(DispatcherCase):
         self.assertIn("exited with status 3: no memory", a.error)
         self.assertIsNone(c.error)
         self.clock.advance(1)
-        self.assertEqual([r.error for r in self.dispatcher.report()], [None, None, None])
+        self.assertEqual([r.error for r in self.dispatcher.report()], [a.error, b.error, None])
+        self.assertEqual([r.id for r in self.dispatcher.report(busy=True)], ["a", "b"])
         self.dispatcher.acquire("a").addErrback(lambda _: None)
-        self.assertIsNone(self.dispatcher.report()[0].exit_code, "one runs")
+        [a, b, c] = self.dispatcher.report()
+        self.assertEqual((a.exit_code, a.error), (None, None), "one runs")
+        self.assertEqual((b.status, b.exit_code), ("failed", None))
+
+    def test_since_when_it_has_failed_is_the_time_of_day(self) -> None:
+        self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)
+        for _ in range(2):
+            self.dispatcher.acquire("a").addErrback(lambda _: None)
+            self.engine("a").end()
+            self.clock.advance(500)
+        self.assertEqual(self.dispatcher.report()[0].failed_at, 1_000_000)
+
+    def test_the_memory_is_that_of_the_run(self) -> None:
+        self.have_lease("a")
+        self.engine("a").in_use = Memory(5, 2, 3)
+        self.assertEqual(
+            [r.memory for r in self.dispatcher.report()], [Memory(5, 2, 3), None, None]
+        )
+        self.engine("a").end()
+        self.assertIsNone(self.dispatcher.report()[0].memory)
+
+    def test_of_what_waits_the_first_is_told_how_long_and_for_what(self) -> None:
+        self.have_lease("a")
+        self.dispatcher.acquire("b").addErrback(lambda _: None)
+        self.clock.advance(4)
+        self.dispatcher.acquire("b").addErrback(lambda _: None)
+        [a, b, _] = self.dispatcher.report()
+        self.assertEqual((a.waiting_sec, a.waiting_for), (None, None))
+        self.assertEqual((b.waiting_sec, b.waiting_for), (4, "room: `a` is busy"))
 
     def test_last_used_is_the_time_of_day(self) -> None:
         self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)

@@ -276,15 +276,28 @@ class UnloadTests(SynchronousTestCase):
 
     def test_what_is_not_in_memory_stays_as_it_is(self) -> None:
         made = scheduler()
-        made.arrived("b", 1, 0)
-        made.exited("b", BROKEN, 0)
         have_ready(made, "c", leases=1)
         made.arrived("a", 2, 0)
         for force in (False, True):
             self.assertEqual(made.unload("a", 1, force), [])
-            self.assertEqual(made.unload("b", 1, force), [])
         self.assertEqual(list(made.models["a"].waiting), [2])
-        self.assertIs(made.models["b"].failure, BROKEN)
+
+    def test_what_has_failed_has_not_any_more_and_may_be_started_again(self) -> None:
+        for force in (False, True):
+            made = scheduler()
+            have_ready(made, "a")
+            made.exited("a", BROKEN, 1, hold=True)
+            self.assertEqual(made.unload("a", 2, force), [])
+            self.assertFalse(made.models["a"].failed)
+            self.assertEqual(made.arrived("a", 2, 2), [Start("a")])
+
+    def test_who_waits_for_the_restart_of_what_is_unloaded_need_wait_no_longer(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        made.exited("a", BROKEN, 1, hold=True)
+        made.arrived("a", 1, 1)
+        self.assertEqual(made.unload("a", 1), [Start("a")])
+        self.assertEqual(made.loaded("a", 2), [Admit(1)])
 
     def test_a_busy_model_finishes_and_its_newcomers_wait_for_the_next_life(self) -> None:
         made = scheduler()
@@ -463,6 +476,58 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual((action.error.retry_after, BROKEN.retry_after), (0.25, 1))
         self.assertEqual(made.recovered("a", 3), [])
         self.assertEqual(made.arrived("a", 3, 3), [Start("a")])
+
+    def test_what_failed_stays_failed_until_a_load_succeeds(self) -> None:
+        made = scheduler()
+        told = made.models["a"]
+        made.arrived("a", 1, 0)
+        made.exited("a", BROKEN, 1)
+        made.recovered("a", 2)
+        self.assertTrue(told.failed)
+        made.arrived("a", 2, 3)
+        self.assertFalse(told.failed, "it is loading")
+        made.left("a", 2, 3)
+        made.arrived("b", 3, 3)
+        made.exited("a", None, 4)
+        self.assertEqual((told.failed, told.failure), (True, BROKEN), "it was stopped for room")
+        made.left("b", 3, 4)
+        made.exited("b", None, 4)
+        have_ready(made, "a", 5)
+        self.assertEqual((told.failed, told.failure), (False, None))
+
+    def test_it_has_failed_since_it_first_did(self) -> None:
+        made = scheduler()
+        for start in (0, 10, 20):
+            made.arrived("a", start, start)
+            made.exited("a", BROKEN, start + 1)
+            made.recovered("a", start + 2)
+        self.assertEqual(made.models["a"].failed_at, 1)
+        have_ready(made, "a", 30)
+        made.exited("a", BROKEN, 31)
+        self.assertEqual(made.models["a"].failed_at, 31)
+        made.unload("a", 32)
+        made.arrived("a", 1, 32)
+        made.exited("a", BROKEN, 33)
+        self.assertEqual(made.models["a"].failed_at, 33)
+
+    def test_a_crash_after_which_it_may_be_started_at_once_is_a_failure_too(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        crash = ModelUnavailable("It crashed.", retry_after=0)
+        self.assertEqual(made.exited("a", crash, 1, hold=True), [])
+        self.assertTrue(made.models["a"].failed)
+        self.assertEqual(made.arrived("a", 1, 1), [Start("a")])
+
+    def test_one_elsewhere_stays_failed_while_it_is_tried_again(self) -> None:
+        made = scheduler(models="")
+        made.add("z", takes_no_room=True)
+        self.assertEqual(made.tick(0), [Start("z")])
+        self.assertFalse(made.models["z"].failed)
+        made.exited("z", BROKEN, 1)
+        self.assertEqual(made.recovered("z", 2), [Start("z")])
+        self.assertTrue(made.models["z"].failed)
+        made.loaded("z", 3)
+        self.assertFalse(made.models["z"].failed)
 
     def test_a_failed_model_takes_no_room(self) -> None:
         made = scheduler()

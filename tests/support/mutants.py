@@ -323,10 +323,10 @@ def exited_silently(
 ) -> list[Action]:
     model = self.models[key]
     self._end_life(model)
-    model.failure = failure
-    model.failed_at = now
     model.held = hold
-    model.status = Status.UNLOADED if failure is None else Status.FAILED
+    model.status = Status.UNLOADED
+    if failure is not None:
+        self._fail(model, failure, now)
     self._forget(model)
     return self._settle(now, model)
 

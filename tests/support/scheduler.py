@@ -29,6 +29,9 @@ from llamagw.launch.restarts import Restarts
 RULES = frozenset(range(1, 13))
 FAILURE = ModelUnavailable("The engine has no words.", retry_after=1)
 
+#: After this one a model may be started again at once.
+CRASH = ModelUnavailable("The engine has crashed.", retry_after=0)
+
 
 class Pick(NamedTuple):
     """An argument of a step: one of some values, or a list of 1 to ``most`` of them."""
@@ -367,7 +370,7 @@ class Fleet:
             pause = self.restarts[name].load_failed()
             hold = pause.hold
             self.hold((12,), pause == (self.longer(name), False), "a failed load does not count")
-        self.exit(name, fails, hold)
+        self.exit(name, FAILURE if fails else None, hold)
 
     def crashed(self, which: int, answered: bool, stable: bool) -> None:
         """A backend that was ready is gone, and nobody wanted that."""
@@ -384,7 +387,7 @@ class Fleet:
         pause = self.restarts[name].crashed(answered, stable)
         self.hold((12,), pause == (seconds, seconds <= 5), "it may start too soon or too late")
         waiting = list(self.queue[name])
-        self.exit(name, pause.seconds > 0, pause.hold)
+        self.exit(name, FAILURE if pause.seconds else CRASH, pause.hold)
         kept = list(self.queue[name]) == waiting
         self.hold((12,), kept or not pause.hold, "somebody loses its place by a crash")
 
@@ -393,14 +396,14 @@ class Fleet:
         self.failures[name] += 1
         return min(2.0 ** (self.failures[name] - 1), 60.0)
 
-    def exit(self, name: str, fails: bool = False, hold: bool = False) -> None:
+    def exit(self, name: str, failure: GatewayError | None = None, hold: bool = False) -> None:
         del self.process[name]
         self.leaving.discard(name)
-        if fails:
+        if failure is FAILURE:
             self.failed.add(name)
-        if fails and hold:
+        if failure is FAILURE and hold:
             self.held.add(name)
-        self.hear(self.scheduler.exited(name, FAILURE if fails else None, self.now, hold))
+        self.hear(self.scheduler.exited(name, failure, self.now, hold))
         self.look()
 
     def recovered(self, which: int) -> None:
@@ -423,6 +426,8 @@ class Fleet:
         name = self.alive()[which % len(self.alive())]
         if self.process.get(name) in ("loading", "ready"):
             self.leaving.add(name)
+        self.failed.discard(name)
+        self.held.discard(name)
         self.hear(self.scheduler.unload(name, self.now))
         self.look()
 
@@ -430,6 +435,8 @@ class Fleet:
         name = self.alive()[which % len(self.alive())]
         there = name in self.process
         waited = len(self.queue[name])
+        self.failed.discard(name)
+        self.held.discard(name)
         actions = self.scheduler.unload(name, self.now, force=True)
         killed = [action.key for action in actions if isinstance(action, Kill)]
         self.hold((9,), killed == ([name] if there else []), "not the model that was meant dies")

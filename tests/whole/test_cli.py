@@ -59,12 +59,15 @@ def row(gateway: Gateway, name: str) -> list[str]:
 def test_a_model_is_loaded_listed_and_unloaded(gateway: Gateway) -> None:
     assert row(gateway, "smol")[1] == "unloaded"
     assert re.fullmatch(r"small is loaded \(\d+\.\d s\)\n", said(gateway, "load", "small"))
-    name, status, size, unit, context, port, *rest = row(gateway, "smol")
+    name, status, size, unit, rss, _, of_files, _, context, port, *rest = row(gateway, "smol")
     assert (name, status, size, unit, context) == ("smol", "loaded", "93.8", "MiB", "2048")
+    assert float(rss) > float(of_files) > 90, "the weights are mapped"
     assert int(port) == gateway.report("smol")["port"]
     assert rest[:2] == ["0", "0"]
     told = json.loads(said(gateway, "ps", "--json"))
     assert told["data"][0]["status"]["value"] == "loaded"
+    memory = told["data"][0]["memory"]
+    assert memory["rss"] == memory["anon"] + memory["file"]
     assert re.fullmatch(r"smol is unloaded \(\d+\.\d s\)\n", said(gateway, "unload", "smol"))
     assert gateway.backends() == []
 
@@ -76,6 +79,9 @@ def test_what_cannot_be_loaded_is_told_with_the_engine_s_last_words(gateway: Gat
     [line] = printed.splitlines()
     assert line.startswith("Error: ")
     assert row(gateway, "corrupt")[1] == "failed"
+    assert "\ncorrupt failed just now: The model `corrupt` cannot" in said(gateway, "ps")
+    said(gateway, "unload", "corrupt")
+    assert row(gateway, "corrupt")[1] == "unloaded"
     [line] = said(gateway, "load", "smoll", status=1).splitlines()
     assert line.count("Did you mean `smol`?") == 1
 
