@@ -12,67 +12,68 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from llamagw import __version__
-from llamagw.config import Config, LocalModel, base_url, shown_address
-from llamagw.dialects import ANY, OWN, ROUTES
+from llamagw.config import Config, LocalModel, base_url, is_loopback, shown_address
 
 _log = Logger(namespace="llamagw")
 
-#: How many models a reload names at most, of each kind.
-_NAMED = 10
+#: How many models a reload names at most, of each kind; and a warning, with their files.
+_NAMED, _NAMED_WITH_FILE = 10, 3
 
 
-def log_start(config: Config, address: IAddress, transports: str) -> None:
+def log_start(config: Config, address: IAddress, transports: str, foreground: bool) -> None:
     """
-    Log the start-up lines: version, models, missing files, and where the gateway listens.
+    Log the start-up lines: what runs, what is served, where, and how to stop it.
 
     :param config: what is served
     :param address: what the port is bound to
     :param transports: the kind of transports, such as "uvloop"
+    :param foreground: whether Ctrl-C stops it
     """
     _log.info("llamagw {version} ({transports})", version=__version__, transports=transports)
     _log.info("{scope}", scope=scope(config))
-    for model in config.models:
-        if model.remote:
-            where = ", ".join(replica.url for replica in model.replicas)
-        else:
-            where = model.model_path
-        _log.info("model {name}: {where}", name=model.name, where=where)
     log_missing(config.missing_files())
     log_address(address, config.listen_addr)
+    if foreground:
+        _log.info("Ctrl-C stops; again ends at once")
 
 
 def log_missing(models: Sequence[LocalModel]) -> None:
     """
-    Warn that models have no file; at most `_NAMED` are named.
+    Warn that models have no file, in one line; at most `_NAMED_WITH_FILE` are named.
 
     :param models: those whose file does not exist
     """
-    for model in models[:_NAMED]:
-        _log.warn(
-            "model {name} cannot be served: there is no file {path}",
-            name=model.name,
-            path=model.model_path,
-        )
-    if len(models) > _NAMED:
-        _log.warn("{count} more have no file either", count=len(models) - _NAMED)
+    if not models:
+        return
+    named = [f"{model.name} ({model.model_path})" for model in models[:_NAMED_WITH_FILE]]
+    more = len(models) - len(named)
+    _log.warn(
+        "no file, so it cannot be served: {models}{more}",
+        models=", ".join(named),
+        more=f" and {more} more" if more else "",
+    )
 
 
 def log_address(address: IAddress, listen_addr: str) -> None:
     """
-    Log where the gateway listens, and the URL of each route.
+    Log where the gateway listens, the URL for clients, and that there is no password.
 
     :param address: what the port is bound to
     :param listen_addr: what that was made from; says whether clients use TLS
     """
-    _log.info("listening on {address}", address=shown_address(address))
-    base = base_url(address, listen_addr)
-    for route in ROUTES:
-        first, *others = route.paths
-        methods = "ANY" if route.methods is ANY else "/".join(route.methods)
-        also = f" (also {', '.join(others)})" if others else ""
-        _log.info("{m:4} {base}{path}{also}", m=methods, base=base, path=first, also=also)
-    for own in OWN:
-        _log.info("{m:4} {base}{path}", m=own.method, base=base, path=own.path)
+    where, base = shown_address(address), base_url(address, listen_addr)
+    if not base.startswith(("http:", "https:")):
+        # No browser opens a socket, and its file has permissions.
+        _log.info("listening on {where}", where=where)
+        return
+    _log.info("listening on {where}; base URL: {base}/v1", where=where, base=base)
+    _log.info("models: {base}/ in a browser; endpoints: docs/endpoints.md", base=base)
+    if not is_loopback(address):
+        _log.warn(
+            "no password: other machines can use it too; "
+            "listen_addr: 127.0.0.1:{port} keeps it to this one",
+            port=getattr(address, "port", ""),
+        )
 
 
 def scope(config: Config) -> str:
@@ -87,7 +88,7 @@ def scope(config: Config) -> str:
 
 def changes(old: Config, new: Config) -> str:
     """
-    What a reload changes, in words; at most `_NAMED` models of each kind are named.
+    What a reload changes, by name; at most `_NAMED` models of each kind are named.
 
     :param old: the configuration before
     :param new: the configuration after
@@ -95,18 +96,29 @@ def changes(old: Config, new: Config) -> str:
     before = {model.name: model for model in old.models}
     after = {model.name: model for model in new.models}
     kept = [name for name in after if name in before]
-    parts = [scope(new)]
+    keys = [key for key in Config.__struct_fields__ if key != "models"]
+    parts = []
     for what, names in (
         ("new", [name for name in after if name not in before]),
         ("changed", [name for name in kept if after[name] != before[name]]),
         ("removed", [name for name in before if name not in after]),
+        ("other keys", [key for key in keys if getattr(old, key) != getattr(new, key)]),
     ):
         if names:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             parts.append(f"{what}: {', '.join(names[:_NAMED])}{more}")
-    if old.llama_server_path != new.llama_server_path:
-        parts.append(f"run by {new.llama_server_path}")
-    return "; ".join(parts)
+    return "; ".join(parts) or "nothing has changed"
+
+
+def newly_missing(old: Config, new: Config) -> list[LocalModel]:
+    """
+    The models without a file that a reload adds or changes.
+
+    :param old: the configuration before
+    :param new: the configuration after
+    """
+    before = {model.name: model for model in old.models}
+    return [model for model in new.missing_files() if before.get(model.name) != model]
 
 
 def summary(path: str, config: Config) -> str:

@@ -55,7 +55,7 @@ class _Reading(NamedTuple):
     :ivar config: the new configuration
     :ivar tls: certificate and key of its ``listen_addr``; None if that does not use TLS
     :ivar changes: what it changes, in words
-    :ivar missing: its models whose file does not exist
+    :ivar missing: its new and changed models whose file does not exist
     """
 
     config: Config
@@ -80,6 +80,7 @@ class Gateway(Service):
     :param make_endpoint: makes the endpoint of a configuration; may raise `ConfigError`
     :param clock: times the drain
     :param transports: the kind of transports, such as "uvloop", for the start-up lines
+    :param foreground: whether it runs in the foreground, for them too
     """
 
     name = "llamagw"
@@ -97,6 +98,7 @@ class Gateway(Service):
         make_endpoint: Callable[[Config], IStreamServerEndpoint],
         clock: IReactorTime,
         transports: str,
+        foreground: bool,
     ) -> None:
         self._config = config
         self._site = site
@@ -110,6 +112,7 @@ class Gateway(Service):
         self._make_endpoint = make_endpoint
         self._clock = clock
         self._transports = transports
+        self._foreground = foreground
         self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
         #: Whether the file is to be read (again), and whether it is being read.
@@ -162,11 +165,7 @@ class Gateway(Service):
                     if not self.running:
                         return
                     self._adopt(reading)
-                    _log.info(
-                        "the configuration was reloaded from {path}: {changes}",
-                        path=path,
-                        changes=reading.changes,
-                    )
+                    _log.info("the configuration was reloaded: {what}", what=reading.changes)
                     announce.log_missing(reading.missing)
                 except Cancelled:
                     return
@@ -196,7 +195,11 @@ class Gateway(Service):
         except ValueError as error:
             raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
         self._prepare(config, self._commands)
-        return _Reading(config, tls, announce.changes(self._config, config), config.missing_files())
+        old = self._config
+        changes = announce.changes(old, config)
+        if tls is not None and config.listen_addr == old.listen_addr:
+            changes += "; its certificate is read anew"
+        return _Reading(config, tls, changes, announce.newly_missing(old, config))
 
     def _adopt(self, reading: _Reading) -> None:
         """
@@ -246,7 +249,7 @@ class Gateway(Service):
         """Log the start-up lines, and load what is to be preloaded."""
         super().startService()
         assert self._port is not None, "it was bound before"
-        announce.log_start(self._config, self._port.getHost(), self._transports)
+        announce.log_start(self._config, self._port.getHost(), self._transports, self._foreground)
         self._dispatcher.begin()
 
     def stopService(self) -> Deferred[None]:
@@ -273,8 +276,8 @@ class Gateway(Service):
         busy = sum(report.in_flight for report in self._dispatcher.report())
         if busy:
             _log.info(
-                "stopping; {busy} running answers have {sec:g} s to finish",
-                busy=busy,
+                "stopping; {busy} {sec:g} s to finish",
+                busy="1 running answer has" if busy == 1 else f"{busy} running answers have",
                 sec=self._config.drain_sec,
             )
         backends_gone = self._dispatcher.drain()

@@ -42,6 +42,7 @@ class Options(usage.Options):
 
     :ivar loaded: after parsing, the checked configuration
     :ivar hung_up: whether a SIGHUP has come since the options were parsed
+    :ivar foreground: whether the log goes to stdout: no daemon, no log file, no syslog
     """
 
     synopsis = "[options]"
@@ -54,7 +55,7 @@ class Options(usage.Options):
         ["check", None, "Check the configuration, print what would be served, and exit."]
     ]
     loaded: Config
-    hung_up = False
+    hung_up = foreground = False
 
     def opt_version(self) -> None:
         """Print the version of llamagw, and exit."""
@@ -88,6 +89,18 @@ class Options(usage.Options):
         if not self.loaded.uses_tls:
             leave_out_tls()
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
+        self._log_to_stdout()
+
+    def _log_to_stdout(self) -> None:
+        """In the foreground, have twistd log by logs.py, as if its ``--logger`` said so."""
+        twistd: dict[str, Any] = self.parent or {}
+        self.foreground = bool(
+            twistd.get("nodaemon")
+            and twistd.get("logfile") in (None, "", "-")
+            and not twistd.get("syslog")
+        )
+        if self.foreground and not twistd.get("logger"):
+            twistd["logger"] = "llamagw.logs.stdout_observer"
 
     def _note_hangups(self) -> None:
         """Remember a SIGHUP until the gateway runs, instead of ending by it."""
@@ -115,7 +128,7 @@ def makeService(options: Options) -> IService:
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     in_thread = partial(deferToThreadPool, reactor, pool)  # type: ignore[arg-type]
-    gateway = make_gateway(options.loaded, reactor, in_thread)
+    gateway = make_gateway(options.loaded, reactor, in_thread, options.foreground)
     try:
         gateway.bind()
     except CannotStart as error:
@@ -135,6 +148,7 @@ def make_gateway(
     config: Config,
     reactor: Any,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+    foreground: bool = False,
 ) -> Gateway:
     """
     Put the parts together.
@@ -142,6 +156,7 @@ def make_gateway(
     :param config: what the gateway starts with
     :param reactor: for all I/O and all timers
     :param in_thread: calls a function in a thread, where it may block
+    :param foreground: whether the log goes to stdout
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.api import Api
@@ -175,13 +190,13 @@ def make_gateway(
         api.table,
         clock=reactor,
         limits=limits(config),
-        access_log=config.access_log,
+        access_log=config.logs_access(foreground),
     )
 
     def apply(config: Config) -> None:
         for part in (connect, launchers, dispatcher, relay):
             part.apply(config)
-        site.allow(limits(config), config.access_log)
+        site.allow(limits(config), config.logs_access(foreground))
 
     return Gateway(
         config,
@@ -195,6 +210,7 @@ def make_gateway(
         make_endpoint=lambda config: endpoint(reactor, config),
         clock=reactor,
         transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,
+        foreground=foreground,
     )
 
 

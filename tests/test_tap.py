@@ -18,15 +18,17 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet import asyncioreactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent
 from twisted.python import usage
+from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from llamagw import __version__, launch, service, system, tap
+from llamagw import __version__, announce, launch, logs, service, system, tap
 from llamagw.config import load
 from llamagw.launch import processes
 from llamagw.proxy import Relay
@@ -149,6 +151,27 @@ class OptionsTests(ConfigTestCase):
         self.parse("-c", path, nodaemon=False)
         self.assertEqual(self.installed, [False, True])
 
+    def logger(self, **twistd: object) -> tuple[bool, object]:
+        """Whether it is in the foreground, and the observer that twistd is to use."""
+        options = tap.Options()
+        options.parent = usage.Options()
+        options.parent.update(twistd)
+        options.parseOptions(["-c", self.write()])
+        return options.foreground, options.parent.get("logger")
+
+    def test_the_log_on_stdout_is_our_own_and_all_others_are_twistds(self) -> None:
+        ours, mine = "llamagw.logs.stdout_observer", "my.observer"
+        self.assertIs(namedAny(ours), logs.stdout_observer)
+        for twistd, foreground, logger in (
+            ({"nodaemon": True}, True, ours),
+            ({"nodaemon": True, "logfile": "-"}, True, ours),
+            ({"nodaemon": True, "logger": mine}, True, mine),
+            ({"nodaemon": True, "logfile": "x.log"}, False, None),
+            ({"nodaemon": True, "syslog": True}, False, None),
+            ({"nodaemon": False}, False, None),
+        ):
+            self.assertEqual(self.logger(**twistd), (foreground, logger), twistd)
+
     def test_tls_is_left_out_unless_it_is_served(self) -> None:
         self.parse("-c", self.write())
         self.assertEqual(self.without_tls, [True])
@@ -225,6 +248,8 @@ class ReactorTests(SynchronousTestCase):
 class ServiceTestCase(ConfigTestCase):
     """The gateway as it is wired, on a reactor in memory, and all that it logs."""
 
+    foreground = True
+
     def setUp(self) -> None:
         super().setUp()
         self.reactor = MemoryReactorClock()
@@ -242,7 +267,8 @@ class ServiceTestCase(ConfigTestCase):
             self.warned.append(self.logged[-1])
 
     def make(self) -> Gateway:
-        return tap.make_gateway(load(self.write()), self.reactor, maybeDeferred)
+        config = load(self.write())
+        return tap.make_gateway(config, self.reactor, maybeDeferred, self.foreground)
 
     def start(self) -> Gateway:
         gateway = self.make()
@@ -280,6 +306,14 @@ class StartTests(ServiceTestCase):
         self.assertEqual((allowed.client_stall, allowed.request_timeout), (7, 9))
         self.assertGreaterEqual(allowed.max_connections, 8)
 
+    def test_requests_are_logged_in_the_foreground(self) -> None:
+        for foreground in (True, False):
+            self.foreground = foreground
+            gateway = self.make()
+            self.assertIs(gateway._site.access_log, foreground)
+            gateway._apply(gateway._config)
+            self.assertIs(gateway._site.access_log, foreground, "after a reload too")
+
     def test_it_says_what_is_served_and_where(self) -> None:
         self.values["listen_addr"] = ":8000"
         self.start()
@@ -287,21 +321,38 @@ class StartTests(ServiceTestCase):
         for text in (
             f"llamagw {__version__}",
             "2 models configured, at most 2 in memory",
-            f"model small: {self.folder / 'small.gguf'}",
-            "model org/big: ",
-            "listening on 0.0.0.0:8000",
-            "POST http://localhost:8000/v1/chat/completions",
-            "POST http://localhost:8000/v1/completions",
-            "POST http://localhost:8000/v1/embeddings",
-            "http://localhost:8000/v1/models",
-            "http://localhost:8000/health",
+            "listening on 0.0.0.0:8000; base URL: http://localhost:8000/v1",
+            "http://localhost:8000/ in a browser",
+            "Ctrl-C stops",
         ):
             self.assertIn(text, log)
+        self.assertLessEqual(len(self.logged), 8)
 
-    def test_a_model_without_its_file_is_a_warning(self) -> None:
+    def test_who_cannot_stop_it_by_ctrl_c_is_not_told_to(self) -> None:
+        self.foreground = False
         self.start()
-        [warning] = [line for line in self.warned if "big" in line]
-        self.assertIn(str(self.folder / "big.gguf"), warning)
+        self.assertNotIn("Ctrl-C", "\n".join(self.logged))
+
+    def test_that_there_is_no_password_is_told_where_others_can_connect(self) -> None:
+        for address, told in (
+            (IPv4Address("TCP", "127.0.0.1", 8000), 0),
+            (IPv6Address("TCP", "::1", 8000), 0),
+            (UNIXAddress("/run/llamagw.sock"), 0),
+            (IPv4Address("TCP", "0.0.0.0", 8000), 1),
+            (IPv6Address("TCP", "::", 8000), 1),
+            (IPv4Address("TCP", "192.0.2.1", 8000), 1),
+        ):
+            self.warned.clear()
+            announce.log_address(address, ":8000")
+            said = [line for line in self.warned if "no password" in line]
+            self.assertEqual((len(said), len(self.warned)), (told, told), address)
+
+    def test_models_without_their_files_are_one_warning(self) -> None:
+        self.values["models"] += [{"name": f"m{n}", "model_path": f"{n}.gguf"} for n in range(9)]
+        self.start()
+        [warning] = [line for line in self.warned if "no file" in line]
+        self.assertIn(f"org/big ({self.folder / 'big.gguf'}), m0 (", warning)
+        self.assertTrue(warning.endswith(" and 7 more"), warning)
 
     def test_one_model_is_not_called_models(self) -> None:
         del self.values["models"][1]
@@ -401,7 +452,7 @@ class StopTests(ServiceTestCase):
     def test_a_running_answer_is_waited_for(self) -> None:
         client, backend = self.bench.streaming()
         stopped = self.stop()
-        self.assertIn("1 running answers have 30 s", "\n".join(self.logged))
+        self.assertIn("1 running answer has 30 s", "\n".join(self.logged))
         self.reactor.advance(29)
         self.assertEqual(self.calls, ["drain"])
         backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")

@@ -305,4 +305,4 @@ def _json(request: Request, value: Any) -> bytes:
 
 
 def _error(request: Request, error: GatewayError) -> bytes:
-    return request.prepare(error.status, request.dialect.envelope(error), error.headers())
+    return request.refusal(error)

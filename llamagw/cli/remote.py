@@ -267,9 +267,10 @@ def logs(client: Client, name: str, follow: bool, lines: int | None) -> None:
     """
     Print the last lines that a model's engine has written.
 
-    The gateway keeps the last 200 of each engine. With --follow it goes on until Ctrl-C, which
-    ends it with 130, or until the gateway ends, with 0. A model that has not run yet has none: that
-    is told, and is no failure.
+    Each has the time of day before it; a line of its own tells where a run begins. The gateway
+    keeps the last 200 of each model. With --follow it goes on until Ctrl-C, which ends it with 130,
+    or until the gateway ends, with 0. A model that has not run yet has none: that is told, and is
+    no failure.
     """
     kept = client.logs(name, 1 if follow else lines)
     if not kept and lines != 0:

@@ -134,6 +134,8 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar models: in the order of the file; never empty
     :ivar llama_server_path: "" only when all models are remote
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
+    :ivar access_log: None for true in the foreground; see `logs_access`
+    :ivar engine_log: which lines of the engines are repeated in the gateway's log
     """
 
     models: list[ModelConfig]
@@ -156,7 +158,8 @@ class Config(Struct, frozen=True, kw_only=True):
     cors_origins: list[str]
     request_timeout_sec: float
     client_stall_sec: float
-    access_log: bool
+    access_log: bool | None
+    engine_log: Literal["warn", "all", "none"]
 
     @classmethod
     def of(cls, file: ConfigFile, models: list[ModelConfig]) -> Config:
@@ -179,6 +182,14 @@ class Config(Struct, frozen=True, kw_only=True):
         if self.max_bodies_mb is not None:
             return self.max_bodies_mb
         return max(memory / 8 / 2**20, self.max_body_mb)
+
+    def logs_access(self, foreground: bool) -> bool:
+        """
+        Whether each request is logged.
+
+        :param foreground: whether the log goes to the terminal, or wherever stdout does
+        """
+        return foreground if self.access_log is None else self.access_log
 
     def missing_files(self) -> list[LocalModel]:
         """The models whose file does not exist now (a warning at the start, a 503 for requests)."""

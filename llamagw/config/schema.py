@@ -7,7 +7,7 @@ checks combinations of keys, and resolved.py has what the gateway runs on.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -46,6 +46,7 @@ _Megabytes = Annotated[
     float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
 ]
 _Switch = Annotated[bool, Meta(description="true or false")]
+_EngineLog = Annotated[Literal["warn", "all", "none"], Meta(description="warn, all or none")]
 _Arguments = Annotated[
     list[Annotated[str, Meta(pattern=TEXT)]],
     Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
@@ -177,7 +178,9 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
     request_timeout_sec: _Seconds = 60
     client_stall_sec: _Seconds = 600
-    access_log: _Switch = False
+    #: None for true in the foreground, false for a daemon and with a log file.
+    access_log: _Switch | None = None
+    engine_log: _EngineLog = "warn"
 
 
 #: The values of keys that a file does not have.

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from llamagw.config import Config
 from llamagw.errors import BadRequest, QueueTimeout
+from llamagw.fleet.actions import in_words
 from llamagw.fleet.alarm import Alarm
 from llamagw.fleet.catalogue import Catalogue
 from llamagw.fleet.descriptions import Descriptions
@@ -288,8 +289,6 @@ class Dispatcher:
         actions, again = self.scheduler.idle_timeout(instance.key, limit, self._now())
         if again is not None:
             instance.start_idle_timer(again)
-        if actions:
-            _log.info("{name} was not used for {sec:g} s", name=instance.model.name, sec=limit)
         self._run(actions)
 
     def _run(self, actions: list[Action]) -> None:
@@ -320,11 +319,13 @@ class Dispatcher:
         if isinstance(action, Start):
             instance.start()
         elif isinstance(action, Kill):
-            _log.info("killing {name}", name=name)
+            _log.info("killing {name}: asked by POST /models/unload with force", name=name)
             instance.kill()
         else:
             if instance.launcher.takes_room:
-                _log.info("stopping {name}", name=name)
+                stays = any(model.name == name for model in self.config.models)
+                why = in_words(action, instance.model.idle_unload_sec, stays)
+                _log.info("stopping {name}{why}", name=name, why=why)
             instance.stop()
 
     def _admit(self, waiter: Hashable) -> None:

@@ -31,6 +31,16 @@ class Status(Enum):
     FAILED = "failed"
 
 
+class Why(Enum):
+    """Why a model is stopped."""
+
+    ROOM = "room"
+    IDLE = "idle"
+    ASKED = "asked"
+    RELOAD = "reload"
+    END = "end"
+
+
 #: The states in which a model takes memory.
 IN_MEMORY = frozenset({Status.LOADING, Status.READY, Status.STOPPING})
 
@@ -70,6 +80,7 @@ class Model:
         "status",
         "takes_no_room",
         "waiting",
+        "why",
     )
 
     def __init__(
@@ -85,6 +96,8 @@ class Model:
         self.closing = False
         #: Is to be stopped once idle, whether or not its room is needed.
         self.leaving = False
+        #: Why it is leaving, if it is.
+        self.why = Why.ASKED
         #: Is no longer configured: is leaving, and dropped once its run and leases have ended.
         self.retired = False
         #: Number of leases that have not ended.
@@ -350,6 +363,12 @@ class Room:
     def next_to_stop(self) -> Model | None:
         """The model to evict; None if there is no shortage, or none may be evicted."""
         return self._stoppable.first() if self.shortage else None
+
+    def gets_room_next(self) -> Model | None:
+        """The model that gets the room of the next one stopped; None if the limit was lowered."""
+        # The first that are stopped make up for the lower limit, the others are for `wanting`.
+        place = len(self.stopping) - max(-self.free, 0)
+        return self.wanting[place][2] if 0 <= place < len(self.wanting) else None
 
     def next_to_close(self, needed: int) -> Model | None:
         """The model to close; None if ``needed`` models are closing, or none may close."""

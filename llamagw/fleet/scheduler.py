@@ -63,7 +63,7 @@ from llamagw.fleet.actions import (
     shutting_down,
     unloaded_by_force,
 )
-from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status
+from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status, Why
 
 __all__ = [
     "Action",
@@ -225,7 +225,7 @@ class Scheduler:
         elif force:
             return self._kill(model, now)
         else:
-            model.leaving = True
+            self._leave(model, Why.ASKED)
         return self._settle(now, model)
 
     def idle_timeout(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
@@ -242,7 +242,8 @@ class Scheduler:
         left = self._idle_timeout_in(model, limit, now)
         if left > 0:
             return [], left
-        return self.unload(key, now), None
+        self._leave(model, Why.IDLE)
+        return self._settle(now, model), None
 
     # Changes of the configuration, and the end
 
@@ -307,7 +308,7 @@ class Scheduler:
         actions: list[Action] = []
         for model in self.models.values():
             if model.status in RUNNING:
-                self._stop(model, actions)
+                self._stop(model, actions, Why.END)
         return actions
 
     def tick(self, now: float) -> list[Action]:
@@ -382,6 +383,7 @@ class Scheduler:
     def _let_go(self, model: Model) -> None:
         """Have it stopped once idle, because it is retired."""
         model.leaving = True
+        model.why = Why.RELOAD
 
     def _close_to_leave(self, model: Model) -> None:
         """Close a model that is leaving once it is ready and has admitted its waiters (9)."""
@@ -408,6 +410,11 @@ class Scheduler:
         rejected = self._reject_waiting(model, unloaded_by_force(model))
         return [*rejected, Kill(model.key), *self._settle(now, model)]
 
+    def _leave(self, model: Model, why: Why) -> None:
+        """Have it stopped once idle (9)."""
+        if not model.leaving:
+            model.leaving, model.why = True, why
+
     def _forget(self, model: Model) -> None:
         """Drop a retired model whose run and leases have ended."""
         if model.retired and not model.in_flight and model.status not in IN_MEMORY:
@@ -426,7 +433,7 @@ class Scheduler:
         for model in (*new, *models):
             if self.draining:
                 if model.status in RUNNING and not model.in_flight:
-                    self._stop(model, actions)
+                    self._stop(model, actions, Why.END)
             else:
                 self._look_at(model, now, actions)
             self.room.note(model)
@@ -442,7 +449,7 @@ class Scheduler:
         if model.leaving and model.status in RUNNING:
             self._close_to_leave(model)
             if self._has_finished(model):
-                self._stop(model, actions)
+                self._stop(model, actions, model.why)
         if self._starts_by_itself(model):
             self._start(model, actions)
 
@@ -452,7 +459,7 @@ class Scheduler:
         while model := room.next_to_start():
             self._start(model, actions)
         while model := room.next_to_stop():
-            self._stop(model, actions)
+            self._stop(model, actions, Why.ROOM, room.gets_room_next())
         needed, self.wake_at = room.to_close(now, self.swap_after)
         while model := room.next_to_close(needed):
             model.closing = True
@@ -465,10 +472,12 @@ class Scheduler:
         self.room.note(model)
         actions.append(Start(model.key))
 
-    def _stop(self, model: Model, actions: list[Action]) -> None:
+    def _stop(
+        self, model: Model, actions: list[Action], why: Why, room_for: Model | None = None
+    ) -> None:
         model.status = Status.STOPPING
         self.room.note(model)
-        actions.append(Stop(model.key))
+        actions.append(Stop(model.key, why, room_for.name if room_for else ""))
 
     def _open(self, model: Model, now: float, actions: list[Action]) -> None:
         """Open a closing model whose room is no longer needed: it admits again (1)."""

@@ -36,13 +36,14 @@ from llamagw.launch.command import (
     has_own_key,
     masked,
 )
-from llamagw.launch.output import Log, Output
+from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
 from llamagw.launch.ports import LOOPBACK
 from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
 from llamagw.launch.sockets import Listener
 from llamagw.net import Address
+from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.process")
 
@@ -79,7 +80,7 @@ class LocalRun:
     def __init__(
         self, processes: Processes, model: LocalModel, log: Log, ended: Callable[[Exit], None]
     ) -> None:
-        self.output = Output(log)
+        self.output = Output(log, lambda: processes.config.engine_log)
         self.address = Address(LOOPBACK, 0)
         self.pid: int | None = None
         self._log = log
@@ -214,12 +215,9 @@ class LocalRun:
         self._lines_before = self.output.count
         binary = processes.config.llama_server_path
         engine = command_line(binary, model, port, processes.flags)
-        _log.info(
-            "starting {name} on port {port}: {command}",
-            name=model.name,
-            port=port,
-            command=masked(engine),
-        )
+        command = masked(engine)
+        _log.info("starting {name} on port {port}", name=model.name, port=port)
+        _log.debug("{name} is run by: {command}", name=model.name, command=command)
         protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
         env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
@@ -228,6 +226,7 @@ class LocalRun:
             return self._not_started(str(error))
         self._transport = transport
         self.pid = transport.pid
+        self._log.begin(transport.pid, harmless(command, LINE_BYTES))
         processes.leftovers.started(transport.pid)
 
     def _not_started(self, why: str) -> None:

@@ -401,14 +401,18 @@ class ChangesTests(ManagementTestCase):
 class LogTests(ManagementTestCase):
     """GET /models/logs."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(time, "strftime", lambda *_: "14:03:07")
+
     def test_the_last_lines_are_told_as_text(self) -> None:
         for line in ("one", "zwei ß", "3"):
             self.bench.dispatcher.log("small").add(line)
         answer = self.get("/models/logs?model=small")
         self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
-        self.assertEqual(answer.body.decode(), "one\nzwei ß\n3\n")
+        self.assertEqual(answer.body.decode(), "14:03:07 one\n14:03:07 zwei ß\n14:03:07 3\n")
         self.assertEqual(self.get("/models/logs?model=org/big").body, b"")
-        for lines, body in ((0, b""), (1, b"3\n"), (99, answer.body)):
+        for lines, body in ((0, b""), (1, b"14:03:07 3\n"), (99, answer.body)):
             self.assertEqual(self.get(f"/models/logs?model=small&lines={lines}").body, body)
         for wrong in ("-2", "x", "", "1.5", "9999999999"):
             self.assert_envelope(
@@ -427,7 +431,7 @@ class LogTests(ManagementTestCase):
         self.bench.dispatcher.drain()
         log.add("four")
         [answer] = answers(bytes(client.heard))
-        self.assertEqual((answer.body, answer.whole), (b"two\nthree\n", True))
+        self.assertEqual((answer.body, answer.whole), (b"14:03:07 two\n14:03:07 three\n", True))
 
     def test_who_does_not_read_is_told_that_lines_are_missing(self) -> None:
         log = self.bench.dispatcher.log("small")

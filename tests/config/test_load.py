@@ -51,7 +51,8 @@ class DefaultsTests(ConfigCase):
                 "cors_origins": ["*"],
                 "request_timeout_sec": 60,
                 "client_stall_sec": 600,
-                "access_log": False,
+                "access_log": None,
+                "engine_log": "warn",
             },
         )
 
@@ -59,6 +60,15 @@ class DefaultsTests(ConfigCase):
         self.assertEqual(self.load(LEAST).bodies_mb(16 * 2**30), 2048)
         self.assertEqual(self.load(LEAST).bodies_mb(2**20), 64)
         self.assertEqual(self.load(LEAST + "max_bodies_mb: 100\n").bodies_mb(2**40), 100)
+
+    def test_requests_are_logged_in_the_foreground_unless_the_file_says_otherwise(self) -> None:
+        for line, wanted in (
+            ("", (True, False)),
+            ("access_log: true\n", (True, True)),
+            ("access_log: false\n", (False, False)),
+        ):
+            config = self.load(LEAST + line)
+            self.assertEqual((config.logs_access(True), config.logs_access(False)), wanted)
 
     def test_every_default_of_a_model(self) -> None:
         [model] = self.load(LEAST).models
@@ -100,6 +110,7 @@ class DefaultsTests(ConfigCase):
             drain_sec: 0
             max_body_mb: 0.5
             access_log: true
+            engine_log: none
             models:
               - name: "Qwen/Qwen2.5 7B: the chat one"
                 model_path: {self.model}
@@ -144,6 +155,7 @@ class DefaultsTests(ConfigCase):
                 drain_sec=0,
                 max_body_mb=0.5,
                 access_log=True,
+                engine_log="none",
             ),
         )
 

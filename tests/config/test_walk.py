@@ -41,6 +41,8 @@ class KeyTests(ConfigCase):
             ("poison_sec", "-1", "a number of seconds, 0 or more", "-1"),
             ("max_body_mb", "0", "a number of megabytes, more than 0", "0"),
             ("access_log", "1", "true or false", "1"),
+            ("engine_log", "error", "warn, all or none", '"error"'),
+            ("engine_log", "false", "warn, all or none", "false"),
             ("listen_addr", "8000", "an address such as", "8000"),
         ]:
             with self.subTest(key=key, value=value):

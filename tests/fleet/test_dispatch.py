@@ -789,6 +789,67 @@ class WatchTests(DispatcherCase):
         self.assertEqual(self.heard, [None, None], "who comes later is told at once")
 
 
+class ReasonTests(DispatcherCase):
+    """The gateway's log says why a model is stopped."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.make(limit=1, health_check_sec=10**6)
+        self.events = events_of(self)
+
+    def said(self) -> list[str]:
+        lines = [formatEvent(event) for event in self.events]
+        return [line for line in lines if line.startswith(("stopping", "killing"))]
+
+    def test_to_make_room(self) -> None:
+        self.have_lease("a").release()
+        self.dispatcher.acquire("b")
+        self.assertEqual(self.said(), ["stopping a to make room for b"])
+
+    def test_because_the_limit_was_lowered(self) -> None:
+        self.make(limit=2)
+        for name in "ab":
+            self.have_lease(name).release()
+        self.dispatcher.apply(replace(self.dispatcher.config, max_loaded_models=1))
+        self.assertEqual(
+            self.said(), ["stopping a: more models are in memory than max_loaded_models"]
+        )
+
+    def test_because_nobody_uses_it(self) -> None:
+        self.make_with(self.change("a", idle_unload_sec=300))
+        self.have_lease("a").release()
+        self.clock.advance(300)
+        self.assertEqual(self.said(), ["stopping a: idle for 300 s"])
+
+    def test_because_somebody_asked(self) -> None:
+        self.have_lease("a").release()
+        self.dispatcher.unload("a")
+        self.dispatcher.unload("a", force=True)
+        self.assertEqual(
+            self.said(),
+            [
+                "stopping a: asked by POST /models/unload",
+                "killing a: asked by POST /models/unload with force",
+            ],
+        )
+
+    def test_because_a_reload_has_changed_or_removed_it(self) -> None:
+        self.make(limit=2)
+        for name in "ab":
+            self.have_lease(name).release()
+        changed = self.change("a", threads=9)
+        models = [model for model in changed.models if model.name != "b"]
+        self.dispatcher.apply(replace(changed, models=models))
+        self.assertEqual(
+            self.said(), ["stopping a: changed by a reload", "stopping b: removed by a reload"]
+        )
+
+    def test_because_the_gateway_ends(self) -> None:
+        self.have_lease("a").release()
+        self.dispatcher.drain()
+        self.assertEqual(self.said(), ["stopping a: the gateway is stopping"])
+
+
 class LogTests(DispatcherCase):
     def test_it_goes_on_over_failures_restarts_and_reloads(self) -> None:
         log = self.dispatcher.log("a")
@@ -797,11 +858,11 @@ class LogTests(DispatcherCase):
         self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.engine("a").log.add("out of memory")
         self.engine("a").end()
-        self.assertEqual(list(self.dispatcher.log("a").lines), ["out of memory"])
+        self.assertEqual([line[9:] for line in self.dispatcher.log("a").lines], ["out of memory"])
         self.dispatcher.apply(self.change("a", threads=9))
         self.dispatcher.acquire("a")
         self.engine("a").log.add("loading")
-        self.assertEqual(heard, ["out of memory", "loading"])
+        self.assertEqual([line[9:] for line in heard], ["out of memory", "loading"])
         self.assertIs(self.dispatcher.log("a"), log)
 
     def test_each_model_has_its_own(self) -> None:

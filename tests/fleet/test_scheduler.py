@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import ModelNotLoaded, ModelUnavailable, ServerBusy, ShuttingDown
+from llamagw.fleet.room import Why
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
 
 BROKEN = ModelUnavailable("It broke.", retry_after=1)
@@ -403,6 +404,55 @@ class UnloadTests(SynchronousTestCase):
         made.arrived("a", 1, 100)
         self.assertEqual(made.idle_timeout("a", 10, 200), ([], None))
         self.assertEqual(made.idle_timeout("gone", 10, 200), ([], None))
+
+
+class WhyTests(SynchronousTestCase):
+    """Why a model is stopped, which is for the log."""
+
+    def reasons(self, actions: list[Action]) -> list[tuple[str, Why, str]]:
+        return [(a.key, a.why, a.room_for) for a in actions if isinstance(a, Stop)]
+
+    def test_for_room_it_is_told_for_whom(self) -> None:
+        made = scheduler("abcd", limit=2)
+        have_ready(made, "a", leases=1)
+        have_ready(made, "b", leases=1)
+        made.arrived("c", 1, 1)
+        made.arrived("d", 2, 2)
+        said = self.reasons(made.finished("b", 3)) + self.reasons(made.finished("a", 4))
+        self.assertEqual(said, [("b", Why.ROOM, "c"), ("a", Why.ROOM, "d")])
+
+    def test_under_a_lower_limit_nobody_gets_the_room_of_the_first(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", 0)
+        have_ready(made, "b", 1)
+        actions = made.limits(limit=1, swap_after=10, max_queue=10, now=2)
+        self.assertEqual(self.reasons(actions), [("a", Why.ROOM, "")])
+        self.assertEqual(self.reasons(made.arrived("c", 1, 3)), [("b", Why.ROOM, "c")])
+
+    def test_one_that_rests_is_idle(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", 0)
+        actions, _ = made.idle_timeout("a", 10, 10)
+        self.assertEqual(self.reasons(actions), [("a", Why.IDLE, "")])
+
+    def test_an_unload_was_asked_for_though_it_waits_for_an_answer(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.unload("a", 1)
+        self.assertEqual(self.reasons(made.finished("a", 2)), [("a", Why.ASKED, "")])
+
+    def test_a_retired_model_is_stopped_by_the_reload(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        _, actions = made.retire(["a"], 1)
+        self.assertEqual(self.reasons(actions), [("a", Why.RELOAD, "")])
+
+    def test_at_the_end_all_are_stopped_for_that(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a")
+        have_ready(made, "b", leases=1)
+        said = self.reasons(made.drain(1)) + self.reasons(made.abandon())
+        self.assertEqual(said, [("a", Why.END, ""), ("b", Why.END, "")])
 
 
 class VisitTests(SynchronousTestCase):
