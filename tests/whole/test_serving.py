@@ -76,7 +76,7 @@ def test_the_start_up_lines_say_what_is_served_and_where(gateway: Fresh) -> None
     log, base = gateway.log, f"http://127.0.0.1:{gateway.port}"
     assert f"llamagw {__version__}" in log
     assert "5 models configured, at most 1 in memory" in log
-    assert "missing (/nonexistent/nowhere.gguf)" in log
+    assert "model missing cannot be served: there is no file /nonexistent/nowhere.gguf" in log
     assert f"listening on 127.0.0.1:{gateway.port}; base URL: {base}/v1" in log
     assert gateway.lines_at_start <= 8
 
