@@ -149,7 +149,7 @@ class Config(Struct, frozen=True, kw_only=True):
     port_range_start: int
     max_loaded_models: int
     health_check_sec: float
-    swap_after_sec: float
+    swap_after_sec: float | Literal["auto"]
     max_queue: int
     queue_timeout_sec: float
     stream_keepalive_sec: float
@@ -177,6 +177,15 @@ class Config(Struct, frozen=True, kw_only=True):
         same = [key for key in cls.__struct_fields__ if key in ConfigFile.__struct_fields__]
         values = {key: getattr(file, key) for key in same if key != "models"}
         return cls(path=path, models=models, **values)
+
+    @property
+    def swap_after(self) -> float | None:
+        """
+        Seconds that a request waits for room before a busy model closes.
+
+        None if models stay in proportion to their load times instead.
+        """
+        return None if self.swap_after_sec == "auto" else self.swap_after_sec
 
     def bodies_mb(self, memory: int) -> float:
         """

@@ -43,6 +43,10 @@ _Seconds = Annotated[
 _Patience = Annotated[
     float, Meta(ge=0, le=_YEAR, description="a number of seconds, 0 or more, a year at most")
 ]
+_SwapAfter = Annotated[
+    Annotated[float, Meta(ge=0, le=_YEAR)] | Literal["auto"],
+    Meta(description='"auto", or a number of seconds, 0 or more, a year at most'),
+]
 _Megabytes = Annotated[
     float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
 ]
@@ -169,7 +173,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     port_range_start: _Port = 8081
     max_loaded_models: _Count = 2
     health_check_sec: _Seconds = 30
-    swap_after_sec: _Patience = 10
+    swap_after_sec: _SwapAfter = "auto"
     max_queue: _Count = 512
     queue_timeout_sec: _Seconds = 600
     stream_keepalive_sec: _Patience = 0

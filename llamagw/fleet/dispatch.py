@@ -70,7 +70,7 @@ class Dispatcher:
         self.scheduler = Scheduler(
             (),
             limit=config.max_loaded_models,
-            swap_after=config.swap_after_sec,
+            swap_after=config.swap_after,
             max_queue=config.max_queue,
         )
         self.catalogue = Catalogue(config)

@@ -10,12 +10,13 @@ The contract
 ------------
 1. A ready model that is not closing admits at once.
 2. One load per model at a time, shared by all of its waiters.
-3. Only an idle model that is not pinned is stopped for room, the least recently used first.
+3. Only an idle model that is not pinned is stopped for room, the least recently used first, and
+   not before its stay is over (see below).
 4. Never more than ``limit`` models in memory; a stopping one counts until its process is gone.
-5. No request starves. When one has waited ``swap_after`` seconds for room that busy models
-   hold, the least recently used busy model that is not pinned *closes*: it finishes its requests
-   in flight, new ones queue, then it is evicted. A model just loaded admits all of its waiters
-   before it can close.
+5. No request starves. When one waits for room, no idle model can make it, and the stay of the
+   least recently used busy model that is not pinned is over, that one *closes*: it finishes its
+   requests in flight, new ones queue, then it is evicted. A model just loaded admits all of its
+   waiters before it can close.
 6. First come, first served within a model, and between models that wait for room.
 7. A lease ends exactly once (`finished`; the Lease object sees to "once").
 8. Each waiter is admitted, rejected with a reason, or has left (`left`).
@@ -28,6 +29,21 @@ The contract
 12. A model whose backend crashed, and may be started again at once or soon, keeps its queue:
     waiters, and requests that arrive before the next start, wait for it. (How soon that is, is
     decided in llamagw.launch: at once, if the backend had answered a request.)
+
+How long a model stays
+----------------------
+An eviction costs the model's next load, for which all who ask for it then wait. With
+``swap_after`` None the stay of a model is in proportion to its load time, the average of its own
+past loads (`Scheduler._measure`). It begins when the model is loaded:
+
+- a busy one stays for `room.STAY` of its load time, `room.BUSY_STAY` seconds at the least;
+- an idle one stays for `room.STAY` of its load time as well, but only as long as it is asked again
+  within `room.UNASKED` of it. Of several, the one goes for which this is over first.
+
+So a load serves more than one round of requests, no wait grows by more than that part of the loads
+that are before it, and nobody waits for a model that has been in memory for long or that nobody
+has asked for lately. With ``swap_after`` in seconds an idle model does not stay, and a busy one
+stays until a request has waited that long for room.
 
 How it works
 ------------
@@ -87,21 +103,21 @@ class Scheduler:
 
     :param keys: the keys of the initial models
     :param limit: how many models may be in memory at once
-    :param swap_after: seconds that a request waits for room before a busy model closes
+    :param swap_after: seconds that a request waits for room before a busy model closes; None if
+        models stay in proportion to their load times instead
     :param max_queue: how many requests may wait for one model
     :ivar models: by key; to be read by others, changed by the scheduler only
     :ivar room: the indexes of the models that take room or want some
     :ivar draining: whether `drain` was called
-    :ivar wake_at: when `tick` is due if no event comes before: the first waiter's ``swap_after``
-        ends; None for never
+    :ivar wake_at: when `tick` is due if no event comes before: a waiter's ``swap_after`` ends, or a
+        model's stay; None for never
     """
 
     def __init__(
-        self, keys: Iterable[str], *, limit: int, swap_after: float, max_queue: int
+        self, keys: Iterable[str], *, limit: int, swap_after: float | None, max_queue: int
     ) -> None:
         self.models: dict[str, Model] = {}
-        self.room = Room(limit)
-        self.swap_after = swap_after
+        self.room = Room(limit, swap_after)
         self.max_queue = max_queue
         self.draining = False
         self.wake_at: float | None = None
@@ -165,6 +181,7 @@ class Scheduler:
         model.status = Status.READY
         model.failure = None
         model.last_used = now
+        self._measure(model, now)
         return self._settle(now, model)
 
     def load_failed(self, key: str, error: GatewayError, now: float) -> list[Action]:
@@ -247,14 +264,17 @@ class Scheduler:
 
     # Changes of the configuration, and the end
 
-    def limits(self, *, limit: int, swap_after: float, max_queue: int, now: float) -> list[Action]:
+    def limits(
+        self, *, limit: int, swap_after: float | None, max_queue: int, now: float
+    ) -> list[Action]:
         """
         Change the limits; models over a lower ``limit`` are stopped as they fall idle.
 
         The parameters are those of the class.
         """
         self.room.limit = limit
-        self.swap_after = swap_after
+        self.room.swap_after = swap_after
+        self.room.renew()
         self.max_queue = max_queue
         return self._settle(now)
 
@@ -291,7 +311,7 @@ class Scheduler:
             self._forget(model)
         # Once for all of them.
         actions = self._settle(now, *retired)
-        self.room.purge()
+        self.room.renew()
         return waited, actions
 
     def drain(self, now: float) -> list[Action]:
@@ -370,6 +390,12 @@ class Scheduler:
         model.closing = False
         # An unload ends one run (9); a retired model is not started again.
         model.leaving = model.retired
+
+    def _measure(self, model: Model, now: float) -> None:
+        """Note what its load took (3, 5): it counts for half, those before it for the rest."""
+        took = now - model.started_at
+        model.loaded_at = now
+        model.load_sec = took if model.load_sec is None else (took + model.load_sec) / 2
 
     def _fail(self, model: Model, failure: GatewayError, now: float) -> None:
         """Keep why its run has ended unasked; it must not be started for ``retry_after`` (8)."""
@@ -451,24 +477,27 @@ class Scheduler:
             if self._has_finished(model):
                 self._stop(model, actions, model.why)
         if self._starts_by_itself(model):
-            self._start(model, actions)
+            self._start(model, now, actions)
 
     def _share_room(self, now: float, actions: list[Action]) -> None:
         """Start models in free room (4, 6); for the others stop idle (3), close busy ones (5)."""
         room = self.room
         while model := room.next_to_start():
-            self._start(model, actions)
-        while model := room.next_to_stop():
+            self._start(model, now, actions)
+        while model := room.next_to_stop(now):
             self._stop(model, actions, Why.ROOM, room.gets_room_next())
-        needed, self.wake_at = room.to_close(now, self.swap_after)
-        while model := room.next_to_close(needed):
+        needed, patience_ends = room.to_close(now)
+        while model := room.next_to_close(needed, now):
             model.closing = True
             room.note(model)
         while model := room.next_to_open(needed):
             self._open(model, now, actions)
+        ends = (patience_ends, room.stay_ends(needed))
+        self.wake_at = min((end for end in ends if end is not None), default=None)
 
-    def _start(self, model: Model, actions: list[Action]) -> None:
+    def _start(self, model: Model, now: float, actions: list[Action]) -> None:
         model.status = Status.LOADING
+        model.started_at = now
         self.room.note(model)
         actions.append(Start(model.key))
 

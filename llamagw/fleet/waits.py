@@ -87,7 +87,7 @@ def _held_by(model: Model) -> str:
         return "loading"
     if model.in_flight:
         return "busy"
-    return "pinned" if model.pinned else "in use"
+    return "pinned" if model.pinned else "just loaded"
 
 
 def _listed(names: list[str]) -> str:

@@ -38,7 +38,7 @@ class DefaultsTests(ConfigCase):
                 "port_range_start": 8081,
                 "max_loaded_models": 2,
                 "health_check_sec": 30,
-                "swap_after_sec": 10,
+                "swap_after_sec": "auto",
                 "max_queue": 512,
                 "queue_timeout_sec": 600,
                 "stream_keepalive_sec": 0,

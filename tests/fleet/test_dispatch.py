@@ -56,7 +56,9 @@ class DispatcherCase(SynchronousTestCase):
         self.make(limit=1)
 
     def make(self, limit: int, **more: object) -> None:
-        self.make_with(make_config("a", "b", "c", max_loaded_models=limit, **more))
+        # With a number an idle model goes at once, however long its load took.
+        values = {"swap_after_sec": 10, **more}
+        self.make_with(make_config("a", "b", "c", max_loaded_models=limit, **values))
 
     def make_with(self, config: Config) -> None:
         self.probe = FakeProbe()
@@ -255,6 +257,18 @@ class SwapTests(DispatcherCase):
         self.become_ready()
         self.successResultOf(newcomer)
         self.assertEqual(self.launcher.launched(), ["a", "b", "a"])
+
+    def test_an_idle_model_stays_for_as_long_as_its_load_is_worth(self) -> None:
+        self.make(limit=1, swap_after_sec="auto")
+        lease = self.dispatcher.acquire("a")
+        self.clock.advance(40)
+        self.become_ready()
+        self.successResultOf(lease).release()
+        self.dispatcher.acquire("b")
+        self.clock.advance(1.9)
+        self.assertEqual(self.engine("a").asked, [])
+        self.clock.advance(0.2)
+        self.assertEqual(self.engine("a").asked, ["stop"])
 
     def test_a_timer_that_is_due_while_actions_are_carried_out(self) -> None:
         self.make(limit=1, swap_after_sec=0.05)

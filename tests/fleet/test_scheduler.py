@@ -236,6 +236,139 @@ class StarvationTests(SynchronousTestCase):
         self.assertIsNone(made.wake_at)
 
 
+class StayTests(SynchronousTestCase):
+    """Rules 3 and 5, for models that stay in proportion to their load times."""
+
+    def loaded(
+        self, load_sec: float = 40, leases: int = 0, models: str = "abc", limit: int = 1
+    ) -> Scheduler:
+        """A model a that was loaded until 100, idle or with leases."""
+        made = Scheduler(models, limit=limit, swap_after=None, max_queue=10)
+        made.arrived("a", "a0", 100 - load_sec)
+        made.loaded("a", 100)
+        for _ in range(leases - 1):
+            made.arrived("a", object(), 100)
+        if not leases:
+            made.finished("a", 100)
+        return made
+
+    def test_an_idle_model_stays_for_a_twentieth_of_its_load(self) -> None:
+        made = self.loaded(load_sec=40)
+        self.assertEqual(made.arrived("b", 1, 100.5), [])
+        self.assertEqual(made.wake_at, 102)
+        self.assertEqual(made.tick(101.9), [])
+        self.assertEqual(made.tick(102), [Stop("a")])
+        self.assertIsNone(made.wake_at)
+
+    def test_it_stays_longer_when_it_is_asked_again(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.arrived("a", 2, 101.5), [Admit(2)])
+        self.assertEqual(made.tick(102), [])
+        self.assertEqual(made.finished("a", 102.5), [])
+        self.assertEqual(made.wake_at, 104.5)
+        self.assertEqual(made.tick(104.5), [Stop("a")])
+
+    def test_it_stays_no_longer_than_its_part_of_the_load(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("b", 1, 100.5)
+        made.arrived("a", 2, 101.5)
+        made.finished("a", 105)
+        self.assertEqual(made.wake_at, 106)
+        self.assertEqual(made.arrived("a", 3, 105.9), [Admit(3)])
+        self.assertEqual(made.finished("a", 106), [Stop("a")])
+
+    def test_who_comes_when_nobody_has_asked_lately_does_not_wait_for_the_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        self.assertEqual(made.arrived("b", 1, 102), [Stop("a")])
+
+    def test_a_model_that_was_loaded_long_ago_does_not_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("a", 1, 200)
+        made.finished("a", 201)
+        self.assertEqual(made.arrived("b", 2, 201), [Stop("a")])
+
+    def test_a_model_that_nobody_wants_the_room_of_needs_no_timer(self) -> None:
+        made = self.loaded(load_sec=40, limit=2)
+        self.assertEqual(made.arrived("b", 1, 100.5), [Start("b")])
+        self.assertIsNone(made.wake_at)
+
+    def test_a_busy_model_closes_after_its_part_of_the_load(self) -> None:
+        made = self.loaded(load_sec=40, leases=1)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.wake_at, 106)
+        made.tick(106)
+        self.assertEqual(made.arrived("a", 2, 106), [], "it has closed")
+        self.assertEqual(made.finished("a", 107), [Stop("a")])
+
+    def test_a_busy_model_that_loads_fast_closes_after_3_seconds(self) -> None:
+        made = self.loaded(load_sec=0.5, leases=1)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.wake_at, 103)
+        self.assertEqual(made.arrived("a", 2, 102.9), [Admit(2)])
+        made.tick(103)
+        self.assertEqual(made.arrived("a", 3, 103), [])
+
+    def test_a_busy_model_that_was_loaded_long_ago_closes_at_once(self) -> None:
+        made = self.loaded(load_sec=40, leases=1)
+        made.arrived("b", 1, 200)
+        self.assertEqual(made.arrived("a", 2, 200), [])
+
+    def test_no_busy_model_closes_while_an_idle_one_is_about_to_go(self) -> None:
+        made = Scheduler("abc", limit=2, swap_after=None, max_queue=10)
+        made.arrived("b", 1, 0)
+        made.loaded("b", 1)
+        made.arrived("a", 2, 60)
+        made.loaded("a", 100)
+        made.finished("a", 101)
+        self.assertEqual(made.arrived("c", 3, 101), [])
+        self.assertEqual(made.arrived("b", 4, 102), [Admit(4)])
+        self.assertEqual(made.tick(103), [Stop("a")])
+
+    def test_of_two_that_are_idle_the_one_that_is_loaded_fast_goes_first(self) -> None:
+        made = self.loaded(load_sec=40, limit=2)
+        made.arrived("b", 1, 100)
+        made.loaded("b", 101)
+        made.finished("b", 101)
+        self.assertEqual(made.arrived("c", 2, 101.2), [Stop("b")])
+
+    def test_of_two_that_are_idle_for_long_the_least_recently_used_goes(self) -> None:
+        made = self.loaded(load_sec=40, limit=2)
+        made.arrived("b", 1, 100)
+        made.loaded("b", 101)
+        made.finished("b", 200)
+        self.assertEqual(made.arrived("c", 2, 300), [Stop("a")])
+
+    def test_the_last_load_counts_for_half(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.unload("a", 100)
+        made.exited("a", None, 101)
+        made.arrived("a", 1, 101)
+        made.loaded("a", 111)
+        made.finished("a", 111)
+        made.arrived("b", 2, 111)
+        self.assertEqual(made.wake_at, 112.25, "a twentieth of 25 s")
+
+    def test_a_load_that_nobody_waits_for_does_not_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.unload("a", 100)
+        made.exited("a", None, 101)
+        made.arrived("a", 1, 101)
+        made.arrived("b", 2, 101)
+        self.assertEqual(made.left("a", 1, 101), [Stop("a")])
+
+    def test_a_reload_changes_how_long_models_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.limits(limit=1, swap_after=10, max_queue=10, now=101), [Stop("a")])
+        made = self.loaded(load_sec=40, leases=1)
+        made.arrived("b", 1, 100.5)
+        made.limits(limit=1, swap_after=10, max_queue=10, now=101)
+        self.assertEqual(made.wake_at, 110.5)
+        made.limits(limit=1, swap_after=None, max_queue=10, now=102)
+        self.assertEqual(made.wake_at, 106)
+
+
 class PinnedTests(SynchronousTestCase):
     """Rules 3 and 5, for those that stay."""
 

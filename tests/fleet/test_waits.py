@@ -60,6 +60,14 @@ class WaitTests(SynchronousTestCase):
         self.scheduler.load_failed("c", BROKEN, 2)
         self.assertIn("`c` is stopping", self.reason("d"))
 
+    def test_an_idle_model_that_stays_was_just_loaded(self) -> None:
+        self.scheduler.limits(limit=1, swap_after=None, max_queue=10, now=0)
+        self.scheduler.arrived("a", 1, 0)
+        self.scheduler.loaded("a", 100)
+        self.scheduler.finished("a", 101)
+        self.assertEqual(self.scheduler.arrived("b", 2, 102), [])
+        self.assertEqual(self.reason("b"), "room: `a` is just loaded")
+
     def test_the_names_are_few_short_and_harmless(self) -> None:
         self.make(9)
         names = ["\x1b[2J" + "x" * 1000, *(f"m{number}" for number in range(8))]
