@@ -50,12 +50,13 @@ help:
 	@echo "make clean         remove what these made"
 
 run: $(CONFIG)
+	@$(BIN)/python deploy/embedded.py free $(PORT) $(CONFIG)
 	@echo "Ask it something from another terminal (Ctrl-C here ends it):"
 	@echo
 	@echo "  curl -N http://localhost:$(PORT)/v1/chat/completions -d \\"
 	@echo "    '{\"model\": \"smollm2\", \"stream\": true, \"max_tokens\": 100, \"messages\": [{\"role\": \"user\", \"content\": \"Tell me a joke.\"}]}'"
 	@echo
-	@$(BIN)/twistd --nodaemon --pidfile= llamagw --config $(CONFIG)
+	@$(BIN)/llamagw run $(CONFIG)
 
 # Two at a time, the longest first: those with a gateway mostly wait, the unit tests compute. What
 # each prints comes when it is done, where make can hold it back.

@@ -31,7 +31,7 @@ from typing import Any
 import attacks  # noqa: F401  (its attacks are in the list then)
 from processes import HERE, BenchError, Processes, cpu_seconds, free_port, healthy, peak_mb
 from scene import ATTACKS, PATIENCE, Attack, Scene
-from targets import gateway_command
+from targets import DUMMY_GGUF, gateway_command
 
 ROOT = HERE.parent
 FAKE = ROOT / "tests" / "support" / "fake_llama_server.py"
@@ -86,7 +86,7 @@ def write_models(folder: Path, models: Iterable[dict[str, Any]], evil: str) -> l
             entry["url"] = entry["url"].replace("EVIL", evil)
         elif "model_path" not in entry:
             path = folder / f"{entry['name']}.json"
-            path.write_text(json.dumps(script))
+            path.write_bytes(DUMMY_GGUF + json.dumps(script).encode())
             entry["model_path"] = str(path)
         written.append(entry)
     return written

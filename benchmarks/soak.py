@@ -399,7 +399,7 @@ class Soak:
         self.gateway.reload(
             models=models,
             max_loaded_models=chance.choice([1, 1, 1, 2]),
-            swap_after_sec=chance.choice([0.1, 0.3, 1]),
+            swap_after_sec=chance.choice([0.1, 0.3, 1, "auto"]),
             max_queue=chance.choice([5, 50]),
             stream_keepalive_sec=chance.choice([0, 0, 0.2]),
         )

@@ -134,6 +134,7 @@ def write_config(path: Path, port: int, engine: Path, model: dict[str, Any]) -> 
         "llama_server_path": str(engine),
         "port_range_start": free_port(),
         "max_loaded_models": 1,
+        "access_log": False,  # as nginx, beside it
         "models": [model],
     }
     path.write_text(json.dumps(config, indent=2))

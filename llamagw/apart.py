@@ -1,10 +1,11 @@
 """
-Slow questions, answered by another process: what a configuration file says, which flags an engine
-has.
+Slow questions, answered by another process: what a configuration file says, what the files of the
+models are, which flags an engine has.
 
 The caller blocks, in a thread or before anything is served, and can be cancelled. A file is loaded
 in a process of its own rather than in a thread of the gateway: PyYAML makes hundreds of thousands
-of objects of a large one, and collecting those alone stops all threads for over a second.
+of objects of a large one, and collecting those alone stops all threads for over a second. The heads
+of models are read there too: a disk that does not answer can be left behind.
 """
 
 from __future__ import annotations
@@ -16,19 +17,29 @@ import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from twisted.logger import Logger
 
 from llamagw.config import Config, ConfigError, Fault, load
+from llamagw.models import Facts, look_at
+
+_log = Logger(namespace="llamagw")
 
 #: Seconds that reading a file may take; one of 5,000 models takes some ten.
 READ_TIMEOUT = 120
 
+#: Seconds that looking at models' files may take beyond those that are given: for the start of the
+#: process, and for the file that it reads then.
+LOOK_GRACE_SEC = 10
+
 #: Run by Python in the other process; its modules come from where the gateway's do.
-_READ = """
+_ASKED = """
 import json, sys
 sys.path[:] = json.loads(sys.argv[1])
 from llamagw.apart import answer
-answer(sys.argv[2])
+answer()
 """
 
 
@@ -51,6 +62,7 @@ class Commands:
         command: Sequence[str],
         env: Mapping[str, str] | None = None,
         timeout: float | None = None,
+        stdin: bytes = b"",
     ) -> tuple[bytes, bytes, int]:
         """
         Run a command to its end.
@@ -58,6 +70,7 @@ class Commands:
         :param command: the program and its arguments
         :param env: its environment; None for the gateway's own
         :param timeout: seconds; None for no limit
+        :param stdin: what it reads there
         :return: its stdout, its stderr, and its exit status as `subprocess` reports it
         :raises Cancelled: when `cancel` was called, before or meanwhile
         :raises OSError: when it cannot be run
@@ -67,7 +80,7 @@ class Commands:
         with subprocess.Popen(
             command,
             env=env,
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             start_new_session=True,
@@ -76,7 +89,7 @@ class Commands:
             try:
                 if self._cancelled:
                     raise Cancelled
-                out, err = process.communicate(timeout=timeout)
+                out, err = process.communicate(stdin, timeout=timeout)
             except BaseException:
                 self._kill()
                 raise
@@ -105,33 +118,70 @@ def load_apart(path: str, commands: Commands) -> Config:
     :raises ConfigError: as there, and when that process fails or takes longer than `READ_TIMEOUT`
     :raises Cancelled: when `commands` is cancelled
     """
-    command = [sys.executable, "-c", _READ, json.dumps(sys.path), path]
     try:
-        out, err, status = commands.run(command, timeout=READ_TIMEOUT)
-    except subprocess.TimeoutExpired as error:
-        why = f"took over {READ_TIMEOUT} s to read"
-        raise ConfigError([Fault(path, None, "", why)]) from error
-    except OSError as error:
-        why = f"no process can be started to read it: {error.strerror}"
-        raise ConfigError([Fault(path, None, "", why)]) from error
-    if status != 0:
-        last = (err.decode(errors="replace").strip().splitlines() or [f"status {status}"])[-1]
-        raise ConfigError([Fault(path, None, "", f"the process that read it broke down: {last}")])
-    result: Config | list[Fault] = pickle.loads(out)
+        result: Config | list[Fault] = _ask("load", path, READ_TIMEOUT, commands)
+    except _Unanswered as error:
+        raise ConfigError([Fault(path, None, "", str(error))]) from error
     if isinstance(result, list):
         raise ConfigError(result)
     return result
 
 
-def answer(path: str) -> None:
+def look_apart(paths: Sequence[str], seconds: float, commands: Commands) -> dict[str, Facts]:
     """
-    Print, pickled, the configuration or its faults for `load_apart`. Called in the other process.
+    As `llamagw.models.look_at`, in another process.
 
-    :param path: the YAML file
+    :param paths: of the models' files
+    :param seconds: after which no further one is read
+    :param commands: runs the process
+    :return: by path; without those that were not reached, and empty, after a warning in the log,
+        if that process fails or a disk does not answer
+    :raises Cancelled: when `commands` is cancelled
     """
-    result: Config | list[Fault]
+    if not paths:
+        return {}
     try:
-        result = load(path)
+        asked = (paths, seconds)
+        found: dict[str, Facts] = _ask("look", asked, seconds + LOOK_GRACE_SEC, commands)
+    except _Unanswered as error:
+        _log.warn("the files of the models were not looked at: {why}", why=str(error))
+        return {}
+    return found
+
+
+class _Unanswered(Exception):
+    """A question without an answer; the message says why, as a predicate."""
+
+
+def _ask(question: str, about: object, timeout: float, commands: Commands) -> Any:
+    command = [sys.executable, "-c", _ASKED, json.dumps(sys.path)]
+    asked = pickle.dumps((question, about))
+    try:
+        out, err, status = commands.run(command, timeout=timeout, stdin=asked)
+    except subprocess.TimeoutExpired as error:
+        raise _Unanswered(f"took over {timeout:g} s to read") from error
+    except OSError as error:
+        why = f"no process can be started to read it: {error.strerror}"
+        raise _Unanswered(why) from error
+    if status != 0:
+        last = (err.decode(errors="replace").strip().splitlines() or [f"status {status}"])[-1]
+        raise _Unanswered(f"the process that read it broke down: {last}")
+    return pickle.loads(out)
+
+
+def answer() -> None:
+    """Answer the question on stdin on stdout, both pickled. Called in the other process."""
+    question, about = pickle.load(sys.stdin.buffer)
+    answers: dict[str, Callable[[Any], object]] = {"load": _load, "look": _look}
+    sys.stdout.buffer.write(pickle.dumps(answers[question](about)))
+
+
+def _load(path: str) -> Config | list[Fault]:
+    try:
+        return load(path)
     except ConfigError as error:
-        result = error.faults
-    sys.stdout.buffer.write(pickle.dumps(result))
+        return error.faults
+
+
+def _look(asked: tuple[Sequence[str], float]) -> dict[str, Facts]:
+    return look_at(*asked)

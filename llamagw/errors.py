@@ -1,9 +1,10 @@
 """
 Every way in which the gateway itself can fail a request.
 
-One class per way to fail; each has its HTTP status and OpenAI's ``type`` and ``code``. What an
-engine answers, errors included, reaches the client unchanged and has no class here. The dialects
-encode an error for the client.
+One class per way to fail; each has its HTTP status and OpenAI's ``type`` and ``code``. The first
+paragraph of its docstring says when it is answered, in docs/errors.md too. What an engine answers,
+errors included, reaches the client unchanged and has no class here. The dialects encode an error
+for the client.
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ class GatewayError(Exception):
     :ivar code: OpenAI's ``error.code``
     """
 
-    status = 500
+    status: int
     type = "server_error"
-    code: str = "internal_error"
+    code: str
 
     def __init__(
         self,
@@ -65,8 +66,18 @@ class GatewayError(Exception):
         return headers
 
 
+class InternalError(GatewayError):
+    """A bug in llamagw; its log has the traceback. Please report it."""
+
+    status = 500
+    code = "internal_error"
+
+
 class BadRequest(GatewayError):
-    """The request is malformed: invalid HTTP or JSON, or no model named."""
+    """
+    The body is not a JSON object, or names no ``model``, or one of over 256 characters; a query,
+    form or path that two servers might read in two ways; invalid HTTP.
+    """
 
     status = 400
     type = "invalid_request_error"
@@ -75,7 +86,7 @@ class BadRequest(GatewayError):
 
 class ModelNotFound(GatewayError):
     """
-    The request names a model that is not configured.
+    No model is configured by that name; the message has a similar name, and 20 names at most.
 
     :param name: the name in the request
     :param known: the configured names, for the suggestion and the list
@@ -99,21 +110,37 @@ class ModelNotFound(GatewayError):
 
 def nearest(name: str, known: Collection[str]) -> str | None:
     """
-    The configured name that is most similar to an unknown one.
+    The configured name that an unknown one probably means, in upper or lower case.
+
+    That is the same name, else the only one that begins with it, else the most similar one.
 
     :param name: of any length; only its first `SHOWN` characters are compared
-    :param known: if more than `COMPARED`, only those with the same first character are compared
+    :param known: if more than `COMPARED`, the similar one is looked for among those with the same
+        first character
     :return: None if none is similar
     """
-    name = name[:SHOWN]
-    if len(known) > COMPARED:
-        known = list(islice((k for k in known if k[:1] == name[:1]), COMPARED))
-    found = difflib.get_close_matches(name, known, n=1)
-    return found[0] if found else None
+    name = name[:SHOWN].lower()
+    # Of two names that differ in case only, the first.
+    lowered: dict[str, str] = {}
+    for one in known:
+        lowered.setdefault(one.lower(), one)
+    if name in lowered:
+        return lowered[name]
+    begun = list(islice((k for k in lowered if name and k.startswith(name)), 2))
+    if len(begun) == 1:
+        return lowered[begun[0]]
+    candidates: Iterable[str] = lowered
+    if len(lowered) > COMPARED:
+        candidates = islice((k for k in lowered if k[:1] == name[:1]), COMPARED)
+    found = difflib.get_close_matches(name, candidates, n=1)
+    return lowered[found[0]] if found else None
 
 
 class NotAllowed(GatewayError):
-    """The client may not send this request; the message says what would allow it."""
+    """
+    A web page may not send this request, or it is not sent to a server with llamagw's own key; the
+    message names the key of the configuration that would allow it.
+    """
 
     status = 403
     type = "permission_error"
@@ -121,7 +148,10 @@ class NotAllowed(GatewayError):
 
 
 class ModelNotLoaded(GatewayError):
-    """The model is not in memory, and a request of this kind does not load it."""
+    """
+    A GET for a model that is not loaded; without ``?autoload=true`` it does not load it. A browser
+    gets a page that offers to.
+    """
 
     status = 409
     type = "invalid_request_error"
@@ -129,7 +159,7 @@ class ModelNotLoaded(GatewayError):
 
 
 class RequestTimeout(GatewayError):
-    """The client took too long to send its request."""
+    """The request took longer than ``request_timeout_sec`` to arrive."""
 
     status = 408
     type = "invalid_request_error"
@@ -137,7 +167,7 @@ class RequestTimeout(GatewayError):
 
 
 class PathNotFound(GatewayError):
-    """No route has this path."""
+    """There is no such path."""
 
     status = 404
     type = "invalid_request_error"
@@ -146,7 +176,7 @@ class PathNotFound(GatewayError):
 
 class Moved(GatewayError):
     """
-    The route is at another path.
+    The path lacks its last slash; with ``Location``.
 
     :param location: that path, with the query
     """
@@ -166,7 +196,7 @@ class Moved(GatewayError):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path exists and does not take this method; ``allow`` says which it takes."""
+    """The path does not take this method; ``Allow`` says which it takes."""
 
     status = 405
     type = "invalid_request_error"
@@ -182,49 +212,59 @@ class BodyTooLarge(GatewayError):
 
 
 class BackendLost(GatewayError):
-    """The connection to the backend was lost, or its answer is not HTTP."""
+    """
+    The engine broke off before its answer began, and so did a second one, where there is one to
+    ask; or its answer is not HTTP; or its model was unloaded by force.
+    """
 
     status = 502
     code = "backend_lost"
 
 
 class PoisonedRequest(GatewayError):
-    """The same request has killed two backends within the last ``poison_sec``."""
+    """The same request has killed two engines within ``poison_sec``; no third one is tried."""
 
     status = 502
     code = "poisoned_request"
 
 
 class ModelUnavailable(GatewayError):
-    """The model cannot be loaded now; the message has the engine's last error lines."""
+    """
+    The model cannot be loaded, or has crashed several times; with the engine's last words, and
+    ``Retry-After``.
+    """
 
     status = 503
     code = "model_unavailable"
 
 
 class ServerBusy(GatewayError):
-    """The model's queue is full, or too many bytes of request bodies are held."""
+    """
+    ``max_queue`` requests wait for this model already, or ``max_bodies_mb`` of bodies are held, or
+    64 clients follow events or logs, or there are too many connections for the limit of open files;
+    with ``Retry-After``.
+    """
 
     status = 503
     code = "server_busy"
 
 
 class ShuttingDown(GatewayError):
-    """The gateway is draining and takes no new requests."""
+    """The gateway is being stopped and takes no new requests; with ``Retry-After``."""
 
     status = 503
     code = "shutting_down"
 
 
 class QueueTimeout(GatewayError):
-    """The request was queued for longer than ``queue_timeout_sec``."""
+    """The request waited for its model for longer than ``queue_timeout_sec``."""
 
     status = 504
     code = "queue_timeout"
 
 
 class LoadTimeout(GatewayError):
-    """The load made no progress for ``load_timeout_sec``."""
+    """The model was loading for ``load_timeout_sec`` without getting on."""
 
     status = 504
     code = "load_timeout"

@@ -2,7 +2,8 @@
 What starts and stops with the gateway, and in which order.
 
 Start: the engine is asked for its flags; the port is bound, and one that is in use ends the start
-with one line in the log; the start-up lines are logged. While it runs: reloads, one at a time.
+with one line, before a daemon detaches; what an earlier gateway left is ended; the start-up lines
+are logged. While it runs: reloads, one at a time.
 Stop: no new connections; running answers are drained for up to ``drain_sec``; the backends end, and
 only then the process.
 """
@@ -29,11 +30,10 @@ from llamagw.config import (
     Config,
     ConfigError,
     Fault,
-    LocalModel,
     is_loopback,
 )
 from llamagw.fleet import Dispatcher
-from llamagw.launch import Leftovers
+from llamagw.launch import Leftovers, Note
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy import Site
 
@@ -43,19 +43,8 @@ _log = Logger(namespace="llamagw")
 GOODBYE_SEC = 1.0
 
 
-class CannotStart(SystemExit, Exception):
-    """
-    The gateway cannot serve; the message is for the person who starts it.
-
-    Both a SystemExit, so that it ends the process with status 1 and without a traceback, and an
-    Exception, so that twistd removes its pidfile and a daemon's parent sees the failure.
-
-    :param message: one line
-    """
-
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.code = 1
+class CannotStart(Exception):
+    """The gateway cannot serve; the message is for the person who starts it, one line."""
 
 
 class _Reading(NamedTuple):
@@ -65,13 +54,13 @@ class _Reading(NamedTuple):
     :ivar config: the new configuration
     :ivar tls: certificate and key of its ``listen_addr``; None if that does not use TLS
     :ivar changes: what it changes, in words
-    :ivar missing: its models whose file does not exist
+    :ivar notes: what is to be said of its new and changed models
     """
 
     config: Config
     tls: Tls | None
     changes: str
-    missing: list[LocalModel]
+    notes: list[Note]
 
 
 class Gateway(Service):
@@ -82,14 +71,16 @@ class Gateway(Service):
     :param site: serves the clients
     :param dispatcher: runs the models
     :param pool: holds the connections to backends
-    :param prepare: called with a configuration before that is applied; may block until the
-        `Commands` is cancelled, and is called by `in_thread` for a reload
+    :param prepare: called with a configuration before that is applied, gives what is to be said of
+        its models; may block until the `Commands` is cancelled, and is called by `in_thread` for a
+        reload
     :param in_thread: calls a function in a thread; the Deferred fires in the reactor's
     :param leftovers: cleaned up before anything is started
     :param apply: applies a configuration to everything but the listening port
     :param make_endpoint: makes the endpoint of a configuration; may raise `ConfigError`
     :param clock: times the drain
     :param transports: the kind of transports, such as "uvloop", for the start-up lines
+    :param foreground: whether it runs in the foreground, for them too
     """
 
     name = "llamagw"
@@ -100,13 +91,14 @@ class Gateway(Service):
         site: Site,
         dispatcher: Dispatcher,
         pool: Pool,
-        prepare: Callable[[Config, Commands], None],
+        prepare: Callable[[Config, Commands], list[Note]],
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         leftovers: Leftovers,
         apply: Callable[[Config], None],
         make_endpoint: Callable[[Config], IStreamServerEndpoint],
         clock: IReactorTime,
         transports: str,
+        foreground: bool,
     ) -> None:
         self._config = config
         self._site = site
@@ -120,26 +112,34 @@ class Gateway(Service):
         self._make_endpoint = make_endpoint
         self._clock = clock
         self._transports = transports
+        self._foreground = foreground
         self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
+        #: What is to be said at the start.
+        self._notes: list[Note] = []
         #: Whether the file is to be read (again), and whether it is being read.
         self._reload_wanted = self._reloading = False
         self._hurry: Deferred[None] | None = None
 
-    def privilegedStartService(self) -> None:
+    def bind(self) -> None:
         """
-        Bind the port, before the process gives up its privileges.
+        Ask the engine for its flags, and bind the port.
 
-        :raises CannotStart: when it cannot be bound
+        Read what the engine and the models' files say, and bind the port.
+
+        Before the service is started: a daemon has not detached yet, so that whoever starts it
+        reads why it cannot serve, and no privileges are given up.
+
+        :raises CannotStart: when the port cannot be bound
+        :raises ConfigError: when the engine cannot be called as configured
         """
+        self._notes = self._prepare(self._config, self._commands)
+        self._endpoint, self._port = self._listen(self._config)
+
+    def privilegedStartService(self) -> None:
+        """End what an earlier gateway left, before the process gives up its privileges."""
         super().privilegedStartService()
-        self._prepare(self._config, self._commands)
-        try:
-            self._endpoint, self._port = self._listen(self._config)
-        except CannotStart as error:
-            _log.critical("{error}", error=str(error))
-            raise
-        # Only once the port is bound: a second gateway that was started by mistake ends above.
+        # With the port bound: a second gateway that was started by mistake has ended before.
         self._leftovers.clean_up()
 
     def reload(self, path: str) -> None:
@@ -170,12 +170,8 @@ class Gateway(Service):
                     if not self.running:
                         return
                     self._adopt(reading)
-                    _log.info(
-                        "the configuration was reloaded from {path}: {changes}",
-                        path=path,
-                        changes=reading.changes,
-                    )
-                    announce.log_missing(reading.missing)
+                    _log.info("the configuration was reloaded: {what}", what=reading.changes)
+                    announce.log_notes(reading.notes)
                 except Cancelled:
                     return
                 except (ConfigError, CannotStart) as error:
@@ -203,8 +199,11 @@ class Gateway(Service):
             tls = read_tls(config.listen_addr)
         except ValueError as error:
             raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
-        self._prepare(config, self._commands)
-        return _Reading(config, tls, announce.changes(self._config, config), config.missing_files())
+        notes, old = self._prepare(config, self._commands), self._config
+        changes = announce.changes(old, config)
+        if tls is not None and config.listen_addr == old.listen_addr:
+            changes += "; its certificate is read anew"
+        return _Reading(config, tls, changes, announce.new_notes(notes, old, config))
 
     def _adopt(self, reading: _Reading) -> None:
         """
@@ -253,8 +252,9 @@ class Gateway(Service):
     def startService(self) -> None:
         """Log the start-up lines, and load what is to be preloaded."""
         super().startService()
-        assert self._port is not None, "privilegedStartService has bound it"
-        announce.log_start(self._config, self._port.getHost(), self._transports)
+        assert self._port is not None, "it was bound before"
+        address = self._port.getHost()
+        announce.log_start(self._config, self._notes, address, self._transports, self._foreground)
         self._dispatcher.begin()
 
     def stopService(self) -> Deferred[None]:
@@ -281,8 +281,8 @@ class Gateway(Service):
         busy = sum(report.in_flight for report in self._dispatcher.report())
         if busy:
             _log.info(
-                "stopping; {busy} running answers have {sec:g} s to finish",
-                busy=busy,
+                "stopping; {busy} {sec:g} s to finish",
+                busy="1 running answer has" if busy == 1 else f"{busy} running answers have",
                 sec=self._config.drain_sec,
             )
         backends_gone = self._dispatcher.drain()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from twisted.python import usage
 
 from llamagw import __version__
-from llamagw.config import Config, ConfigError, Fault, load
+from llamagw.config import Config, ConfigError, Fault, load, with_lines
 from llamagw.system import (
     defer_hangups,
     handle_signals,
@@ -32,8 +33,13 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
     from twisted.internet.defer import Deferred
 
+    from llamagw.launch import Note
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
+
+
+#: Seconds for which ``--check`` reads the files of models.
+CHECK_SEC = 60.0
 
 
 class Options(usage.Options):
@@ -42,6 +48,7 @@ class Options(usage.Options):
 
     :ivar loaded: after parsing, the checked configuration
     :ivar hung_up: whether a SIGHUP has come since the options were parsed
+    :ivar foreground: whether the log goes to stdout: no daemon, no log file, no syslog
     """
 
     synopsis = "[options]"
@@ -54,7 +61,7 @@ class Options(usage.Options):
         ["check", None, "Check the configuration, print what would be served, and exit."]
     ]
     loaded: Config
-    hung_up = False
+    hung_up = foreground = False
 
     def opt_version(self) -> None:
         """Print the version of llamagw, and exit."""
@@ -72,22 +79,29 @@ class Options(usage.Options):
         if self.parent is not None and not self["check"]:
             self._note_hangups()
         try:
-            self.loaded = load(path)
             if self["check"]:
-                # Only Twisted itself can check an endpoint string.
-                from twisted.internet import reactor
+                from llamagw.announce import summary
 
-                endpoint(reactor, self.loaded)
+                print(summary(path, *check(path)))
+                raise SystemExit(0)
+            self.loaded = load(path)
         except ConfigError as error:
             raise SystemExit(str(error)) from None
-        if self["check"]:
-            from llamagw.announce import summary
-
-            print(summary(path, self.loaded))
-            raise SystemExit(0)
         if not self.loaded.uses_tls:
             leave_out_tls()
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
+        self._log_to_stdout()
+
+    def _log_to_stdout(self) -> None:
+        """In the foreground, have twistd log by logs.py, as if its ``--logger`` said so."""
+        twistd: dict[str, Any] = self.parent or {}
+        self.foreground = bool(
+            twistd.get("nodaemon")
+            and twistd.get("logfile") in (None, "", "-")
+            and not twistd.get("syslog")
+        )
+        if self.foreground and not twistd.get("logger"):
+            twistd["logger"] = "llamagw.logs.stdout_observer"
 
     def _note_hangups(self) -> None:
         """Remember a SIGHUP until the gateway runs, instead of ending by it."""
@@ -98,21 +112,68 @@ class Options(usage.Options):
         defer_hangups(note)
 
 
+def check(path: str) -> tuple[Config, list[Note]]:
+    """
+    Check a configuration, and all that it refers to on this machine.
+
+    :param path: the YAML file
+    :return: the configuration, and what is to be said of its models
+    :raises ConfigError: with every fault
+    """
+    from twisted.internet import reactor
+    from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
+    from zope.interface import implementer
+
+    from llamagw.apart import Commands
+    from llamagw.launch import Known
+
+    @implementer(ILogObserver)
+    def warn(event: LogEvent) -> None:
+        if event["log_level"] >= LogLevel.warn:
+            print(f"warning: {formatEvent(event)}", file=sys.stderr)
+
+    config = load(path)
+    # Only Twisted itself can check an endpoint string.
+    endpoint(reactor, config)
+    known = Known()
+    # There is no log yet: what cannot be read is told here.
+    globalLogPublisher.addObserver(warn)
+    try:
+        known.read(config, Commands(), seconds=CHECK_SEC)
+    finally:
+        globalLogPublisher.removeObserver(warn)
+    notes = known.notes(config)
+    faults = known.faults(config)
+    faults += [Fault(path, None, n.place, n.message) for n in notes if n.grade == "fault"]
+    if faults:
+        raise ConfigError(with_lines(faults))
+    return config, notes
+
+
 def makeService(options: Options) -> IService:
     """
     The gateway, wired to the global reactor.
 
     :param options: after parsing
-    :raises SystemExit: when the gateway cannot listen on ``listen_addr``
+    :raises SystemExit: when the gateway cannot listen on ``listen_addr``; with the reason, which
+        Python prints, and status 1
     """
     from twisted.internet import reactor
     from twisted.internet.threads import deferToThreadPool
+
+    from llamagw.service import CannotStart
 
     # Twisted's own is the wall clock: if that is set back, timers fire late by as much.
     reactor.seconds = time.monotonic  # type: ignore[method-assign]
     pool = reactor.getThreadPool()  # type: ignore[attr-defined]
     in_thread = partial(deferToThreadPool, reactor, pool)  # type: ignore[arg-type]
-    gateway = make_gateway(options.loaded, reactor, in_thread)
+    gateway = make_gateway(options.loaded, reactor, in_thread, options.foreground)
+    try:
+        gateway.bind()
+    except CannotStart as error:
+        raise SystemExit(str(error)) from None
+    except ConfigError as error:
+        raise SystemExit(str(ConfigError(with_lines(error.faults)))) from None
     reactor.callWhenRunning(_handle_signals, reactor, gateway, options)
     reactor.callWhenRunning(_leave_out_of_collections)
     return gateway
@@ -128,6 +189,7 @@ def make_gateway(
     config: Config,
     reactor: Any,
     in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
+    foreground: bool = False,
 ) -> Gateway:
     """
     Put the parts together.
@@ -135,6 +197,7 @@ def make_gateway(
     :param config: what the gateway starts with
     :param reactor: for all I/O and all timers
     :param in_thread: calls a function in a thread, where it may block
+    :param foreground: whether the log goes to stdout
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.api import Api
@@ -168,13 +231,13 @@ def make_gateway(
         api.table,
         clock=reactor,
         limits=limits(config),
-        access_log=config.access_log,
+        access_log=config.logs_access(foreground),
     )
 
     def apply(config: Config) -> None:
         for part in (connect, launchers, dispatcher, relay):
             part.apply(config)
-        site.allow(limits(config), config.access_log)
+        site.allow(limits(config), config.logs_access(foreground))
 
     return Gateway(
         config,
@@ -188,6 +251,7 @@ def make_gateway(
         make_endpoint=lambda config: endpoint(reactor, config),
         clock=reactor,
         transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,
+        foreground=foreground,
     )
 
 

@@ -85,3 +85,7 @@ class CostTests(SynchronousTestCase):
         self.assertEqual(bytes(self.client.heard[heard:]), chunk)
         self.assertLessEqual(calls, CHUNK * 1.1, self.seen.most_common(20))
         self.assertGreater(calls, CHUNK * 0.7, "cheaper by far: lower the budget")
+
+    def test_the_access_log_costs_a_chunk_nothing(self) -> None:
+        self.bench.site.access_log = True
+        self.test_a_chunk_stays_within_its_budget()

@@ -1,5 +1,6 @@
 """
 What the documents name is there: the tests that hold a promise, files, and what links lead to.
+Their tables are those that docs/tables.py makes from the code.
 
 A file of tests is named by its path from the root, from `tests/` or from `tests/faults/`; a test in
 it, or a class of tests, after `::`. An ellipsis instead of the file stands for one that the
@@ -8,8 +9,10 @@ document names. Any other file is named by its path from the root, or by the end
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -30,8 +33,16 @@ FILE = re.compile(r"(?<![^\s(])[\w.+][\w./+-]*\.(?:py|yaml|md)(?![\w/])")
 LINK = re.compile(r"\]\(([^)\s:]*)\)")
 HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
-#: Files of a user's, and of the examples in CONTRIBUTING.md.
-THEIRS = frozenset({"config.yaml", "./config.yaml", "57.feature.1.md", "+typo.doc.md"})
+#: Files of a user, of a client, and of the examples in CONTRIBUTING.md.
+THEIRS = frozenset(
+    {
+        "config.yaml",
+        "./config.yaml",
+        "57.feature.1.md",
+        "+typo.doc.md",
+        "extra-openai-models.yaml",
+    }
+)
 #: Where docs/architecture.md says that something to come has its place.
 TO_COME = frozenset({"dialects/ollama.py", "models/estimate.py"})
 FILES = [
@@ -109,7 +120,7 @@ def test_every_link_of_a_document_leads_somewhere(document: str) -> None:
 def test_a_file_or_a_link_that_leads_nowhere_is_noticed() -> None:
     text = "`fleet/none.py`, `python docs/none.py -h`, `room.py`, `/etc/none.yaml`, `config.yaml`"
     assert unknown_files(text) == ["docs/none.py", "fleet/none.py"]
-    text = "[a](README.md#errors) [b](#none) [c](docs/none.md) [d](README.md#none) [e](http://e.e)"
+    text = "[a](README.md#more) [b](#none) [c](docs/none.md) [d](README.md#none) [e](http://e.e)"
     assert dead_links(ROOT / "README.md", text) == ["#none", "docs/none.md", "README.md#none"]
 
 
@@ -129,3 +140,37 @@ def test_a_test_that_does_not_exist_is_noticed() -> None:
         "tests/test_none.py",
         "…::test_queues",
     ]
+
+
+@pytest.fixture(scope="module")
+def tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "docs" / "tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_the_tables_of_a_document_are_those_of_the_code(tables: ModuleType, document: str) -> None:
+    text = (ROOT / document).read_text()
+    assert tables.with_tables(text) == text, "python docs/tables.py writes them anew"
+
+
+def test_every_table_of_the_code_is_in_one_document(tables: ModuleType) -> None:
+    texts = [(ROOT / document).read_text() for document in DOCUMENTS]
+    placed = [place[2] for text in texts for place in tables.PLACE.finditer(text)]
+    assert sorted(placed) == sorted(tables.tables())
+
+
+def test_a_table_that_is_out_of_date_is_noticed(tables: ModuleType) -> None:
+    text = (ROOT / "docs" / "errors.md").read_text()
+    assert tables.with_tables(text.replace("`body_too_large`", "`too_large`")) == text
+    assert tables.with_tables(text.replace("| 413 |", "| 414 |")) == text
+
+
+def test_every_key_of_the_configuration_has_a_meaning(tables: ModuleType) -> None:
+    said = tables.meanings()
+    for struct in (tables.ConfigFile, tables.ModelEntry):
+        assert [name for name in struct.__struct_fields__ if not said.get(name)] == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import errors
-from llamagw.errors import GatewayError, ModelNotFound
+from llamagw.errors import GatewayError, ModelNotFound, nearest
 
 
 class ErrorTests(SynchronousTestCase):
@@ -18,6 +18,7 @@ class ErrorTests(SynchronousTestCase):
         self.assertEqual(
             {error.__name__: (error.status, error.type) for error in GatewayError.__subclasses__()},
             {
+                "InternalError": (500, "server_error"),
                 "BadRequest": (400, "invalid_request_error"),
                 "ModelNotFound": (404, "invalid_request_error"),
                 "NotAllowed": (403, "permission_error"),
@@ -75,6 +76,20 @@ class ErrorTests(SynchronousTestCase):
     def test_an_unknown_model_names_the_nearest(self) -> None:
         error = ModelNotFound("qwen2.5", ["tiny", "qwen2.5-7b"])
         self.assertIn("Did you mean `qwen2.5-7b`?", error.message)
+
+    def test_an_unknown_model_names_the_one_that_is_meant(self) -> None:
+        known = ["Qwen2.5-7B", "qwen3-8b", "qwen3-30b", "smollm2", "gemma-3-270m-it-Q4_K_M"]
+        for name, meant in (
+            ("SmolLM2", "smollm2"),
+            ("QWEN2.5-7b", "Qwen2.5-7B"),
+            ("g", "gemma-3-270m-it-Q4_K_M"),
+            ("Gemma-3", "gemma-3-270m-it-Q4_K_M"),
+            ("qwen3-3", "qwen3-30b"),
+            ("smolm2", "smollm2"),
+        ):
+            self.assertEqual(nearest(name, known), meant, name)
+        for name in ("", "zzz", "q"):
+            self.assertIsNone(nearest(name, known), name)
 
     def test_the_message_is_the_exceptions_text(self) -> None:
         self.assertEqual(str(GatewayError("Oh.")), "Oh.")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
@@ -22,7 +23,7 @@ from llamagw import apart, service, tap
 from llamagw.announce import changes
 from llamagw.apart import Cancelled, Commands, load_apart
 from llamagw.config import Config, ConfigError, load
-from llamagw.launch import processes
+from llamagw.launch import known
 from llamagw.service import Gateway
 from tests.faults.support import is_gone
 from tests.support.configs import configuration, local_model
@@ -55,7 +56,7 @@ class ReloadTests(ServiceTestCase):
         self.gateway = self.start()
 
     def make(self) -> Gateway:
-        return tap.make_gateway(load(self.write()), self.reactor, self.thread)
+        return tap.make_gateway(load(self.write()), self.reactor, self.thread, False)
 
     def says(self, **values: Any) -> None:
         """The file says something else from now on."""
@@ -139,16 +140,16 @@ class ReloadTests(ServiceTestCase):
         self.gateway.stopService()
         self.thread.end()
         self.assertEqual(self.said("is not reloaded: the gateway is stopping"), 1)
-        self.assertEqual(self.warned, [line for line in self.warned if "cannot be served" in line])
+        self.assertEqual([line for line in self.warned if "reload" in line], [])
 
     def test_another_binary_is_asked_in_the_thread_and_used_after_it(self) -> None:
         asked = []
 
-        def known_flags(binary: str, *_: object) -> frozenset[str]:
+        def known_flags(binary: str, *_: object) -> dict[str, bool]:
             asked.append(binary)
-            return frozenset({"--model", "--new"})
+            return {"--model": True, "--new": False}
 
-        self.patch(processes, "known_flags", known_flags)
+        self.patch(known, "known_flags", known_flags)
         other = self.folder / "other-server"
         other.touch(mode=0o755)
         self.says(llama_server_path=str(other))
@@ -163,12 +164,22 @@ class ReloadTests(ServiceTestCase):
     def test_a_reload_says_what_it_changes_and_not_all_there_is(self) -> None:
         before = len(self.logged)
         self.values["models"].append({"name": "third", "model_path": "small.gguf"})
+        self.says(max_queue=7)
+        self.gateway.reload(self.path)
+        self.thread.end()
+        self.assertEqual(
+            self.logged[before:],
+            ["the configuration was reloaded: new: third; other keys: max_queue"],
+        )
+
+    def test_a_reload_warns_of_missing_files_of_the_models_that_it_changes(self) -> None:
+        before = len(self.warned)
+        self.values["models"].append({"name": "third", "model_path": "none.gguf"})
         self.says()
         self.gateway.reload(self.path)
         self.thread.end()
-        told = self.logged[before:]
-        self.assertIn("3 models configured, at most 2 in memory at once; new: third", told[0])
-        self.assertEqual([line for line in told if "/v1/" in line or "model small" in line], [])
+        [warning] = self.warned[before:]
+        self.assertIn("model third cannot be served: there is no file", warning)
 
 
 class ChangesTests(SynchronousTestCase):
@@ -177,7 +188,15 @@ class ChangesTests(SynchronousTestCase):
 
     def test_each_kind_of_change_is_named(self) -> None:
         said = changes(self.config("a", "b"), self.config("b", "c", threads=2))
-        self.assertEqual(said.split("; ")[1:], ["new: c", "changed: b", "removed: a"])
+        self.assertEqual(said, "new: c; changed: b; removed: a")
+
+    def test_keys_of_the_gateway_are_named_and_their_values_are_not(self) -> None:
+        old = self.config("a")
+        new = replace(old, listen_addr="127.0.0.1:9999", engine_log="all")
+        self.assertEqual(changes(old, new), "other keys: listen_addr, engine_log")
+
+    def test_that_nothing_has_changed_is_said(self) -> None:
+        self.assertEqual(changes(self.config("a"), self.config("a")), "nothing has changed")
 
     def test_of_thousands_some_are_named(self) -> None:
         said = changes(self.config("a"), self.config("a", *map(str, range(5000))))

@@ -18,20 +18,25 @@ from typing import Any
 
 from twisted.application.service import IService
 from twisted.internet import asyncioreactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred, maybeDeferred, succeed
 from twisted.internet.error import CannotListenError
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogLevel, formatEvent
 from twisted.python import usage
+from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
-from llamagw import __version__, launch, service, system, tap
-from llamagw.config import load
-from llamagw.launch import processes
+from llamagw import __version__, announce, launch, logs, service, system, tap
+from llamagw.config import ConfigError, load
+from llamagw.launch import known
+from llamagw.models import look_at
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
+from tests.models.support import gguf_bytes
 from tests.support.bench import Bench
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.logs import observe
 from tests.support.messages import CHAT, answers, event, request
 
@@ -51,7 +56,7 @@ class ConfigTestCase(SynchronousTestCase):
                 {"name": "org/big", "model_path": "big.gguf"},
             ],
         }
-        (self.folder / "small.gguf").write_bytes(b"")
+        (self.folder / "small.gguf").write_bytes(GGUF_HEAD)
 
     def write(self, name: str = "config.yaml") -> str:
         path = self.folder / name
@@ -122,16 +127,22 @@ class OptionsTests(ConfigTestCase):
         self.assertIn("nowhere.yaml", line)
 
     def test_check_tells_what_would_be_served_and_starts_nothing(self) -> None:
+        (self.folder / "big.gguf").write_bytes(GGUF_HEAD)
         code, printed = self.ends("--config", self.write(), "--check")
         self.assertEqual(code, 0)
         for text in ("127.0.0.1:8000", sys.executable, "at most 2", __version__):
             self.assertIn(text, printed)
-        small, big = printed.splitlines()[-2:]
-        self.assertIn(f"small: {self.folder / 'small.gguf'}", small)
-        self.assertNotIn("warning", small)
-        self.assertIn("org/big", big)
-        self.assertIn("warning: there is no such file", big)
+        self.assertIn(f"small: {self.folder / 'small.gguf'}", printed)
+        self.assertIn(f"org/big: {self.folder / 'big.gguf'}", printed)
         self.assertEqual(self.installed, [])
+
+    def test_check_looks_into_the_files_of_models(self) -> None:
+        path = self.write()
+        (self.folder / "big.gguf").write_bytes(b"<!DOCTYPE html><html>Not found</html>")
+        code, printed = self.ends("--config", path, "--check")
+        self.assertEqual(printed, "")
+        [line] = str(code).splitlines()
+        self.assertIn(f"{path}:1: models[1].model_path: {self.folder}/big.gguf is a web pa", line)
 
     def test_check_knows_an_address_that_twisted_does_not(self) -> None:
         for address in ("frob:x=1", "unix:", "tcp:http", "127.0.0.1:99999"):
@@ -148,6 +159,27 @@ class OptionsTests(ConfigTestCase):
         self.parse("-c", path, nodaemon=True)
         self.parse("-c", path, nodaemon=False)
         self.assertEqual(self.installed, [False, True])
+
+    def logger(self, **twistd: object) -> tuple[bool, object]:
+        """Whether it is in the foreground, and the observer that twistd is to use."""
+        options = tap.Options()
+        options.parent = usage.Options()
+        options.parent.update(twistd)
+        options.parseOptions(["-c", self.write()])
+        return options.foreground, options.parent.get("logger")
+
+    def test_the_log_on_stdout_is_our_own_and_all_others_are_twistds(self) -> None:
+        ours, mine = "llamagw.logs.stdout_observer", "my.observer"
+        self.assertIs(namedAny(ours), logs.stdout_observer)
+        for twistd, foreground, logger in (
+            ({"nodaemon": True}, True, ours),
+            ({"nodaemon": True, "logfile": "-"}, True, ours),
+            ({"nodaemon": True, "logger": mine}, True, mine),
+            ({"nodaemon": True, "logfile": "x.log"}, False, None),
+            ({"nodaemon": True, "syslog": True}, False, None),
+            ({"nodaemon": False}, False, None),
+        ):
+            self.assertEqual(self.logger(**twistd), (foreground, logger), twistd)
 
     def test_tls_is_left_out_unless_it_is_served(self) -> None:
         self.parse("-c", self.write())
@@ -225,10 +257,13 @@ class ReactorTests(SynchronousTestCase):
 class ServiceTestCase(ConfigTestCase):
     """The gateway as it is wired, on a reactor in memory, and all that it logs."""
 
+    foreground = True
+
     def setUp(self) -> None:
         super().setUp()
         self.reactor = MemoryReactorClock()
-        self.patch(processes, "known_flags", lambda *_: frozenset())
+        self.patch(known, "known_flags", lambda *_: {})
+        self.patch(known, "look_apart", lambda paths, seconds, asking: look_at(paths, seconds))
         self.patch(service, "load_apart", lambda path, asking: load(path))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
@@ -242,10 +277,12 @@ class ServiceTestCase(ConfigTestCase):
             self.warned.append(self.logged[-1])
 
     def make(self) -> Gateway:
-        return tap.make_gateway(load(self.write()), self.reactor, maybeDeferred)
+        config = load(self.write())
+        return tap.make_gateway(config, self.reactor, maybeDeferred, self.foreground)
 
     def start(self) -> Gateway:
         gateway = self.make()
+        gateway.bind()
         gateway.privilegedStartService()
         gateway.startService()
         return gateway
@@ -261,9 +298,9 @@ class StartTests(ServiceTestCase):
         verifyObject(IService, gateway)
         self.assertEqual(self.reactor.tcpServers, [])
 
-    def test_it_listens_where_it_is_told_before_privileges_are_shed(self) -> None:
+    def test_it_listens_where_it_is_told_before_it_is_started(self) -> None:
         gateway = self.make()
-        gateway.privilegedStartService()
+        gateway.bind()
         [(port, site, _, interface)] = self.reactor.tcpServers
         self.assertEqual((port, interface), (8000, "127.0.0.1"))
         self.assertIs(site, gateway._site)
@@ -279,6 +316,14 @@ class StartTests(ServiceTestCase):
         self.assertEqual((allowed.client_stall, allowed.request_timeout), (7, 9))
         self.assertGreaterEqual(allowed.max_connections, 8)
 
+    def test_requests_are_logged_in_the_foreground(self) -> None:
+        for foreground in (True, False):
+            self.foreground = foreground
+            gateway = self.make()
+            self.assertIs(gateway._site.access_log, foreground)
+            gateway._apply(gateway._config)
+            self.assertIs(gateway._site.access_log, foreground, "after a reload too")
+
     def test_it_says_what_is_served_and_where(self) -> None:
         self.values["listen_addr"] = ":8000"
         self.start()
@@ -286,21 +331,79 @@ class StartTests(ServiceTestCase):
         for text in (
             f"llamagw {__version__}",
             "2 models configured, at most 2 in memory",
-            f"model small: {self.folder / 'small.gguf'}",
-            "model org/big: ",
-            "listening on 0.0.0.0:8000",
-            "POST http://localhost:8000/v1/chat/completions",
-            "POST http://localhost:8000/v1/completions",
-            "POST http://localhost:8000/v1/embeddings",
-            "http://localhost:8000/v1/models",
-            "http://localhost:8000/health",
+            "listening on 0.0.0.0:8000; base URL: http://localhost:8000/v1",
+            "http://localhost:8000/ in a browser",
+            "Ctrl-C stops",
         ):
             self.assertIn(text, log)
+        self.assertLessEqual(len(self.logged), 8)
 
-    def test_a_model_without_its_file_is_a_warning(self) -> None:
+    def test_who_cannot_stop_it_by_ctrl_c_is_not_told_to(self) -> None:
+        self.foreground = False
         self.start()
-        [warning] = [line for line in self.warned if "big" in line]
-        self.assertIn(str(self.folder / "big.gguf"), warning)
+        self.assertNotIn("Ctrl-C", "\n".join(self.logged))
+
+    def test_that_there_is_no_password_is_told_where_others_can_connect(self) -> None:
+        for address, told in (
+            (IPv4Address("TCP", "127.0.0.1", 8000), 0),
+            (IPv6Address("TCP", "::1", 8000), 0),
+            (UNIXAddress("/run/llamagw.sock"), 0),
+            (IPv4Address("TCP", "0.0.0.0", 8000), 1),
+            (IPv6Address("TCP", "::", 8000), 1),
+            (IPv4Address("TCP", "192.0.2.1", 8000), 1),
+        ):
+            self.warned.clear()
+            announce.log_address(address, ":8000")
+            said = [line for line in self.warned if "no password" in line]
+            self.assertEqual((len(said), len(self.warned)), (told, told), address)
+
+    def test_models_without_their_files_are_two_lines_at_most(self) -> None:
+        self.values["models"] += [{"name": f"m{n}", "model_path": f"{n}.gguf"} for n in range(9)]
+        self.start()
+        big = self.folder / "big.gguf"
+        self.assertEqual(
+            self.warned[:2],
+            [
+                f"model org/big cannot be served: there is no file {big}",
+                "9 more warnings of this kind; llamagw check has them all",
+            ],
+        )
+        self.assertEqual([line for line in self.warned[2:] if "model" in line], [])
+
+    def test_a_file_that_is_no_model_is_a_warning_and_hints_are_left_to_check(self) -> None:
+        (self.folder / "big.gguf").write_bytes(b"<html>")
+        (self.folder / "small.gguf").write_bytes(gguf_bytes("bert", _context_length=512))
+        self.start()
+        self.assertIn("model small: context_size is 4096, and the model was tra", self.warned[0])
+        big = self.folder / "big.gguf"
+        self.assertIn(f"model org/big cannot be served: {big} is a web page", self.warned[1])
+
+    def flags(self, *_: object) -> dict[str, bool]:
+        return {"--model": True, "--embeddings": False}
+
+    def test_a_flag_that_the_engine_does_not_have_ends_the_start_with_a_line(self) -> None:
+        self.patch(known, "known_flags", self.flags)
+        self.values["models"][1]["extra_args"] = ["--embedings"]
+        gateway = self.make()
+        with self.assertRaises(ConfigError) as caught:
+            gateway.bind()
+        self.assertEqual(
+            str(caught.exception),
+            f"{self.folder}/config.yaml: models[1].extra_args[0]: --embedings is no flag of "
+            "this llama-server; did you mean --embeddings?",
+        )
+        self.assertEqual(self.reactor.tcpServers, [])
+
+    def test_a_reload_with_such_a_flag_changes_nothing(self) -> None:
+        gateway = self.start()
+        self.patch(known, "known_flags", self.flags)
+        self.values["llama_server_path"] = str(self.folder / "other")
+        (self.folder / "other").touch(mode=0o755)
+        self.values["models"][1]["extra_args"] = ["--embedings"]
+        gateway.reload(self.write())
+        self.assertIn("is no flag of this llama-server; did you mean", self.warned[-2])
+        self.assertIn("was not reloaded", self.warned[-1])
+        self.assertEqual(gateway._config.llama_server_path, sys.executable)
 
     def test_one_model_is_not_called_models(self) -> None:
         del self.values["models"][1]
@@ -317,13 +420,11 @@ class StartTests(ServiceTestCase):
         self.taken()
         gateway = self.make()
         with self.assertRaises(CannotStart) as caught:
-            gateway.privilegedStartService()
+            gateway.bind()
         message = str(caught.exception)
         self.assertIn("cannot listen on 127.0.0.1:8000: Address already in use", message)
         self.assertIn("listen_addr", message)
         self.assertEqual(len(message.splitlines()), 1)
-        self.assertEqual(caught.exception.code, 1)
-        self.assertEqual(sum(message in line for line in self.logged), 1)
 
     def test_an_address_that_twisted_does_not_know_ends_the_start_with_one_line(self) -> None:
         self.values["listen_addr"] = "frob:x=1"
@@ -402,7 +503,7 @@ class StopTests(ServiceTestCase):
     def test_a_running_answer_is_waited_for(self) -> None:
         client, backend = self.bench.streaming()
         stopped = self.stop()
-        self.assertIn("1 running answers have 30 s", "\n".join(self.logged))
+        self.assertIn("1 running answer has 30 s", "\n".join(self.logged))
         self.reactor.advance(29)
         self.assertEqual(self.calls, ["drain"])
         backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")

@@ -117,6 +117,7 @@ class Feeds:
                     status=report.status,
                     error=report.error,
                     exit_code=report.exit_code,
+                    failed_at=report.failed_at,
                 )
                 for report in dispatcher.report()
             ]

@@ -1,5 +1,6 @@
 """
-The JSON of the lists of models: in the format of OpenAI, and of llama-server's router.
+The JSON of the lists of models: in the formats of OpenAI and Anthropic, which one list serves, and
+of llama-server's router.
 
 Only formats; the data comes from the dispatcher and the configuration.
 """
@@ -7,6 +8,8 @@ Only formats; the data comes from the dispatcher and the configuration.
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Sequence
 from typing import Any
 
 from llamagw.config import ModelConfig, is_pattern
@@ -16,21 +19,50 @@ from llamagw.models import file_size
 #: A description of a model by its engine (`llamagw.launch.described`), {} if unknown; or an entry.
 Described = dict[str, Any]
 
+#: The end of the year 9999, in seconds since the epoch.
+_LAST_SECOND = 253_402_300_799
 
-def openai_entries(
+
+def model_entries(
     report: ModelReport, model: ModelConfig, description: Described
 ) -> list[Described]:
     """
     The entries of ``GET /v1/models`` for a model: one for its name, one for each alias.
 
+    Each is both a ``model`` of OpenAI's API and a ``ModelInfo`` of Anthropic's.
+
     :param description: the engine's description
     """
     # A stopping model is in memory but cannot be used, so it is listed as unloaded.
     status = "unloaded" if report.status == "stopping" else report.status
-    entry = {**_facts(model, description), "status": status}
+    facts = _facts(model, description)
+    entry = {"type": "model", **facts, "created_at": _rfc_3339(facts["created"]), "status": status}
+    if report.error is not None:
+        entry |= {"error": report.error, "failed_at": report.failed_at}
     aliases = _aliases(model)
-    named = {"id": model.name, **entry, "aliases": aliases}
-    return [named, *({"id": alias, **entry, "alias_of": model.name} for alias in aliases)]
+    named = {"id": model.name, "display_name": model.name, **entry, "aliases": aliases}
+    return [
+        named,
+        *(
+            {"id": alias, "display_name": alias, **entry, "alias_of": model.name}
+            for alias in aliases
+        ),
+    ]
+
+
+def model_list(entries: Sequence[Described]) -> Described:
+    """
+    The answer to ``GET /v1/models``: a list of OpenAI's, and the only page of Anthropic's.
+
+    :param entries: of all models
+    """
+    return {
+        "object": "list",
+        "data": entries,
+        "has_more": False,
+        "first_id": entries[0]["id"] if entries else None,
+        "last_id": entries[-1]["id"] if entries else None,
+    }
 
 
 def router_entry(report: ModelReport, model: ModelConfig, description: Described) -> Described:
@@ -47,13 +79,17 @@ def router_entry(report: ModelReport, model: ModelConfig, description: Described
         "aliases": _aliases(model),
         "tags": [],
         **_facts(model, description),
-        "status": _status(report.status, report.exit_code, report.error),
+        "status": _status(report),
         "port": report.port,
         "in_flight": report.in_flight,
         "waiting": report.waiting,
         "last_used": report.last_used,
         "pinned": report.pinned,
     }
+    if report.memory is not None:
+        entry["memory"] = report.memory
+    if report.waiting_for is not None:
+        entry |= {"waiting_sec": report.waiting_sec, "waiting_for": report.waiting_for}
     if report.replicas:
         entry["replicas"] = report.replicas
     return entry
@@ -65,7 +101,7 @@ def router_event(change: Change, event: str = "status_change") -> Described:
 
     :param event: the event's name
     """
-    data = _status(change.status, change.exit_code, change.error)
+    data = _status(change)
     data = {"status": data.pop("value"), **data}
     return {"model": change.model, "event": event, "data": data}
 
@@ -85,15 +121,16 @@ def _facts(model: ModelConfig, description: Described) -> Described:
     return facts
 
 
-def _status(status: str, exit_code: int | None, error: str | None) -> Described:
+def _status(told: ModelReport | Change) -> Described:
     """The router has no state `failed`: it says `unloaded`, and adds the reason."""
-    entry: Described = {"value": "unloaded" if status == "failed" else status}
-    if status == "failed":
+    failed = told.status == "failed"
+    entry: Described = {"value": "unloaded" if failed else told.status}
+    if failed:
         entry["failed"] = True
-    if exit_code is not None:
-        entry["exit_code"] = exit_code
-    if error is not None:
-        entry["error"] = error
+    if told.exit_code is not None:
+        entry["exit_code"] = told.exit_code
+    if failed:
+        entry |= {"error": told.error, "failed_at": told.failed_at}
     return entry
 
 
@@ -106,3 +143,14 @@ def _created(model: ModelConfig) -> int:
         return int(os.stat(model.model_path).st_mtime)
     except OSError:
         return 0
+
+
+def _rfc_3339(seconds: int) -> str:
+    """
+    A time as in RFC 3339, such as ``2025-02-19T00:00:00Z``.
+
+    :param seconds: since the epoch; of a file, so it may be a year that the format does not have
+    """
+    if not 0 <= seconds <= _LAST_SECOND:
+        seconds = 0
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))

@@ -24,11 +24,11 @@ from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing import RequestRedirect
 
-from llamagw import __version__
-from llamagw.api.listing import Described, openai_entries, router_entry
+from llamagw import __version__, web
+from llamagw.api.listing import Described, model_entries, model_list, router_entry
 from llamagw.api.manage import Management
 from llamagw.config import ModelConfig
-from llamagw.dialects import OWN, ROUTES, Route, Scope, Where
+from llamagw.dialects import ANY, BODIES, OWN, ROUTES, Route, Scope, Where
 from llamagw.errors import (
     SHOWN,
     GatewayError,
@@ -50,8 +50,21 @@ from llamagw.proxy import (
 )
 from llamagw.text import harmless
 
-_PATHS = (*(path for route in ROUTES for path in route.paths), *(own.path for own in OWN))
+#: What an unknown path may have meant.
+_PATHS = [
+    path
+    for path in (*(path for route in ROUTES for path in route.paths), *(own.path for own in OWN))
+    if path != "/"
+]
+#: What is named if it resembles none of them, and where all of them are.
+_USUAL = "The usual paths are /v1/chat/completions, /v1/models and /health."
+_ALL = "All of them: / in a browser, or docs/endpoints.md."
 
+#: For a browser that asks for the script of a service worker (it sends a header of that name).
+_NO_WORKER = (
+    "An engine's page gets no service worker here: it would go on answering for the engine, in the "
+    "name of this server, when that is not loaded."
+)
 
 #: How many entries of a list are made in one turn of the reactor: each takes some 15 µs.
 MODELS_A_TURN = 500
@@ -122,10 +135,24 @@ class Api:
             return by_shaped_body
         return {Where.BODY: by_body, Where.FORM: by_form, Where.QUERY: by_query}[route.where]
 
+    # For any method, since it is there for browsers only.
+    @app.route("/", methods=list(ANY))
+    def home(self, request: Request) -> bytes:
+        """The page of the models, for a browser."""
+        if not web.wanted(request):
+            raise _nowhere(request)
+        request.guard()
+        return web.home(request)
+
+    @app.route("/web/<name>", methods=["GET"])
+    def asset(self, request: Request, name: str) -> bytes:
+        """A file that a page loads."""
+        return web.asset(request, name)
+
     @app.route("/health", methods=["GET"], strict_slashes=False)
     @app.route("/v1/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
-        """The gateway is up; with the models that run, have waiters, or are remote."""
+        """The gateway is up; with the models that run, have waiters, have failed, or are remote."""
         return _json(
             request,
             {
@@ -140,17 +167,18 @@ class Api:
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     async def models(self, request: Request) -> bytes:
         """All configured models and their aliases."""
-        return _json(request, {"object": "list", "data": await self._openai_entries()})
+        return _json(request, model_list(await self._model_entries()))
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
     async def model(self, request: Request, name: str) -> bytes:
         """One model."""
         checked_name(name)
-        entries = {entry["id"]: entry for entry in await self._openai_entries()}
+        entries = {entry["id"]: entry for entry in await self._model_entries()}
         # Resolved after the await: the configuration may be reloaded in the meantime.
         own = self._dispatcher.catalogue.own_name(name)
         # A name that only a pattern matches has no entry of its own.
-        fitting = {**entries[own], "id": name, "aliases": [], "alias_of": own}
+        fitting = {**entries[own], "id": name, "display_name": name, "aliases": []}
+        fitting["alias_of"] = own
         return _json(request, entries.get(name, fitting))
 
     @app.route("/models", methods=["GET"], strict_slashes=False)
@@ -191,10 +219,10 @@ class Api:
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         return body
 
-    async def _openai_entries(self) -> list[Described]:
+    async def _model_entries(self) -> list[Described]:
         entries: list[Described] = []
         async for known in self._known():
-            entries += openai_entries(*known)
+            entries += model_entries(*known)
         return entries
 
     async def _known(self) -> AsyncIterator[tuple[ModelReport, ModelConfig, Described]]:
@@ -216,17 +244,15 @@ class Api:
         assert isinstance(failure.value, WerkzeugMethodNotAllowed)
         allowed = sorted({*(failure.value.valid_methods or ()), "OPTIONS"})
         method = harmless(request.method.decode(errors="replace"), 20)
-        message = f"{method} is not possible here; {', '.join(allowed)} is."
+        path = request.path.decode(errors="replace")
+        right = " or ".join(m for m in allowed if m not in ("HEAD", "OPTIONS"))
+        body = f" with a body such as {BODIES[path]}" if path in BODIES else ""
+        message = f"{method} is not possible at {harmless(path, SHOWN)}. Send {right}{body}."
         return _error(request, MethodNotAllowed(message, allow=allowed))
 
     @app.handle_errors(WerkzeugNotFound, RequestRedirect)  # type: ignore[arg-type]
     def not_found(self, request: Request, failure: Failure) -> bytes:
-        path = harmless(request.path.decode(errors="replace"), SHOWN)
-        near = get_close_matches(path, _PATHS, n=3)
-        hint = (
-            f"Did you mean {' or '.join(near)}?" if near else f"Known paths: {', '.join(_PATHS)}."
-        )
-        return _error(request, PathNotFound(f"There is nothing at {path}. {hint}"))
+        return _error(request, _nowhere(request))
 
     @app.handle_errors(GatewayError)  # type: ignore[arg-type]
     def gateway_error(self, request: Request, failure: Failure) -> bytes:
@@ -234,12 +260,22 @@ class Api:
         return _error(request, failure.value)
 
 
-def _relayed(route: Route) -> Callable[..., Deferred[None]]:
+def _relayed(route: Route) -> Callable[..., bytes | Deferred[None]]:
     """The handler of a route; of those in `Api.table`, Klein only needs it for its 405."""
 
-    def relayed(self: Api, request: Request, **_: str) -> Deferred[None]:
+    def relayed(self: Api, request: Request, **_: str) -> bytes | Deferred[None]:
         if route.scope is not Scope.INFER:
             request.guard()
+        if route.where is Where.PATH and request.requestHeaders.hasHeader(b"Service-Worker"):
+            raise PathNotFound(_NO_WORKER)
+        if route.where is Where.PATH and web.wanted(request):
+            call = self._reader(route)(request)
+            name = self._dispatcher.catalogue.own_name(call.named(None))
+            if not call.load and not self._dispatcher.admits(name):
+                return web.offer(request, name)
+            # llama-server has its page kept for a year: once seen, it would come from the browser's
+            # cache when the model is not loaded.
+            request.cacheable = False
         self._relay.render(request, self._reader(route))
         # Never fires: the relay ends the answer, and Klein must not finish one that was cut off.
         return Deferred()
@@ -254,9 +290,19 @@ for _route in ROUTES:
         Api.app.route(_rule, methods=_methods, endpoint=f"{_methods} {_path}")(_relayed(_route))
 
 
+def _nowhere(request: Request) -> PathNotFound:
+    """For a path that is not known: names those that it begins or resembles, three at most."""
+    path = harmless(request.path.decode(errors="replace"), SHOWN)
+    low = path.lower()
+    begun = [known for known in _PATHS if known.startswith(low) and low != "/"]
+    near = begun[:3] or get_close_matches(low, _PATHS, n=3)
+    hint = f"Did you mean {' or '.join(near)}?" if near else _USUAL
+    return PathNotFound(f"There is nothing at {path}. {hint} {_ALL}")
+
+
 def _json(request: Request, value: Any) -> bytes:
     return request.prepare(200, msgspec.json.encode(value))
 
 
 def _error(request: Request, error: GatewayError) -> bytes:
-    return request.prepare(error.status, request.dialect.envelope(error), error.headers())
+    return request.refusal(error)

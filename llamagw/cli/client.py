@@ -8,15 +8,16 @@ two POSTs. Every failure becomes one line for the user.
 from __future__ import annotations
 
 import contextlib
-import difflib
 import http.client
 import json
-import os
+import re
 import socket
 import ssl
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote, urlsplit
+
+from llamagw.cli.places import find_config
 
 #: Seconds for a connection, and for an answer that does not depend on a backend.
 PATIENCE = 10.0
@@ -39,12 +40,15 @@ class Client:
     """
     The management API of one gateway.
 
-    :param url: ``http://…``, ``https://…`` or ``unix:/path``; a ``/v1`` at its end is ignored
+    :param url: ``http://…``, ``https://…``, ``unix:/path``, or ``host:port`` for http; a ``/v1`` at
+        its end is ignored
     :param patience: seconds for a connection and for an answer that does not depend on a backend
     :raises ValueError: when that is no such URL; the message is for the user
     """
 
     def __init__(self, url: str, patience: float = PATIENCE) -> None:
+        if re.match(r"(\[[^\]/]*\]|[^:/\[\]]+):\d+(/|$)", url):
+            url = f"http://{url}"
         self.url = url
         self._patience = patience
         self._prefix = ""
@@ -57,7 +61,9 @@ class Client:
         parts = urlsplit(url)
         self._scheme = parts.scheme
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url!r} is not http://HOST:PORT, https://HOST:PORT or unix:/PATH")
+            raise ValueError(
+                f"{url!r} is not HOST:PORT, http://HOST:PORT, https://HOST:PORT or unix:/PATH"
+            )
         self._where = parts.hostname
         try:
             self._port = parts.port  # raises for an invalid one
@@ -88,7 +94,8 @@ class Client:
         :param name: its name or an alias
         :raises Failed: when it cannot be loaded
         """
-        self._manage("/models/load", name, {"model": name, "wait": True})
+        # No timeout, here and below: the gateway limits how long a load or an unload takes.
+        self._json("POST", "/models/load", {"model": name, "wait": True}, endless=True)
 
     def unload(self, name: str, force: bool) -> None:
         """
@@ -98,7 +105,7 @@ class Client:
         :param force: break off the answers in progress, instead of waiting for their end
         :raises Failed: when it cannot be unloaded
         """
-        self._manage("/models/unload", name, {"model": name, "force": force})
+        self._json("POST", "/models/unload", {"model": name, "force": force}, endless=True)
 
     def logs(self, name: str, most: int | None) -> list[str]:
         """
@@ -130,23 +137,6 @@ class Client:
                     yield line.decode("utf-8", "replace").rstrip("\r")
             if begun:
                 yield begun.decode("utf-8", "replace")
-
-    def _manage(self, path: str, name: str, body: dict[str, Any]) -> None:
-        try:
-            # No timeout here: the gateway limits how long a load or an unload takes.
-            self._json("POST", path, body, endless=True)
-        except Failed as failed:
-            if failed.error.get("code") == "model_not_found" and "Did you mean" not in str(failed):
-                hint = self._nearest(name)
-                raise Failed(f"{failed}{hint}", failed.error) from None
-            raise
-
-    def _nearest(self, name: str) -> str:
-        with contextlib.suppress(Failed):
-            near = difflib.get_close_matches(name, names(self.models()), n=1)
-            if near:
-                return f" Did you mean `{near[0]}`?"
-        return ""
 
     def _json(
         self, method: str, path: str, body: dict[str, Any] | None = None, endless: bool = False
@@ -274,17 +264,16 @@ def configured_url(path: str | None) -> str:
 
     Only ``listen_addr`` is read: the rest may be meant for another machine.
 
-    :param path: the file; None for config.yaml in this folder, or the default without one
+    :param path: the file; None for the one that places.py finds, or the default without one
     :raises ValueError: when the file gives no URL; the message is for the user
     """
     import yaml
 
     from llamagw.config import DEFAULTS, address_url
 
+    path = path or find_config()
     if path is None:
-        if not os.path.exists("config.yaml"):
-            return address_url(DEFAULTS.listen_addr)
-        path = "config.yaml"
+        return address_url(DEFAULTS.listen_addr)
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)

@@ -14,8 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from llamagw import __version__
+from llamagw.cli.places import packaged_engine
 from llamagw.cli.scan import Model
 from llamagw.cli.show import plain, size
+from llamagw.config import physical_cores
 
 
 @dataclass(frozen=True)
@@ -35,10 +37,7 @@ class Machine:
         """The machine that this process runs on."""
         import psutil
 
-        cores = psutil.cpu_count(logical=False) or os.cpu_count() or 4
-        if hasattr(os, "sched_getaffinity"):
-            cores = min(cores, len(os.sched_getaffinity(0)))
-        return cls(cores, psutil.virtual_memory().total)
+        return cls(physical_cores(), psutil.virtual_memory().total)
 
 
 def at_once(models: list[Model], ram: int) -> tuple[int, int]:
@@ -85,7 +84,7 @@ def config_text(
         "#",
         "# The numbers are guesses, from what the files say and from this machine, which has",
         f"# {machine.cores} cores and {size(ram)} of memory. Correct them as you like.",
-        "# The README of llamagw has all keys.",
+        "# All keys: docs/configuration.md of llamagw.",
         "",
         "# The llama-server executable of llama.cpp. A bare name is looked for on PATH.",
         f"llama_server_path: {known}",
@@ -149,14 +148,15 @@ def find_engine(given: str | None) -> str | None:
     """
     The llama-server to write into the file.
 
-    :param given: its path or name; None to look for llama-server on PATH
-    :return: its absolute path; None if none was given and PATH has none
+    :param given: its path or name; None to look for llama-server on PATH, then for the engine of
+        `make run`
+    :return: its absolute path; None if none was given and there is none
     :raises ValueError: when the given one is not executable; the message is for the user
     """
     found = shutil.which(given or "llama-server")
     if found is None:
         if given is not None:
             raise ValueError(f"{given} is not an executable file")
-        return None
+        return packaged_engine()
     # Absolute: a service has another PATH than this terminal.
     return os.path.abspath(found)

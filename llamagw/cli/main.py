@@ -1,35 +1,30 @@
 """
-The `llamagw` command, and those of its subcommands that need no running gateway: run, check, init,
-completion.
+The `llamagw` command, and those of its subcommands that need no running gateway: check, init,
+completion. Those that serve are in serve.py, those that ask a gateway in remote.py.
 
-Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 130 ended by
-Ctrl-C. Results go to stdout, everything else to stderr. What only one command needs is imported
-there: completion must be quick.
+Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 3 not running in
+the background, 130 ended by Ctrl-C. Results go to stdout, everything else to stderr. What only one
+command needs is imported there: completion must be quick.
 """
 
 from __future__ import annotations
 
 import io
 import os
-import signal
 import sys
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llamagw import __version__
-from llamagw.cli import remote, show
+from llamagw.cli import remote, serve, show
+from llamagw.cli.places import CONFIG
 from llamagw.cli.remote import json_option, print_json
+from llamagw.cli.serve import config_argument, needed
 
 if TYPE_CHECKING:
     from llamagw.config import Config, Fault
-
-#: The program that `run` executes: twistd, wherever its script is. For -c, unlike for a script,
-#: Python puts the current folder on sys.path; files there must not be imported as modules.
-_TWISTD = (
-    "import sys; sys.path[:] = [p for p in sys.path if p]; sys.argv[0] = 'twistd'; "
-    "from twisted.scripts.twistd import run; run()"
-)
+    from llamagw.launch import Note
 
 
 def main() -> None:
@@ -57,7 +52,8 @@ Examples:
   llamagw run                    serve
   llamagw ps                     what is loaded?
 
-Exit codes: 0 done, 1 failed, 2 called wrongly, 130 ended by Ctrl-C.""",
+Exit codes: 0 done, 1 failed, 2 called wrongly, 3 not running in the background,
+130 ended by Ctrl-C.""",
 )
 @click.version_option(__version__, prog_name="llamagw", message="%(prog)s %(version)s")
 @click.pass_context
@@ -67,108 +63,62 @@ def cli(context: click.Context) -> None:
         context.color = False
 
 
-# ---- Serving ----------------------------------------------------------------------------------
-
-_config_option = click.option(
-    "-c",
-    "--config",
-    default="config.yaml",
-    show_default=True,
-    type=click.Path(dir_okay=False),
-    help="The configuration file.",
-)
-
-
-@cli.command(
-    epilog="""\b
-Examples:
-  llamagw run
-  llamagw run -c /etc/llamagw/config.yaml --logfile /var/log/llamagw.log"""
-)
-@_config_option
-@click.option(
-    "--logfile",
-    type=click.Path(dir_okay=False),
-    help="Write the log there instead of to the terminal.",
-)
-def run(config: str, logfile: str | None) -> None:
-    """
-    Serve, in the foreground.
-
-    The same as `twistd -n --pidfile= llamagw --config FILE`. Ctrl-C or SIGTERM ends it in order,
-    with 0; SIGHUP reads the configuration again. For a daemon, use twistd itself.
-    """
-    # Blocked until tap.py handles it: a SIGHUP must reload the configuration, not end the process.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
-    arguments = ["-n", "--pidfile=", *(["--logfile", logfile] if logfile else [])]
-    arguments += ["llamagw", "--config", config]
-    # Executed in place of this process, so that click does not stay in the gateway's memory.
-    sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-c", _TWISTD, *arguments])
+# ---- Configurations ----------------------------------------------------------------------------
 
 
 @cli.command(
     epilog="""\b
 Examples:
   llamagw check
-  llamagw check -c new.yaml && mv new.yaml config.yaml
+  llamagw check new.yaml && mv new.yaml config.yaml
   llamagw check --json | jq -r '.faults[] | "\\(.line) \\(.place)"'"""
 )
-@_config_option
+@config_argument
 @json_option
 @click.pass_context
-def check(context: click.Context, config: str, as_json: bool) -> None:
+def check(context: click.Context, config: str | None, as_json: bool) -> None:
     """
     Check a configuration, and say what would be served.
 
     All faults are told at once, one line each; then the exit code is 1.
     """
     from llamagw.announce import summary
+    from llamagw.config import ConfigError
+    from llamagw.tap import check as examine
 
-    path = os.path.abspath(config)
-    loaded, faults = _checked(path)
-    if as_json:
-        print_json(
-            {
-                "ok": not faults,
-                "faults": [
-                    {"file": f.file, "line": f.line, "place": f.place, "message": f.message}
-                    for f in faults
-                ],
-                "models": _served(loaded) if loaded else [],
-            }
-        )
-    elif loaded:
-        click.echo(summary(path, loaded))
-    else:
-        for fault in faults:
-            click.echo(str(fault), err=True)
-    context.exit(1 if faults else 0)
-
-
-def _checked(path: str) -> tuple[Config | None, list[Fault]]:
-    """As `twistd llamagw --check`: the configuration, or its faults and those of its address."""
-    from llamagw import tap
-    from llamagw.config import ConfigError, load
-
+    path = os.path.abspath(needed(config, as_json))
     try:
-        loaded = load(path)
-        from twisted.internet import reactor
-
-        tap.endpoint(reactor, loaded)
+        loaded, notes = examine(path)
     except ConfigError as error:
-        return None, error.faults
-    return loaded, []
+        if as_json:
+            print_json({"ok": False, "faults": [_told(f) for f in error.faults], "models": []})
+        else:
+            click.echo(str(error), err=True)
+        context.exit(1)
+    if as_json:
+        print_json({"ok": True, "faults": [], "models": _served(loaded, notes)})
+    else:
+        click.echo(summary(path, loaded, notes))
 
 
-def _served(config: Config) -> list[dict[str, Any]]:
-    missing = {model.name for model in config.missing_files()}
+def _told(fault: Fault) -> dict[str, Any]:
+    said = {"file": fault.file, "line": fault.line, "place": fault.place}
+    return {**said, "message": fault.message}
+
+
+def _served(config: Config, notes: list[Note]) -> list[dict[str, Any]]:
     return [
         {
             "name": model.name,
             "model_path": None if model.remote else model.model_path,
             "urls": [replica.url for replica in model.replicas] if model.remote else [],
-            "missing": model.name in missing,
+            "threads": None if model.remote else model.threads,
+            "default": model.name == config.default_model,
+            "notes": [
+                {"grade": note.grade, "place": note.place, "message": note.message}
+                for note in notes
+                if note.model == model.name
+            ],
         }
         for model in config.models
     ]
@@ -186,13 +136,17 @@ Examples:
 @click.option(
     "-o",
     "--output",
-    default="config.yaml",
+    default=CONFIG,
     show_default=True,
     type=click.Path(dir_okay=False, allow_dash=True),
     help="The file to write; - for stdout.",
 )
 @click.option("-f", "--force", is_flag=True, help="Overwrite a file that is there.")
-@click.option("--llama-server", metavar="PATH", help="The engine; else the one on PATH.")
+@click.option(
+    "--llama-server",
+    metavar="PATH",
+    help="The engine; else the one on PATH, else that of `make run`.",
+)
 @click.option(
     "--gpu-layers",
     type=click.IntRange(min=-1),
@@ -239,18 +193,21 @@ def init(
             file.write(text)
     except OSError as error:
         raise click.ClickException(f"{output} cannot be written: {error.strerror}") from None
-    count = len(found.models)
     if output != "-":
-        option = "" if output == "config.yaml" else f" -c {show.plain(output)}"
+        count = len(found.models)
         click.echo(
-            f"{show.plain(output)} is written, with {count} model{'s'[: count != 1]}. "
-            f"Now: llamagw check{option}; llamagw run{option}",
-            err=True,
+            f"{show.plain(output)} is written, with {count} model{'s'[: count != 1]}", err=True
         )
     if engine is None:
         raise click.ClickException(
             "there is no llama-server on PATH: change the line that is marked with CHANGE, or "
             "give --llama-server PATH"
+        )
+    if output != "-":
+        named = "" if output == CONFIG else f" {show.plain(output)}"
+        click.echo(
+            f"The engine is {show.plain(engine)}\nNow: llamagw check{named}; llamagw run{named}",
+            err=True,
         )
 
 
@@ -278,5 +235,7 @@ def completion(shell: str) -> None:
     click.echo(found(cli, {}, "llamagw", "_LLAMAGW_COMPLETE").source())
 
 
+for command in (serve.run, serve.stop, serve.reload, serve.status):
+    cli.add_command(command)
 for command in (remote.ps, remote.load, remote.unload, remote.logs):
     cli.add_command(command)

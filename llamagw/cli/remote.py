@@ -54,14 +54,15 @@ def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
         "--url",
         envvar="LLAMAGW_URL",
         show_envvar=True,
-        help="Where llamagw runs: http://…, https://… or unix:/PATH. Else the configuration's "
-        "listen_addr, else http://localhost:8000.",
+        help="Where llamagw runs: HOST:PORT, http://…, https://… or unix:/PATH. Else the "
+        "configuration's listen_addr, else http://localhost:8000.",
     )
     @click.option(
         "-c",
         "--config",
         type=click.Path(exists=True, dir_okay=False),
-        help="Take listen_addr from this file.  [default: config.yaml, if there]",
+        help="Take listen_addr from this file.  [default: ./config.yaml, else "
+        "~/.config/llamagw/config.yaml]",
     )
     @functools.wraps(function)
     def wrapped(url: str | None, config: str | None, **arguments: Any) -> None:
@@ -114,8 +115,10 @@ def ps(client: Client, as_json: bool) -> None:
     """
     List the models of a running gateway.
 
-    Those in memory come first, each group in the order of the configuration. In a narrow terminal
-    PORT and CONTEXT are left out; in a pipe nothing is.
+    Those in memory come first, each group in the order of the configuration. RSS is the memory that
+    the engine has in use, FILE the part of it that is mapped from files, such as the weights. Below
+    the table: why a model has failed, and what requests wait for. In a narrow terminal PORT,
+    CONTEXT, FILE and SIZE are left out, as far as need be; in a pipe nothing is.
     """
     answer = client.models()
     if as_json:
@@ -127,17 +130,23 @@ def ps(client: Client, as_json: bool) -> None:
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     rows = [_row(model) for model in models]
-    table = show.table(_COLUMNS, rows, width, dispensable=("PORT", "CONTEXT"))
+    table = show.table(_COLUMNS, rows, width, dispensable=_DISPENSABLE)
     for number, row in enumerate(table):
         if number:
             row[1] = click.style(row[1], fg=_COLOURS.get(row[1].strip()))
         click.echo(show.GAP.join(row).rstrip())
-    for model in models:
-        if error := model["status"].get("error"):
-            click.echo(f"\n{show.plain(model['id'])}: {show.plain(str(error))}")
+    notes = [note for model in models for note in (_failure(model), _wait(model)) if note]
+    if notes:
+        click.echo()
+    for note in notes:
+        click.echo(show.note(show.plain(note), width))
 
 
-_COLUMNS = ("NAME", "STATUS", "SIZE", "CONTEXT", "PORT", "ACTIVE", "WAITING", "LAST USED")
+_COLUMNS = (
+    *("NAME", "STATUS", "SIZE", "RSS", "FILE", "CONTEXT", "PORT"),
+    *("ACTIVE", "WAITING", "LAST USED"),
+)
+_DISPENSABLE = ("PORT", "CONTEXT", "FILE", "SIZE")
 _NOT_LOADED = ("unloaded", "failed")
 
 
@@ -149,22 +158,49 @@ def _status(model: dict[str, Any]) -> str:
 
 def _row(model: dict[str, Any]) -> list[str]:
     """A row of the table; "-" for what a model does not have."""
-    bytes_, last_used = model.get("size"), model.get("last_used")
+    memory, last_used = model.get("memory") or {}, model.get("last_used")
     return [
         show.plain(model["id"]),
         _status(model),
-        show.size(bytes_) if isinstance(bytes_, int) else "-",
+        _size(model.get("size")),
+        _size(memory.get("rss")),
+        _size(memory.get("file")),
         _number(model.get("context_size")),
         _number(model.get("port")),
         _number(model.get("in_flight")),
         _number(model.get("waiting")),
-        "-" if last_used is None else show.ago(max(time.time() - last_used, 0)),
+        "-" if last_used is None else _ago(last_used),
     ]
 
 
 def _number(value: object) -> str:
     # The values of a remote model come from its server, unchecked.
     return str(value) if isinstance(value, int) else "-"
+
+
+def _size(value: object) -> str:
+    return show.size(value) if isinstance(value, int) else "-"
+
+
+def _ago(moment: float) -> str:
+    return show.ago(max(time.time() - moment, 0))
+
+
+def _failure(model: dict[str, Any]) -> str:
+    """Why the model has failed, and when; "" if it has not."""
+    error, failed_at = model["status"].get("error"), model["status"].get("failed_at")
+    if not error:
+        return ""
+    return f"{model['id']}{'' if failed_at is None else f' failed {_ago(failed_at)}'}: {error}"
+
+
+def _wait(model: dict[str, Any]) -> str:
+    """How long the first of the model's requests has waited, and for what; "" if none waits."""
+    count, seconds = model.get("waiting"), model.get("waiting_sec")
+    if not count or seconds is None:
+        return ""
+    first = "1 waits" if count == 1 else f"{count} wait, the first"
+    return f"{model['id']}: {first} for {show.span(seconds)}, for {model.get('waiting_for')}"
 
 
 @click.command(
@@ -199,7 +235,8 @@ def unload(client: Client, name: str, force: bool, as_json: bool) -> None:
     """
     Unload a model, and wait until it is gone.
 
-    It finishes the answers that it is giving first. A request for it loads it again.
+    It finishes the answers that it is giving first. A request for it loads it again. The
+    failure of one that has failed is forgotten.
     """
     _manage(name, "unloaded", as_json, lambda: client.unload(name, force))
 
@@ -230,11 +267,17 @@ def logs(client: Client, name: str, follow: bool, lines: int | None) -> None:
     """
     Print the last lines that a model's engine has written.
 
-    The gateway keeps the last 200 of each engine. With --follow it goes on until Ctrl-C, which
-    ends it with 130, or until the gateway ends, with 0.
+    Each has the time of day before it; a line of its own tells where a run begins. The gateway
+    keeps the last 200 of each model. With --follow it goes on until Ctrl-C, which ends it with 130,
+    or until the gateway ends, with 0. A model that has not run yet has none: that is told, and is
+    no failure.
     """
+    kept = client.logs(name, 1 if follow else lines)
+    if not kept and lines != 0:
+        then = "its log follows when it does" if follow else f"llamagw load {show.plain(name)}"
+        click.echo(f"{show.plain(name)} has not run yet: {then}", err=True)
     if not follow:
-        for line in client.logs(name, lines):
+        for line in kept:
             click.echo(harmless(line))
         return
     with closing(client.follow(name, lines)) as stream:  # type: ignore[type-var]

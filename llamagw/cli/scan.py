@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llamagw.cli.show import plain
-from llamagw.models import gguf
+from llamagw.models import gguf, kind, kv_token, no_model
 
 #: The longest context that is written (tokens): a longer one may need more memory than there is.
 CONTEXT = 8192
@@ -22,15 +22,13 @@ SHORT_CONTEXT = 2048
 #: The context is halved for a smaller KV cache down to this (tokens).
 LEAST_CONTEXT = 1024
 
-#: Bytes that a model takes beside its weights and its KV cache (README, "Memory").
+#: Bytes that a model takes beside its weights and its KV cache (docs/memory.md).
 OVERHEAD = 2**30
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _QUANT = re.compile(r"[-._](?:i?q\d\w*|[bf]?f(?:16|32)|fp(?:16|32)|mxfp4\w*)$", re.IGNORECASE)
 
-#: Architectures for embeddings only.
-_ENCODERS = re.compile(r"bert|embedding|t5encoder", re.IGNORECASE)
-_POOLING_NONE, _POOLING_RANK = 0, 4
+_POOLING_NONE = 0
 
 _ADD_BY_HAND = "is left to you: add --mmproj and its path to the extra_args of its model"
 
@@ -189,10 +187,9 @@ def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> s
 
 def _no_model(header: gguf.Header) -> str | None:
     """Why a file is not a model, as a predicate; None if it is one."""
-    kind = header.text("general.type")
-    if kind in ("adapter", "imatrix"):
-        names = {"adapter": "a LoRA adapter", "imatrix": "an importance matrix"}
-        return f"is {names[kind]}, not a model"
+    why = no_model(header)
+    if why:
+        return why
     if not header.tensors:
         return "has no weights"
     arch = header.architecture
@@ -203,52 +200,17 @@ def _no_model(header: gguf.Header) -> str | None:
 
 def _model(path: str, name: str, size: int, header: gguf.Header) -> Model:
     arch = header.architecture
-    pooling = header.number(f"{arch}.pooling_type")
-    kind = "text"
-    if pooling == _POOLING_RANK or (_ENCODERS.search(arch) and _ranks(header)):
-        kind = "ranking"
-    elif pooling or _ENCODERS.search(arch):
-        kind = "embeddings"
+    pooling, use = header.number(f"{arch}.pooling_type"), kind(header)
     return Model(
         path=os.path.abspath(path),
         name=name,
         size=size,
         architecture=arch,
-        kind=kind,
+        kind=use,
         trained=header.number(f"{arch}.context_length") or 0,
-        kv_token=_kv_token(header),
-        pooled=kind != "embeddings" or pooling not in (None, _POOLING_NONE),
+        kv_token=kv_token(header),
+        pooled=use != "embeddings" or pooling not in (None, _POOLING_NONE),
     )
-
-
-def _ranks(header: gguf.Header) -> bool:
-    labels = f"{header.architecture}.classifier.output_labels" in header.values
-    return labels or "cls.output.weight" in header.tensors
-
-
-def _kv_token(header: gguf.Header) -> int:
-    """Bytes of KV cache for a token: for each layer and KV head, a key and a value."""
-    arch = header.architecture
-    _, most = _heads(header, f"{arch}.attention.head_count")
-    if f"{arch}.attention.head_count_kv" in header.values:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count_kv")
-    else:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count")
-    head = (header.number(f"{arch}.embedding_length") or 0) // max(most, 1)
-    key = header.number(f"{arch}.attention.key_length") or head
-    value = header.number(f"{arch}.attention.value_length") or head
-    return max(in_all * (key + value) * 2, 0)
-
-
-def _heads(header: gguf.Header, key: str) -> tuple[int, int]:
-    """How many attention heads all layers have together, and how many the layer with most has."""
-    value = header.values.get(key)
-    if isinstance(value, list):
-        # The layers of this model differ.
-        each = [number for number in value if isinstance(number, int)]
-        return sum(each), max(each, default=0)
-    number = header.number(key) or 0
-    return number * (header.number(f"{header.architecture}.block_count") or 0), number
 
 
 def _stem(path: str) -> str:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 GAP = "  "
+
+#: How many lines a note may have on a terminal.
+NOTE_LINES = 8
 
 
 def plain(text: str) -> str:
@@ -36,12 +40,41 @@ def ago(seconds: float) -> str:
 
     :param seconds: since then
     """
-    if seconds < 5:
-        return "just now"
+    return "just now" if seconds < 5 else f"{span(seconds)} ago"
+
+
+def span(seconds: float) -> str:
+    """
+    A length of time for people, such as ``3 min``.
+
+    :param seconds: its length
+    """
     for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
         if seconds >= length:
-            return f"{int(seconds // length)} {unit} ago"
-    return f"{int(seconds)} s ago"
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s"
+
+
+def note(text: str, width: int | None = None) -> str:
+    """
+    A sentence below a table.
+
+    :param text: any number of words
+    :param width: characters of a line at most, but for longer words; None for no limit
+    :return: as it is without a limit; else in `NOTE_LINES` at most, of which all but the first are
+        indented
+    """
+    if width is None:
+        return text
+    return textwrap.fill(
+        text,
+        width,
+        subsequent_indent="  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+        max_lines=NOTE_LINES,
+        placeholder=" …",
+    )
 
 
 def table(

@@ -16,8 +16,9 @@ from llamagw.config.addresses import (
     shown_address,
     speaks_tls,
 )
-from llamagw.config.document import ConfigError, Fault
+from llamagw.config.document import ConfigError, Fault, with_lines
 from llamagw.config.load import load
+from llamagw.config.machine import physical_cores
 from llamagw.config.names import NAME_LENGTH, Names, is_pattern
 from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
 from llamagw.config.rules import CORS_NAMES, HOP_BY_HOP
@@ -57,6 +58,8 @@ __all__ = [
     "is_pattern",
     "load",
     "origin",
+    "physical_cores",
     "shown_address",
     "speaks_tls",
+    "with_lines",
 ]

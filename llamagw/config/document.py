@@ -6,6 +6,7 @@ What keys and values are allowed is defined in schema.py.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from msgspec import Struct
 from yaml.composer import Composer
 from yaml.constructor import ConstructorError, SafeConstructor
 from yaml.resolver import Resolver
+
+from llamagw.config import mistakes
 
 try:
     # libyaml's: a file that would take seconds takes a tenth of that.
@@ -70,12 +73,14 @@ class Fault(Struct, frozen=True):
     :ivar line: from 1; None if the fault has no line
     :ivar place: such as ``models[1].threads``; "" for the whole file
     :ivar message: what is wrong and what would be right
+    :ivar excerpt: the line of the file and a mark beneath it; empty where the place says it all
     """
 
     file: str
     line: int | None
     place: str
     message: str
+    excerpt: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         where = self.file if self.line is None else f"{self.file}:{self.line}"
@@ -86,13 +91,13 @@ class Fault(Struct, frozen=True):
 
 class ConfigError(Exception):
     """
-    A configuration that cannot be used.
+    A configuration that cannot be used; as a text, one line for each fault, and its excerpt.
 
     :param faults: all of its faults, at least one
     """
 
     def __init__(self, faults: list[Fault]) -> None:
-        super().__init__("\n".join(str(fault) for fault in faults))
+        super().__init__("\n".join(line for f in faults for line in (str(f), *f.excerpt)))
         self.faults = faults
 
 
@@ -125,15 +130,24 @@ class Document:
         :param message: what is wrong and what would be right
         :raises ConfigError: with all faults, when there are more than `MOST_FAULTS`
         """
-        # A missing key has no line; its parent's is used.
-        at = place
-        while at and at not in self.lines:
-            at = at[: max(at.rfind("."), at.rfind("["), 0)]
-        self._note(self.lines.get(at), place, message)
+        self._note(self.line_of(place), place, message)
 
-    def _note(self, line: int | None, place: str, message: str) -> None:
+    def line_of(self, place: str) -> int | None:
+        """
+        The line of a place, or of the nearest one around it that has a line.
+
+        :param place: such as ``models[1].threads``; a missing key has the line of its parent
+        :return: from 1; None if there is none
+        """
+        while place and place not in self.lines:
+            place = place[: max(place.rfind("."), place.rfind("["), 0)]
+        return self.lines.get(place)
+
+    def _note(
+        self, line: int | None, place: str, message: str, excerpt: tuple[str, ...] = ()
+    ) -> None:
         place, message = shortened(place, LONGEST_PLACE), shortened(message, LONGEST_MESSAGE)
-        fault = Fault(self.path, line, place, message)
+        fault = Fault(self.path, line, place, message, excerpt)
         if fault in self.faults:
             return
         if len(self.faults) == MOST_FAULTS:
@@ -171,12 +185,8 @@ class Document:
                 self._walk(node, "")
             raw = None if node is None else loader.construct_document(node)
         except yaml.MarkedYAMLError as error:
-            mark = error.problem_mark or error.context_mark
-            line = mark.line + 1 if mark else None
-            what = " ".join(str(error.problem or error.context).split())
-            if "alias" in str(error.context):
-                what += '; a text that begins with * or & needs quotes, such as "*"'
-            self._note(line, "", f"is not YAML: {what}")
+            slip = mistakes.explain(error, text)
+            self._note(slip.line, "", f"is not YAML: {slip.message}", slip.excerpt)
             return None
         except RecursionError:
             self._note(None, "", "is not YAML: it is nested too deeply")
@@ -267,6 +277,22 @@ def _weigh(node: yaml.Node, known: dict[int, int | None]) -> int:
         raise _TooMuch("its aliases make too much of it")
     known[id(node)] = weight
     return weight
+
+
+def with_lines(faults: list[Fault]) -> list[Fault]:
+    """
+    Add the lines to faults that were found after their file had been read.
+
+    :param faults: of one file
+    :return: the same, in the order of their lines; as they are if the file cannot be read now
+    """
+    if not faults:
+        return []
+    document = Document(faults[0].file)
+    with contextlib.suppress(ConfigError):
+        document.parse()
+    found = [msgspec.structs.replace(f, line=document.line_of(f.place)) for f in faults]
+    return sorted(found, key=lambda fault: fault.line or 0)
 
 
 def shortened(text: str, most: int) -> str:

@@ -18,7 +18,7 @@ from llamagw.config.addresses import origin
 from llamagw.config.document import ConfigError, Document, show
 from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
 from llamagw.config.schema import ConfigFile, ModelEntry, ReplicaEntry
-from llamagw.config.walk import environment, fields
+from llamagw.config.walk import environment, fields, texts
 
 
 def load(path: str) -> Config:
@@ -39,10 +39,13 @@ def load(path: str) -> Config:
 
 def _config(document: Document, raw: dict[Any, Any]) -> Config:
     fault = document.fault
-    file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", {"models"})})
+    meant = rules.meant_at_top(raw)
+    file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", {"models"}, meant)})
     names = rules.NameRules(fault)
     models = list(_models(document, raw["models"], names)) if "models" in raw else []
     names.default_model(file.default_model, names.check_aliases())
+    if "default_model" not in raw and len(models) == 1:
+        file = replace(file, default_model=models[0].name)
     if file.llama_server_path:
         given = raw["llama_server_path"]
         found = machine.find_engine(fault, given, file.llama_server_path)
@@ -54,7 +57,7 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     rules.bodies(fault, file)
     if not document.faults:
         rules.room(fault, file.max_loaded_models, models)
-    return Config.of(file, models)
+    return Config.of(document.path, file, models)
 
 
 def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[ModelConfig]:
@@ -65,7 +68,8 @@ def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[Mo
     :param names: collects the names of all models
     """
     if not isinstance(raw, list) or not raw:
-        document.fault("models", f"expected a list with at least one model, got {show(raw)}")
+        hint = '; begin each model with "- "' if isinstance(raw, dict) else ""
+        document.fault("models", f"expected a list with at least one model, got {show(raw)}{hint}")
         return
     for index, one in enumerate(raw):
         place = f"models[{index}]"
@@ -83,9 +87,14 @@ def _model(document: Document, raw: dict[Any, Any], place: str) -> tuple[ModelEn
     fault = document.fault
     if isinstance(raw.get("env"), dict):
         raw = {**raw, "env": environment(document, raw["env"], f"{place}.env")}
+    if isinstance(raw.get("extra_args"), list):
+        raw = {**raw, "extra_args": texts(document, raw["extra_args"], f"{place}.extra_args")}
     listed = raw.get("replicas")
     apart = {"replicas"} if isinstance(listed, list) else ()
-    entry = ModelEntry(**{"name": "", **fields(document, ModelEntry, raw, place, apart)})
+    meant = rules.meant_in_model(raw)
+    entry = ModelEntry(**{"name": "", **fields(document, ModelEntry, raw, place, apart, meant)})
+    if "threads" not in raw:
+        entry = replace(entry, threads=min(entry.threads, machine.physical_cores()))
     rules.own_flags(fault, entry.extra_args, place)
     rules.params(fault, entry, place)
     rules.headers(fault, entry.pass_headers, place)

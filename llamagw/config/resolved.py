@@ -8,7 +8,6 @@ processes.
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar, Literal, TypeAlias
 
 from msgspec import Struct
@@ -41,6 +40,7 @@ class _Model(Struct, frozen=True, kw_only=True):
     :ivar set_params: parameters set in each request, in place of the client's
     :ivar default_params: parameters set in a request that does not have them
     :ivar strip_params: parameters removed from each request
+    :ivar json_object: "strict" if a ``response_format`` of that type is to be binding
     :ivar pass_headers: response headers that are passed on although their effect goes beyond the
         response, such as ``Set-Cookie``
     """
@@ -50,6 +50,7 @@ class _Model(Struct, frozen=True, kw_only=True):
     set_params: dict[str, Any]
     default_params: dict[str, Any]
     strip_params: list[str]
+    json_object: Literal["loose", "strict"]
     pass_headers: list[str]
 
 
@@ -60,6 +61,7 @@ class LocalModel(_Model, frozen=True, kw_only=True):
     :ivar model_path: its file; the first part of one that is split
     :ivar gpu_layers: how many are on the GPU; -1 for all
     :ivar context_size: tokens
+    :ivar threads: of the CPU; 0 for as many as its engine sees fit
     :ivar env: variables for its engine, beside the gateway's own
     :ivar pinned: whether it is never evicted
     :ivar preload: whether it is loaded at the start
@@ -131,11 +133,15 @@ class Config(Struct, frozen=True, kw_only=True):
     """
     The whole configuration.
 
+    :ivar path: of the file that it was read from
     :ivar models: in the order of the file; never empty
     :ivar llama_server_path: "" only when all models are remote
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
+    :ivar access_log: None for true in the foreground; see `logs_access`
+    :ivar engine_log: which lines of the engines are repeated in the gateway's log
     """
 
+    path: str
     models: list[ModelConfig]
     llama_server_path: str
     listen_addr: str
@@ -143,7 +149,7 @@ class Config(Struct, frozen=True, kw_only=True):
     port_range_start: int
     max_loaded_models: int
     health_check_sec: float
-    swap_after_sec: float
+    swap_after_sec: float | Literal["auto"]
     max_queue: int
     queue_timeout_sec: float
     stream_keepalive_sec: float
@@ -156,18 +162,30 @@ class Config(Struct, frozen=True, kw_only=True):
     cors_origins: list[str]
     request_timeout_sec: float
     client_stall_sec: float
-    access_log: bool
+    access_log: bool | None
+    engine_log: Literal["warn", "all", "none"]
 
     @classmethod
-    def of(cls, file: ConfigFile, models: list[ModelConfig]) -> Config:
+    def of(cls, path: str, file: ConfigFile, models: list[ModelConfig]) -> Config:
         """
         Make a configuration from the file.
 
+        :param path: of the file
         :param file: its own models are ignored
         :param models: its models, resolved
         """
-        same = [key for key in cls.__struct_fields__ if key != "models"]
-        return cls(models=models, **{key: getattr(file, key) for key in same})
+        same = [key for key in cls.__struct_fields__ if key in ConfigFile.__struct_fields__]
+        values = {key: getattr(file, key) for key in same if key != "models"}
+        return cls(path=path, models=models, **values)
+
+    @property
+    def swap_after(self) -> float | None:
+        """
+        Seconds that a request waits for room before a busy model closes.
+
+        None if models stay in proportion to their load times instead.
+        """
+        return None if self.swap_after_sec == "auto" else self.swap_after_sec
 
     def bodies_mb(self, memory: int) -> float:
         """
@@ -180,10 +198,13 @@ class Config(Struct, frozen=True, kw_only=True):
             return self.max_bodies_mb
         return max(memory / 8 / 2**20, self.max_body_mb)
 
-    def missing_files(self) -> list[LocalModel]:
-        """The models whose file does not exist now (a warning at the start, a 503 for requests)."""
-        local = [model for model in self.models if not model.remote]
-        return [model for model in local if not os.path.isfile(model.model_path)]
+    def logs_access(self, foreground: bool) -> bool:
+        """
+        Whether each request is logged.
+
+        :param foreground: whether the log goes to the terminal, or wherever stdout does
+        """
+        return foreground if self.access_log is None else self.access_log
 
     @property
     def uses_tls(self) -> bool:

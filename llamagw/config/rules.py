@@ -11,14 +11,15 @@ from __future__ import annotations
 import difflib
 import math
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from llamagw.config.addresses import endpoint_string
-from llamagw.config.document import Report, show
-from llamagw.config.names import Names
+from llamagw.config.document import Report, shortened, show
+from llamagw.config.names import NAME_LENGTH, Names
 from llamagw.config.resolved import LocalModel, ModelConfig, RemoteModel, Replica
 from llamagw.config.schema import (
     ANY_ORIGIN,
+    DEFAULTS,
     LOCALHOST,
     TEXT,
     ConfigFile,
@@ -68,6 +69,42 @@ _LOCAL_KEYS = tuple(
 
 #: The keys beside ``url`` that apply to each URL.
 _SERVER_KEYS = tuple(key for key in ReplicaEntry.__struct_fields__ if key != "url")
+
+
+_NO_KEYS = (
+    "this gateway has no keys of its own yet: docs/security.md says how to protect it; the key of "
+    "a remote server stands in its model, beside url"
+)
+
+
+def meant_at_top(raw: Mapping[object, object]) -> dict[object, str]:
+    """
+    What is meant by keys that are none of the gateway's, as others have them.
+
+    :param raw: the whole file
+    :return: what would be right, by key
+    """
+    default_host, _, default_port = DEFAULTS.listen_addr.rpartition(":")
+    host = str(raw.get("host", default_host))
+    host = f"[{host}]" if ":" in host and "[" not in host else host
+    address = shortened(f"{host}:{raw.get('port', default_port)}", NAME_LENGTH)
+    moved = "write it in the entry of its model, below models:"
+    return {
+        **dict.fromkeys(ModelEntry.__struct_fields__, moved),
+        **dict.fromkeys(("host", "port"), f'write listen_addr: "{address}"'),
+        **dict.fromkeys(("api_key", "api_keys", "api_key_env"), _NO_KEYS),
+    }
+
+
+def meant_in_model(raw: Mapping[object, object]) -> dict[object, str]:
+    """
+    What is meant by keys of a model's entry that are none of a model's.
+
+    :param raw: the entry
+    :return: what would be right, by key
+    """
+    top = dict.fromkeys(ConfigFile.__struct_fields__, "write it at the top, beside models:")
+    return {key: right for key, right in top.items() if key in raw}
 
 
 class NameRules:

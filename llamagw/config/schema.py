@@ -7,7 +7,7 @@ checks combinations of keys, and resolved.py has what the gateway runs on.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -35,6 +35,7 @@ _Name = Annotated[
 _Path = Annotated[str, Meta(min_length=1, pattern=TEXT, description="the path of a file")]
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 _Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
+_Threads = Annotated[int, Meta(ge=0, description="a whole number, 1 or more, or 0 (automatic)")]
 _Layers = Annotated[int, Meta(ge=-1, description="a whole number: -1 (all), 0 (CPU only) or more")]
 _Seconds = Annotated[
     float, Meta(gt=0, le=_YEAR, description="a number of seconds, more than 0, a year at most")
@@ -42,10 +43,15 @@ _Seconds = Annotated[
 _Patience = Annotated[
     float, Meta(ge=0, le=_YEAR, description="a number of seconds, 0 or more, a year at most")
 ]
+_SwapAfter = Annotated[
+    Annotated[float, Meta(ge=0, le=_YEAR)] | Literal["auto"],
+    Meta(description='"auto", or a number of seconds, 0 or more, a year at most'),
+]
 _Megabytes = Annotated[
     float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
 ]
 _Switch = Annotated[bool, Meta(description="true or false")]
+_EngineLog = Annotated[Literal["warn", "all", "none"], Meta(description="warn, all or none")]
 _Arguments = Annotated[
     list[Annotated[str, Meta(pattern=TEXT)]],
     Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
@@ -95,6 +101,7 @@ _Url = Annotated[
 _Urls = Annotated[
     str | list[_Url], Meta(description='a URL such as "http://10.0.0.5:8000", or a list of them')
 ]
+_Strictness = Annotated[Literal["loose", "strict"], Meta(description='"loose" or "strict"')]
 _Text = Annotated[str, Meta(min_length=1, pattern=TEXT, description="a text")]
 _Variable = Annotated[
     str, Meta(min_length=1, pattern=TEXT, description="the name of an environment variable")
@@ -133,7 +140,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     ] = []
     gpu_layers: _Layers = 0
     context_size: _Count = 4096
-    threads: _Count = 4
+    #: Where it is not given, at most the machine's physical cores.
+    threads: _Threads = 4
     batch_size: _Count = 512
     parallel: _Count = 8
     extra_args: _Arguments = []
@@ -141,6 +149,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     set_params: _Params = {}
     default_params: _Params = {}
     strip_params: _Keys = []
+    json_object: _Strictness = "loose"
     pass_headers: _Headers = []
     paths: _Paths = []
     env: _Environment = {}
@@ -159,11 +168,12 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     models: Annotated[list[ModelEntry], Meta(description="a list with at least one model")]
     llama_server_path: _Path = ""
     listen_addr: _Address = ":8000"
+    #: Where it is not given, the only model, if there is one only.
     default_model: _Name | None = None
     port_range_start: _Port = 8081
     max_loaded_models: _Count = 2
     health_check_sec: _Seconds = 30
-    swap_after_sec: _Patience = 10
+    swap_after_sec: _SwapAfter = "auto"
     max_queue: _Count = 512
     queue_timeout_sec: _Seconds = 600
     stream_keepalive_sec: _Patience = 0
@@ -177,7 +187,9 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
     request_timeout_sec: _Seconds = 60
     client_stall_sec: _Seconds = 600
-    access_log: _Switch = False
+    #: None for true in the foreground, false for a daemon and with a log file.
+    access_log: _Switch | None = None
+    engine_log: _EngineLog = "warn"
 
 
 #: The values of keys that a file does not have.

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from functools import cache
 from typing import Any, get_args, get_type_hints
 
@@ -29,6 +29,7 @@ def fields(
     raw: dict[Any, Any],
     place: str,
     apart: Collection[str] = (),
+    meant: Mapping[object, str] | None = None,
 ) -> dict[str, Any]:
     """
     The valid values of a mapping; the others become faults.
@@ -38,6 +39,7 @@ def fields(
     :param raw: the mapping, as parsed
     :param place: of the mapping in the file; "" for the file itself
     :param apart: keys whose values are checked by the caller
+    :param meant: for unknown keys, what would be right; of the others the nearest known one is told
     :return: values by key, for the Struct: without missing and wrong ones, paths made absolute
     """
     hints, fault = _hints(struct), document.fault
@@ -45,7 +47,11 @@ def fields(
     names = [field.name for field in known]
     prefix = f"{place}." if place else ""
     for key in raw:
-        if key not in hints:
+        if key in hints:
+            continue
+        if meant and key in meant:
+            fault(f"{prefix}{key}", f"unknown key; {meant[key]}")
+        else:
             near = difflib.get_close_matches(str(key), names, n=1, cutoff=0.5)
             hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(names)}"
             fault(f"{prefix}{key}", f"unknown key; {hint}")
@@ -79,8 +85,8 @@ def environment(document: Document, raw: dict[Any, Any], place: str) -> dict[str
     variables = {}
     for name, value in raw.items():
         at = f"{place}.{name}"
-        if isinstance(value, int | float) and not isinstance(value, bool):
-            value = document.texts.get(at, str(value))
+        if not isinstance(value, bool):
+            value = _as_written(document, value, at)
         if not isinstance(name, str) or not re.fullmatch(r"[^=\0\ud800-\udfff]+", name):
             document.fault(at, f'expected a name without "=", such as OMP_WAIT, got {show(name)}')
         elif not isinstance(value, str) or not re.search(TEXT, value):
@@ -88,6 +94,35 @@ def environment(document: Document, raw: dict[Any, Any], place: str) -> dict[str
         else:
             variables[name] = value
     return variables
+
+
+def texts(document: Document, raw: list[Any], place: str) -> list[Any]:
+    """
+    A list of texts in which numbers, true and false may stand without quotes.
+
+    :param document: knows how they are written
+    :param raw: the list, as parsed
+    :param place: of the list in the file
+    :return: the same; what is neither is left as it is
+    """
+    return [_as_written(document, one, f"{place}[{number}]") for number, one in enumerate(raw)]
+
+
+def _as_written(document: Document, value: Any, place: str) -> Any:
+    """A number, true or false as the text that is in the file; any other value as it is."""
+    if not isinstance(value, int | float):
+        return value
+    # A merge key brings values from another place.
+    return document.texts.get(place, str(value).lower())
+
+
+def takes(struct: type[Struct]) -> dict[str, str]:
+    """
+    What values each key takes, in words.
+
+    :param struct: one of schema.py
+    """
+    return {name: _description(hint) for name, hint in _hints(struct).items()}
 
 
 @cache

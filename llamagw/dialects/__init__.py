@@ -9,6 +9,7 @@ from llamagw.dialects.base import Dialect
 from llamagw.dialects.openai import OPENAI
 from llamagw.dialects.routes import (
     ANY,
+    BODIES,
     INFERENCE,
     OWN,
     ROUTES,
@@ -23,6 +24,7 @@ from llamagw.dialects.routes import (
 __all__ = [
     "ANTHROPIC",
     "ANY",
+    "BODIES",
     "INFERENCE",
     "OPENAI",
     "OWN",

@@ -1,9 +1,8 @@
 """
 The table of routes: for each path, where the model's name is, its scope and its dialect.
 
-The resource tree (api/tree.py) and the README's table are made from it (``python -m
-llamagw.dialects`` prints that table). Paths that the gateway answers itself are in `OWN`. Requests
-are relayed by `llamagw.proxy`.
+The resource tree (api/tree.py) and the table of docs/endpoints.md are made from it. Paths that the
+gateway answers itself are in `OWN`. Requests are relayed by `llamagw.proxy`.
 
 The paths are those of llama-server (tools/server/README.md of llama.cpp), and of other engines
 that speak OpenAI's API.
@@ -48,10 +47,11 @@ class Route(NamedTuple):
     :ivar methods: the accepted methods; GET includes HEAD
     :ivar paths: with ``{…}`` for a variable part
     :ivar where: where the model's name is
-    :ivar what: text for the README's table
+    :ivar what: text for docs/endpoints.md
     :ivar shaped: whether ``set_params``, ``default_params`` and ``strip_params`` apply
     :ivar scope: what the requests do
     :ivar dialect: the API that the paths belong to
+    :ivar body: an example of a POST's body, for messages; empty if it needs none
     """
 
     methods: tuple[str, ...]
@@ -61,13 +61,14 @@ class Route(NamedTuple):
     shaped: bool = False
     scope: Scope = Scope.INFER
     dialect: Dialect = OPENAI
+    body: str = ""
 
 
 class Own(NamedTuple):
     """
     A path that the gateway answers itself.
 
-    :ivar what: text for the README's table
+    :ivar what: text for docs/endpoints.md
     """
 
     method: str
@@ -75,6 +76,13 @@ class Own(NamedTuple):
     what: str
     scope: Scope = Scope.INFER
 
+
+#: Examples of bodies.
+_MODEL = '{"model": "…"}'
+_CHAT = '{"model": "…", "messages": [{"role": "user", "content": "…"}]}'
+_MESSAGES = _CHAT.replace('"messages"', '"max_tokens": 100, "messages"')
+_PROMPT = '{"model": "…", "prompt": "…"}'
+_INPUT = '{"model": "…", "input": "…"}'
 
 GET, POST = ("GET",), ("POST",)
 ANY = ("GET", "POST", "PUT", "PATCH", "DELETE")
@@ -86,6 +94,7 @@ ROUTES = (
         Where.BODY,
         'chat; `"stream": true` streams',
         shaped=True,
+        body=_CHAT,
     ),
     Route(
         POST,
@@ -93,14 +102,23 @@ ROUTES = (
         Where.BODY,
         'plain completion; `"stream": true` streams',
         shaped=True,
+        body=_PROMPT,
     ),
     Route(
         POST,
         ("/v1/embeddings", "/embeddings", "/embedding"),
         Where.BODY,
         "embeddings, of a model that is started with `--embeddings`",
+        body=_INPUT,
     ),
-    Route(POST, ("/v1/responses", "/responses"), Where.BODY, "OpenAI's Responses API", shaped=True),
+    Route(
+        POST,
+        ("/v1/responses", "/responses"),
+        Where.BODY,
+        "OpenAI's Responses API",
+        shaped=True,
+        body=_INPUT,
+    ),
     Route(
         POST,
         ("/v1/messages",),
@@ -108,6 +126,7 @@ ROUTES = (
         "Anthropic's Messages API",
         shaped=True,
         dialect=ANTHROPIC,
+        body=_MESSAGES,
     ),
     Route(
         POST,
@@ -115,6 +134,7 @@ ROUTES = (
         Where.BODY,
         "how many tokens a message has",
         dialect=ANTHROPIC,
+        body=_CHAT,
     ),
     Route(
         POST,
@@ -126,39 +146,58 @@ ROUTES = (
         ),
         Where.BODY,
         "how many tokens a request has",
+        body='{"model": "…", …}, as for the request itself',
     ),
     Route(
         POST,
         ("/v1/chat/completions/control",),
         Where.BODY,
         "ends the reasoning of a chat that is under way",
+        body='{"model": "…", …}',
     ),
-    Route(POST, ("/infill",), Where.BODY, "fills a gap in code", shaped=True),
+    Route(
+        POST,
+        ("/infill",),
+        Where.BODY,
+        "fills a gap in code",
+        shaped=True,
+        body='{"model": "…", "input_prefix": "…", "input_suffix": "…"}',
+    ),
     Route(
         POST,
         ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking"),
         Where.BODY,
         "orders documents, with a model that is started with `--reranking`",
+        body='{"model": "…", "query": "…", "documents": ["…", "…"]}',
     ),
     Route(
         POST,
         ("/tokenize", "/detokenize", "/apply-template"),
         Where.BODY,
         "text to tokens and back; a chat as the model sees it",
+        body='{"model": "…", …} with "content", "tokens" or "messages"',
     ),
     Route(
         POST,
         ("/v1/audio/transcriptions", "/audio/transcriptions"),
         Where.FORM,
         "speech to text",
+        body="a form (multipart/form-data) with the fields model and file",
     ),
     Route(
         POST,
         ("/v1/audio/speech", "/v1/images/generations"),
         Where.BODY,
         "text to speech, text to images: of engines that can (`url:`)",
+        body='{"model": "…", …} with "input" or "prompt"',
     ),
-    Route(POST, ("/v1/images/edits",), Where.FORM, "changes images: of engines that can (`url:`)"),
+    Route(
+        POST,
+        ("/v1/images/edits",),
+        Where.FORM,
+        "changes images: of engines that can (`url:`)",
+        body="a form (multipart/form-data) with the fields model, image and prompt",
+    ),
     Route(GET, ("/v1/audio/voices",), Where.QUERY, "voices: of engines that have them (`url:`)"),
     Route(GET, ("/props",), Where.QUERY, "the engine's properties"),
     Route(
@@ -168,7 +207,14 @@ ROUTES = (
         "the engine's slots, and its metrics (`--metrics`)",
         scope=Scope.OBSERVE,
     ),
-    Route(POST, ("/props",), Where.BODY, "changes its properties (`--props`)", scope=Scope.MANAGE),
+    Route(
+        POST,
+        ("/props",),
+        Where.BODY,
+        "changes its properties (`--props`)",
+        scope=Scope.MANAGE,
+        body='{"model": "…", …}',
+    ),
     Route(
         POST,
         ("/slots/{id}",),
@@ -194,12 +240,18 @@ ROUTES = (
 
 #: The paths that the gateway answers itself.
 OWN = (
-    Own("GET", "/v1/models", "all models and their aliases, each with its `status`"),
+    Own("GET", "/", "in a browser: a page with the models, to load and to unload them"),
+    Own(
+        "GET",
+        "/v1/models",
+        "all models and their aliases, each with its `status`, for clients of either dialect",
+    ),
     Own("GET", "/v1/models/{id}", "one of them"),
     Own(
         "GET",
         "/models",
-        "the models as llama-server's router tells them, with port, running and waiting requests",
+        "the models as llama-server's router tells them, with port, memory, running and waiting "
+        "requests",
     ),
     Own(
         "POST",
@@ -224,7 +276,8 @@ OWN = (
         "GET",
         "/health",
         "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
-        "memory or on their way with port, running and waiting requests. Loads nothing",
+        "memory, on their way or failed with port, memory, running and waiting requests. Loads "
+        "nothing",
     ),
 )
 
@@ -236,6 +289,11 @@ INFERENCE = frozenset(
     for method in route.methods
     for path in route.paths
 ) | {("GET", "/v1/models"), ("GET", "/health")}
+
+#: An example of a POST's body, by path.
+BODIES = {path: route.body for route in ROUTES if route.body for path in route.paths} | {
+    own.path: _MODEL for own in OWN if own.method == "POST"
+}
 
 #: The scope of each method, by path; for paths with a variable part, by what precedes it.
 _SCOPES: dict[str, dict[str, Scope]] = {}
@@ -276,16 +334,3 @@ def dialect_of(path: bytes) -> Dialect:
     :param path: as received, with or without the query; it need only contain one of the API's paths
     """
     return next((dialect for other, dialect in _OTHERS if other in path), OPENAI)
-
-
-def table() -> str:
-    """The README's table of endpoints, in Markdown."""
-    lines = ["| | the model's name is in | |", "|---|---|---|"]
-    for route in ROUTES:
-        methods = "any method" if route.methods is ANY else ", ".join(route.methods)
-        paths = "<br>".join(f"`{path}`" for path in route.paths)
-        lines.append(f"| {methods} {paths} | {route.where.value} | {route.what} |")
-    for own in OWN:
-        lines.append(f"| {own.method} `{own.path}` | | {own.what} |")
-    lines.append("| OPTIONS on any of them | | CORS preflight |")
-    return "\n".join(lines)

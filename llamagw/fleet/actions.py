@@ -7,6 +7,7 @@ When each is due is decided in scheduler.py.
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from llamagw.errors import (
@@ -16,7 +17,7 @@ from llamagw.errors import (
     ServerBusy,
     ShuttingDown,
 )
-from llamagw.fleet.room import Model, Status
+from llamagw.fleet.room import Model, Status, Why
 
 
 class Admit(NamedTuple):
@@ -38,10 +39,18 @@ class Start(NamedTuple):
     key: str
 
 
-class Stop(NamedTuple):
-    """Stop the model's backend; `Scheduler.exited` must follow."""
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """
+    Stop the model's backend; `Scheduler.exited` must follow.
+
+    :ivar why: for the log; it is no part of the decision, and not compared
+    :ivar room_for: the name of the model that gets its room; "" if no model waits for that
+    """
 
     key: str
+    why: Why = field(default=Why.ASKED, compare=False)
+    room_for: str = field(default="", compare=False)
 
 
 class Kill(NamedTuple):
@@ -51,6 +60,26 @@ class Kill(NamedTuple):
 
 
 Action = Admit | Reject | Start | Stop | Kill
+
+
+def in_words(stop: Stop, idle_sec: float, stays: bool) -> str:
+    """
+    Why a backend is stopped, to follow "stopping <name>".
+
+    :param idle_sec: its model's ``idle_unload_sec``
+    :param stays: whether its model is still configured
+    """
+    if stop.why is Why.ROOM:
+        if stop.room_for:
+            return f" to make room for {stop.room_for}"
+        return ": more models are in memory than max_loaded_models"
+    if stop.why is Why.RELOAD:
+        return f": {'changed' if stays else 'removed'} by a reload"
+    return {
+        Why.ASKED: ": asked by POST /models/unload",
+        Why.IDLE: f": idle for {idle_sec:g} s",
+        Why.END: ": the gateway is stopping",
+    }[stop.why]
 
 
 def shutting_down() -> GatewayError:
@@ -79,8 +108,9 @@ def not_loaded(model: Model) -> GatewayError:
         Status.LOADING: " (it is loading)",
         Status.READY: " (it is being unloaded)",
         Status.STOPPING: " (it is being unloaded)",
-        Status.FAILED: " (it has failed)",
     }.get(model.status, "")
+    if model.failed:
+        how = " (it has failed)"
     return ModelNotLoaded(
         f"The model `{model.name}` is not loaded{how}. A GET does not load it: add "
         "?autoload=true, or POST /models/load.",

@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from llamagw.config import Config
 from llamagw.errors import BadRequest, QueueTimeout
+from llamagw.fleet.actions import in_words
 from llamagw.fleet.alarm import Alarm
 from llamagw.fleet.catalogue import Catalogue
 from llamagw.fleet.descriptions import Descriptions
@@ -39,6 +40,7 @@ from llamagw.fleet.registry import LaunchersOf, Registry, freest
 from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
+from llamagw.fleet.waits import Waits
 from llamagw.launch import Asks, Log
 from llamagw.net import Address
 
@@ -68,7 +70,7 @@ class Dispatcher:
         self.scheduler = Scheduler(
             (),
             limit=config.max_loaded_models,
-            swap_after=config.swap_after_sec,
+            swap_after=config.swap_after,
             max_queue=config.max_queue,
         )
         self.catalogue = Catalogue(config)
@@ -79,7 +81,7 @@ class Dispatcher:
         self._unloads: dict[str, list[Deferred[None]]] = {}
         self._alarm = Alarm(clock, self._tick)
         self._drained: Deferred[None] | None = None
-        self._watchers = Watchers(self._status_of)
+        self._watchers = Watchers(self.scheduler.models)
         self._descriptions = Descriptions(probe, clock)
         self.on_hung: Callable[[Address], object] = lambda address: None
         self._reload = Reload(
@@ -133,9 +135,22 @@ class Dispatcher:
         """
         return self.acquire(name).addCallback(Lease.release)
 
+    def admits(self, name: str) -> bool:
+        """
+        Whether a request that must not load the model would get a lease now.
+
+        :param name: as in `acquire`
+        :raises ModelNotFound: if no model has this name
+        """
+        models = self.scheduler.models
+        model = models[freest(self.catalogue.find(name), models).key]
+        return model.status is Status.READY and not model.closing
+
     def unload(self, name: str, force: bool = False) -> Deferred[None]:
         """
         Unload a model when its requests in flight have ended.
+
+        One that has failed has not any more: it is unloaded, and the next request loads it.
 
         Cancelling the Deferred does not cancel the unload.
 
@@ -155,10 +170,12 @@ class Dispatcher:
                 param="model",
             )
         gone: Deferred[None] = Deferred()
-        self._unloads.setdefault(instance.key, []).append(gone)
-        self._run(self.scheduler.unload(instance.key, self._now(), force))
         if instance.life is None:
-            self._unloaded(instance.key)
+            gone.callback(None)
+        else:
+            self._unloads.setdefault(instance.key, []).append(gone)
+        self._touch(instance.key)
+        self._run(self.scheduler.unload(instance.key, self._now(), force))
         return gone
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
@@ -183,16 +200,16 @@ class Dispatcher:
         """
         The state of all models, in the order of the configuration.
 
-        :param busy: only models that run, have waiters, or are remote
+        :param busy: only models that run, have waiters, have failed, or are remote
         """
-        since_epoch = time.time() - self._now()
-        models = self.scheduler.models
+        models, since_epoch = self.scheduler.models, self._since_epoch()
+        waits = Waits(self.scheduler.room, self._now())
         return [
-            report(entry, models, since_epoch)
+            report(entry, models, since_epoch, waits)
             for entry in self.catalogue
             if not busy
             or any(
-                i.life or models[i.key].waiting or not i.launcher.takes_room
+                i.life or models[i.key].waiting or models[i.key].failed or not i.launcher.takes_room
                 for i in entry.instances
             )
         ]
@@ -272,8 +289,6 @@ class Dispatcher:
         actions, again = self.scheduler.idle_timeout(instance.key, limit, self._now())
         if again is not None:
             instance.start_idle_timer(again)
-        if actions:
-            _log.info("{name} was not used for {sec:g} s", name=instance.model.name, sec=limit)
         self._run(actions)
 
     def _run(self, actions: list[Action]) -> None:
@@ -292,7 +307,7 @@ class Dispatcher:
         if self.scheduler.wake_at is not None or self._alarm.due is not None:
             self._alarm.set(self.scheduler.wake_at)
         if self._watchers.touched:
-            self._watchers.send(self.catalogue.holds)
+            self._watchers.send(self.catalogue.holds, self._since_epoch())
         if self._drained is not None and not any(i.life for i in self._instances.values()):
             drained, self._drained = self._drained, None
             drained.callback(None)
@@ -304,11 +319,13 @@ class Dispatcher:
         if isinstance(action, Start):
             instance.start()
         elif isinstance(action, Kill):
-            _log.info("killing {name}", name=name)
+            _log.info("killing {name}: asked by POST /models/unload with force", name=name)
             instance.kill()
         else:
             if instance.launcher.takes_room:
-                _log.info("stopping {name}", name=name)
+                stays = any(model.name == name for model in self.config.models)
+                why = in_words(action, instance.model.idle_unload_sec, stays)
+                _log.info("stopping {name}{why}", name=name, why=why)
             instance.stop()
 
     def _admit(self, waiter: Hashable) -> None:
@@ -390,6 +407,10 @@ class Dispatcher:
 
     def _now(self) -> float:
         return self._clock.seconds()
+
+    def _since_epoch(self) -> float:
+        """Seconds since the epoch at which the clock was 0."""
+        return time.time() - self._now()
 
     def _tick(self) -> None:
         self._run(self.scheduler.tick(self._now()))

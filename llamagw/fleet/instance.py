@@ -40,7 +40,8 @@ class Exited(NamedTuple):
     """
     The run has ended.
 
-    :ivar failure: why the instance must not be started before `Recovered`; None if it may be
+    :ivar failure: why, if that was not asked for; unless its ``retry_after`` is 0, the instance
+        must not be started before `Recovered`
     :ivar hold: whether requests wait until `Recovered`, instead of being rejected
     """
 
@@ -138,7 +139,6 @@ class Instance:
     :param tell: called with each event
     :ivar life: its current run, from launch to exit; None without one
     :ivar exit_code: exit status of its last run; None if that was killed
-    :ivar failure: why it must not be started yet; None if it may be
     """
 
     def __init__(
@@ -157,7 +157,6 @@ class Instance:
         self.launcher = launcher
         self.life: Life | None = None
         self.exit_code: int | None = None
-        self.failure: GatewayError | None = None
         self._probe = probe
         self._clock = clock
         self._settings = settings
@@ -214,7 +213,7 @@ class Instance:
     # The lifecycle calls (`llamagw.launch.lifecycle.Effects`)
 
     def launched(self, run: Run) -> None:
-        self.exit_code = self.failure = None
+        self.exit_code = None
         self.life = Life(run, self._clock.seconds())
 
     def answered(self) -> bool:
@@ -264,16 +263,14 @@ class Instance:
     def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
         self.life = None
         self.exit_code = exit.code
-        self.failure = failure
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
-        if failure is not None:
+        if failure is not None and failure.retry_after:
             self._complain(failure.message)
         self._tell(Exited(self.key, failure, hold))
 
     def recovered(self) -> None:
-        self.failure = None
         self._tell(Recovered(self.key))
 
     def _complain(self, what: str) -> None:

@@ -80,7 +80,7 @@ class Reload:
         self._run(
             self._scheduler.limits(
                 limit=new.max_loaded_models,
-                swap_after=new.swap_after_sec,
+                swap_after=new.swap_after,
                 max_queue=new.max_queue,
                 now=self._clock.seconds(),
             )

@@ -1,8 +1,9 @@
 """
 The state of the models as clients see it: reports, and a `Change` to watchers when it changes.
 
-All of it is derived from the scheduler's `Status`; only the state last sent to watchers is kept
-here. The JSON of the API is made by api/listing.py.
+All of it is derived from the scheduler's `Status` and from the runs; only the state last sent to
+watchers is kept here. What requests wait for is put into words by waits.py; the JSON of the API is
+made by api/listing.py.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ from msgspec import Struct
 
 from llamagw.fleet.catalogue import Entry
 from llamagw.fleet.scheduler import Model, Status
+from llamagw.fleet.waits import Waits
+from llamagw.launch import Memory
 from llamagw.listeners import Listeners
 
 if TYPE_CHECKING:
     from llamagw.fleet.instance import Instance
 
-#: The name of each state in the API.
+#: The name of each state in the API; see also `word`.
 WORDS = {
     Status.UNLOADED: "unloaded",
     Status.LOADING: "loading",
@@ -29,25 +32,20 @@ WORDS = {
 }
 
 #: A model with several instances has the state that comes last here of those of its instances.
-_FURTHEST = (
-    Status.FAILED,
-    Status.UNLOADED,
-    Status.STOPPING,
-    Status.LOADING,
-    Status.READY,
-)
+_FURTHEST = ("failed", "unloaded", "stopping", "loading", "loaded")
 
-#: The scheduler's `Status` of an instance.
-StatusOf = Callable[["Instance"], Status]
+#: The status and error of a model of which no change was sent.
+_AT_FIRST = ("unloaded", None)
 
 
 class ReplicaReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """The state of one of a model's remote servers."""
+    """The state of one of a model's remote servers; see `ModelReport`."""
 
     url: str
     status: str
     in_flight: int
     error: str | None = None
+    failed_at: float | None = None
 
 
 class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -63,7 +61,11 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar elsewhere: whether it is remote, and takes no memory on this machine
     :ivar exit_code: exit status of its last run; None while one runs, and if it was killed or never
         started
-    :ivar error: why it has failed; None if it has not
+    :ivar error: why it has failed; None if it has not. It stays failed until a load succeeds
+    :ivar failed_at: since when, in seconds since the epoch
+    :ivar memory: what its run has in use on this machine; None if it has none, or it is not known
+    :ivar waiting_sec: seconds that the first of its waiters has waited; None if none waits
+    :ivar waiting_for: for what, such as "room: `b` is busy"
     :ivar replicas: its remote servers; empty for a local model
     """
 
@@ -77,6 +79,10 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     elsewhere: bool = False
     exit_code: int | None = None
     error: str | None = None
+    failed_at: float | None = None
+    memory: Memory | None = None
+    waiting_sec: float | None = None
+    waiting_for: str | None = None
     replicas: list[ReplicaReport] = []
 
 
@@ -87,30 +93,51 @@ class Change(Struct, frozen=True):
     :ivar status: as in `ModelReport`
     :ivar error: why it has failed
     :ivar exit_code: exit status of its last run, if it has ended
+    :ivar failed_at: since when it has failed, in seconds since the epoch
     """
 
     model: str
     status: str
     error: str | None = None
     exit_code: int | None = None
+    failed_at: float | None = None
 
 
-def furthest(entry: Entry, status_of: StatusOf) -> Instance:
+def word(model: Model) -> str:
+    """The state of an instance, as clients see it: what failed stays failed."""
+    return "failed" if model.failed else WORDS[model.status]
+
+
+def failure_of(model: Model, since_epoch: float) -> tuple[str | None, float | None]:
+    """
+    Why an instance counts as failed, and since when.
+
+    :param since_epoch: seconds since the epoch at which the clock was 0
+    :return: the reason, and seconds since the epoch; None for both if it does not
+    """
+    if not model.failed or model.failure is None:
+        return None, None
+    return model.failure.message, round(since_epoch + model.failed_at, 3)
+
+
+def furthest(entry: Entry, models: Mapping[str, Model]) -> Instance:
     """The instance whose state counts as the model's (see `_FURTHEST`)."""
     if len(entry.instances) == 1:
         return entry.instances[0]
-    return max(entry.instances, key=lambda i: _FURTHEST.index(status_of(i)))
+    return max(entry.instances, key=lambda i: _FURTHEST.index(word(models[i.key])))
 
 
-def change(entry: Entry, status_of: StatusOf) -> Change:
-    """The state of a model, as a change."""
-    instance = furthest(entry, status_of)
-    status = status_of(instance)
+def change(entry: Entry, models: Mapping[str, Model], since_epoch: float) -> Change:
+    """The state of a model, as a change; the parameters are those of `report`."""
+    instance = furthest(entry, models)
+    status = word(models[instance.key])
+    error, failed_at = failure_of(models[instance.key], since_epoch)
     return Change(
         entry.model.name,
-        WORDS[status],
-        error=instance.failure.message if instance.failure else None,
-        exit_code=instance.exit_code if status in (Status.UNLOADED, Status.FAILED) else None,
+        status,
+        error=error,
+        exit_code=instance.exit_code if status in ("unloaded", "failed") else None,
+        failed_at=failed_at,
     )
 
 
@@ -118,15 +145,15 @@ class Watchers:
     """
     Sends each change of a model's state to its subscribers.
 
-    :param status_of: gives the scheduler's status of an instance
+    :param models: the scheduler's, by key
     :ivar touched: models whose state may have changed in this turn; a dict keeps their order
     """
 
-    def __init__(self, status_of: StatusOf) -> None:
-        self._status_of = status_of
+    def __init__(self, models: Mapping[str, Model]) -> None:
+        self._models = models
         self._listeners = Listeners[Change | None]()
-        #: The state that was sent last, by name of the model; "unloaded" if it is not in here.
-        self._sent: dict[str, str] = {}
+        #: The status and error that were sent last, by name of the model; `_AT_FIRST` without one.
+        self._sent: dict[str, tuple[str, str | None]] = {}
         self.touched: dict[Entry, None] = {}
         self._over = False
 
@@ -149,22 +176,23 @@ class Watchers:
         """Have `send` compare the state of this model with the one that was sent last."""
         self.touched[entry] = None
 
-    def send(self, configured: Callable[[Entry], bool]) -> None:
+    def send(self, configured: Callable[[Entry], bool], since_epoch: float) -> None:
         """
         Send the changes of the models that were touched since the last call.
 
         :param configured: tells whether a model is still configured; others are left out
+        :param since_epoch: seconds since the epoch at which the clock was 0
         """
         touched, self.touched = self.touched, {}
         for entry in filter(configured, touched):
-            now = change(entry, self._status_of)
-            if now.status != self._sent.get(now.model, "unloaded"):
-                self._sent[now.model] = now.status
+            now = change(entry, self._models, since_epoch)
+            if (now.status, now.error) != self._sent.get(now.model, _AT_FIRST):
+                self._sent[now.model] = now.status, now.error
                 self._listeners.tell(now)
 
     def retired(self, name: str) -> None:
         """Send that a model is unloaded: it is retired, and its name is free for a successor."""
-        if self._sent.pop(name, "unloaded") != "unloaded":
+        if self._sent.pop(name, _AT_FIRST) != _AT_FIRST:
             self._listeners.tell(Change(name, "unloaded"))
 
     def end(self) -> None:
@@ -174,22 +202,22 @@ class Watchers:
         self._listeners.clear()
 
 
-def report(entry: Entry, models: Mapping[str, Model], since_epoch: float) -> ModelReport:
+def report(
+    entry: Entry, models: Mapping[str, Model], since_epoch: float, waits: Waits
+) -> ModelReport:
     """
     The state of a model.
 
     :param models: the scheduler's, by key
     :param since_epoch: seconds since the epoch at which the clock was 0
+    :param waits: tells what its requests wait for
     """
-
-    def status_of(instance: Instance) -> Status:
-        return models[instance.key].status
-
-    now = change(entry, status_of)
+    now = change(entry, models, since_epoch)
     of_scheduler = [models[instance.key] for instance in entry.instances]
     used = [m.last_used for m in of_scheduler if m.last_used is not None]
     first = entry.instances[0]
     takes_room = first.launcher.takes_room
+    wait = waits.of(of_scheduler)
     return ModelReport(
         id=entry.model.name,
         status=now.status,
@@ -201,15 +229,31 @@ def report(entry: Entry, models: Mapping[str, Model], since_epoch: float) -> Mod
         elsewhere=not takes_room,
         exit_code=now.exit_code,
         error=now.error,
+        failed_at=now.failed_at,
+        memory=first.life.run.memory() if first.life else None,
+        waiting_sec=wait and wait.seconds,
+        waiting_for=wait and wait.reason,
         replicas=[]
         if takes_room
         else [
-            ReplicaReport(
-                url=instance.launcher.name,
-                status=WORDS[model.status],
-                in_flight=model.in_flight,
-                error=instance.failure.message if instance.failure else None,
-            )
+            replica_report(instance.launcher.name, model, since_epoch)
             for instance, model in zip(entry.instances, of_scheduler, strict=True)
         ],
+    )
+
+
+def replica_report(url: str, model: Model, since_epoch: float) -> ReplicaReport:
+    """
+    The state of one remote server.
+
+    :param model: the scheduler's
+    :param since_epoch: seconds since the epoch at which the clock was 0
+    """
+    error, failed_at = failure_of(model, since_epoch)
+    return ReplicaReport(
+        url=url,
+        status=word(model),
+        in_flight=model.in_flight,
+        error=error,
+        failed_at=failed_at,
     )

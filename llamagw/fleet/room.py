@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import copy
 from bisect import bisect_left, bisect_right, insort
-from collections.abc import Callable
 from enum import Enum
-from heapq import heapify, heappop, heappush, heapreplace
 
 from llamagw.errors import GatewayError
 from llamagw.fleet.queue import Line
+from llamagw.fleet.ranked import Ranked
 
 
 class Status(Enum):
@@ -31,11 +30,33 @@ class Status(Enum):
     FAILED = "failed"
 
 
+class Why(Enum):
+    """Why a model is stopped."""
+
+    ROOM = "room"
+    IDLE = "idle"
+    ASKED = "asked"
+    RELOAD = "reload"
+    END = "end"
+
+
 #: The states in which a model takes memory.
 IN_MEMORY = frozenset({Status.LOADING, Status.READY, Status.STOPPING})
 
 #: The states in which it can be stopped.
 RUNNING = frozenset({Status.LOADING, Status.READY})
+
+#: Of its load time: how long a model that was just loaded stays for requests to come, though it is
+#: idle and others want its room. A longer stay serves more requests for each load, and has others
+#: wait longer: by so much of the load of each model that is loaded before theirs, and no more.
+STAY = 0.15
+
+#: Of its load time: an idle model goes earlier when nobody has asked for it for so long.
+UNASKED = 0.05
+
+#: In seconds: how long a busy model stays after it was loaded, if `STAY` is less. Until it has
+#: finished it serves ever fewer requests, which costs time too, however short the loads are.
+BUSY_STAY = 3.0
 
 #: The place of a model in an order: its rank, then its number.
 Place = tuple[float, int, "Model"]
@@ -61,14 +82,19 @@ class Model:
         "key",
         "last_used",
         "leaving",
+        "load_sec",
+        "loaded_at",
         "name",
         "number",
         "pinned",
         "place",
         "retired",
+        "retry_at",
+        "started_at",
         "status",
         "takes_no_room",
         "waiting",
+        "why",
     )
 
     def __init__(
@@ -84,6 +110,8 @@ class Model:
         self.closing = False
         #: Is to be stopped once idle, whether or not its room is needed.
         self.leaving = False
+        #: Why it is leaving, if it is.
+        self.why = Why.ASKED
         #: Is no longer configured: is leaving, and dropped once its run and leases have ended.
         self.retired = False
         #: Number of leases that have not ended.
@@ -92,9 +120,16 @@ class Model:
         self.waiting = Line()
         #: When it was loaded, or a lease that counts as use was given or ended; None before that.
         self.last_used: float | None = None
-        #: Why it is in FAILED, and since when.
+        #: When its last load began, and when one ended last.
+        self.started_at = self.loaded_at = 0.0
+        #: What a load of it takes, in seconds; None before the first.
+        self.load_sec: float | None = None
+        #: Why its last run ended unasked or was given up; None once it has been loaded or unloaded.
         self.failure: GatewayError | None = None
+        #: When it failed for the first time since it was last loaded or unloaded.
         self.failed_at = 0.0
+        #: When it leaves FAILED.
+        self.retry_at = 0.0
         #: Whether requests wait while it is in FAILED, instead of being rejected.
         self.held = False
         #: Its place in `Room.wanting`; None if it is not there.
@@ -112,6 +147,18 @@ class Model:
             return False
         return self.closing or not self.waiting
 
+    @property
+    def failed(self) -> bool:
+        """
+        Whether it is told to have failed: until a load succeeds, though it may be started again.
+
+        Nobody asks for the start of a model that takes no room: it stays failed meanwhile.
+        """
+        if self.failure is None:
+            return False
+        retried = self.status is Status.LOADING and self.takes_no_room
+        return retried or self.status in (Status.UNLOADED, Status.FAILED)
+
     def remaining_failure(self, now: float) -> GatewayError:
         """
         Its failure, with ``retry_after`` reduced by the time since it failed.
@@ -121,7 +168,7 @@ class Model:
         assert self.failure is not None, "a model in FAILED has a failure"
         failure = copy.copy(self.failure)
         if failure.retry_after is not None:
-            failure.retry_after = max(0.0, failure.retry_after - (now - self.failed_at))
+            failure.retry_after = max(0.0, self.retry_at - now)
         return failure
 
 
@@ -173,9 +220,35 @@ def starting_rank(model: Model) -> float:
     return model.waiting.since
 
 
-def stopping_rank(model: Model) -> float:
-    """Of the models that may be evicted, the one with the lowest is: least recently used (3)."""
-    return float("-inf") if model.last_used is None else model.last_used
+def stays_idle_until(model: Model, swap_after: float | None) -> float:
+    """When an idle model may be stopped, in seconds on the scheduler's clock (3)."""
+    if swap_after is not None or model.closing or model.status is not Status.READY:
+        return float("-inf")
+    assert model.load_sec is not None, "it was loaded"
+    assert model.last_used is not None, "it was loaded"
+    stay, unasked = STAY * model.load_sec, UNASKED * model.load_sec
+    return min(model.loaded_at + stay, model.last_used + unasked)
+
+
+def stays_busy_until(model: Model, swap_after: float | None) -> float:
+    """When a busy model may close, in seconds on the scheduler's clock (5)."""
+    if swap_after is not None:
+        return float("-inf")
+    assert model.load_sec is not None, "it was loaded"
+    return model.loaded_at + max(STAY * model.load_sec, BUSY_STAY)
+
+
+def stopping_rank(model: Model, swap_after: float | None) -> float:
+    """
+    Of the models that may be evicted, the one with the lowest is (3).
+
+    The least recently used; if models stay, what is not to be waited for, then the one that is
+    first to have been unasked for long enough.
+    """
+    stays = swap_after is None
+    if model.last_used is None or (stays and (model.closing or model.status is not Status.READY)):
+        return float("-inf")
+    return model.last_used + (UNASKED * (model.load_sec or 0.0) if stays else 0.0)
 
 
 def closing_rank(model: Model) -> float:
@@ -183,55 +256,9 @@ def closing_rank(model: Model) -> float:
     return float("-inf") if model.last_used is None else model.last_used
 
 
-def patience_ends(model: Model, swap_after: float) -> float:
+def patience_ends(model: Model, swap_after: float | None) -> float:
     """When a busy model closes for its waiters, in seconds on the scheduler's clock (5)."""
-    return model.waiting.since + swap_after
-
-
-class Ranked:
-    """
-    A lazy priority queue: finds the model with the lowest rank of those that belong to it.
-
-    Each request changes the rank of its model, and may change whether it belongs. To keep that cost
-    off the requests, entries are not updated then: `first` corrects or drops the entries at the top
-    that are out of date. This is correct as long as no rank ever decreases.
-
-    :param belongs: tells whether a model belongs; one that begins to belong must be offered
-    :param rank: gives a model's current rank
-    """
-
-    __slots__ = ("_belongs", "_heap", "_held", "_rank")
-
-    def __init__(self, belongs: Callable[[Model], bool], rank: Callable[[Model], float]) -> None:
-        self._belongs = belongs
-        self._rank = rank
-        self._heap: list[Place] = []
-        self._held: set[Model] = set()
-
-    def offer(self, model: Model) -> None:
-        """Add a model if it belongs."""
-        if model not in self._held and self._belongs(model):
-            self._held.add(model)
-            heappush(self._heap, (self._rank(model), model.number, model))
-
-    def first(self) -> Model | None:
-        """The model with the lowest rank, which is not removed; None if no model belongs."""
-        while self._heap:
-            rank, number, model = self._heap[0]
-            if not self._belongs(model):
-                heappop(self._heap)
-                self._held.discard(model)
-            elif rank < (current := self._rank(model)):
-                heapreplace(self._heap, (current, number, model))
-            else:
-                return model
-        return None
-
-    def purge(self) -> None:
-        """Drop all models that do not belong now, so that they can be garbage collected."""
-        self._heap = [place for place in self._heap if self._belongs(place[2])]
-        self._held = {model for _, _, model in self._heap}
-        heapify(self._heap)
+    return model.waiting.since + (swap_after or 0.0)
 
 
 class Room:
@@ -242,6 +269,8 @@ class Room:
     insertion moves the entries behind it, which takes a microsecond for 5,000.)
 
     :param limit: how many models may be in memory at once
+    :param swap_after: seconds that a request waits for room before a busy model closes; None if
+        models stay in proportion to their load times instead
     :ivar wanting: models to be started, the longest wait first
     :ivar in_memory: models that take room
     :ivar stopping: those of them whose room is about to become free
@@ -257,18 +286,20 @@ class Room:
         "in_memory",
         "limit",
         "stopping",
+        "swap_after",
         "wanting",
     )
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, swap_after: float | None) -> None:
         self.limit = limit
+        self.swap_after = swap_after
         self.wanting: list[Place] = []
         self.in_memory: set[Model] = set()
         self.stopping: set[Model] = set()
         self.going: set[Model] = set()
         self.closing: dict[Model, None] = {}
-        self._stoppable = Ranked(may_stop, stopping_rank)
-        # Idle models are in here too, but as long as one can be stopped none closes.
+        self._stoppable = Ranked(may_stop, self._stopping_rank)
+        # Idle models are in here too, but as long as there is one to be stopped none closes.
         self._open = Ranked(may_close, closing_rank)
 
     def __repr__(self) -> str:
@@ -307,10 +338,10 @@ class Room:
         if not model.takes_no_room:
             self._stoppable.offer(model)
 
-    def purge(self) -> None:
-        """Drop references to retired models; visits each model."""
-        self._stoppable.purge()
-        self._open.purge()
+    def renew(self) -> None:
+        """Drop references to retired models, and rank the others anew; visits each model."""
+        self._stoppable.renew()
+        self._open.renew()
 
     @property
     def free(self) -> int:
@@ -331,40 +362,81 @@ class Room:
         """The model that gets free room; None if none wants it or there is none."""
         return self.wanting[0][2] if self.wanting and self.free > 0 else None
 
-    def next_to_stop(self) -> Model | None:
-        """The model to evict; None if there is no shortage, or none may be evicted."""
-        return self._stoppable.first() if self.shortage else None
+    def next_to_stop(self, now: float) -> Model | None:
+        """The model to evict; None if there is no shortage, none is idle, or it stays as yet."""
+        model = self._next_to_go()
+        over = model is not None and stays_idle_until(model, self.swap_after) <= now
+        return model if over else None
 
-    def next_to_close(self, needed: int) -> Model | None:
-        """The model to close; None if ``needed`` models are closing, or none may close."""
-        return self._open.first() if len(self.closing) < needed else None
+    def gets_room_next(self) -> Model | None:
+        """The model that gets the room of the next one stopped; None if the limit was lowered."""
+        # The first that are stopped make up for the lower limit, the others are for `wanting`.
+        place = len(self.stopping) - max(-self.free, 0)
+        return self.wanting[place][2] if 0 <= place < len(self.wanting) else None
+
+    def next_to_close(self, needed: int, now: float) -> Model | None:
+        """
+        The model to close.
+
+        None if ``needed`` models are closing, an idle one is about to go, or none may close now.
+        """
+        model = self._next_to_close(needed)
+        over = model is not None and stays_busy_until(model, self.swap_after) <= now
+        return model if over else None
 
     def next_to_open(self, needed: int) -> Model | None:
         """The model to open again, the last that closed; None if no more than ``needed`` close."""
         return next(reversed(self.closing)) if len(self.closing) > needed else None
 
-    def to_close(self, now: float, swap_after: float) -> tuple[int, float | None]:
+    def to_close(self, now: float) -> tuple[int, float | None]:
         """
         How many busy models are to close.
 
-        One for each model whose first waiter has waited ``swap_after``, and for each over the
-        limit, less those that are stopped in any case.
+        One for each model whose first waiter is out of patience, and for each over the limit, less
+        those that are stopped in any case.
 
         :param now: seconds on the scheduler's clock
-        :param swap_after: seconds
-        :return: their number; and when the next model's waiter has waited so long, None if none
+        :return: their number; and when the next model's waiter is out of patience, None if none
         """
         short = self.shortage
         # The first ones get the room that is about to become free: none need close for them.
         first = max(len(self.wanting) - short, 0)
+        swap_after = self.swap_after
         patient = bisect_right(
             self.wanting, now, first, key=lambda place: patience_ends(place[2], swap_after)
         )
-        wake_at = None
+        due = None
         if patient < len(self.wanting):
-            wake_at = patience_ends(self.wanting[patient][2], swap_after)
+            due = patience_ends(self.wanting[patient][2], swap_after)
         over = max(short - len(self.wanting), 0)
-        return max(patient - first + over - len(self.going), 0), wake_at
+        return max(patient - first + over - len(self.going), 0), due
+
+    def stay_ends(self, needed: int) -> float | None:
+        """
+        When the stay ends of the model that is to be stopped or to close next.
+
+        :param needed: how many models are to close
+        :return: seconds on the scheduler's clock; None if there is none
+        """
+        if self.swap_after is not None:
+            return None
+        if idle := self._next_to_go():
+            return stays_idle_until(idle, None)
+        busy = self._next_to_close(needed)
+        return stays_busy_until(busy, None) if busy else None
+
+    def _next_to_go(self) -> Model | None:
+        """The idle model that is evicted when its stay ends; None if none is, or need be."""
+        return self._stoppable.first() if self.shortage else None
+
+    def _next_to_close(self, needed: int) -> Model | None:
+        """The model that closes when its stay ends; None if none does, or need."""
+        if len(self.closing) >= needed or self._next_to_go():
+            return None
+        return self._open.first()
+
+    def _stopping_rank(self, model: Model) -> float:
+        return stopping_rank(model, self.swap_after)
 
 
 def _keep(models: set[Model], model: Model, belongs: bool) -> None:

@@ -10,12 +10,13 @@ The contract
 ------------
 1. A ready model that is not closing admits at once.
 2. One load per model at a time, shared by all of its waiters.
-3. Only an idle model that is not pinned is stopped for room, the least recently used first.
+3. Only an idle model that is not pinned is stopped for room, the least recently used first, and
+   not before its stay is over (see below).
 4. Never more than ``limit`` models in memory; a stopping one counts until its process is gone.
-5. No request starves. When one has waited ``swap_after`` seconds for room that busy models
-   hold, the least recently used busy model that is not pinned *closes*: it finishes its requests
-   in flight, new ones queue, then it is evicted. A model just loaded admits all of its waiters
-   before it can close.
+5. No request starves. When one waits for room, no idle model can make it, and the stay of the
+   least recently used busy model that is not pinned is over, that one *closes*: it finishes its
+   requests in flight, new ones queue, then it is evicted. A model just loaded admits all of its
+   waiters before it can close.
 6. First come, first served within a model, and between models that wait for room.
 7. A lease ends exactly once (`finished`; the Lease object sees to "once").
 8. Each waiter is admitted, rejected with a reason, or has left (`left`).
@@ -29,13 +30,30 @@ The contract
     waiters, and requests that arrive before the next start, wait for it. (How soon that is, is
     decided in llamagw.launch: at once, if the backend had answered a request.)
 
+How long a model stays
+----------------------
+An eviction costs the model's next load, for which all who ask for it then wait. With
+``swap_after`` None the stay of a model is in proportion to its load time, the average of its own
+past loads (`Scheduler._measure`). It begins when the model is loaded:
+
+- a busy one stays for `room.STAY` of its load time, `room.BUSY_STAY` seconds at the least;
+- an idle one stays for `room.STAY` of its load time as well, but only as long as it is asked again
+  within `room.UNASKED` of it. Of several, the one goes for which this is over first.
+
+So a load serves more than one round of requests, no wait grows by more than that part of the loads
+that are before it, and nobody waits for a model that has been in memory for long or that nobody
+has asked for lately. With ``swap_after`` in seconds an idle model does not stay, and a busy one
+stays until a request has waited that long for room.
+
 How it works
 ------------
 A model is in one of five states, and has a queue of waiters (queue.py)::
 
     unloaded --Start--> loading --loaded--> ready --Stop--> stopping --exited--> unloaded
                            |                  |                                     ^
-                           +-- load_failed, exited with a failure --> failed --recovered
+                           +-- load_failed, exited with a failure --> failed --recovered, unload
+
+The last failure of a model is kept, to be told, until a load succeeds or the model is unloaded.
 
 After each event, `_settle` decides again for the models concerned, and for the room that all
 share, so that no decision outlives its reason: a model that was closing for the sake of a waiter
@@ -61,7 +79,7 @@ from llamagw.fleet.actions import (
     shutting_down,
     unloaded_by_force,
 )
-from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status
+from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status, Why
 
 __all__ = [
     "Action",
@@ -85,21 +103,21 @@ class Scheduler:
 
     :param keys: the keys of the initial models
     :param limit: how many models may be in memory at once
-    :param swap_after: seconds that a request waits for room before a busy model closes
+    :param swap_after: seconds that a request waits for room before a busy model closes; None if
+        models stay in proportion to their load times instead
     :param max_queue: how many requests may wait for one model
     :ivar models: by key; to be read by others, changed by the scheduler only
     :ivar room: the indexes of the models that take room or want some
     :ivar draining: whether `drain` was called
-    :ivar wake_at: when `tick` is due if no event comes before: the first waiter's ``swap_after``
-        ends; None for never
+    :ivar wake_at: when `tick` is due if no event comes before: a waiter's ``swap_after`` ends, or a
+        model's stay; None for never
     """
 
     def __init__(
-        self, keys: Iterable[str], *, limit: int, swap_after: float, max_queue: int
+        self, keys: Iterable[str], *, limit: int, swap_after: float | None, max_queue: int
     ) -> None:
         self.models: dict[str, Model] = {}
-        self.room = Room(limit)
-        self.swap_after = swap_after
+        self.room = Room(limit, swap_after)
         self.max_queue = max_queue
         self.draining = False
         self.wake_at: float | None = None
@@ -161,7 +179,9 @@ class Scheduler:
         """The backend is ready for requests."""
         model = self.models[key]
         model.status = Status.READY
+        model.failure = None
         model.last_used = now
+        self._measure(model, now)
         return self._settle(now, model)
 
     def load_failed(self, key: str, error: GatewayError, now: float) -> list[Action]:
@@ -180,18 +200,19 @@ class Scheduler:
         """
         The run has ended, and its memory is free.
 
-        :param failure: why the model cannot be started again before `recovered`; None if it can
+        :param failure: why, if that was not asked for; unless its ``retry_after`` is 0, the model
+            cannot be started again before `recovered`
         :param hold: whether requests wait until then, instead of being rejected with the failure
         """
         model = self.models[key]
         self._end_life(model)
-        model.failure = failure
-        model.failed_at = now
         model.held = hold
-        model.status = Status.UNLOADED if failure is None else Status.FAILED
+        model.status = Status.UNLOADED
         actions: list[Action] = []
-        if failure is not None and not self._waits_for_restart(model):
-            actions = self._reject_waiting(model, failure)
+        if failure is not None:
+            self._fail(model, failure, now)
+            if model.status is Status.FAILED and not self._waits_for_restart(model):
+                actions = self._reject_waiting(model, failure)
         self._forget(model)
         return actions + self._settle(now, model)
 
@@ -201,23 +222,27 @@ class Scheduler:
         if model is None:
             return []
         model.status = Status.UNLOADED
-        model.failure = None
         return self._settle(now, model)
 
     # Unloads
 
     def unload(self, key: str, now: float, force: bool = False) -> list[Action]:
         """
-        Unload the model; one that is not in memory is not affected.
+        Unload the model. One that has failed has not any more, and may be started again.
 
-        :param force: kill it at once, reject its waiters, and break off its requests in flight
+        :param force: kill it at once, reject its waiters, and break off its requests in flight;
+            without effect on a model that is not in memory
         """
         model = self.models[key]
-        if model.status not in IN_MEMORY:
+        model.failure = None
+        if model.status is Status.FAILED:
+            model.status = Status.UNLOADED
+        elif model.status not in IN_MEMORY:
             return []
-        if force:
+        elif force:
             return self._kill(model, now)
-        model.leaving = True
+        else:
+            self._leave(model, Why.ASKED)
         return self._settle(now, model)
 
     def idle_timeout(self, key: str, limit: float, now: float) -> tuple[list[Action], float | None]:
@@ -234,18 +259,22 @@ class Scheduler:
         left = self._idle_timeout_in(model, limit, now)
         if left > 0:
             return [], left
-        return self.unload(key, now), None
+        self._leave(model, Why.IDLE)
+        return self._settle(now, model), None
 
     # Changes of the configuration, and the end
 
-    def limits(self, *, limit: int, swap_after: float, max_queue: int, now: float) -> list[Action]:
+    def limits(
+        self, *, limit: int, swap_after: float | None, max_queue: int, now: float
+    ) -> list[Action]:
         """
         Change the limits; models over a lower ``limit`` are stopped as they fall idle.
 
         The parameters are those of the class.
         """
         self.room.limit = limit
-        self.swap_after = swap_after
+        self.room.swap_after = swap_after
+        self.room.renew()
         self.max_queue = max_queue
         return self._settle(now)
 
@@ -282,7 +311,7 @@ class Scheduler:
             self._forget(model)
         # Once for all of them.
         actions = self._settle(now, *retired)
-        self.room.purge()
+        self.room.renew()
         return waited, actions
 
     def drain(self, now: float) -> list[Action]:
@@ -299,7 +328,7 @@ class Scheduler:
         actions: list[Action] = []
         for model in self.models.values():
             if model.status in RUNNING:
-                self._stop(model, actions)
+                self._stop(model, actions, Why.END)
         return actions
 
     def tick(self, now: float) -> list[Action]:
@@ -362,9 +391,25 @@ class Scheduler:
         # An unload ends one run (9); a retired model is not started again.
         model.leaving = model.retired
 
+    def _measure(self, model: Model, now: float) -> None:
+        """Note what its load took (3, 5): it counts for half, those before it for the rest."""
+        took = now - model.started_at
+        model.loaded_at = now
+        model.load_sec = took if model.load_sec is None else (took + model.load_sec) / 2
+
+    def _fail(self, model: Model, failure: GatewayError, now: float) -> None:
+        """Keep why its run has ended unasked; it must not be started for ``retry_after`` (8)."""
+        if model.failure is None:
+            model.failed_at = now
+        model.failure = failure
+        model.retry_at = now + (failure.retry_after or 0.0)
+        if failure.retry_after != 0:
+            model.status = Status.FAILED
+
     def _let_go(self, model: Model) -> None:
         """Have it stopped once idle, because it is retired."""
         model.leaving = True
+        model.why = Why.RELOAD
 
     def _close_to_leave(self, model: Model) -> None:
         """Close a model that is leaving once it is ready and has admitted its waiters (9)."""
@@ -391,6 +436,11 @@ class Scheduler:
         rejected = self._reject_waiting(model, unloaded_by_force(model))
         return [*rejected, Kill(model.key), *self._settle(now, model)]
 
+    def _leave(self, model: Model, why: Why) -> None:
+        """Have it stopped once idle (9)."""
+        if not model.leaving:
+            model.leaving, model.why = True, why
+
     def _forget(self, model: Model) -> None:
         """Drop a retired model whose run and leases have ended."""
         if model.retired and not model.in_flight and model.status not in IN_MEMORY:
@@ -409,7 +459,7 @@ class Scheduler:
         for model in (*new, *models):
             if self.draining:
                 if model.status in RUNNING and not model.in_flight:
-                    self._stop(model, actions)
+                    self._stop(model, actions, Why.END)
             else:
                 self._look_at(model, now, actions)
             self.room.note(model)
@@ -425,33 +475,38 @@ class Scheduler:
         if model.leaving and model.status in RUNNING:
             self._close_to_leave(model)
             if self._has_finished(model):
-                self._stop(model, actions)
+                self._stop(model, actions, model.why)
         if self._starts_by_itself(model):
-            self._start(model, actions)
+            self._start(model, now, actions)
 
     def _share_room(self, now: float, actions: list[Action]) -> None:
         """Start models in free room (4, 6); for the others stop idle (3), close busy ones (5)."""
         room = self.room
         while model := room.next_to_start():
-            self._start(model, actions)
-        while model := room.next_to_stop():
-            self._stop(model, actions)
-        needed, self.wake_at = room.to_close(now, self.swap_after)
-        while model := room.next_to_close(needed):
+            self._start(model, now, actions)
+        while model := room.next_to_stop(now):
+            self._stop(model, actions, Why.ROOM, room.gets_room_next())
+        needed, patience_ends = room.to_close(now)
+        while model := room.next_to_close(needed, now):
             model.closing = True
             room.note(model)
         while model := room.next_to_open(needed):
             self._open(model, now, actions)
+        ends = (patience_ends, room.stay_ends(needed))
+        self.wake_at = min((end for end in ends if end is not None), default=None)
 
-    def _start(self, model: Model, actions: list[Action]) -> None:
+    def _start(self, model: Model, now: float, actions: list[Action]) -> None:
         model.status = Status.LOADING
+        model.started_at = now
         self.room.note(model)
         actions.append(Start(model.key))
 
-    def _stop(self, model: Model, actions: list[Action]) -> None:
+    def _stop(
+        self, model: Model, actions: list[Action], why: Why, room_for: Model | None = None
+    ) -> None:
         model.status = Status.STOPPING
         self.room.note(model)
-        actions.append(Stop(model.key))
+        actions.append(Stop(model.key, why, room_for.name if room_for else ""))
 
     def _open(self, model: Model, now: float, actions: list[Action]) -> None:
         """Open a closing model whose room is no longer needed: it admits again (1)."""

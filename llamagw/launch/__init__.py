@@ -6,8 +6,10 @@ does not distinguish them. Nothing here knows requests or queues. Import its nam
 modules are private.
 """
 
-from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
+from llamagw.launch.advice import Note
+from llamagw.launch.base import ENGINE, Exit, Launcher, Memory, Run, Watch
 from llamagw.launch.httpprobe import HttpProbe
+from llamagw.launch.known import Known
 from llamagw.launch.launchers import Launchers
 from llamagw.launch.leftovers import Leftovers, default_folder
 from llamagw.launch.lifecycle import Lifecycle, make_lifecycle
@@ -21,11 +23,14 @@ __all__ = [
     "Exit",
     "Health",
     "HttpProbe",
+    "Known",
     "Launcher",
     "Launchers",
     "Leftovers",
     "Lifecycle",
     "Log",
+    "Memory",
+    "Note",
     "Probe",
     "Processes",
     "Run",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, runtime_checkable
 
+from msgspec import Struct
 from twisted.internet.defer import Deferred
 
 from llamagw.net import Address
@@ -32,6 +33,21 @@ class Exit(NamedTuple):
     last_words: str
     code: int | None = None
     who: str = ENGINE
+
+
+class Memory(Struct, frozen=True, omit_defaults=True):
+    """
+    The memory that a run has in use on this machine, without that of its GPUs.
+
+    :ivar rss: bytes that are resident
+    :ivar anon: bytes of them that are its own, shared memory among them; None if not known
+    :ivar file: bytes of them that are mapped from files, such as the weights: the system can drop
+        them; None if not known
+    """
+
+    rss: int
+    anon: int | None = None
+    file: int | None = None
 
 
 @runtime_checkable
@@ -65,6 +81,9 @@ class Run(Protocol):
 
     def progress(self) -> object:
         """Opaque token that differs from the last while the run progresses (output, CPU, I/O)."""
+
+    def memory(self) -> Memory | None:
+        """What it has in use, at most a second old; None if it has none here, or none is known."""
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         """

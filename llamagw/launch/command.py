@@ -7,11 +7,12 @@ engine's ``--help``.
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from twisted.logger import Logger
 
@@ -30,6 +31,10 @@ KEY_VARIABLE = "LLAMA_API_KEY"
 #: The flags and variables by which a model's own settings give the engine its keys.
 _KEY_FLAGS = {"--api-key", "--api-key-file"}
 _KEY_VARIABLES = {KEY_VARIABLE, "LLAMA_ARG_API_KEY_FILE"}
+
+#: A flag; and those at the beginning of a line of ``--help``, with a value if one space follows.
+_FLAG = r"-{1,2}[A-Za-z][\w-]*"
+_FLAGS_AND_VALUE = re.compile(rf"^({_FLAG}(?:,\s+{_FLAG})*)( \S)?", re.MULTILINE)
 
 # Run by Python in the child before it becomes the engine. A session of its own keeps the
 # terminal's Ctrl-C from the engine, which must run on while the gateway drains. On Linux the
@@ -87,7 +92,7 @@ def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tu
     return variable, os.pathsep.join(filter(None, (folder, inherited.get(variable))))
 
 
-def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str]) -> list[str]:
+def command_line(binary: str, model: LocalModel, port: int, known: Collection[str]) -> list[str]:
     """
     The command line of a model's engine.
 
@@ -106,18 +111,67 @@ def command_line(binary: str, model: LocalModel, port: int, known: frozenset[str
         ("--port", str(port)),
         ("--alias", model.name),
         ("--ctx-size", str(context)),
-        ("--threads", str(model.threads)),
+        *([("--threads", str(model.threads))] if model.threads else []),
         ("--batch-size", str(model.batch_size)),
         ("--parallel", str(model.parallel)),
         ("--kv-unified", None),
         # The engine's own -1 means "as many as seem to fit".
         ("--gpu-layers", "999" if model.gpu_layers == -1 else str(model.gpu_layers)),
     ]
+    if "--fit" in known and not _tells_of_fit(model):
+        # The engine would try out how much fits, for settings that all are given: it takes half of
+        # the time to ready.
+        flags.append(("--fit", "off"))
     command = [binary]
     for flag, value in flags:
         if not known or flag in known:
             command += [flag] if value is None else [flag, value]
     return command + model.extra_args
+
+
+def _tells_of_fit(model: LocalModel) -> bool:
+    """Whether a model's own settings tell the engine how to fit it into memory."""
+    told = any(word.startswith(("--fit", "-fit")) for word in model.extra_args)
+    return told or any(name.startswith("LLAMA_ARG_FIT") for name in model.env)
+
+
+def unknown_flags(
+    arguments: Sequence[str], known: Mapping[str, bool]
+) -> Iterator[tuple[int, str, str]]:
+    """
+    The flags among a model's ``extra_args`` that its engine does not have.
+
+    :param arguments: the ``extra_args``
+    :param known: the flags that the binary has, from `known_flags`; not empty
+    :return: of each its index, the flag, and what is wrong with it and would be right
+    """
+    is_value = False
+    for number, word in enumerate(arguments):
+        # As the engine reads it: a flag's value may look like a flag.
+        flag = word.replace("_", "-") if word.startswith("--") else word
+        if is_value or not re.match(r"--?[A-Za-z]", word):
+            is_value = False
+        elif flag in known:
+            is_value = known[flag]
+        else:
+            # What follows may be a secret.
+            name, *joined = re.split(r"[=\s]", flag, maxsplit=1)
+            near = _nearest(name, known)
+            if joined and name in known:
+                yield number, name, f"takes its value as a text of its own: [{name}, …]"
+            elif near:
+                yield number, name, f"is no flag of this llama-server; did you mean {near}?"
+            else:
+                yield number, name, "is no flag of this llama-server; leave it out"
+
+
+def _nearest(flag: str, known: Collection[str]) -> str | None:
+    """The flag that is meant: the shortest that begins so, else the most similar one."""
+    longer = [one for one in known if one.startswith(flag)]
+    if longer:
+        return min(longer, key=len)
+    alike = [one for one in known if one.startswith("--") == flag.startswith("--")]
+    return next(iter(difflib.get_close_matches(flag, alike, n=1, cutoff=0.5)), None)
 
 
 def masked(command: Sequence[str]) -> str:
@@ -151,7 +205,7 @@ def has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:
     return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
 
 
-def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> frozenset[str]:
+def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> Mapping[str, bool]:
     """
     The flags named in the binary's ``--help``.
 
@@ -160,7 +214,8 @@ def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> froz
     :param binary: the path of llama-server
     :param env: the environment that it runs in
     :param commands: runs it
-    :return: empty, after a warning in the log, if it fails or prints none
+    :return: whether each takes a value; empty, after a warning in the log, if it fails or prints
+        none
     :raises Cancelled: when `commands` is cancelled
     """
     try:
@@ -168,14 +223,16 @@ def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> froz
         text = (out + err).decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         text, status = str(error), -1
-    flags = frozenset(re.findall(r"(?<!\S)-{1,2}[A-Za-z][\w-]*", text))
+    flags = dict.fromkeys(re.findall(rf"(?<!\S){_FLAG}", text), False)
     if status != 0 or "--model" not in flags:
         _log.warn(
             "{binary} --help failed, so its flags are taken for granted: {said}",
             binary=binary,
             said=(text.strip().splitlines() or [f"status {status}"])[-1],
         )
-        return frozenset()
+        return {}
+    for names, value in _FLAGS_AND_VALUE.findall(text):
+        flags.update(dict.fromkeys(re.findall(_FLAG, names), bool(value)))
     return flags
 
 

@@ -12,6 +12,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from llamagw.apart import Commands
 from llamagw.config import Config, ModelConfig
+from llamagw.launch.advice import Note
 from llamagw.launch.base import Launcher
 from llamagw.launch.local import LocalLauncher
 from llamagw.launch.output import Log
@@ -59,16 +60,18 @@ class Launchers:
         """
         return None if model.remote else config.llama_server_path
 
-    def prepare(self, config: Config, commands: Commands) -> None:
+    def prepare(self, config: Config, commands: Commands) -> list[Note]:
         """
         Do the slow part of applying a configuration; to be called before `apply`. Blocks, and may
         be called in a thread.
 
         :param config: that will be applied
-        :param commands: runs the engine's ``--help``
+        :param commands: runs the engine's ``--help``, and the process that reads the models' files
+        :return: what is to be said of its models
+        :raises ConfigError: when the engine cannot be called as configured
         :raises Cancelled: when `commands` is cancelled
         """
-        self._processes.prepare(config, commands)
+        return self._processes.prepare(config, commands)
 
     def apply(self, config: Config) -> None:
         """

@@ -76,7 +76,8 @@ class Effects(Protocol):
         Its run has ended.
 
         :param exit: how
-        :param failure: why it must not be started until `recovered`; None if it may be at once
+        :param failure: why, if that was not asked for; unless its ``retry_after`` is 0, it must not
+            be started until `recovered`
         :param hold: whether requests stay queued meanwhile, instead of being rejected
         """
 
@@ -128,6 +129,8 @@ class _Core:
     run: Run | None = None
     #: When the run became ready (s, of the clock); None if it has not.
     ready_since: float | None = None
+    #: Why the run was killed though nobody asked for it, as a predicate; "" if it was not.
+    verdict: str = ""
 
     def __repr__(self) -> str:
         return f"<lifecycle of {self.name}: {self.run!r}, {self.restarts!r}>"
@@ -141,6 +144,15 @@ class _Core:
         stable = self.clock.seconds() - self.ready_since >= STABLE_SEC
         return self.restarts.crashed(answered, stable)
 
+    def condemn(self, why: str) -> None:
+        """
+        Kill the run, which has failed.
+
+        :param why: as a predicate for messages
+        """
+        self.verdict = why
+        self.its_run().kill(why)
+
     def its_run(self) -> Run:
         assert self.run is not None, "an instance in this state has a run"
         return self.run
@@ -153,6 +165,7 @@ def _machine() -> Callable[[_Core], Lifecycle]:
 
     def launch(lifecycle: Lifecycle, core: _Core) -> Watch:
         core.ready_since = None
+        core.verdict = ""
         core.run = core.effects.launcher.launch(lifecycle.ended)
         core.effects.launched(core.run)
         return core.run.await_ready(lifecycle.healthy, lifecycle.give_up)
@@ -167,11 +180,11 @@ def _machine() -> Callable[[_Core], Lifecycle]:
         never_ready = exit.who == ENGINE and core.ready_since is None
         lacks = "cannot be loaded" if never_ready else "is not available"
         failure = ModelUnavailable(
-            f"The model `{core.name}` {lacks}: {exit.who} {exit.how}{cause}",
+            f"The model `{core.name}` {lacks}: {exit.who} {core.verdict or exit.how}{cause}",
             param="model",
             retry_after=pause.seconds,
         )
-        core.effects.exited(exit, failure if pause.seconds else None, pause.hold)
+        core.effects.exited(exit, failure, pause.hold)
         return core.clock.callLater(pause.seconds, lifecycle.wait_over)
 
     Stopped = machine.state("Stopped")
@@ -215,12 +228,12 @@ def _machine() -> Callable[[_Core], Lifecycle]:
             param="model",
         )
         core.effects.load_failed(error)
-        core.its_run().kill("made no progress")
+        core.condemn(f"made no progress for {core.load_timeout:g} s")
 
     @pep614(Ready.upon(Lifecycle.hung).to(Failing))
     def hung(lifecycle: Lifecycle, core: _Core, probes: Watch) -> None:
         probes.stop()
-        core.its_run().kill("does not answer any more")
+        core.condemn("does not answer any more")
 
     @pep614(Starting.upon(Lifecycle.ended).to(Backoff))
     @pep614(Ready.upon(Lifecycle.ended).to(Backoff))

@@ -29,20 +29,21 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 
 from llamagw.config import LocalModel
-from llamagw.launch.base import ENGINE, Exit, Watch
+from llamagw.launch.base import ENGINE, Exit, Memory, Watch
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
     has_own_key,
     masked,
 )
-from llamagw.launch.output import Log, Output
+from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
 from llamagw.launch.ports import LOOPBACK
 from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
 from llamagw.launch.sockets import Listener
 from llamagw.net import Address
+from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.process")
 
@@ -79,7 +80,7 @@ class LocalRun:
     def __init__(
         self, processes: Processes, model: LocalModel, log: Log, ended: Callable[[Exit], None]
     ) -> None:
-        self.output = Output(log)
+        self.output = Output(log, lambda: processes.config.engine_log)
         self.address = Address(LOOPBACK, 0)
         self.pid: int | None = None
         self._log = log
@@ -138,6 +139,10 @@ class LocalRun:
     def progress(self) -> object:
         """See `Run.progress`: lines of output, CPU time, bytes read."""
         return self.output.count, self._processes.effort(self.pid)
+
+    def memory(self) -> Memory | None:
+        """See `Run.memory`: that of the engine's session."""
+        return self._processes.memory(self.pid)
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         """See `Run.await_ready`."""
@@ -198,8 +203,9 @@ class LocalRun:
         processes, model = self._processes, self._model
         self._seen = self._moving = False
         self._verdict, self._look_at = "", 0.0
-        if not os.path.isfile(model.model_path):
-            return self._not_started(f"there is no file {model.model_path}")
+        problem = processes.known.problem(model.model_path)
+        if problem:
+            return self._not_started(problem)
         try:
             port = processes.ports.take()
         except OSError as error:
@@ -210,12 +216,9 @@ class LocalRun:
         self._lines_before = self.output.count
         binary = processes.config.llama_server_path
         engine = command_line(binary, model, port, processes.flags)
-        _log.info(
-            "starting {name} on port {port}: {command}",
-            name=model.name,
-            port=port,
-            command=masked(engine),
-        )
+        command = masked(engine)
+        _log.info("starting {name} on port {port}", name=model.name, port=port)
+        _log.debug("{name} is run by: {command}", name=model.name, command=command)
         protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
         env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
@@ -224,6 +227,7 @@ class LocalRun:
             return self._not_started(str(error))
         self._transport = transport
         self.pid = transport.pid
+        self._log.begin(transport.pid, harmless(command, LINE_BYTES))
         processes.leftovers.started(transport.pid)
 
     def _not_started(self, why: str) -> None:

@@ -1,21 +1,24 @@
 """
-The output of engines: its last lines are kept, each line is logged and passed to followers.
+The output of engines: its last lines are kept with their time, and passed to followers.
 
-A `Log` belongs to a model, over all of its runs; an `Output` to one run.
+A `Log` belongs to a model, over all of its runs; an `Output` to one run. Which lines are repeated
+in the gateway's own log is the configuration's ``engine_log``.
 """
 
 from __future__ import annotations
 
 import re
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import Literal
 
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from llamagw.listeners import Listeners
 from llamagw.text import harmless
 
-#: Lines of a model's output that are kept, and bytes of one line.
+#: Lines of a model's output that are kept, and bytes of one line (beside its time).
 KEPT_LINES, LINE_BYTES = 200, 4096
 
 #: Last lines of a run among which the cause of its end is looked for.
@@ -25,20 +28,37 @@ RECENT_LINES = 20
 #: clients can make an engine print thousands.
 LINES_A_TURN = 200
 
+#: A line as the engine marks it: the time since its start, the level, the text.
+_MARKED = re.compile(r"[\d.]+ ([DIWE]) +(.*)")
+
+#: A warning that an engine gives at each start of how it is used, a box of several lines (that it
+#: has no API key, for one): with a gateway before it that is as it should be.
+_AT_EACH_START = re.compile(r"srv +llama_server: ")
+
+#: The engine's levels; a line without one is information.
+_LEVELS = {
+    "D": LogLevel.debug,
+    "I": LogLevel.info,
+    "W": LogLevel.warn,
+    "E": LogLevel.error,
+}
+
 
 class Log:
     """
     What the engines of one model printed, over all of its runs.
 
-    Each line is also logged under the model's name.
-
     :param name: the model's
-    :ivar lines: the last `KEPT_LINES` lines
+    :param now: the wall clock, in seconds since the epoch
+    :ivar lines: the last `KEPT_LINES` lines, each with the time of day before it; a line of its own
+        tells where a run begins
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, now: Callable[[], float] = time.time) -> None:
         self.lines: deque[str] = deque(maxlen=KEPT_LINES)
         self._log = Logger(namespace=f"backend.{name}")
+        self._now = now
+        self._runs = 0
         self._followers = Listeners[Sequence[str]]()
 
     def __repr__(self) -> str:
@@ -46,22 +66,52 @@ class Log:
 
     def follow(self, tell: Callable[[Sequence[str]], object]) -> Callable[[], None]:
         """
-        Follow the lines that are printed from now on.
+        Follow the lines that are added from now on.
 
         :param tell: called with the lines of one turn of the reactor
         :return: ends that
         """
         return self._followers.add(tell)
 
+    def begin(self, pid: int, command: str) -> None:
+        """
+        Tell that a process was started.
+
+        :param command: its command line, made harmless for logs and without secrets
+        """
+        self._runs += 1
+        since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(self._now()))
+        self._keep([f"── run {self._runs}, started {since}, pid {pid} ──"])
+        self.add(command)
+
     def add(self, *lines: str) -> None:
         """
-        Keep, log and pass on lines.
+        Keep and pass on lines.
 
         :param lines: without line breaks, made harmless for logs
         """
-        self.lines.extend(lines)
+        clock = time.strftime("%H:%M:%S", time.localtime(self._now()))
+        self._keep([f"{clock} {line}" for line in lines])
+
+    def repeat(self, lines: Sequence[str], which: Literal["warn", "all", "none"]) -> None:
+        """
+        Repeat lines in the gateway's log, under the model's name and at the engine's level.
+
+        :param lines: as for `add`
+        :param which: ``warn`` for those from a warning up
+        """
+        if which == "none":
+            return
         for line in lines:
-            self._log.info("{line}", line=line)
+            marked = _MARKED.match(line)
+            level, text = (_LEVELS[marked[1]], marked[2]) if marked else (LogLevel.info, line)
+            if level is LogLevel.warn and _AT_EACH_START.match(text):
+                continue
+            if which == "all" or level >= LogLevel.warn:
+                self._log.emit(level, "{line}", line=text)
+
+    def _keep(self, lines: Sequence[str]) -> None:
+        self.lines.extend(lines)
         self._followers.tell(lines)
 
 
@@ -72,14 +122,16 @@ class Output:
     Clients can make an engine print any text, so control characters are escaped (`harmless`).
 
     :param log: the model's; gets the lines
+    :param engine_log: gives the configuration's ``engine_log``
     :ivar count: lines passed on so far
     :ivar recent: the last `RECENT_LINES` of them
     """
 
-    def __init__(self, log: Log) -> None:
+    def __init__(self, log: Log, engine_log: Callable[[], Literal["warn", "all", "none"]]) -> None:
         self.count = 0
         self.recent: deque[str] = deque(maxlen=RECENT_LINES)
         self._log = log
+        self._engine_log = engine_log
         self._partial = {1: b"", 2: b""}
         #: Not passed on yet.
         self._waiting: deque[bytes] = deque()
@@ -121,6 +173,7 @@ class Output:
             self.count += count
             self.recent.extend(lines)
             self._log.add(*lines)
+            self._log.repeat(lines, self._engine_log())
         return bool(self._waiting)
 
     def last_words(self) -> str:
@@ -133,7 +186,7 @@ class Output:
         :return: those two; without errors, the last line; "" if there is none
         """
         recent = [line for line in self.recent if line.strip()]
-        marked = [re.match(r"[\d.]+ (\w) +(.*)", line) for line in recent]
+        marked = [_MARKED.match(line) for line in recent]
         errors = [" ".join(m[2].split()) for m in marked if m and m[1] == "E"]
         if errors:
             return errors[0] if len(errors) == 1 else f"{errors[0]}; {errors[-1]}"

@@ -1,5 +1,5 @@
 """
-What all local models share: spawning, the binary's flags, the ports, the work of each process.
+What all local models share: spawning, the ports, the work of each process, what is known before.
 
 The run of one engine, from its start to its end, is in local.py.
 """
@@ -7,17 +7,20 @@ The run of one engine, from its start to its end, is in local.py.
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Mapping, Sequence
 
 from twisted.internet.interfaces import IProcessTransport, IReactorProcess, IReactorTime
 from twisted.internet.protocol import ProcessProtocol
 
 from llamagw.apart import Commands
-from llamagw.config import Config
-from llamagw.launch.command import become, known_flags, library_path
+from llamagw.config import Config, ConfigError
+from llamagw.launch.advice import Note
+from llamagw.launch.base import Memory
+from llamagw.launch.command import become
 from llamagw.launch.effort import Effort
+from llamagw.launch.known import Known
 from llamagw.launch.leftovers import Leftovers
+from llamagw.launch.memory import MemoryInUse
 from llamagw.launch.ports import Ports
 from llamagw.launch.probes import Probe
 from llamagw.launch.sockets import who_listens
@@ -29,12 +32,14 @@ class Reactor(IReactorProcess, IReactorTime):
 
 class Processes:
     """
-    Spawns engines, and holds what all of them share: the binary's flags, the ports, their work.
+    Spawns engines, and holds what all of them share: the ports, their work, what is known of the
+    binary and of the models' files.
 
     :param reactor: spawns processes and runs timers
     :param config: for the binary, the ports and the timeouts
     :param leftovers: records each process
     :param probe: probes engines while they load
+    :ivar known: the flags of the binary, and the models' files
     """
 
     kill_group = staticmethod(os.killpg)
@@ -48,9 +53,9 @@ class Processes:
         self.probe = probe
         self.config = config
         self.ports = Ports(config.port_range_start)
-        #: Flags, by path of the binary.
-        self._known: dict[str, frozenset[str]] = {}
+        self.known = Known()
         self._effort = Effort(reactor)
+        self._memory = MemoryInUse(reactor)
 
     def __repr__(self) -> str:
         return f"<Processes {self.config.llama_server_path}>"
@@ -61,29 +66,31 @@ class Processes:
 
         :param config: one for which `prepare` was called
         """
-        path = config.llama_server_path
-        self._known = {path: self._known.get(path, frozenset())}
+        self.known.apply(config)
         self.config = config
         self.ports.first = config.port_range_start
 
-    def prepare(self, config: Config, commands: Commands) -> None:
+    def prepare(self, config: Config, commands: Commands) -> list[Note]:
         """
-        Read the flags of a configuration's binary, if they are not known; to be called before the
-        first launch, and before `apply`. Blocks, and may be called in a thread.
+        Read what a configuration's launches need to know; to be called before the first launch,
+        and before `apply`. Blocks, and may be called in a thread.
 
         :param config: that will be applied
-        :param commands: runs the binary
+        :param commands: runs the binary, and the process that reads the models' files
+        :return: what is to be said of its models
+        :raises ConfigError: when the binary cannot be called as configured
         :raises Cancelled: when `commands` is cancelled
         """
-        path = config.llama_server_path
-        if path and path not in self._known:  # none if all models are remote
-            env = dict([*os.environ.items(), library_path(path, os.environ, sys.platform)])
-            self._known[path] = known_flags(path, env, commands)
+        self.known.read(config, commands)
+        faults = self.known.faults(config)
+        if faults:
+            raise ConfigError(faults)
+        return self.known.notes(config)
 
     @property
-    def flags(self) -> frozenset[str]:
+    def flags(self) -> Mapping[str, bool]:
         """The flags that the binary has; empty if unknown."""
-        return self._known.get(self.config.llama_server_path, frozenset())
+        return self.known.flags(self.config.llama_server_path)
 
     def spawn(
         self, protocol: ProcessProtocol, engine: Sequence[str], extra: Mapping[str, str]
@@ -115,3 +122,11 @@ class Processes:
         :param pid: None for a process that does not run
         """
         return None if pid is None else self._effort.of(pid)
+
+    def memory(self, pid: int | None) -> Memory | None:
+        """
+        What a process has in use, see `MemoryInUse`.
+
+        :param pid: of a process that leads a session; None for one that does not run
+        """
+        return None if pid is None else self._memory.of(pid)

@@ -14,7 +14,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from llamagw.config import RemoteModel, Replica, origin
-from llamagw.launch.base import Exit, Watch
+from llamagw.launch.base import Exit, Memory, Watch
 from llamagw.launch.probes import Diagnosis
 from llamagw.net import Address
 
@@ -117,6 +117,10 @@ class RemoteRun:
 
     def progress(self) -> object:
         """Always the same token: the work of a remote server cannot be measured."""
+        return None
+
+    def memory(self) -> Memory | None:
+        """See `Run.memory`: none here."""
         return None
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:

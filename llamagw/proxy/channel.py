@@ -28,6 +28,7 @@ from llamagw.errors import (
     ServerBusy,
 )
 from llamagw.net import IConnection
+from llamagw.proxy.access import HERE, log_refusal
 from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import decoded_path
 from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
@@ -334,6 +335,9 @@ class Channel(KnownChannel):
             request.drop_arriving()
         head += b"".join(b"%b: %b\r\n" % pair for pair in (*error.headers(), *cors))
         self.transport.write(head + b"Connection: close\r\n\r\n" + body)
+        if self.site.access_log and linger:
+            # Not one of too many connections: they may be thousands.
+            log_refusal(method, path, error, getattr(self.transport.getPeer(), "host", HERE))
         self.transport.unregisterProducer()
         if linger:
             self.setTimeout(LINGER_SEC)

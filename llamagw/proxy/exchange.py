@@ -43,7 +43,8 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     """
     # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
-    exchange = Exchange(request, call, lease, upstream)
+    plain = request.access is None or call.stream
+    exchange = (Exchange if plain else _Noted)(request, call, lease, upstream)
     upstream.send(
         _head(request, call, lease, target, body),
         body,
@@ -94,6 +95,8 @@ class Exchange:
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         # From here on there is no retry, which would need the body.
         self._request.drop_body()
+        if self._request.access is not None:
+            self._request.access.answered(status, data)
         if status == 101:
             self._tunnel = True
             protocol = self._call.upgrade or b""
@@ -142,6 +145,17 @@ class Exchange:
             self._upstream.hang_up()
         else:
             self._upstream.abort()
+
+
+class _Noted(Exchange):
+    """An exchange whose answer, which is no stream, the access log looks into."""
+
+    __slots__ = ()
+
+    def body(self, data: bytes) -> None:
+        if self._request.access is not None:
+            self._request.access.more(data)
+        super().body(data)
 
 
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:

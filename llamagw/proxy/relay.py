@@ -82,7 +82,11 @@ class Relay:
 
     async def _answer(self, request: Request, read: Reader) -> None:
         try:
-            await self._relay(request, read(request))
+            call = read(request)
+            if request.access is not None:
+                request.access.model = call.model or self._dispatcher.config.default_model
+                request.access.stream = call.stream
+            await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             # The client has disconnected.
             return
@@ -90,6 +94,8 @@ class Relay:
             if not request.startedWriting:
                 request.fail(error)
                 return
+            if request.access is not None:
+                request.access.reason = error.message
             request.pass_on(request.dialect.event(request.dialect.envelope(error)))
         if request.unanswered:
             request.finish()
@@ -106,6 +112,8 @@ class Relay:
         broken = killed = 0
         while True:
             lease = await self._lease(request, call, failed)
+            if request.access is not None:
+                request.access.admitted()
             try:
                 if lease.address.api_key is not None:
                     _permit(request, call, lease)
@@ -221,6 +229,8 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
     if not request.startedWriting:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error
     _log.warn("an answer broke off: {error}", error=str(error))
+    if request.access is not None:
+        request.access.reason = f"The backend broke off in the middle of its answer: {error}."
     if request.streams_events:
         lost = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
         request.pass_on(request.dialect.event(request.dialect.envelope(lost)))

@@ -23,18 +23,19 @@ from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
     GatewayError,
+    InternalError,
     NotAllowed,
     PathNotFound,
     ServerBusy,
 )
 from llamagw.net import IConnection, of_answer
+from llamagw.proxy.access import HERE, Access
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, decoded_path
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
 
 _log = Logger(namespace="llamagw.server")
-_access = Logger(namespace="llamagw.access")
 
 #: Maximum number of chunks of a body: `FREE_CHUNKS`, and one more for each `CHUNK_BYTES` of it. A
 #: chunk of any size takes Twisted some 3 µs, and uvloop reads 8 MB in one turn.
@@ -64,15 +65,20 @@ class Request(KnownRequest):
 
     :ivar body: the whole body
     :ivar routing: the site; None until the request has arrived
+    :ivar access: what the access log tells of it; None if that is off
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects
     :ivar streams_events: whether the answer is a stream of server-sent events
     :ivar open_to_all: whether any web page may read the answer if ``cors_origins`` has ``*``
+    :ivar cacheable: whether a backend's ``Cache-Control`` is passed on; if not, a browser asks each
+        time whether the answer is still the same
     """
 
     defaultContentType = None
     body = b""
     open_to_all = True
+    access: Access | None = None
+    cacheable = True
     answering: Deferred[None] | None = None
     streams_events = False
     routing: Routing | None = None
@@ -92,8 +98,6 @@ class Request(KnownRequest):
         """Called by Twisted; does nothing, since cookies are not used here."""
 
     def gotLength(self, length: int | None) -> None:
-        self._clock = self.channel.connections.clock
-        self._started = self._clock.seconds()
         self._parts: bytes | bytearray = b""
         self._room = self.channel.connections.max_body
         #: Number of chunks received; None if the body is not chunked.
@@ -192,6 +196,8 @@ class Request(KnownRequest):
     def process(self) -> None:
         routing: Routing = self.channel.site
         self.routing = routing
+        if routing.access_log:
+            self.access = Access(self.channel.connections.clock.seconds)
         if self.method == b"POST":
             handler = routing.table.get(self.path)
             if handler is not None:
@@ -220,8 +226,8 @@ class Request(KnownRequest):
 
     def connectionLost(self, reason: Failure) -> None:
         super().connectionLost(reason)
-        if self.routing is not None and self.routing.access_log:
-            self.log_access("gone")
+        # `cut` has finished an answer that broke off.
+        self.log_access("broke off" if self.finished else "left")
         if self.answering is not None:
             self.answering.cancel()
 
@@ -276,6 +282,8 @@ class Request(KnownRequest):
                 if status == 204 and not line.endswith(b" 0\r\n"):
                     continue  # a 204 has no body; the client might wait for one
                 framed = True
+            elif name == b"cache-control" and not self.cacheable:
+                line = b"Cache-Control: no-cache\r\n"
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
@@ -363,7 +371,18 @@ class Request(KnownRequest):
 
     def fail(self, error: GatewayError) -> None:
         """Answer with an error; the answer must not have begun."""
-        self.answer(error.status, self.dialect.envelope(error), error.headers())
+        self.write(self.refusal(error))
+        self.finish()
+
+    def refusal(self, error: GatewayError) -> bytes:
+        """
+        Set the status and headers for an error.
+
+        :return: the body, for Klein to write
+        """
+        if self.access is not None:
+            self.access.reason = error.message
+        return self.prepare(error.status, self.dialect.envelope(error), error.headers())
 
     def cut(self) -> None:
         """
@@ -380,7 +399,7 @@ class Request(KnownRequest):
         if self.startedWriting:
             self.cut()
         else:
-            self.fail(GatewayError("The gateway failed; its log says why."))
+            self.fail(InternalError("The gateway failed; its log says why."))
         return reason
 
     def _preflight(self) -> None:
@@ -416,16 +435,11 @@ class Request(KnownRequest):
 
     def log_access(self, outcome: object) -> None:
         """
-        Write a line to the access log.
+        Write the line of the access log, if that is on, unless it is written.
 
-        :param outcome: the status, or "gone"
+        :param outcome: the status, or how the request ended without one
         """
-        _access.info(
-            "{client} {method} {path} {outcome} {size} B {sec:.3f} s",
-            client=getattr(self.client, "host", "-"),
-            method=self.method.decode(errors="replace"),
-            path=self.path.decode(errors="replace"),
-            outcome=outcome,
-            size=self.sentLength,
-            sec=self._clock.seconds() - self._started,
-        )
+        if self.access is not None:
+            access, self.access = self.access, None
+            client = getattr(self.client, "host", HERE)
+            access.log(self.method, self.path, outcome, client)

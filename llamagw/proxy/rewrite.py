@@ -29,6 +29,11 @@ MOST_LOOKED_AT = 1_000_000
 
 _ABSENT = Raw(b"")
 
+#: The key that ``json_object: strict`` is about, the type that it makes binding, and by what: to
+#: llama-server a type without a schema forbids nothing.
+_FORMAT, _OBJECT = "response_format", "json_object"
+_ANY_OBJECT = {"type": "object"}
+
 #: `model` wholly or partly in capitals. Some servers (in Go) accept such a key as `model`.
 _VARIANTS = ["".join(v) for v in product(*((c, c.upper()) for c in "model")) if v != tuple("model")]
 
@@ -55,7 +60,7 @@ def check_large(call: Call, body: bytes, model: ModelConfig, name: str | None) -
     """
     if call.where is not Where.BODY:
         return
-    if _shapes(call, model) or name not in (None, call.model):
+    if _shapes(call, model, body) or name not in (None, call.model):
         limits = [(b":", MOST_COLONS, "keys"), (b"\\", MOST_ESCAPES, "escapes")]
     elif name is not None:
         limits = [(b":", MOST_LOOKED_AT, "keys")]
@@ -69,8 +74,14 @@ def check_large(call: Call, body: bytes, model: ModelConfig, name: str | None) -
             )
 
 
-def _shapes(call: Call, model: ModelConfig) -> bool:
-    return call.shaped and bool(model.set_params or model.default_params or model.strip_params)
+def _shapes(call: Call, model: ModelConfig, body: bytes) -> bool:
+    """Whether the model's configuration may change the body."""
+    return call.shaped and bool(
+        model.set_params
+        or model.default_params
+        or model.strip_params
+        or (model.json_object == "strict" and _FORMAT.encode() in body)
+    )
 
 
 def outgoing(
@@ -80,7 +91,7 @@ def outgoing(
     Path and query, and body, as they are sent to the engine.
 
     :param call: what the request asks for
-    :param model: its ``set_params``, ``default_params`` and ``strip_params`` apply
+    :param model: its ``set_params``, ``default_params``, ``strip_params`` and ``json_object`` apply
     :param name: the model's name on the server; None if the server accepts any
     :raises BadRequest: if a remote server might find another model in the request, or it cannot be
         changed as configured
@@ -94,12 +105,13 @@ def outgoing(
             body = call.form.renamed(body, name)
         elif call.where is Where.QUERY:
             target = _renamed_query(target, name)
-    shapes = _shapes(call, model)
+    shapes = _shapes(call, model, body)
     if put or shapes:
         if shapes:
             put.update(model.set_params)
         default, strip = (model.default_params, model.strip_params) if shapes else ({}, [])
-        body = reshape(body, put, default, strip, once=name is not None)
+        strict = shapes and model.json_object == "strict"
+        body = reshape(body, put, default, strip, once=name is not None, strict=strict)
     elif call.where is Where.BODY and name is not None and _variants(body) != _NONE:
         raise _twice()
     return target, body
@@ -120,6 +132,7 @@ def reshape(
     default: dict[str, object],
     strip: list[str],
     once: bool = False,
+    strict: bool = False,
 ) -> bytes:
     """
     Change some keys of a JSON object; other values are copied byte by byte.
@@ -128,10 +141,39 @@ def reshape(
     :param default: values that are set if the key is missing
     :param strip: keys that are removed
     :param once: whether the key ``model`` in capitals is refused, as some servers (in Go) read it
+    :param strict: whether a ``response_format`` of type ``json_object`` gets a schema
     :raises BadRequest: if it is not a JSON object, or has a key that is too long or refused
     """
+    fields = _read(body)
+    if once and any(variant in fields for variant in _VARIANTS):
+        raise _twice()
+    for key in strip:
+        fields.pop(key, None)
+    fields = {**default, **fields, **put}
+    if strict and _FORMAT in fields:
+        fields[_FORMAT] = _binding(fields[_FORMAT])
+    return msgspec.json.encode(fields)
+
+
+def _binding(given: object) -> object:
+    """A ``response_format`` with a schema, if it asks for an object and has none."""
+    asked = msgspec.json.encode(given)
+    if not asked.lstrip().startswith(b"{"):
+        return given
+    inner = _read(asked)
+    if inner.get("type") != Raw(msgspec.json.encode(_OBJECT)) or "schema" in inner:
+        return given
+    return {**inner, "schema": _ANY_OBJECT}
+
+
+def _read(body: bytes) -> dict[str, object]:
+    """
+    The keys of a JSON object, with values that are not decoded.
+
+    :raises BadRequest: if it is none, or has a key that is too long
+    """
     try:
-        fields: dict[str, object] = dict(_fields(body))
+        return dict(_fields(body))
     except msgspec.ValidationError as error:
         # `peek` has seen that it is an object; a key that is too long is not hashed or kept.
         if "length" not in str(error):
@@ -139,11 +181,6 @@ def reshape(
         raise BadRequest(f"The body has a key of over {LONGEST_KEY} characters.") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadRequest(f"The body is not JSON: {error}.") from None
-    if once and any(variant in fields for variant in _VARIANTS):
-        raise _twice()
-    for key in strip:
-        fields.pop(key, None)
-    return msgspec.json.encode({**default, **fields, **put})
 
 
 def _renamed_query(target: bytes, name: str) -> bytes:

@@ -67,5 +67,5 @@ class Site(server.Site):
 
     def log(self, request: HTTPRequest) -> None:
         """Called by Twisted at the end of each answer."""
-        if self.access_log and isinstance(request, Request):
+        if isinstance(request, Request) and request.access is not None:
             request.log_access(request.code)

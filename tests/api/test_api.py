@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 from llamagw import __version__
-from llamagw.dialects import OWN, ROUTES, Scope, Where, dialect_of, scope_of
+from llamagw.dialects import BODIES, OWN, ROUTES, Scope, Where, dialect_of, scope_of
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import CHAT, Answer, request
 
@@ -48,7 +48,7 @@ class HealthTests(ApiTestCase):
             },
         )
 
-    def test_it_tells_of_the_models_in_memory_or_on_their_way_and_of_no_others(self) -> None:
+    def test_it_tells_of_models_in_memory_on_their_way_or_failed_and_of_no_others(self) -> None:
         names = ("idle", "busy", "coming", "wanted", "going", "broken")
         self.bench = Bench(names, loaded=False, max_loaded_models=3)
         self.bench.load("idle")
@@ -67,7 +67,9 @@ class HealthTests(ApiTestCase):
             self.bench.client(request({"model": "coming"}))
         self.bench.client(request({"model": "wanted"}))
         found = self.get("/health").json()["models"]
-        self.assertEqual([m["id"] for m in found], ["busy", "coming", "wanted", "going"])
+        self.assertEqual([m["id"] for m in found], ["busy", "coming", "wanted", "going", "broken"])
+        self.assertIn("was killed by SIGKILL", found[-1]["error"])
+        self.assertGreaterEqual(found.pop()["failed_at"], int(before))
         self.assertGreaterEqual(found[0].pop("last_used"), before - 1)
         port = self.bench.engines.last("busy").port
         self.assertEqual(
@@ -80,6 +82,9 @@ class HealthTests(ApiTestCase):
             told,
             [("loading", 0, 2, coming), ("unloaded", 0, 1, None), ("stopping", 0, 0, going)],
         )
+        holds = "room: `busy` is busy, `coming` is loading, `going` is stopping"
+        self.assertEqual([m.get("waiting_for") for m in found], [None, "its load", holds, None])
+        self.assertGreaterEqual(found[1]["waiting_sec"], 0)
 
     def test_a_slash_too_many_at_the_end_does_no_harm(self) -> None:
         for path in ("/health/", "/v1/models/"):
@@ -146,12 +151,13 @@ class ModelsTests(ApiTestCase):
 class WrongTurnTests(ApiTestCase):
     """Whatever is asked, the answer is an envelope that says what would be right."""
 
-    def test_an_unknown_path_names_the_known_ones(self) -> None:
-        for path in ("/", "/index", "/upstream"):
+    def test_an_unknown_path_names_a_few_that_are_known_and_where_all_are(self) -> None:
+        for path in ("/", "/index", "/api/tags"):
             error = self.assert_envelope(self.get(path), 404)
             self.assertEqual(error["code"], "path_not_found")
-            for known in (*INFERENCE, *(path for _, path, _, _ in OWN)):
-                self.assertIn(known, error["message"])
+            self.assertLess(len(error["message"]), 250)
+            for word in (f"nothing at {path}.", "/v1/chat/completions", "/v1/models", "docs/"):
+                self.assertIn(word, error["message"])
             self.assertEqual(self.assert_envelope(self.post(b"{}", path), 404), error)
 
     def test_what_the_table_says_the_gateway_answers_itself_it_does(self) -> None:
@@ -159,19 +165,25 @@ class WrongTurnTests(ApiTestCase):
             target = path.replace("{id}", "small")
             client = self.bench.client(request(b"" if method == "POST" else None, target, method))
             self.bench.settle()
-            # Some want more of a request than that; none is a wrong turn.
-            self.assertRegex(bytes(client.heard), rb"^HTTP/1.1 (200|400) ", path)
+            # Some want more of a request than that; none is a wrong turn, but for a page.
+            right = rb"^HTTP/1.1 404 " if path == "/" else rb"^HTTP/1.1 (200|400) "
+            self.assertRegex(bytes(client.heard), right, path)
         self.assertEqual(self.bench.connects, 0)
 
     def test_a_path_that_is_nearly_right_names_the_right_one(self) -> None:
         for path, meant in (
             ("/v1/chat/completion", "/v1/chat/completions"),
             ("/v2/models", "/v1/models"),
+            ("/V1/Models", "/v1/models"),
+            ("/v1/chat", "/v1/chat/completions"),
+            ("/upstream", "/upstream/{model}/"),
+            ("/v1/v1/chat/completions", "/v1/chat/completions"),
             ("/healthy", "/health"),
             ("/v1/message", "/v1/messages"),
         ):
             error = self.assert_envelope(self.get(path), 404)
             self.assertIn(f"Did you mean {meant}", error["message"])
+            self.assertLessEqual(error["message"].partition("?")[0].count(" or "), 2)
 
     def test_a_doubled_slash_is_not_redirected(self) -> None:
         for path in ("/v1//models", "/v1/chat//completions"):
@@ -196,6 +208,26 @@ class WrongTurnTests(ApiTestCase):
             answer = self.post(b'{"model":"small"}', path)
             self.assert_envelope(answer, 405)
         self.assertEqual(self.bench.asked, [])
+
+    def test_a_wrong_method_is_told_what_to_send(self) -> None:
+        posts = [route for route in ROUTES if route.methods == ("POST",)]
+        for path in (path for route in posts for path in route.paths):
+            said = self.get(path.replace("{id}", "0"), "DELETE").json()["error"]["message"]
+            self.assertRegex(said, r"^DELETE is not possible at .*\. Send (GET or )?POST")
+            if path not in BODIES:
+                continue
+            self.assertIn(f" with a body such as {BODIES[path]}.", said)
+            example = BODIES[path].replace(", …", "")
+            if example.startswith("{") and example.endswith("}"):
+                # It is what the path takes: a model of that name is looked for.
+                error = self.post(example.encode(), path).json()["error"]
+                self.assertIn("The model `…` does not exist", error["message"])
+        for path in ("/models/load", "/models/unload"):
+            [answer] = self.bench.asks(request(path=path))
+            message = answer.json()["error"]["message"]
+            self.assertIn('Send POST with a body such as {"model": "…"}.', message)
+        error = self.assert_envelope(self.get("/v1/models/" + "x" * 1000, "DELETE"), 405)
+        self.assertRegex(error["message"], r"^DELETE is not possible at .{64}\. Send GET\.$")
 
     def test_a_path_that_is_not_utf_8_is_a_bad_request(self) -> None:
         for path in ("/v1/models/%FF", "/%ff%fe", "/v1/models/%C3", "/%80/health"):

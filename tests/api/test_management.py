@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred
 from llamagw.api.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.config import ModelConfig, Replica
 from llamagw.errors import ModelUnavailable
+from llamagw.launch import Memory
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.configs import local_model, remote_model
 from tests.support.messages import Answer, answers, request
@@ -63,6 +64,27 @@ class ListingTests(ManagementTestCase):
         found = self.entries()
         self.assertEqual([*found], ["a", "gpt-4o", "b", "o1", "far"])
         self.assertEqual((found["a"]["aliases"], found["gpt-4o"]["alias_of"]), (["gpt-4o"], "a"))
+
+    def test_the_list_is_a_page_of_anthropic_s_too(self) -> None:
+        page = self.get("/v1/models").json()
+        found = {entry["id"]: entry for entry in page["data"]}
+        self.assertEqual(
+            [page[key] for key in ("object", "has_more", "first_id", "last_id")],
+            ["list", False, "a", "far"],
+        )
+        self.assertEqual({entry["type"] for entry in page["data"]}, {"model"})
+        self.assertEqual([entry["display_name"] for entry in page["data"]], [*found])
+        self.assertEqual(
+            [found[name]["created_at"] for name in ("a", "gpt-4o", "far")],
+            ["2023-11-14T22:13:20Z", "2023-11-14T22:13:20Z", "1970-01-01T00:00:00Z"],
+        )
+        self.assertEqual(self.get("/v1/models/gpt-5").json()["display_name"], "gpt-5")
+
+    def test_a_time_of_a_file_that_no_calendar_has_is_none(self) -> None:
+        for moment in (-1, 253_402_300_800, 2**62):
+            stat = os.stat_result((0,) * 8 + (moment, 0))
+            self.patch(os, "stat", lambda path, stat=stat: stat)
+            self.assertEqual(self.entries()["a"]["created_at"], "1970-01-01T00:00:00Z")
 
     def test_each_has_its_context_the_size_of_its_file_and_its_time(self) -> None:
         found = self.entries()
@@ -140,12 +162,30 @@ class ListingTests(ManagementTestCase):
             },
         )  # fmt: skip
         error = "The model `b` cannot be loaded: llama-server exited with status 1: out of memory"
+        self.assertLess(abs(found["b"]["status"].pop("failed_at") - used), 5)
         self.assertEqual(
             found["b"]["status"],
             {"value": "unloaded", "failed": True, "exit_code": 1, "error": error},
         )
+        listed = self.entries()["b"]
+        self.assertEqual((listed["status"], listed["error"]), ("failed", error))
+        self.assertLess(abs(listed["failed_at"] - used), 5)
         told = [{"url": "http://far", "status": "loaded", "in_flight": 3}]
         self.assertEqual((found["far"]["replicas"], "replicas" in found["a"]), (told, False))
+
+    def test_the_router_s_list_tells_memory_and_why_requests_wait(self) -> None:
+        self.configure(*self.bench.config.models[:2])
+        self.bench.load("a")
+        self.bench.engines.last("a").in_use = Memory(5, 2, 3)
+        self.bench.hold_loads()
+        self.bench.client(request({"model": "b"}))
+        self.bench.reactor.advance(7)
+        found = {entry["id"]: entry for entry in self.get("/models").json()["data"]}
+        self.assertEqual(found["a"]["memory"], {"rss": 5, "anon": 2, "file": 3})
+        self.assertNotIn("waiting_for", found["a"])
+        waits = [found["b"][key] for key in ("waiting", "waiting_sec", "waiting_for")]
+        self.assertEqual(waits, [1, 7, "its load"])
+        self.assertNotIn("memory", found["b"])
 
 
 class OrderTests(ManagementTestCase):
@@ -288,9 +328,15 @@ class ChangesTests(ManagementTestCase):
         self.failureResultOf(done, ModelUnavailable)
         error = "The model `small` cannot be loaded: llama-server was not started: no"
         failed = {"status": "unloaded", "failed": True, "error": error}
+        [loading, told] = self.told(client)
+        self.assertLess(abs(told["data"].pop("failed_at") - time.time()), 5)
         self.assertEqual(
-            self.told(client), [self.changed({"status": "loading"}), self.changed(failed)]
+            [loading, told], [self.changed({"status": "loading"}), self.changed(failed)]
         )
+        self.bench.reactor.advance(100)
+        self.assertEqual(self.told(client), [], "it stays failed")
+        [snapshot, _] = self.told(self.bench.client(request(path="/models/sse")))
+        self.assertEqual(snapshot["data"]["error"], error)
 
     def test_a_silent_time_has_signs_of_life(self) -> None:
         client = self.bench.client(request(path="/models/sse"))
@@ -355,14 +401,18 @@ class ChangesTests(ManagementTestCase):
 class LogTests(ManagementTestCase):
     """GET /models/logs."""
 
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(time, "strftime", lambda *_: "14:03:07")
+
     def test_the_last_lines_are_told_as_text(self) -> None:
         for line in ("one", "zwei ß", "3"):
             self.bench.dispatcher.log("small").add(line)
         answer = self.get("/models/logs?model=small")
         self.assertEqual(answer.headers["Content-Type"], "text/plain; charset=utf-8")
-        self.assertEqual(answer.body.decode(), "one\nzwei ß\n3\n")
+        self.assertEqual(answer.body.decode(), "14:03:07 one\n14:03:07 zwei ß\n14:03:07 3\n")
         self.assertEqual(self.get("/models/logs?model=org/big").body, b"")
-        for lines, body in ((0, b""), (1, b"3\n"), (99, answer.body)):
+        for lines, body in ((0, b""), (1, b"14:03:07 3\n"), (99, answer.body)):
             self.assertEqual(self.get(f"/models/logs?model=small&lines={lines}").body, body)
         for wrong in ("-2", "x", "", "1.5", "9999999999"):
             self.assert_envelope(
@@ -381,7 +431,7 @@ class LogTests(ManagementTestCase):
         self.bench.dispatcher.drain()
         log.add("four")
         [answer] = answers(bytes(client.heard))
-        self.assertEqual((answer.body, answer.whole), (b"two\nthree\n", True))
+        self.assertEqual((answer.body, answer.whole), (b"14:03:07 two\n14:03:07 three\n", True))
 
     def test_who_does_not_read_is_told_that_lines_are_missing(self) -> None:
         log = self.bench.dispatcher.log("small")

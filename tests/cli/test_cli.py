@@ -31,6 +31,7 @@ from llamagw import __version__
 from llamagw.cli import remote, show
 from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.main import cli
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.whole.harness import DEADLINE, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -47,8 +48,14 @@ def a_model(name: str, status: str = "unloaded", **more: Any) -> dict[str, Any]:
 
 
 MODELS = [
-    a_model("cold"),
-    a_model("broken", said={"failed": True, "exit_code": 1, "error": "out of\x1b memory"}),
+    a_model("cold", waiting=1, waiting_sec=131.5, waiting_for="room: `Qwen2.5-7B-Q4_K_M` is busy"),
+    a_model(
+        "broken",
+        said={
+            **{"failed": True, "exit_code": 1, "error": "out of\x1b memory"},
+            "failed_at": 1_700_000_000.5,
+        },
+    ),
     a_model(
         "Qwen2.5-7B-Q4_K_M",
         "loaded",
@@ -58,6 +65,9 @@ MODELS = [
         port=8081,
         in_flight=2,
         waiting=11,
+        waiting_sec=12.7,
+        waiting_for="its load",
+        memory={"rss": 5 * 2**30, "anon": 2**30, "file": 4 * 2**30},
         last_used=1_700_000_000.5,
     ),
     a_model("far", "loaded", size="big", context_size=None),
@@ -148,6 +158,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
     monkeypatch.delenv("LLAMAGW_URL", raising=False)
     monkeypatch.delenv("NO_COLOR", raising=False)
 
@@ -188,7 +199,7 @@ def test_every_command_has_help_with_examples(name: str, flag: str) -> None:
 
 
 def test_a_wrong_call_is_2() -> None:
-    for command in ("frobnicate", "load", "ps --frob", "logs -n x y", "init nowhere", "run x"):
+    for command in ("frobnicate", "load", "ps --frob", "logs -n x y", "init nowhere", "run x y"):
         assert llamagw(command, status=2).stderr
 
 
@@ -225,6 +236,7 @@ def write_config(**values: Any) -> Path:
     config = {"llama_server_path": sys.executable, "models": models, **values}
     path = Path("config.yaml").absolute()
     path.write_text(json.dumps(config))
+    Path("a.gguf").write_bytes(GGUF_HEAD)
     return path
 
 
@@ -274,7 +286,7 @@ def test_run_serves_until_sigterm_and_ends_with_0() -> None:
 
 def test_run_tells_faults_a_line_each_and_ends_with_1() -> None:
     path = write_config(nonsense=1, max_loaded_models="many")
-    process = command_line("run", "-c", "config.yaml")
+    process = command_line("run", "config.yaml")
     said, _ = process.communicate(timeout=DEADLINE)
     assert process.returncode == 1
     lines = said.splitlines()
@@ -286,9 +298,52 @@ def test_check_says_what_twistd_says() -> None:
     path = write_config()
     done = llamagw("check")
     assert done.stdout.startswith(f"{path} is fine.")
-    assert "a: " in done.stdout.splitlines()[-1]
-    assert done.stdout.splitlines()[-1].endswith("(warning: there is no such file)")
-    llamagw("check -c config.yaml")
+    assert f"a: {path.parent / 'a.gguf'}" in done.stdout
+    assert llamagw("check config.yaml").stdout == done.stdout
+    assert llamagw("check -c config.yaml").stdout == done.stdout
+
+
+def test_check_says_what_the_settings_have_come_to() -> None:
+    models = [
+        {"name": "a", "model_path": "a.gguf", "threads": 3, "context_size": 77},
+        {"name": "b", "model_path": "a.gguf", "threads": 0, "gpu_layers": -1},
+    ]
+    write_config(models=models)
+    said = llamagw("check").stdout
+    assert "3 threads (of " in said
+    assert "CPU only, a context of 77 tokens" in said
+    assert "automatic threads, all layers on the GPU" in said
+    assert "names no model" not in said
+    write_config()
+    assert llamagw("check").stdout.endswith("A request that names no model gets a.\n")
+
+
+def test_check_counts_a_file_that_is_no_model_as_a_fault_and_says_where() -> None:
+    path = write_config()
+    Path("a.gguf").write_bytes(b"<!doctype html>")
+    done = llamagw("check", status=1)
+    assert done.stdout == ""
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith(f"{path}:1: models[0].model_path: {path.parent}/a.gguf is a web page")
+    Path("a.gguf").unlink()
+    assert "there is no file" in llamagw("check", status=1).stderr
+
+
+def test_check_tells_of_flags_that_the_engine_does_not_have() -> None:
+    Path("engine").write_text("#!/bin/sh\necho '--model FNAME'; echo '--embeddings'\n")
+    Path("engine").chmod(0o755)
+    model = {"name": "a", "model_path": "a.gguf", "extra_args": ["--embedings"]}
+    path = write_config(llama_server_path="./engine", models=[model])
+    [line] = llamagw("check", status=1).stderr.splitlines()
+    assert line == (
+        f"{path}:1: models[0].extra_args[0]: --embedings is no flag of this llama-server; "
+        "did you mean --embeddings?"
+    )
+
+
+def test_check_warns_of_an_engine_that_has_no_help() -> None:
+    write_config()
+    assert "--help failed, so its flags are taken for granted" in llamagw("check").stderr
 
 
 def test_check_tells_faults_a_line_each_and_ends_with_1() -> None:
@@ -309,14 +364,20 @@ def test_check_knows_an_address_that_twisted_does_not() -> None:
 
 
 def test_check_in_json() -> None:
-    path = write_config()
+    path = write_config(models=[{"name": "a", "model_path": "a.gguf", "threads": 3}])
     told = json.loads(llamagw("check --json").stdout)
-    model = {"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": [], "missing": True}
+    model = {
+        **{"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": []},
+        **{"threads": 3, "default": True, "notes": []},
+    }
     assert told == {"ok": True, "faults": [], "models": [model]}
     there = "http://10.0.0.5:8000"
     write_config(models=[{"name": "far", "url": there, "api_key": "secret"}])
     said = llamagw("check --json").stdout
-    model = {"name": "far", "model_path": None, "urls": [there], "missing": False}
+    model = {
+        **{"name": "far", "model_path": None, "urls": [there]},
+        **{"threads": None, "default": True, "notes": []},
+    }
     assert json.loads(said)["models"] == [model]
     assert "secret" not in said
     write_config(max_loaded_models="many")
@@ -335,14 +396,38 @@ def test_ps_lists_what_is_in_memory_first(
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_700_000_190.0)
     assert llamagw("ps").stdout == (
-        "NAME               STATUS    SIZE      CONTEXT  PORT  ACTIVE  WAITING  LAST USED\n"
-        "Qwen2.5-7B-Q4_K_M  loaded    4.4 GiB      8192  8081       2       11  3 min ago\n"
-        "far                loaded    -               -     -       0        0  -\n"
-        "cold               unloaded  92.1 MiB     4096     -       0        0  -\n"
-        "broken             failed    92.1 MiB     4096     -       0        0  -\n"
+        "NAME               STATUS    SIZE      RSS      FILE     CONTEXT  PORT  ACTIVE  WAITING"
+        "  LAST USED\n"
+        "Qwen2.5-7B-Q4_K_M  loaded    4.4 GiB   5.0 GiB  4.0 GiB     8192  8081       2       11"
+        "  3 min ago\n"
+        "far                loaded    -         -        -              -     -       0        0"
+        "  -\n"
+        "cold               unloaded  92.1 MiB  -        -           4096     -       0        1"
+        "  -\n"
+        "broken             failed    92.1 MiB  -        -           4096     -       0        0"
+        "  -\n"
         "\n"
-        "broken: out of? memory\n"
+        "Qwen2.5-7B-Q4_K_M: 11 wait, the first for 12 s, for its load\n"
+        "cold: 1 waits for 2 min, for room: `Qwen2.5-7B-Q4_K_M` is busy\n"
+        "broken failed 3 min ago: out of? memory\n"
     )
+
+
+def test_ps_of_a_gateway_that_tells_less_leaves_that_out(gateway: FakeGateway) -> None:
+    broken = a_model("broken", said={"failed": True, "error": "no"}, waiting=2)
+    gateway.answers["/models"] = 200, {"object": "list", "data": [broken]}
+    assert llamagw("ps").stdout.partition("\n\n")[2] == "broken: no\n"
+
+
+def test_ps_breaks_long_texts_between_words_on_a_terminal(gateway: FakeGateway) -> None:
+    error = f"The model `broken` cannot be loaded: {'/a/path' * 15} {'is wrong ' * 200}"
+    broken = a_model("broken", said={"failed": True, "error": error})
+    gateway.answers["/models"] = 200, {"object": "list", "data": [broken]}
+    notes = on_a_terminal(80, NO_COLOR="1").partition("\r\n\r\n")[2].splitlines()
+    assert all(line.startswith("  ") for line in notes[1:])
+    assert [line for line in notes if len(line) > 80] == [f"  {'/a/path' * 15}"]
+    assert (len(notes), notes[-1].endswith(" …")) == (show.NOTE_LINES, True)
+    assert error.rstrip() in llamagw("ps").stdout
 
 
 def test_ps_in_json_is_what_the_gateway_said(gateway: FakeGateway) -> None:
@@ -387,7 +472,7 @@ def test_ps_shortens_names_where_that_is_not_enough(gateway: FakeGateway) -> Non
     lines = re.sub(r"\x1b\[\d*m", "", on_a_terminal(60)).splitlines()
     assert lines[1].startswith("Qwen")
     assert "…" in lines[1]
-    assert max(map(len, lines)) <= 66  # the 12 characters that a name keeps
+    assert max(map(len, lines[:5])) <= 60
 
 
 def test_no_color_means_no_colour(gateway: FakeGateway) -> None:
@@ -478,16 +563,6 @@ def test_the_gateway_s_error_is_told_and_the_status_is_1(gateway: FakeGateway) -
         assert json.loads(done.stdout) == said
 
 
-def test_for_an_unknown_model_the_nearest_is_named(gateway: FakeGateway) -> None:
-    said = error("The model `qwem` does not exist.", "model_not_found")
-    gateway.answers["/models/load"] = (404, said)
-    done = llamagw("load qwem", status=1)
-    assert done.stderr == "Error: The model `qwem` does not exist. Did you mean `qwen`?\n"
-    # The gateway may have said it.
-    said["error"]["message"] += " Did you mean `cold`?"
-    assert llamagw("load qwem", status=1).stderr.count("Did you mean") == 1
-
-
 # ---- logs ---------------------------------------------------------------------------------------
 
 
@@ -513,6 +588,22 @@ def test_logs_follows_until_the_gateway_ends_it(gateway: FakeGateway) -> None:
     assert llamagw("logs -f a").stdout == "one\ntwo\nthree\nfour\nfive\nsix\n"
     assert llamagw("logs -f -n 1 a").stdout == "three\nfour\nfive\nsix\n"
     assert llamagw("logs -f -n 0 a").stdout == "four\nfive\nsix\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        ("logs a", "a has not run yet: llamagw load a\n"),
+        ("logs -f a", "a has not run yet: its log follows when it does\n"),
+        ("logs -n 0 a", ""),
+    ],
+)
+def test_that_a_model_never_ran_is_told_and_no_failure(
+    gateway: FakeGateway, command: str, said: str
+) -> None:
+    gateway.answers["/models/logs"] = (200, "")
+    done = llamagw(command)
+    assert (done.stdout, done.stderr) == ("", said)
 
 
 def test_logs_that_break_off_are_not_taken_for_whole(gateway: FakeGateway) -> None:
@@ -568,7 +659,8 @@ def test_places_that_cannot_be_reached_are_one_line(url: str, said: str) -> None
 
 
 @pytest.mark.parametrize(
-    "url", ["localhost:8000", "ftp://x", "http://", "http://x:99999", "unix:", "x", "http://[x"]
+    "url",
+    ["x:y", ":8000", "ftp://x", "http://", "http://x:99999", "x:99999", "unix:", "x", "http://[x"],
 )
 def test_what_is_no_url_is_a_wrong_call(url: str) -> None:
     done = llamagw(f"ps --url {url}", status=2)
@@ -646,6 +738,13 @@ def test_the_base_url_of_a_client_will_do(gateway: FakeGateway, suffix: str) -> 
     assert gateway.asked[-1][1] == "/models"
 
 
+@pytest.mark.parametrize("suffix", ["", "/", "/v1"])
+def test_a_host_and_a_port_will_do(gateway: FakeGateway, suffix: str) -> None:
+    llamagw(f"ps --url {gateway.url.removeprefix('http://')}{suffix}")
+    assert gateway.asked[-1][1] == "/models"
+    assert Client("[::1]:8000").url == "http://[::1]:8000"
+
+
 def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
     gateway.answers["/llm/models"] = gateway.answers["/models"]
     llamagw(f"ps --url {gateway.url}/llm/v1")
@@ -654,14 +753,17 @@ def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
 
 def test_the_url_comes_from_the_nearest_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
     assert configured_url(None) == "http://localhost:8000"
-    Path("other.yaml").write_text("listen_addr: 127.0.0.1:2")
-    Path("config.yaml").write_text("listen_addr: 127.0.0.1:1")
 
     def asked(command: str) -> str:
         found = re.search(r"cannot reach llamagw at (\S+):", llamagw(command, status=1).stderr)
         assert found is not None
         return found[1]
 
+    Path("home/llamagw").mkdir(parents=True)
+    Path("home/llamagw/config.yaml").write_text("listen_addr: 127.0.0.1:5")
+    assert asked("ps") == "http://127.0.0.1:5"
+    Path("other.yaml").write_text("listen_addr: 127.0.0.1:2")
+    Path("config.yaml").write_text("listen_addr: 127.0.0.1:1")
     assert asked("ps") == "http://127.0.0.1:1"
     monkeypatch.setenv("LLAMAGW_URL", "http://127.0.0.1:3")
     assert asked("ps") == "http://127.0.0.1:3"

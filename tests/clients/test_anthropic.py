@@ -47,6 +47,16 @@ def test_message(client: Any) -> None:
     assert 0 < message.usage.output_tokens <= 24
 
 
+def test_models(client: Any) -> None:
+    page = client.models.list(limit=1)
+    assert not page.has_next_page()
+    found = {model.id: model for model in page}
+    assert {"smollm2", "embedder", "late"} <= set(found)
+    assert (found["smollm2"].type, found["smollm2"].display_name) == ("model", "smollm2")
+    assert found["smollm2"].created_at.year > 2000
+    assert client.models.retrieve("smollm2") == found["smollm2"]
+
+
 def test_stop_sequence(client: Any) -> None:
     message = client.messages.create(stop_sequences=["Paris"], **ASK)
     assert message.content[0].text.endswith("France is ")

@@ -3,31 +3,16 @@
 from __future__ import annotations
 
 import json
-import shutil
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-FOLDER = Path(__file__).parent
-NODE = shutil.which("node")
-
 
 @pytest.fixture(scope="module")
-def seen(gateway: str) -> Any:
+def seen(node: Callable[[str, str], Any], gateway: str) -> Any:
     """What the script saw."""
-    command = [NODE or "node", "openai_js.mjs", gateway]
-    ran = subprocess.run(command, cwd=FOLDER, capture_output=True, text=True, timeout=120)
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
-
-
-pytestmark = pytest.mark.skipif(
-    NODE is None or not (FOLDER / "node_modules" / "openai").exists(),
-    reason="Node or its openai package is not installed: run `make test-clients`",
-)
+    return node("openai_js.mjs", gateway)
 
 
 def test_models(seen: Any) -> None:

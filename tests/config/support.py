@@ -13,6 +13,7 @@ from llamagw.config import (
     ConfigError,
     LocalModel,
     load,
+    machine,
 )
 
 #: The least that a file must say; line 1 is the engine, line 3 the first model.
@@ -44,6 +45,9 @@ class ConfigCase(SynchronousTestCase):
         self.engine = self.executable(self.folder / "llama-server")
         self.model = self.folder / "tiny.gguf"
         self.model.write_bytes(b"GGUF")
+        #: Of the machine: more than any default.
+        self.cores = 64
+        self.patch(machine, "physical_cores", lambda: self.cores)
 
     def executable(self, path: Path) -> Path:
         path.parent.mkdir(exist_ok=True, parents=True)
@@ -59,8 +63,8 @@ class ConfigCase(SynchronousTestCase):
         """What is said of a file, one text per fault, without the folder's name."""
         error = self.assertRaises(ConfigError, self.load, text)
         said = [str(fault) for fault in error.faults]
-        self.assertEqual(str(error), "\n".join(said))
-        self.assertEqual(len(str(error).splitlines()), len(said), "one line per fault")
+        told = [line for fault in error.faults for line in (str(fault), *fault.excerpt)]
+        self.assertEqual(str(error).splitlines(), told, "one line per fault, and its excerpt")
         return [line.replace(f"{self.folder}/", "") for line in said]
 
     def fault(self, text: str | bytes) -> str:

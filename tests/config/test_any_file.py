@@ -67,9 +67,11 @@ class FuzzTests(ConfigCase):
             self.assertTrue(error.faults)
             said = str(error)
             said.encode()
-            self.assertEqual(len(said.splitlines()), len(error.faults))
-            for line in said.splitlines():
-                self.assertTrue(line.startswith(str(self.path)))
+            told = [line for f in error.faults for line in (str(f), *f.excerpt)]
+            self.assertEqual(said.splitlines(), told)
+            for line in told:
+                self.assertTrue(line.isprintable())
+                self.assertTrue(line.startswith((str(self.path), "    ")))
         else:
             self.assertIsInstance(config, Config)
             self.assertTrue(config.models)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llamagw.config import ConfigError, Fault, document, load
+from llamagw.config import ConfigError, Fault, document, load, with_lines
 from tests.config.support import GATEWAY, MODEL, ConfigCase
 
 SOUND = "llama_server_path: /bin/sh\nmodels: [{name: a, model_path: a}]\n"
@@ -129,6 +129,15 @@ class UnreadableTests(ConfigCase):
         )
         self.assertTrue(self.fault("a: b: c").startswith("config.yaml:1: is not YAML: "))
         self.assertTrue(self.fault("a: 1\n\tb: 2").startswith("config.yaml:2: is not YAML: "))
+
+    def test_faults_found_later_get_the_lines_of_their_places(self) -> None:
+        self.load(MODEL.format("extra_args:\n      - -x\n      - -y"))
+        places = ("models[0].extra_args[1]", "models[0].threads", "models[0].extra_args[0]", "")
+        found = with_lines([Fault(str(self.path), None, place, "x") for place in places])
+        self.assertEqual([fault.line for fault in found], [1, 3, 6, 7])
+        self.path.unlink()
+        self.assertEqual(with_lines(found[:1])[0].line, None)
+        self.assertEqual(with_lines([]), [])
 
     def test_two_documents(self) -> None:
         self.assertIn("is not YAML: but found another document", self.fault("a: 1\n---\nb: 2\n"))

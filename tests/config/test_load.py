@@ -15,32 +15,30 @@ from llamagw.config import (
     ReplicaEntry,
     load,
 )
-from tests.config.support import LEAST, ConfigCase, local_models
+from tests.config.support import LEAST, MODEL, ConfigCase, local_models
 from tests.support.configs import configuration, local_model
 
 
 class DefaultsTests(ConfigCase):
-    def test_the_example_and_the_readme_name_every_key(self) -> None:
+    def test_the_example_has_every_key(self) -> None:
         root = Path(__file__).resolve().parents[2]
         example = (root / "config.example.yaml").read_text()
-        readme = (root / "README.md").read_text()
         for struct in (ConfigFile, ModelEntry, ReplicaEntry):
             for field in msgspec.structs.fields(struct):
-                self.assertRegex(example, rf"(?m)^[ #-]*{field.name}:|or: {field.name}", field.name)
-                self.assertIn(f"`{field.name}`", readme)
+                self.assertRegex(example, rf"(?m)^[ #-]*{field.name}:", field.name)
 
     def test_every_default_of_the_gateway(self) -> None:
         values = msgspec.structs.asdict(self.load(LEAST))
-        del values["llama_server_path"], values["models"]
+        del values["llama_server_path"], values["models"], values["path"]
         self.assertEqual(
             values,
             {
                 "listen_addr": ":8000",
-                "default_model": None,
+                "default_model": "tiny",
                 "port_range_start": 8081,
                 "max_loaded_models": 2,
                 "health_check_sec": 30,
-                "swap_after_sec": 10,
+                "swap_after_sec": "auto",
                 "max_queue": 512,
                 "queue_timeout_sec": 600,
                 "stream_keepalive_sec": 0,
@@ -53,7 +51,8 @@ class DefaultsTests(ConfigCase):
                 "cors_origins": ["*"],
                 "request_timeout_sec": 60,
                 "client_stall_sec": 600,
-                "access_log": False,
+                "access_log": None,
+                "engine_log": "warn",
             },
         )
 
@@ -61,6 +60,15 @@ class DefaultsTests(ConfigCase):
         self.assertEqual(self.load(LEAST).bodies_mb(16 * 2**30), 2048)
         self.assertEqual(self.load(LEAST).bodies_mb(2**20), 64)
         self.assertEqual(self.load(LEAST + "max_bodies_mb: 100\n").bodies_mb(2**40), 100)
+
+    def test_requests_are_logged_in_the_foreground_unless_the_file_says_otherwise(self) -> None:
+        for line, wanted in (
+            ("", (True, False)),
+            ("access_log: true\n", (True, True)),
+            ("access_log: false\n", (False, False)),
+        ):
+            config = self.load(LEAST + line)
+            self.assertEqual((config.logs_access(True), config.logs_access(False)), wanted)
 
     def test_every_default_of_a_model(self) -> None:
         [model] = self.load(LEAST).models
@@ -79,6 +87,7 @@ class DefaultsTests(ConfigCase):
                 "set_params": {},
                 "default_params": {},
                 "strip_params": [],
+                "json_object": "loose",
                 "pass_headers": [],
                 "env": {},
                 "pinned": False,
@@ -102,6 +111,7 @@ class DefaultsTests(ConfigCase):
             drain_sec: 0
             max_body_mb: 0.5
             access_log: true
+            engine_log: none
             models:
               - name: "Qwen/Qwen2.5 7B: the chat one"
                 model_path: {self.model}
@@ -111,6 +121,7 @@ class DefaultsTests(ConfigCase):
                 batch_size: 1
                 parallel: 1
                 extra_args: ["--embeddings", "--pooling", "mean"]
+                json_object: strict
                 env: {{CUDA_VISIBLE_DEVICES: 0, OMP_WAIT_POLICY: passive}}
                 preload: true
                 idle_unload_sec: 0.5
@@ -129,6 +140,7 @@ class DefaultsTests(ConfigCase):
                     batch_size=1,
                     parallel=1,
                     extra_args=["--embeddings", "--pooling", "mean"],
+                    json_object="strict",
                     env={"CUDA_VISIBLE_DEVICES": "0", "OMP_WAIT_POLICY": "passive"},
                     preload=True,
                     idle_unload_sec=0.5,
@@ -146,8 +158,38 @@ class DefaultsTests(ConfigCase):
                 drain_sec=0,
                 max_body_mb=0.5,
                 access_log=True,
+                engine_log="none",
+                path=str(self.path),
             ),
         )
+
+    def test_the_only_model_is_the_default_model_unless_the_file_says_otherwise(self) -> None:
+        self.assertEqual(self.load(LEAST).default_model, "tiny")
+        self.assertIsNone(self.load(LEAST + "default_model: null\n").default_model)
+        second = "  - {name: second, model_path: tiny.gguf}\n"
+        self.assertIsNone(self.load(LEAST + second).default_model)
+        two = LEAST + second + "default_model: second\n"
+        self.assertEqual(self.load(two).default_model, "second")
+        far = "models: [{name: far, url: http://10.0.0.5:8000}]\n"
+        self.assertEqual(self.load(far).default_model, "far")
+
+    def test_the_default_of_threads_is_never_more_than_there_are_cores(self) -> None:
+        for cores, threads in ((64, 4), (4, 4), (2, 2), (1, 1)):
+            self.cores = cores
+            self.assertEqual(local_models(self.load(LEAST))[0].threads, threads)
+            for written in (0, 1, 7):
+                text = MODEL.format(f"threads: {written}")
+                self.assertEqual(local_models(self.load(text))[0].threads, written)
+
+    def test_numbers_and_switches_in_extra_args_are_taken_as_they_are_written(self) -> None:
+        text = MODEL.format("extra_args: [--ctx-size, 4096, -1, 0.50, 0x1F, on, True, 1e-5]")
+        self.assertEqual(
+            local_models(self.load(text))[0].extra_args,
+            ["--ctx-size", "4096", "-1", "0.50", "0x1F", "on", "True", "1e-5"],
+        )
+        text = LEAST.replace("- name", "- &x\n    extra_args: [8, true]\n    name")
+        second = local_models(self.load(text + "  - {<<: *x, name: second}\n"))[1]
+        self.assertEqual(second.extra_args, ["8", "true"])
 
     def test_a_loaded_configuration_cannot_be_changed(self) -> None:
         config = self.load(LEAST)
@@ -192,11 +234,7 @@ class PathTests(ConfigCase):
 
     def test_a_missing_model_file_is_no_fault(self) -> None:
         config = self.load(LEAST + "  - {name: gone, model_path: gone.gguf}\n")
-        self.assertEqual([model.name for model in config.missing_files()], ["gone"])
-
-    def test_a_folder_is_no_model_file(self) -> None:
-        config = self.load(LEAST.replace("tiny.gguf", "."))
-        self.assertEqual([model.name for model in config.missing_files()], ["tiny"])
+        self.assertEqual([model.name for model in config.models], ["tiny", "gone"])
 
 
 class FaultTests(ConfigCase):

@@ -42,7 +42,7 @@ class AliasTests(NamesCase):
             self.assertIn(said, fault)
 
     def test_a_clash_is_told_along_with_a_fault_in_the_same_model(self) -> None:
-        said = self.faults(self.text({"aliases": ["m1"], "threads": 0}, {}))
+        said = self.faults(self.text({"aliases": ["m1"], "threads": -1}, {}))
         self.assertEqual(len(said), 2)
 
     def test_what_is_no_list_of_names_is_a_fault(self) -> None:

@@ -58,7 +58,7 @@ class RemoteTests(ConfigCase):
         expected = remote_model("m0", Replica(url="http://a", api_key="k"), paths=["*"])
         self.assertEqual(model, expected)
         keys = {"name", "replicas", "paths", "aliases", "pass_headers"}
-        keys |= {"set_params", "default_params", "strip_params"}
+        keys |= {"set_params", "default_params", "strip_params", "json_object"}
         self.assertEqual(set(RemoteModel.__struct_fields__), keys)
 
     def test_a_key_that_is_given_as_nothing_is_not_given(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import msgspec
@@ -32,8 +33,9 @@ class KeyTests(ConfigCase):
             ("health_check_sec", "", "a number of seconds, more than 0", "nothing"),
             ("health_check_sec", ".inf", "a number of seconds, more than 0", "inf"),
             ("health_check_sec", ".nan", "a number of seconds, more than 0", "nan"),
-            ("swap_after_sec", "-0.1", "a number of seconds, 0 or more", "-0.1"),
-            ("swap_after_sec", ".inf", "a number of seconds, 0 or more", "inf"),
+            ("swap_after_sec", "-0.1", '"auto", or a number of seconds, 0 or more', "-0.1"),
+            ("swap_after_sec", ".inf", '"auto", or a number of seconds, 0 or more', "inf"),
+            ("swap_after_sec", "soon", '"auto", or a number of seconds, 0 or more', '"soon"'),
             ("max_queue", "0", "a whole number, 1 or more", "0"),
             ("load_timeout_sec", "[60]", "a number of seconds, more than 0", "[60]"),
             ("stop_timeout_sec", "0", "a number of seconds, more than 0", "0"),
@@ -41,6 +43,8 @@ class KeyTests(ConfigCase):
             ("poison_sec", "-1", "a number of seconds, 0 or more", "-1"),
             ("max_body_mb", "0", "a number of megabytes, more than 0", "0"),
             ("access_log", "1", "true or false", "1"),
+            ("engine_log", "error", "warn, all or none", '"error"'),
+            ("engine_log", "false", "warn, all or none", "false"),
             ("listen_addr", "8000", "an address such as", "8000"),
         ]:
             with self.subTest(key=key, value=value):
@@ -52,11 +56,14 @@ class KeyTests(ConfigCase):
         for key, value, wanted, shown in [
             ("gpu_layers", "-2", "a whole number: -1 (all), 0 (CPU only) or more", "-2"),
             ("context_size", "4k", "a whole number, 1 or more", '"4k"'),
-            ("threads", "0", "a whole number, 1 or more", "0"),
+            ("threads", "-1", "a whole number, 1 or more, or 0 (automatic)", "-1"),
+            ("threads", "auto", "a whole number, 1 or more, or 0 (automatic)", '"auto"'),
+            ("json_object", "true", '"loose" or "strict"', "true"),
             ("batch_size", "null", "a whole number, 1 or more", "nothing"),
             ("parallel", "0", "a whole number, 1 or more", "0"),
             ("parallel", "{a: 1}", "a whole number, 1 or more", '{"a":1}'),
-            ("extra_args", "[1]", 'a list of texts, such as ["--embeddings",', "[1]"),
+            ("extra_args", "[[1]]", 'a list of texts, such as ["--embeddings",', "[[1]]"),
+            ("extra_args", "[~]", 'a list of texts, such as ["--embeddings",', "[null]"),
             ("env", "[A=1]", "names and texts, such as {CUDA_VISIBLE_DEVICES: 0}", '["A=1"]'),
             ("env", "", "names and texts", "nothing"),
             ("pinned", "1", "true or false", "1"),
@@ -133,6 +140,30 @@ class KeyTests(ConfigCase):
             + ", ".join(field.name for field in msgspec.structs.fields(ModelEntry)),
         )
 
+    def test_keys_of_others_are_told_what_is_meant(self) -> None:
+        for keys, address in (
+            ("host: 0.0.0.0\nport: 9000", '"0.0.0.0:9000"'),
+            ("host: '::1'", '"[::1]:8000"'),
+            ("port: 9000", '":9000"'),
+        ):
+            for said in self.faults(GATEWAY.format(keys)):
+                self.assertRegex(said, re.escape(f"unknown key; write listen_addr: {address}"))
+        for key in ("api_key", "api_keys", "api_key_env"):
+            said = self.fault(GATEWAY.format(f"{key}: s3cret"))
+            self.assertIn("this gateway has no keys of its own yet: docs/security.md", said)
+            self.assertNotIn("s3cret", said)
+
+    def test_a_key_that_stands_too_high_or_too_low_is_told_where_it_belongs(self) -> None:
+        self.assertEqual(
+            self.fault(LEAST + "context_size: 8192\n"),
+            "config.yaml:5: context_size: unknown key; write it in the entry of its model, below "
+            "models:",
+        )
+        self.assertEqual(
+            self.fault(MODEL.format("max_queue: 7")),
+            "config.yaml:5: models[0].max_queue: unknown key; write it at the top, beside models:",
+        )
+
     def test_an_unknown_key_that_came_with_a_merge_has_its_models_line(self) -> None:
         for key in ("zzz", "'a['", "'.'"):
             text = f"extra: &x {{{key}: 1}}\n{LEAST}    <<: *x\n"
@@ -149,7 +180,7 @@ class KeyTests(ConfigCase):
             ("[]", "[]"),
             ("", "nothing"),
             ("tiny", '"tiny"'),
-            ("{name: tiny}", '{"name":"tiny"}'),
+            ("{name: tiny}", '{"name":"tiny"}; begin each model with "- "'),
         ]:
             self.assertEqual(
                 self.fault(f"llama_server_path: ./llama-server\nmodels: {models}\n"),

@@ -8,7 +8,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import errors
 from llamagw.dialects import ANTHROPIC, OPENAI, dialect_of
-from llamagw.errors import GatewayError, ModelNotFound
+from llamagw.errors import InternalError, ModelNotFound
 
 
 class EnvelopeTests(SynchronousTestCase):
@@ -70,4 +70,4 @@ class EnvelopeTests(SynchronousTestCase):
         self.assertEqual(ANTHROPIC.event(b"{}"), b"\n\nevent: error\ndata: {}\n\n")
 
     def test_what_is_not_known_is_null(self) -> None:
-        self.assertIsNone(json.loads(OPENAI.envelope(GatewayError("Oh.")))["error"]["param"])
+        self.assertIsNone(json.loads(OPENAI.envelope(InternalError("Oh.")))["error"]["param"])

@@ -1,21 +1,13 @@
-"""Promises of llamagw.dialects: one table, and the README has it."""
+"""Promises of llamagw.dialects: one table, in which each path is found once."""
 
 from __future__ import annotations
-
-from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.dialects import ANY, OWN, ROUTES, Where
-from llamagw.dialects.routes import table
-
-README = Path(__file__).resolve().parents[2] / "README.md"
 
 
 class RoutesTests(SynchronousTestCase):
-    def test_the_readme_s_table_is_this_one(self) -> None:
-        self.assertIn(table(), README.read_text(), "python -m llamagw.dialects prints the table")
-
     def test_no_path_is_there_twice_for_one_method(self) -> None:
         told = [(method, path) for r in ROUTES for method in r.methods for path in r.paths]
         told += [(method, path) for method, path, _, _ in OWN]

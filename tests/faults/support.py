@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.messages import Answer, answers
 from tests.whole.harness import CHAT, DEADLINE, ROOT, Gateway, Stream, wait_until
 
@@ -63,7 +64,8 @@ class Faulty(Gateway):
 
     def script(self, name: str, script: Script) -> None:
         """What the model's engines do from the next start on."""
-        (self.folder / f"{name}.json").write_text(json.dumps(script))
+        content = GGUF_HEAD + json.dumps(script).encode()
+        (self.folder / f"{name}.json").write_bytes(content)
 
     def once(self) -> str:
         """A file for a script's `once`."""

@@ -80,7 +80,7 @@ def test_what_did_not_change_goes_on_and_what_did_is_drained_and_stopped(gateway
         models=[
             gateway.entry("new"),
             gateway.entry("same"),
-            gateway.entry("changed", threads=3, extra_args=["--metrics"]),
+            gateway.entry("changed", threads=7, extra_args=["--metrics"]),
         ]
     )
     # The removed one is unknown from now on, the new one is there, in the order of the file.
@@ -91,7 +91,7 @@ def test_what_did_not_change_goes_on_and_what_did_is_drained_and_stopped(gateway
     # A newcomer to the changed one has the new flags, while the old engine still streams.
     assert gateway.chat("changed").status == 200
     assert gateway.pid_of("changed") != before["changed"]
-    assert argv(gateway, "changed")[argv(gateway, "changed").index("--threads") + 1] == "3"
+    assert argv(gateway, "changed")[argv(gateway, "changed").index("--threads") + 1] == "7"
     assert argv(gateway, "changed")[-1] == "--metrics"
     assert not any(is_gone(pid) for pid in before.values())
 
@@ -219,7 +219,7 @@ def test_who_waits_for_a_model_that_is_removed_is_told_and_for_a_changed_one_get
     removed = Raw(gateway.port, post(asking("removed"), "Connection: close"))
     wait_until(lambda: gateway.starts("changed") and gateway.starts("removed"), "both load")
     gateway.script("changed", {})
-    gateway.reload(models=[gateway.entry("same"), gateway.entry("changed", threads=2)])
+    gateway.reload(models=[gateway.entry("same"), gateway.entry("changed", threads=7)])
     answer = removed.answer(5)
     assert (answer.status, code(answer)) == (404, "model_not_found")
     assert "`removed`" in message(answer)

@@ -69,7 +69,7 @@ def test_while_it_drains_one_goes_on_and_a_new_one_is_refused_until_drain_sec(
     with tunnel(gateway) as socket:
         gateway.health()  # so that the half has been heard
         gateway.terminate()
-        wait_until(lambda: "stopping; 1 running answers" in gateway.log, "it drains")
+        wait_until(lambda: "stopping; 1 running answer has" in gateway.log, "it drains")
         wait_until(lambda: refused(gateway.port), "new connections are refused")
         half.says(UPGRADE[-2:])
         answer = half.answer()
@@ -87,7 +87,7 @@ def test_one_whose_client_says_nothing_does_not_keep_a_gateway_that_is_hurried(
     gateway.reload(drain_sec=600)
     with tunnel(gateway) as socket:
         gateway.terminate()
-        wait_until(lambda: "stopping; 1 running answers" in gateway.log, "it drains")
+        wait_until(lambda: "stopping; 1 running answer has" in gateway.log, "it drains")
         gateway.terminate()
         with pytest.raises(ConnectionClosed):
             socket.recv(DEADLINE)

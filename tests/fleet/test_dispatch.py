@@ -26,6 +26,7 @@ from llamagw.errors import (
 )
 from llamagw.fleet import Change, Dispatcher, Lease
 from llamagw.fleet.descriptions import DESCRIBE_SEC
+from llamagw.launch import Memory
 from llamagw.net import Address
 from tests.support.fleet import FakeLaunchers, FakeProbe, FakeRun, make_config
 from tests.support.logs import events_of
@@ -55,7 +56,9 @@ class DispatcherCase(SynchronousTestCase):
         self.make(limit=1)
 
     def make(self, limit: int, **more: object) -> None:
-        self.make_with(make_config("a", "b", "c", max_loaded_models=limit, **more))
+        # With a number an idle model goes at once, however long its load took.
+        values = {"swap_after_sec": 10, **more}
+        self.make_with(make_config("a", "b", "c", max_loaded_models=limit, **values))
 
     def make_with(self, config: Config) -> None:
         self.probe = FakeProbe()
@@ -255,6 +258,18 @@ class SwapTests(DispatcherCase):
         self.successResultOf(newcomer)
         self.assertEqual(self.launcher.launched(), ["a", "b", "a"])
 
+    def test_an_idle_model_stays_for_as_long_as_its_load_is_worth(self) -> None:
+        self.make(limit=1, swap_after_sec="auto")
+        lease = self.dispatcher.acquire("a")
+        self.clock.advance(40)
+        self.become_ready()
+        self.successResultOf(lease).release()
+        self.dispatcher.acquire("b")
+        self.clock.advance(1.9)
+        self.assertEqual(self.engine("a").asked, [])
+        self.clock.advance(0.2)
+        self.assertEqual(self.engine("a").asked, ["stop"])
+
     def test_a_timer_that_is_due_while_actions_are_carried_out(self) -> None:
         self.make(limit=1, swap_after_sec=0.05)
         self.have_lease("a")
@@ -292,7 +307,7 @@ class FailureTests(DispatcherCase):
         self.assertEqual(error.retry_after, 0.75, "what is left of the backoff")
         self.assertEqual(self.status()["a"], "failed")
         self.clock.advance(0.75)
-        self.assertEqual(self.status()["a"], "unloaded")
+        self.assertEqual(self.status()["a"], "failed", "until a load succeeds")
         self.assertNoResult(self.dispatcher.acquire("a"))
         self.assertEqual(self.launcher.launched(), ["a", "a"])
 
@@ -328,7 +343,7 @@ class FailureTests(DispatcherCase):
         lease = self.have_lease("a")
         self.engine("a").end("was killed by SIGKILL")
         lease.release()
-        self.assertEqual(self.status()["a"], "unloaded")
+        self.assertEqual(self.status()["a"], "failed")
         again = self.dispatcher.acquire("a")
         self.become_ready()
         self.assertEqual(self.successResultOf(again).address, self.engine("a").address)
@@ -390,7 +405,8 @@ class FailureTests(DispatcherCase):
                 self.clock.advance(pause)
         error = self.error_of(self.dispatcher.acquire("a"))
         self.assertIsInstance(error, ModelUnavailable)
-        self.assertEqual(error.retry_after, 8)
+        assert error.retry_after is not None
+        self.assertAlmostEqual(error.retry_after, 8)
 
     def test_a_hung_backend_is_killed_and_started_again(self) -> None:
         self.have_lease("a").release()
@@ -463,6 +479,27 @@ class UnloadTests(DispatcherCase):
         for each in gone:
             self.assertIsNone(self.successResultOf(each))
         self.assertEqual(self.status()["a"], "unloaded")
+
+    def test_one_that_has_failed_has_not_any_more_and_is_tried_again_at_once(self) -> None:
+        changes: list[Change | None] = []
+        self.dispatcher.acquire("a").addErrback(lambda _: None)
+        self.engine("a").end()
+        self.dispatcher.watch(changes.append)
+        self.successResultOf(self.dispatcher.unload("a"))
+        self.assertEqual(changes, [Change("a", "unloaded")])
+        self.assertEqual(self.status()["a"], "unloaded")
+        again = self.dispatcher.acquire("a")
+        self.become_ready()
+        self.successResultOf(again)
+
+    def test_one_that_is_waited_for_until_it_may_start_again_starts_at_once(self) -> None:
+        for _ in range(2):
+            self.have_lease("a").release()
+            self.engine("a").end()
+        waiting = self.dispatcher.acquire("a")
+        self.successResultOf(self.dispatcher.unload("a"))
+        self.become_ready()
+        self.successResultOf(waiting)
 
     def test_without_a_process_it_is_over_at_once(self) -> None:
         self.successResultOf(self.dispatcher.unload("a"))
@@ -675,17 +712,21 @@ class WatchTests(DispatcherCase):
             ],
         )
 
-    def test_a_failed_load_and_its_recovery(self) -> None:
+    def test_a_failed_load_until_one_succeeds(self) -> None:
+        self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)
+        self.clock.advance(7)
         self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.engine("a").end("exited with status 1", "out of memory", code=1)
         error = "The model `a` cannot be loaded: llama-server exited with status 1: out of memory"
-        self.clock.advance(1)
+        self.clock.advance(100)
+        self.have_lease("a")
         self.assertEqual(
             self.heard,
             [
                 Change("a", "loading"),
-                Change("a", "failed", error=error, exit_code=1),
-                Change("a", "unloaded", exit_code=1),
+                Change("a", "failed", error=error, exit_code=1, failed_at=1_000_007),
+                Change("a", "loading"),
+                Change("a", "loaded"),
             ],
         )
 
@@ -694,7 +735,10 @@ class WatchTests(DispatcherCase):
         self.told()
         self.engine("a").end("was killed by SIGSEGV")
         self.clock.advance(1)
-        self.assertEqual(self.told(), [("a", "unloaded")])
+        [crash] = self.heard
+        assert crash is not None
+        self.assertEqual(crash.status, "failed")
+        self.assertIn("was killed by SIGSEGV", crash.error or "")
 
     def test_a_load_that_is_given_up(self) -> None:
         self.make(limit=1, load_timeout_sec=5)
@@ -759,6 +803,67 @@ class WatchTests(DispatcherCase):
         self.assertEqual(self.heard, [None, None], "who comes later is told at once")
 
 
+class ReasonTests(DispatcherCase):
+    """The gateway's log says why a model is stopped."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.make(limit=1, health_check_sec=10**6)
+        self.events = events_of(self)
+
+    def said(self) -> list[str]:
+        lines = [formatEvent(event) for event in self.events]
+        return [line for line in lines if line.startswith(("stopping", "killing"))]
+
+    def test_to_make_room(self) -> None:
+        self.have_lease("a").release()
+        self.dispatcher.acquire("b")
+        self.assertEqual(self.said(), ["stopping a to make room for b"])
+
+    def test_because_the_limit_was_lowered(self) -> None:
+        self.make(limit=2)
+        for name in "ab":
+            self.have_lease(name).release()
+        self.dispatcher.apply(replace(self.dispatcher.config, max_loaded_models=1))
+        self.assertEqual(
+            self.said(), ["stopping a: more models are in memory than max_loaded_models"]
+        )
+
+    def test_because_nobody_uses_it(self) -> None:
+        self.make_with(self.change("a", idle_unload_sec=300))
+        self.have_lease("a").release()
+        self.clock.advance(300)
+        self.assertEqual(self.said(), ["stopping a: idle for 300 s"])
+
+    def test_because_somebody_asked(self) -> None:
+        self.have_lease("a").release()
+        self.dispatcher.unload("a")
+        self.dispatcher.unload("a", force=True)
+        self.assertEqual(
+            self.said(),
+            [
+                "stopping a: asked by POST /models/unload",
+                "killing a: asked by POST /models/unload with force",
+            ],
+        )
+
+    def test_because_a_reload_has_changed_or_removed_it(self) -> None:
+        self.make(limit=2)
+        for name in "ab":
+            self.have_lease(name).release()
+        changed = self.change("a", threads=9)
+        models = [model for model in changed.models if model.name != "b"]
+        self.dispatcher.apply(replace(changed, models=models))
+        self.assertEqual(
+            self.said(), ["stopping a: changed by a reload", "stopping b: removed by a reload"]
+        )
+
+    def test_because_the_gateway_ends(self) -> None:
+        self.have_lease("a").release()
+        self.dispatcher.drain()
+        self.assertEqual(self.said(), ["stopping a: the gateway is stopping"])
+
+
 class LogTests(DispatcherCase):
     def test_it_goes_on_over_failures_restarts_and_reloads(self) -> None:
         log = self.dispatcher.log("a")
@@ -767,11 +872,11 @@ class LogTests(DispatcherCase):
         self.dispatcher.acquire("a").addErrback(lambda _: None)
         self.engine("a").log.add("out of memory")
         self.engine("a").end()
-        self.assertEqual(list(self.dispatcher.log("a").lines), ["out of memory"])
+        self.assertEqual([line[9:] for line in self.dispatcher.log("a").lines], ["out of memory"])
         self.dispatcher.apply(self.change("a", threads=9))
         self.dispatcher.acquire("a")
         self.engine("a").log.add("loading")
-        self.assertEqual(heard, ["out of memory", "loading"])
+        self.assertEqual([line[9:] for line in heard], ["out of memory", "loading"])
         self.assertIs(self.dispatcher.log("a"), log)
 
     def test_each_model_has_its_own(self) -> None:
@@ -876,9 +981,38 @@ class ReportTests(DispatcherCase):
         self.assertIn("exited with status 3: no memory", a.error)
         self.assertIsNone(c.error)
         self.clock.advance(1)
-        self.assertEqual([r.error for r in self.dispatcher.report()], [None, None, None])
+        self.assertEqual([r.error for r in self.dispatcher.report()], [a.error, b.error, None])
+        self.assertEqual([r.id for r in self.dispatcher.report(busy=True)], ["a", "b"])
         self.dispatcher.acquire("a").addErrback(lambda _: None)
-        self.assertIsNone(self.dispatcher.report()[0].exit_code, "one runs")
+        [a, b, c] = self.dispatcher.report()
+        self.assertEqual((a.exit_code, a.error), (None, None), "one runs")
+        self.assertEqual((b.status, b.exit_code), ("failed", None))
+
+    def test_since_when_it_has_failed_is_the_time_of_day(self) -> None:
+        self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)
+        for _ in range(2):
+            self.dispatcher.acquire("a").addErrback(lambda _: None)
+            self.engine("a").end()
+            self.clock.advance(500)
+        self.assertEqual(self.dispatcher.report()[0].failed_at, 1_000_000)
+
+    def test_the_memory_is_that_of_the_run(self) -> None:
+        self.have_lease("a")
+        self.engine("a").in_use = Memory(5, 2, 3)
+        self.assertEqual(
+            [r.memory for r in self.dispatcher.report()], [Memory(5, 2, 3), None, None]
+        )
+        self.engine("a").end()
+        self.assertIsNone(self.dispatcher.report()[0].memory)
+
+    def test_of_what_waits_the_first_is_told_how_long_and_for_what(self) -> None:
+        self.have_lease("a")
+        self.dispatcher.acquire("b").addErrback(lambda _: None)
+        self.clock.advance(4)
+        self.dispatcher.acquire("b").addErrback(lambda _: None)
+        [a, b, _] = self.dispatcher.report()
+        self.assertEqual((a.waiting_sec, a.waiting_for), (None, None))
+        self.assertEqual((b.waiting_sec, b.waiting_for), (4, "room: `a` is busy"))
 
     def test_last_used_is_the_time_of_day(self) -> None:
         self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)

@@ -125,6 +125,21 @@ class ReachTests(ElsewhereCase):
         self.assertIn("Connection refused", lines[4])
         self.assertEqual(len(lines), 5)
 
+    def test_that_it_is_down_is_told_once_and_again_if_for_another_reason(self) -> None:
+        self.patch(__import__("time"), "time", lambda: 1_000_000.0 + self.clock.rightNow)
+        self.start(far(A), a="Connection refused")
+        told: list[Change | None] = []
+        self.dispatcher.watch(told.append)
+        since = self.dispatcher.report()[0].failed_at
+        self.clock.pump([0.5] * 2 * 60)
+        self.assertEqual(told, [])
+        self.probe.wrong = {"a": "it answers 503"}
+        self.clock.pump([0.5] * 2 * 60)
+        [change] = told
+        assert change is not None
+        self.assertEqual((change.status, change.failed_at), ("failed", since))
+        self.assertIn("it answers 503", change.error or "")
+
     def test_one_that_breaks_off_and_is_well_is_looked_at_without_a_word(self) -> None:
         self.start(far(A, B))
         self.clock.advance(100)

@@ -7,6 +7,7 @@ from collections.abc import Hashable
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import ModelNotLoaded, ModelUnavailable, ServerBusy, ShuttingDown
+from llamagw.fleet.room import Why
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
 
 BROKEN = ModelUnavailable("It broke.", retry_after=1)
@@ -235,6 +236,139 @@ class StarvationTests(SynchronousTestCase):
         self.assertIsNone(made.wake_at)
 
 
+class StayTests(SynchronousTestCase):
+    """Rules 3 and 5, for models that stay in proportion to their load times."""
+
+    def loaded(
+        self, load_sec: float = 40, leases: int = 0, models: str = "abc", limit: int = 1
+    ) -> Scheduler:
+        """A model a that was loaded until 100, idle or with leases."""
+        made = Scheduler(models, limit=limit, swap_after=None, max_queue=10)
+        made.arrived("a", "a0", 100 - load_sec)
+        made.loaded("a", 100)
+        for _ in range(leases - 1):
+            made.arrived("a", object(), 100)
+        if not leases:
+            made.finished("a", 100)
+        return made
+
+    def test_an_idle_model_stays_for_a_twentieth_of_its_load(self) -> None:
+        made = self.loaded(load_sec=40)
+        self.assertEqual(made.arrived("b", 1, 100.5), [])
+        self.assertEqual(made.wake_at, 102)
+        self.assertEqual(made.tick(101.9), [])
+        self.assertEqual(made.tick(102), [Stop("a")])
+        self.assertIsNone(made.wake_at)
+
+    def test_it_stays_longer_when_it_is_asked_again(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.arrived("a", 2, 101.5), [Admit(2)])
+        self.assertEqual(made.tick(102), [])
+        self.assertEqual(made.finished("a", 102.5), [])
+        self.assertEqual(made.wake_at, 104.5)
+        self.assertEqual(made.tick(104.5), [Stop("a")])
+
+    def test_it_stays_no_longer_than_its_part_of_the_load(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("b", 1, 100.5)
+        made.arrived("a", 2, 101.5)
+        made.finished("a", 105)
+        self.assertEqual(made.wake_at, 106)
+        self.assertEqual(made.arrived("a", 3, 105.9), [Admit(3)])
+        self.assertEqual(made.finished("a", 106), [Stop("a")])
+
+    def test_who_comes_when_nobody_has_asked_lately_does_not_wait_for_the_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        self.assertEqual(made.arrived("b", 1, 102), [Stop("a")])
+
+    def test_a_model_that_was_loaded_long_ago_does_not_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("a", 1, 200)
+        made.finished("a", 201)
+        self.assertEqual(made.arrived("b", 2, 201), [Stop("a")])
+
+    def test_a_model_that_nobody_wants_the_room_of_needs_no_timer(self) -> None:
+        made = self.loaded(load_sec=40, limit=2)
+        self.assertEqual(made.arrived("b", 1, 100.5), [Start("b")])
+        self.assertIsNone(made.wake_at)
+
+    def test_a_busy_model_closes_after_its_part_of_the_load(self) -> None:
+        made = self.loaded(load_sec=40, leases=1)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.wake_at, 106)
+        made.tick(106)
+        self.assertEqual(made.arrived("a", 2, 106), [], "it has closed")
+        self.assertEqual(made.finished("a", 107), [Stop("a")])
+
+    def test_a_busy_model_that_loads_fast_closes_after_3_seconds(self) -> None:
+        made = self.loaded(load_sec=0.5, leases=1)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.wake_at, 103)
+        self.assertEqual(made.arrived("a", 2, 102.9), [Admit(2)])
+        made.tick(103)
+        self.assertEqual(made.arrived("a", 3, 103), [])
+
+    def test_a_busy_model_that_was_loaded_long_ago_closes_at_once(self) -> None:
+        made = self.loaded(load_sec=40, leases=1)
+        made.arrived("b", 1, 200)
+        self.assertEqual(made.arrived("a", 2, 200), [])
+
+    def test_no_busy_model_closes_while_an_idle_one_is_about_to_go(self) -> None:
+        made = Scheduler("abc", limit=2, swap_after=None, max_queue=10)
+        made.arrived("b", 1, 0)
+        made.loaded("b", 1)
+        made.arrived("a", 2, 60)
+        made.loaded("a", 100)
+        made.finished("a", 101)
+        self.assertEqual(made.arrived("c", 3, 101), [])
+        self.assertEqual(made.arrived("b", 4, 102), [Admit(4)])
+        self.assertEqual(made.tick(103), [Stop("a")])
+
+    def test_of_two_that_are_idle_the_one_that_is_loaded_fast_goes_first(self) -> None:
+        made = self.loaded(load_sec=40, limit=2)
+        made.arrived("b", 1, 100)
+        made.loaded("b", 101)
+        made.finished("b", 101)
+        self.assertEqual(made.arrived("c", 2, 101.2), [Stop("b")])
+
+    def test_of_two_that_are_idle_for_long_the_least_recently_used_goes(self) -> None:
+        made = self.loaded(load_sec=40, limit=2)
+        made.arrived("b", 1, 100)
+        made.loaded("b", 101)
+        made.finished("b", 200)
+        self.assertEqual(made.arrived("c", 2, 300), [Stop("a")])
+
+    def test_the_last_load_counts_for_half(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.unload("a", 100)
+        made.exited("a", None, 101)
+        made.arrived("a", 1, 101)
+        made.loaded("a", 111)
+        made.finished("a", 111)
+        made.arrived("b", 2, 111)
+        self.assertEqual(made.wake_at, 112.25, "a twentieth of 25 s")
+
+    def test_a_load_that_nobody_waits_for_does_not_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.unload("a", 100)
+        made.exited("a", None, 101)
+        made.arrived("a", 1, 101)
+        made.arrived("b", 2, 101)
+        self.assertEqual(made.left("a", 1, 101), [Stop("a")])
+
+    def test_a_reload_changes_how_long_models_stay(self) -> None:
+        made = self.loaded(load_sec=40)
+        made.arrived("b", 1, 100.5)
+        self.assertEqual(made.limits(limit=1, swap_after=10, max_queue=10, now=101), [Stop("a")])
+        made = self.loaded(load_sec=40, leases=1)
+        made.arrived("b", 1, 100.5)
+        made.limits(limit=1, swap_after=10, max_queue=10, now=101)
+        self.assertEqual(made.wake_at, 110.5)
+        made.limits(limit=1, swap_after=None, max_queue=10, now=102)
+        self.assertEqual(made.wake_at, 106)
+
+
 class PinnedTests(SynchronousTestCase):
     """Rules 3 and 5, for those that stay."""
 
@@ -276,15 +410,28 @@ class UnloadTests(SynchronousTestCase):
 
     def test_what_is_not_in_memory_stays_as_it_is(self) -> None:
         made = scheduler()
-        made.arrived("b", 1, 0)
-        made.exited("b", BROKEN, 0)
         have_ready(made, "c", leases=1)
         made.arrived("a", 2, 0)
         for force in (False, True):
             self.assertEqual(made.unload("a", 1, force), [])
-            self.assertEqual(made.unload("b", 1, force), [])
         self.assertEqual(list(made.models["a"].waiting), [2])
-        self.assertIs(made.models["b"].failure, BROKEN)
+
+    def test_what_has_failed_has_not_any_more_and_may_be_started_again(self) -> None:
+        for force in (False, True):
+            made = scheduler()
+            have_ready(made, "a")
+            made.exited("a", BROKEN, 1, hold=True)
+            self.assertEqual(made.unload("a", 2, force), [])
+            self.assertFalse(made.models["a"].failed)
+            self.assertEqual(made.arrived("a", 2, 2), [Start("a")])
+
+    def test_who_waits_for_the_restart_of_what_is_unloaded_need_wait_no_longer(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        made.exited("a", BROKEN, 1, hold=True)
+        made.arrived("a", 1, 1)
+        self.assertEqual(made.unload("a", 1), [Start("a")])
+        self.assertEqual(made.loaded("a", 2), [Admit(1)])
 
     def test_a_busy_model_finishes_and_its_newcomers_wait_for_the_next_life(self) -> None:
         made = scheduler()
@@ -392,6 +539,55 @@ class UnloadTests(SynchronousTestCase):
         self.assertEqual(made.idle_timeout("gone", 10, 200), ([], None))
 
 
+class WhyTests(SynchronousTestCase):
+    """Why a model is stopped, which is for the log."""
+
+    def reasons(self, actions: list[Action]) -> list[tuple[str, Why, str]]:
+        return [(a.key, a.why, a.room_for) for a in actions if isinstance(a, Stop)]
+
+    def test_for_room_it_is_told_for_whom(self) -> None:
+        made = scheduler("abcd", limit=2)
+        have_ready(made, "a", leases=1)
+        have_ready(made, "b", leases=1)
+        made.arrived("c", 1, 1)
+        made.arrived("d", 2, 2)
+        said = self.reasons(made.finished("b", 3)) + self.reasons(made.finished("a", 4))
+        self.assertEqual(said, [("b", Why.ROOM, "c"), ("a", Why.ROOM, "d")])
+
+    def test_under_a_lower_limit_nobody_gets_the_room_of_the_first(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a", 0)
+        have_ready(made, "b", 1)
+        actions = made.limits(limit=1, swap_after=10, max_queue=10, now=2)
+        self.assertEqual(self.reasons(actions), [("a", Why.ROOM, "")])
+        self.assertEqual(self.reasons(made.arrived("c", 1, 3)), [("b", Why.ROOM, "c")])
+
+    def test_one_that_rests_is_idle(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", 0)
+        actions, _ = made.idle_timeout("a", 10, 10)
+        self.assertEqual(self.reasons(actions), [("a", Why.IDLE, "")])
+
+    def test_an_unload_was_asked_for_though_it_waits_for_an_answer(self) -> None:
+        made = scheduler()
+        have_ready(made, "a", leases=1)
+        made.unload("a", 1)
+        self.assertEqual(self.reasons(made.finished("a", 2)), [("a", Why.ASKED, "")])
+
+    def test_a_retired_model_is_stopped_by_the_reload(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        _, actions = made.retire(["a"], 1)
+        self.assertEqual(self.reasons(actions), [("a", Why.RELOAD, "")])
+
+    def test_at_the_end_all_are_stopped_for_that(self) -> None:
+        made = scheduler(limit=2)
+        have_ready(made, "a")
+        have_ready(made, "b", leases=1)
+        said = self.reasons(made.drain(1)) + self.reasons(made.abandon())
+        self.assertEqual(said, [("a", Why.END, ""), ("b", Why.END, "")])
+
+
 class VisitTests(SynchronousTestCase):
     """Rule 10."""
 
@@ -463,6 +659,58 @@ class FailureTests(SynchronousTestCase):
         self.assertEqual((action.error.retry_after, BROKEN.retry_after), (0.25, 1))
         self.assertEqual(made.recovered("a", 3), [])
         self.assertEqual(made.arrived("a", 3, 3), [Start("a")])
+
+    def test_what_failed_stays_failed_until_a_load_succeeds(self) -> None:
+        made = scheduler()
+        told = made.models["a"]
+        made.arrived("a", 1, 0)
+        made.exited("a", BROKEN, 1)
+        made.recovered("a", 2)
+        self.assertTrue(told.failed)
+        made.arrived("a", 2, 3)
+        self.assertFalse(told.failed, "it is loading")
+        made.left("a", 2, 3)
+        made.arrived("b", 3, 3)
+        made.exited("a", None, 4)
+        self.assertEqual((told.failed, told.failure), (True, BROKEN), "it was stopped for room")
+        made.left("b", 3, 4)
+        made.exited("b", None, 4)
+        have_ready(made, "a", 5)
+        self.assertEqual((told.failed, told.failure), (False, None))
+
+    def test_it_has_failed_since_it_first_did(self) -> None:
+        made = scheduler()
+        for start in (0, 10, 20):
+            made.arrived("a", start, start)
+            made.exited("a", BROKEN, start + 1)
+            made.recovered("a", start + 2)
+        self.assertEqual(made.models["a"].failed_at, 1)
+        have_ready(made, "a", 30)
+        made.exited("a", BROKEN, 31)
+        self.assertEqual(made.models["a"].failed_at, 31)
+        made.unload("a", 32)
+        made.arrived("a", 1, 32)
+        made.exited("a", BROKEN, 33)
+        self.assertEqual(made.models["a"].failed_at, 33)
+
+    def test_a_crash_after_which_it_may_be_started_at_once_is_a_failure_too(self) -> None:
+        made = scheduler()
+        have_ready(made, "a")
+        crash = ModelUnavailable("It crashed.", retry_after=0)
+        self.assertEqual(made.exited("a", crash, 1, hold=True), [])
+        self.assertTrue(made.models["a"].failed)
+        self.assertEqual(made.arrived("a", 1, 1), [Start("a")])
+
+    def test_one_elsewhere_stays_failed_while_it_is_tried_again(self) -> None:
+        made = scheduler(models="")
+        made.add("z", takes_no_room=True)
+        self.assertEqual(made.tick(0), [Start("z")])
+        self.assertFalse(made.models["z"].failed)
+        made.exited("z", BROKEN, 1)
+        self.assertEqual(made.recovered("z", 2), [Start("z")])
+        self.assertTrue(made.models["z"].failed)
+        made.loaded("z", 3)
+        self.assertFalse(made.models["z"].failed)
 
     def test_a_failed_model_takes_no_room(self) -> None:
         made = scheduler()

@@ -43,10 +43,13 @@ class Scene:
     :param in_memory: whether the others are in memory; then one more is waited for
     """
 
+    #: Seconds, or None for stays in proportion to load times.
+    swap_after: float | None = 10
+
     def __init__(self, models: int, in_memory: bool = False) -> None:
         self.keys = [str(number) for number in range(models + 2)]
         limit = models + 1 if in_memory else 1
-        self.scheduler = Scheduler(self.keys, limit=limit, swap_after=10, max_queue=10)
+        self.scheduler = Scheduler(self.keys, limit=limit, swap_after=self.swap_after, max_queue=10)
         for now, key in enumerate(self.keys):
             self.scheduler.arrived(key, key, now / len(self.keys))
             if now < limit:
@@ -77,11 +80,19 @@ class Scene:
         self.scheduler.tick(1000)
 
 
+class StayScene(Scene):
+    """The same, with models that stay in proportion to their load times."""
+
+    swap_after = None
+
+
 class CostTests(SynchronousTestCase):
     """Whatever happens costs as much with a thousand models as with ten, but for a logarithm."""
 
+    scene: type[Scene] = Scene
+
     def assertScales(self, event: Callable[[Scene], None], in_memory: bool = False) -> None:
-        few, many = Scene(FEW, in_memory), Scene(MANY, in_memory)
+        few, many = self.scene(FEW, in_memory), self.scene(MANY, in_memory)
         small, large = calls(lambda: event(few)), calls(lambda: event(many))
         self.assertGreater(small, 1)
         self.assertLessEqual(large, small * FACTOR)
@@ -107,3 +118,9 @@ class CostTests(SynchronousTestCase):
                 scene.scheduler.left(key, key, 2)
 
         self.assertScales(leave)
+
+
+class StayCostTests(CostTests):
+    """So it does when models stay."""
+
+    scene = StayScene

@@ -16,7 +16,7 @@ from llamagw.announce import summary
 from llamagw.cli.init import Machine, config_text
 from llamagw.cli.scan import scan
 from llamagw.config import ConfigError, Fault, load
-from llamagw.models import gguf
+from llamagw.models import gguf, look_at
 
 MACHINE = Machine(cores=4, ram=16 * 2**30)
 
@@ -44,6 +44,9 @@ def gguf_head(data: bytes) -> None:
         os.truncate(path, 10 * 2**30)
     with suppress(gguf.Unreadable):
         gguf.read(path)
+    [facts] = look_at([path], 1).values()
+    assert facts.problem.isprintable(), facts.problem
+    assert min(facts.size, facts.trained, facts.kv_token) >= 0, facts
     found = scan(os.path.dirname(path))
     for _, why in found.left_out:
         assert why.isprintable(), why
@@ -56,9 +59,9 @@ def gguf_head(data: bytes) -> None:
 def config(data: bytes) -> None:
     """A configuration file."""
     for fault in _load(data):
-        line = str(fault)
-        assert line.isprintable(), line
-        assert len(line) < 2000, f"a line of {len(line)} characters"
+        for line in (str(fault), *fault.excerpt):
+            assert line.isprintable(), line
+            assert len(line) < 2000, f"a line of {len(line)} characters"
 
 
 def _load(data: bytes) -> list[Fault]:
@@ -67,7 +70,7 @@ def _load(data: bytes) -> list[Fault]:
         loaded = load(path)
     except ConfigError as error:
         return error.faults
-    assert summary(path, loaded).encode()
+    assert summary(path, loaded, []).encode()
     return []
 
 

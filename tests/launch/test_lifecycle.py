@@ -35,6 +35,9 @@ class FakeRun:
     def progress(self) -> object:
         return None
 
+    def memory(self) -> None:
+        return None
+
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Probes:
         self.events.append("await ready")
         return Probes("awaiting", self.events)
@@ -99,7 +102,8 @@ class Recorder:
     def exited(self, exit: Exit, failure: GatewayError | None, hold: bool) -> None:
         self.held.append(hold)
         self.exits.append(exit)
-        self.events.append("exited" if failure is None else "failed")
+        at_once = failure is None or failure.retry_after == 0
+        self.events.append("exited" if at_once else "failed")
         if failure is not None:
             self.errors.append(failure)
         self.on_exit()
@@ -204,6 +208,27 @@ class TransitionTests(BackendCase):
         self.assertIn("`tiny` was loading for 600 s", error.message)
         self.backend.ended(CRASH)
         self.assertEqual(self.did(), ["failed"])
+
+    def test_why_it_was_killed_is_its_failure_and_not_how(self) -> None:
+        self.be_starting()
+        self.backend.give_up()
+        self.backend.ended(Exit("was killed by SIGKILL", "loading model"))
+        said = "llama-server made no progress for 600 s: loading model"
+        self.assertEqual(
+            self.world.errors[-1].message, f"The model `tiny` cannot be loaded: {said}"
+        )
+        self.clock.advance(60)
+        self.be_ready()
+        self.backend.hung()
+        self.backend.ended(CRASH)
+        said = "llama-server does not answer any more"
+        self.assertEqual(
+            self.world.errors[-1].message, f"The model `tiny` is not available: {said}"
+        )
+        self.clock.advance(60)
+        self.be_ready()
+        self.backend.ended(CRASH)
+        self.assertIn("was killed by SIGKILL", self.world.errors[-1].message, "of itself")
 
     def test_a_hung_backend_is_killed(self) -> None:
         self.be_ready()
@@ -357,7 +382,8 @@ class BackoffTests(BackendCase):
 
     def test_a_backend_that_has_answered_is_started_again_at_once_however_often(self) -> None:
         self.assertEqual([self.crash(answered=True) for _ in range(5)], [0] * 5)
-        self.assertEqual(self.world.errors, [], "it may be started, so that is no failure")
+        self.assertEqual([error.retry_after for error in self.world.errors], [0] * 5)
+        self.assertIn("was killed by SIGKILL", self.world.errors[-1].message)
 
     def test_an_answer_makes_failures_forgotten(self) -> None:
         for _ in range(3):

@@ -9,9 +9,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 from msgspec.structs import replace
@@ -25,8 +26,8 @@ from llamagw.apart import Commands
 from llamagw.config import LocalModel
 from llamagw.launch import Exit, Processes
 from llamagw.launch import command as command_module
+from llamagw.launch import known as known_module
 from llamagw.launch import ports as ports_module
-from llamagw.launch import processes as processes_module
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
@@ -41,6 +42,7 @@ from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
 from tests.support.configs import configuration, local_model
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.fleet import FakeProbe
 from tests.support.logs import events_of
 
@@ -87,6 +89,22 @@ class CommandLineTests(SynchronousTestCase):
         command = command_line("x", model(), 8081, ALL - {"--alias", "--threads"})
         for absent in ("--alias", "tiny", "--threads", "4"):
             self.assertNotIn(absent, command)
+
+    def test_automatic_threads_are_left_to_the_engine(self) -> None:
+        self.assertNotIn("--threads", command_line("x", model(threads=0), 8081, ALL))
+
+    def test_the_engine_does_not_try_out_what_fits_unless_it_is_told_to(self) -> None:
+        known = ALL | {"--fit"}
+        self.assertEqual(value(command_line("x", model(), 1, known), "--fit"), "off")
+        for told in (
+            model(extra_args=["--fit", "on"]),
+            model(extra_args=["-fitt", "512"]),
+            model(extra_args=["--fit_ctx", "512"]),
+            model(env={"LLAMA_ARG_FIT": "on"}),
+        ):
+            self.assertNotIn("off", command_line("x", told, 1, known))
+        for unknown in (ALL, frozenset()):
+            self.assertNotIn("--fit", command_line("x", model(), 1, unknown))
 
     def test_when_nobody_knows_all_flags_are_given(self) -> None:
         self.assertEqual(
@@ -175,22 +193,25 @@ class KnownFlagsTests(SynchronousTestCase):
         )
         self.assertEqual(
             known_flags(self.binary(script), os.environ, Commands()),
-            {"-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers", "-kvu", "--kv-unified"},
+            {
+                **dict.fromkeys(("-m", "--model", "-ngl", "--gpu-layers", "--n-gpu-layers"), True),
+                **dict.fromkeys(("-kvu", "--kv-unified"), False),
+            },
         )
 
     def test_help_on_stderr_is_help(self) -> None:
         flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ, Commands())
-        self.assertEqual(flags, {"--model"})
+        self.assertEqual(flags, {"--model": True})
 
     def test_the_environment_is_handed_on(self) -> None:
         flags = known_flags(self.binary('echo "--model $FLAG"'), {"FLAG": "--other"}, Commands())
-        self.assertEqual(flags, {"--model", "--other"})
+        self.assertEqual(set(flags), {"--model", "--other"})
 
     def test_a_binary_that_fails_is_believed_to_know_all_and_a_warning_says_so(self) -> None:
         logged = events_of(self)
         for script in ("echo --model; exit 1", "echo usage unknown", "exit 127"):
-            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), frozenset())
-        self.assertEqual(known_flags("/no/such/binary", os.environ, Commands()), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), {})
+        self.assertEqual(known_flags("/no/such/binary", os.environ, Commands()), {})
         said = [event["said"] for event in logged if "said" in event]
         self.assertEqual(said[:3], ["--model", "usage unknown", "status 127"])
         self.assertIn("No such file", said[3])
@@ -199,7 +220,7 @@ class KnownFlagsTests(SynchronousTestCase):
         # A child of its own holds its pipes open, and is not to be waited for either.
         with mock.patch.object(command_module, "HELP_TIMEOUT", 0.1):
             script = "sleep 600 & echo --model; sleep 600"
-            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), frozenset())
+            self.assertEqual(known_flags(self.binary(script), os.environ, Commands()), {})
 
 
 class PortsTests(SynchronousTestCase):
@@ -241,7 +262,16 @@ class PortsTests(SynchronousTestCase):
 class OutputTests(SynchronousTestCase):
     def setUp(self) -> None:
         self.log = Log("tiny")
-        self.output = Output(self.log)
+        self.engine_log: Literal["warn", "all", "none"] = "all"
+        self.output = self.make()
+
+    def make(self) -> Output:
+        return Output(self.log, lambda: self.engine_log)
+
+    @property
+    def kept(self) -> list[str]:
+        """The lines that are kept, without their times."""
+        return [line[9:] for line in self.log.lines]
 
     def received(self, fd: int, data: bytes) -> None:
         self.output.received(fd, data)
@@ -255,39 +285,39 @@ class OutputTests(SynchronousTestCase):
     def test_the_last_200_lines_are_kept(self) -> None:
         self.received(1, b"".join(b"line %d\n" % n for n in range(1000)))
         self.assertEqual(len(self.log.lines), KEPT_LINES)
-        self.assertEqual((self.log.lines[0], self.log.lines[-1]), ("line 800", "line 999"))
+        self.assertEqual((self.kept[0], self.kept[-1]), ("line 800", "line 999"))
         self.assertEqual(self.output.count, 1000)
 
     def test_a_line_may_come_in_pieces(self) -> None:
         for piece in (b"load", b"ing ", b"model\nnext"):
             self.received(2, piece)
-        self.assertEqual(list(self.log.lines), ["loading model"])
+        self.assertEqual(self.kept, ["loading model"])
 
     def test_the_pieces_of_stdout_and_stderr_are_kept_apart(self) -> None:
         self.received(1, b"out")
         self.received(2, b"err\n")
         self.received(1, b"put\n")
-        self.assertEqual(list(self.log.lines), ["err", "output"])
+        self.assertEqual(self.kept, ["err", "output"])
 
     def test_what_has_no_end_of_line_counts_when_the_pipes_close(self) -> None:
         self.received(2, b"its last gasp")
         self.closed()
         self.closed()
-        self.assertEqual(list(self.log.lines), ["its last gasp"])
+        self.assertEqual(self.kept, ["its last gasp"])
 
     def test_long_lines_are_cut(self) -> None:
         self.received(1, b"x" * 3 * LINE_BYTES + b"\nshort\n")
-        self.assertEqual([len(line) for line in self.log.lines], [LINE_BYTES, 5])
+        self.assertEqual([len(line) for line in self.kept], [LINE_BYTES, 5])
 
     def test_a_line_without_end_does_not_grow_for_ever(self) -> None:
         for _ in range(1000):
             self.received(1, b"x" * 1000)
-        held = sum(map(len, self.log.lines)) + len(self.output._partial[1])
+        held = sum(map(len, self.kept)) + len(self.output._partial[1])
         self.assertLessEqual(held, (KEPT_LINES + 1) * LINE_BYTES)
 
     def test_binary_and_windows_line_ends(self) -> None:
         self.received(1, b"\xff\x00\xfe\r\nwords\r\n")
-        self.assertEqual(list(self.log.lines), ["\ufffd\\x00\ufffd", "words"])
+        self.assertEqual(self.kept, ["\ufffd\\x00\ufffd", "words"])
 
     def test_what_would_act_on_a_terminal_is_written_out(self) -> None:
         logged = events_of(self)
@@ -295,7 +325,7 @@ class OutputTests(SynchronousTestCase):
         self.log.follow(heard.extend)
         self.received(1, "\x1b]0;t\x07\x9b2J\rforged \u2028line\ttab\n".encode())
         plain = "\\x1b]0;t\\x07\\x9b2J\\x0dforged \\u2028line\ttab"
-        self.assertEqual([*self.log.lines, *heard, *self.output.recent], [plain] * 3)
+        self.assertEqual([*self.kept, heard[0][9:], *self.output.recent], [plain] * 3)
         self.assertEqual([event["line"] for event in logged], [plain])
         self.assertEqual(self.output.last_words(), plain)
 
@@ -307,32 +337,87 @@ class OutputTests(SynchronousTestCase):
         more = [self.output.pass_on() for _ in range(3)]
         self.assertEqual(more, [True, True, False])
         self.assertEqual([len(lines) for lines in heard], [LINES_A_TURN, LINES_A_TURN, 1])
-        told = [int(line) for lines in heard for line in lines]
+        told = [int(line[9:]) for lines in heard for line in lines]
         self.assertEqual(told, [*range(2 * LINES_A_TURN + 1)])
         self.assertFalse(self.output.pass_on())
         self.assertEqual(len(heard), 3, "nobody is told of nothing")
 
     def test_the_log_goes_on_with_the_next_engine_which_is_judged_by_its_own_words(self) -> None:
         self.received(2, b"0.00.1 E srv: out of memory\n")
-        second = Output(self.log)
+        second = self.make()
         second.received(2, b"unterminated")
         second.pass_on()
         self.assertEqual((second.count, second.last_words()), (0, ""))
         second.closed()
         second.pass_on()
         self.assertEqual((second.count, second.last_words()), (1, "unterminated"))
-        self.assertEqual(list(self.log.lines), ["0.00.1 E srv: out of memory", "unterminated"])
+        self.assertEqual(self.kept, ["0.00.1 E srv: out of memory", "unterminated"])
 
     def test_a_log_can_be_followed(self) -> None:
         heard: list[Sequence[str]] = []
         self.received(1, b"before\n")
         stop = self.log.follow(heard.append)
         self.received(1, b"one\ntwo\nthr")
-        self.assertEqual(heard, [("one", "two")], "those that come together")
+        told = [line[9:] for line in heard[0]]
+        self.assertEqual((len(heard), told), (1, ["one", "two"]), "those that come together")
         stop()
         stop()
         self.received(1, b"ee\n")
-        self.assertEqual(heard, [("one", "two")])
+        self.assertEqual(len(heard), 1)
+
+    def test_each_line_has_its_time_and_each_run_begins_with_a_line_of_its_own(self) -> None:
+        seconds = time.mktime((2026, 11, 24, 14, 3, 7, 0, 0, -1))
+        log = Log("tiny", lambda: seconds)
+        log.begin(1234, "llama-server --port 1")
+        log.add("loading")
+        log.begin(1235, "llama-server --port 2")
+        self.assertEqual(
+            list(log.lines),
+            [
+                "── run 1, started 2026-11-24 14:03:07, pid 1234 ──",
+                "14:03:07 llama-server --port 1",
+                "14:03:07 loading",
+                "── run 2, started 2026-11-24 14:03:07, pid 1235 ──",
+                "14:03:07 llama-server --port 2",
+            ],
+        )
+
+    def repeated(self, engine_log: Literal["warn", "all", "none"]) -> list[tuple[str, str]]:
+        """What the gateway's log has of an engine that prints a line of each level."""
+        self.engine_log = engine_log
+        logged = events_of(self)
+        for line in (b"plain", b"0.00.1 I srv  info", b"0.00.2 W srv  warn", b"0.1 E srv  error"):
+            self.received(2, line + b"\n")
+        return [(event["log_level"].name, event["line"]) for event in logged]
+
+    def test_from_a_warning_up_a_line_is_logged_at_the_engines_level(self) -> None:
+        wanted = [("warn", "srv  warn"), ("error", "srv  error")]
+        self.assertEqual(self.repeated("warn"), wanted)
+        self.assertEqual(len(self.kept), 4, "all are kept")
+
+    def test_all_lines_are_logged_if_asked_for(self) -> None:
+        wanted = [("info", "plain"), ("info", "srv  info")]
+        wanted += [("warn", "srv  warn"), ("error", "srv  error")]
+        self.assertEqual(self.repeated("all"), wanted)
+
+    def test_the_box_of_warnings_at_each_start_is_kept_and_not_logged(self) -> None:
+        box = b"""\
+0.00.004.667 W srv  llama_server: -----------------
+0.00.016.227 W srv  llama_server: CORS is set to allow all origins ('*') and no API key is set
+0.00.016.228 W srv  llama_server: this can be a security risk (cross-origin attacks)
+0.00.016.229 W srv  llama_server: more info: https://github.com/ggml-org/llama.cpp/pull/25655
+0.00.016.229 W srv  llama_server: -----------------
+0.00.016.230 E srv  llama_server: exiting due to HTTP server error
+"""
+        logged = events_of(self)
+        for self.engine_log in ("warn", "all"):
+            self.received(2, box)
+        said = [event["line"] for event in logged]
+        self.assertEqual(said, ["srv  llama_server: exiting due to HTTP server error"] * 2)
+        self.assertEqual(len(self.kept), 12)
+
+    def test_none_is_logged_if_asked_for(self) -> None:
+        self.assertEqual(self.repeated("none"), [])
 
     def test_each_line_is_logged_under_the_models_name(self) -> None:
         logged = events_of(self)
@@ -345,7 +430,7 @@ class OutputTests(SynchronousTestCase):
 
 class LastWordsTests(SynchronousTestCase):
     def words(self, text: str) -> str:
-        output = Output(Log("tiny"))
+        output = Output(Log("tiny"), lambda: "none")
         output.received(2, text.encode())
         output.closed()
         while output.pass_on():
@@ -473,7 +558,7 @@ class EngineCase(SynchronousTestCase):
         folder = tempfile.TemporaryDirectory()
         self.addCleanup(folder.cleanup)
         path = Path(folder.name) / "tiny.gguf"
-        path.touch()
+        path.write_bytes(GGUF_HEAD)
         self.model = local_model("tiny", str(path))
         self.reactor = FakeReactor()
         config = configuration(self.model, stop_timeout_sec=10)
@@ -591,11 +676,24 @@ class SpawnTests(EngineCase):
         engine = self.launch()
         there_is = f"there is no file {self.model.model_path}"
         self.assertEqual(self.backend.exits, [Exit("was not started", there_is)])
-        self.assertEqual(list(self.log.lines), [f"llama-server was not started: {there_is}"])
+        [line] = self.log.lines
+        self.assertEqual(line[9:], f"llama-server was not started: {there_is}")
         self.assertEqual(self.reactor.spawned, [])
         engine.stop()
         engine.kill("")
         self.assertEqual(self.groups, [])
+
+    def test_a_file_that_is_known_to_be_no_model_is_not_tried(self) -> None:
+        path = Path(self.model.model_path)
+        path.write_bytes(b"<html>")
+        self.launcher.prepare(self.launcher.config, Commands())
+        self.launch()
+        [exit] = self.backend.exits
+        self.assertEqual(exit.how, "was not started")
+        self.assertIn(f"{path} is a web page", exit.last_words)
+        path.write_bytes(GGUF_HEAD)
+        self.launch()
+        self.assertEqual(len(self.reactor.spawned), 1, "it was replaced")
 
     def test_a_spawn_that_fails_gives_its_port_back(self) -> None:
         self.reactor.error = OSError(errno.EAGAIN, "Resource temporarily unavailable")
@@ -615,11 +713,11 @@ class SpawnTests(EngineCase):
     def test_the_binary_is_asked_for_its_flags_before(self) -> None:
         asked = []
 
-        def known_flags(binary: str, env: dict[str, str], _: object) -> frozenset[str]:
+        def known_flags(binary: str, env: dict[str, str], _: object) -> dict[str, bool]:
             asked.append((binary, env[self.library_path[0]]))
-            return frozenset({"--model"})
+            return {"--model": True}
 
-        self.patch(processes_module, "known_flags", known_flags)
+        self.patch(known_module, "known_flags", known_flags)
         self.launcher.prepare(self.launcher.config, Commands())
         self.assertEqual(asked, [("/opt/llama-server", self.library_path[1])])
         self.launch()
@@ -890,8 +988,13 @@ class FloodTests(EngineCase):
             self.reactor, "callLater", lambda sec, *call: call_later(sec or self.turn, *call)
         )
 
+    def launch(self) -> LocalRun:
+        run = super().launch()
+        self.heard.clear()  # where the run begins
+        return run
+
     def assert_all_is_heard(self, *last: str) -> None:
-        self.assertEqual(self.heard, [*map(str, range(self.LINES)), *last])
+        self.assertEqual([line[9:] for line in self.heard], [*map(str, range(self.LINES)), *last])
 
     def test_its_pipes_are_not_read_until_all_is_handed_on(self) -> None:
         self.launch()

@@ -55,16 +55,45 @@ def test_a_real_model_is_read(tmp_path: Path) -> None:
 def test_a_file_cut_off_anywhere_is_told(tmp_path: Path) -> None:
     whole = gguf_bytes(tensors=("a", "b"), words=["one"], layers=[1])
     read(tmp_path, whole)
-    for length in range(len(whole) - 32):  # the last tensor's own bytes are not looked at
+    for length in range(len(whole)):
         with pytest.raises(gguf.Unreadable):
             read(tmp_path, whole[:length])
+    with pytest.raises(gguf.Unreadable, match=f"it has {len(whole) - 20} of {len(whole)} bytes"):
+        read(tmp_path, whole[:-20])
+
+
+def test_how_long_a_tensor_is_follows_from_its_type(tmp_path: Path) -> None:
+    for kind, size in ((0, 4 * 512), (1, 2 * 512), (12, 2 * 144), (8, 16 * 34), (39, 16 * 17)):
+        table = text("a") + struct.pack("<IQQIQ", 2, 256, 2, kind, 32)
+        head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + table
+        whole = head + bytes(-len(head) % 32) + bytes(32 + size)
+        read(tmp_path, whole)
+        with pytest.raises(gguf.Unreadable, match=f" of {len(whole):,} bytes"):
+            read(tmp_path, whole[:-1])
+
+
+def test_of_a_type_that_is_not_known_the_beginning_must_be_there(tmp_path: Path) -> None:
+    head = b"GGUF" + struct.pack("<IQQ", 3, 1, 0) + text("a") + struct.pack("<IQIQ", 1, 8, 777, 64)
+    head += bytes(-len(head) % 32) + bytes(64)
+    read(tmp_path, head + b"x")
+    with pytest.raises(gguf.Unreadable, match="is incomplete"):
+        read(tmp_path, head)
+
+
+def test_a_vocabulary_longer_than_what_is_read_at_once_is_passed_over(tmp_path: Path) -> None:
+    words = [f"word-{n}" * (n % 9) for n in range(30_000)]
+    content = gguf_bytes(words=words, huge=["x" * 600_000, "", "y"], after="all that")
+    assert read(tmp_path, content).text("after") == "all that"
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"", "is empty"),
-        (b"<html>not found</html>", "is not a GGUF file"),
+        (b"not found", "is not a GGUF file"),
+        (b"<html>not found</html>", "is a web page.* /resolve/"),
+        (b"\xef\xbb\xbf\n<!DOCTYPE HTML><title>x</title>", "is a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "pointer of Git LFS"),
         (b"GGUF" + struct.pack(">I", 3), "big-endian"),
         (b"GGUF" + struct.pack("<I", 1), "version 1"),
         # Lengths of which only one that believes them would notice that they are wrong

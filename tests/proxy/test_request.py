@@ -19,7 +19,6 @@ from llamagw.proxy.site import Site
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import (
     CHAT,
-    STREAM_HEAD,
     Answer,
     answers,
     chunked,
@@ -157,47 +156,6 @@ class PreflightTests(BenchTestCase):
     def test_the_connection_goes_on(self) -> None:
         found = self.bench.asks(request(method="OPTIONS"), request(path="/health"))
         self.assertEqual([a.status for a in found], [204, 200])
-
-
-class AccessLogTests(BenchTestCase):
-    def logged(self) -> list[str]:
-        found = [e for e in self.events if e.get("log_namespace") == "llamagw.access"]
-        return [e["log_format"].format(**e) for e in found]
-
-    def test_it_is_silent_unless_asked_for(self) -> None:
-        self.bench.asks(request(path="/health"))
-        client, backend = self.bench.streaming()
-        backend.says(b"0\r\n\r\n")
-        client.hangs_up()
-        self.assertEqual(self.events, [])
-
-    def test_one_line_tells_of_each_answer(self) -> None:
-        self.bench = Bench(access_log=True)
-        self.bench.asks(request(path="/nothing?key=secret"))
-        client = self.bench.client(request({"model": "small"}))
-        self.bench.reactor.advance(1.25)
-        self.bench.backend().says(response(b"12345"))
-        self.assertTrue(client.connected)
-        first, second = self.logged()
-        self.assertIn("192.0.2.7 GET /nothing 404 ", first)
-        self.assertNotIn("secret", first)
-        self.assertEqual(second, f"192.0.2.7 POST {CHAT} 200 5 B 1.250 s")
-
-    def test_a_client_that_left_is_told_of_once(self) -> None:
-        self.bench = Bench(access_log=True)
-        client = self.bench.client(request({"model": "small"}))
-        backend = self.bench.backend()
-        backend.says(STREAM_HEAD + event(b"abc"))
-        client.hangs_up()
-        self.bench.settle()
-        self.assertEqual(self.logged(), [f"192.0.2.7 POST {CHAT} gone 3 B 0.000 s"])
-
-    def test_a_client_that_left_in_the_middle_of_its_request_makes_no_error(self) -> None:
-        self.bench = Bench(access_log=True)
-        for says in (b"POST / HT", b"POST / HTTP/1.1\r\nContent-Length: 9\r\n\r\nab"):
-            self.bench.client(says).hangs_up()
-            self.bench.settle()
-        self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class BrokenHandlerTests(SynchronousTestCase):

@@ -71,6 +71,56 @@ class ReshapeTests(SynchronousTestCase):
         reshape(b'{"%b":1}' % (b"x" * LONGEST_KEY), {"a": 1}, {}, [])
 
 
+class JsonObjectTests(SynchronousTestCase):
+    """``json_object: strict``."""
+
+    STRICT = local_model("m", json_object="strict")
+    ASKED = b'{"model": "m", "response_format": {"type": "json_object"}, "top_p": 1.50}'
+
+    def sent(self, body: bytes, model: ModelConfig = STRICT, shaped: bool = True) -> bytes:
+        call = Call("m", Where.BODY, shaped=shaped)
+        return outgoing(fake(body=body), call, model, None)[1]
+
+    def test_a_format_without_a_schema_gets_one_and_all_else_stays(self) -> None:
+        self.assertEqual(
+            self.sent(self.ASKED),
+            b'{"model":"m","response_format":{"type":"json_object","schema":{"type":"object"}},'
+            b'"top_p":1.50}',
+        )
+
+    def test_any_other_format_stays_as_it_is(self) -> None:
+        for other in (
+            b'{ "type": "json_object", "schema": {"type": "array"} }',
+            b'{"type": "json_schema", "json_schema": {"schema": {}}}',
+            b'{"type": "text"}',
+            b'{"type": ["json_object"]}',
+            b"{}",
+            b"null",
+            b'"json_object"',
+            b'["json_object"]',
+        ):
+            self.assertIn(other, self.sent(b'{"response_format": %b, "n": 1}' % other))
+
+    def test_a_body_without_one_is_not_touched(self) -> None:
+        body = b'{ "model" : "m" }'
+        self.assertEqual(self.sent(body), body)
+
+    def test_only_requests_for_text_of_a_model_that_is_strict_are_changed(self) -> None:
+        self.assertEqual(self.sent(self.ASKED, local_model("m")), self.ASKED)
+        self.assertEqual(self.sent(self.ASKED, shaped=False), self.ASKED)
+
+    def test_a_format_that_the_configuration_sets_is_made_strict_too(self) -> None:
+        asked: dict[str, Any] = {"response_format": {"type": "json_object"}}
+        schema = {"type": "json_object", "schema": {"type": "object"}}
+        for keys in ({"set_params": asked}, {"default_params": asked}):
+            model = local_model("m", json_object="strict", **keys)  # type: ignore[arg-type]
+            self.assertEqual(json.loads(self.sent(b"{}", model)), {"response_format": schema})
+
+    def test_a_key_in_it_may_not_be_too_long_either(self) -> None:
+        body = b'{"response_format": {"%b": 1}}' % (b"x" * (LONGEST_KEY + 1))
+        self.assertRaises(BadRequest, self.sent, body)
+
+
 class CheckLargeTests(SynchronousTestCase):
     """What would take the gateway long to change is refused before it is read."""
 
@@ -85,6 +135,11 @@ class CheckLargeTests(SynchronousTestCase):
 
     def test_the_limits_are_those_of_what_is_done_with_the_body(self) -> None:
         plain, shaped = local_model("m"), local_model("m", set_params={"n": 2})
+        strict = local_model("m", json_object="strict")
+        self.assertFalse(self.refused(b":", MOST_COLONS + 1, strict, None))
+        asked = b'"response_format"' + b":" * (MOST_COLONS + 1)
+        with self.assertRaises(BadRequest):
+            check_large(Call("m", Where.BODY, shaped=True), asked, strict, None)
         for model, name, mark, most in (
             (shaped, None, b":", MOST_COLONS),
             (shaped, None, b"\\", MOST_ESCAPES),

@@ -27,8 +27,8 @@ def remote_model(name: str, *replicas: Replica, **keys: Any) -> RemoteModel:
 
 
 def configuration(
-    *models: ModelConfig, llama_server_path: str = "/opt/llama-server", **keys: Any
+    *models: ModelConfig, llama_server_path: str = "/opt/llama-server", path: str = "", **keys: Any
 ) -> Config:
-    """A configuration of these models."""
+    """A configuration of these models, as from the file at `path`."""
     file = ConfigFile(models=[], llama_server_path=llama_server_path, **keys)
-    return Config.of(file, list(models))
+    return Config.of(path, file, list(models))

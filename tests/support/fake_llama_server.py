@@ -7,8 +7,9 @@ standard library). It serves raw sockets, a thread each, so that it can be wrong
 it does not do: run a model. Its tests are in test_fake_llama_server.py.
 
 A *script* is a JSON object. The process's script is FAKE_LLAMA (environment), then the model
-file's content on top (`-m`: a small text file, empty or a JSON object; a file of anything else is
-a corrupt model, as a missing one is missing, except that a real GGUF is an empty script). A
+file's content on top (`-m`: a small text file, empty or a JSON object, behind the head of a GGUF
+file or without one; a file of anything else is a corrupt model, as a missing one is missing, except
+that a real GGUF is an empty script). A
 request's script is the process's `request` key, then the body's `fake`, then the header `X-Fake`.
 `POST /fake` merges an object into the process's script while it runs; `GET /fake` tells pid, port,
 script and the requests in flight with the bytes sent so far. Neither is blocked, counted or wants a
@@ -290,6 +291,11 @@ def current(script: Script) -> Script:
     return {key: script[key] for key in ("record",) if key in script}
 
 
+#: The head of a GGUF file without keys and tensors: before a script, it makes a file that the
+#: gateway takes for a model.
+GGUF_HEAD = struct.pack("<4sIQQ", b"GGUF", 3, 0, 0)
+
+
 def parse(text: bytes | str) -> Script:
     found = json.loads(text) if text.strip() else {}
     if isinstance(found, dict):
@@ -394,10 +400,10 @@ class Server:
                 content = file.read(65536)
         except OSError:
             return "missing_model"
-        if content.startswith(b"GGUF"):
+        if content.startswith(b"GGUF") and not content.startswith(GGUF_HEAD):
             return None
         try:
-            self.script |= current(parse(content))
+            self.script |= current(parse(content.removeprefix(GGUF_HEAD)))
         except ValueError:
             return "bad_model"
         return None

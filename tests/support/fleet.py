@@ -10,7 +10,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from llamagw.config import Config, LocalModel, ModelConfig
-from llamagw.launch import Exit, Launcher, Log, Run, Watch
+from llamagw.launch import Exit, Launcher, Log, Memory, Run, Watch
 from llamagw.launch.probes import Readiness
 from llamagw.launch.remote import RemoteLauncher
 from llamagw.net import Address
@@ -28,6 +28,7 @@ class FakeRun:
 
     :ivar asked: what was asked of it: "stop", "kill"
     :ivar work: what it has done, as its progress
+    :ivar in_use: its memory
     """
 
     def __init__(self, launchers: FakeLaunchers, model: LocalModel, log: Log, port: int) -> None:
@@ -36,6 +37,7 @@ class FakeRun:
         self.address = Address("127.0.0.1", port)
         self.asked: list[str] = []
         self.work = 0
+        self.in_use: Memory | None = None
         self.is_over = False
         self.ended: Callable[[Exit], None]
         self._launchers = launchers
@@ -52,6 +54,9 @@ class FakeRun:
 
     def progress(self) -> object:
         return self.work
+
+    def memory(self) -> Memory | None:
+        return self.in_use
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         return Readiness(

@@ -69,9 +69,11 @@ def also(owner: object, name: str, broken: object) -> None:
 
 
 serve, note, serve_all = Line.serve, Room.note, Scheduler._serve
-to_close, share_room, end_life = Room.to_close, Scheduler._share_room, Scheduler._end_life
+next_to_close, to_close = Room._next_to_close, Room.to_close
+share_room, end_life = Scheduler._share_room, Scheduler._end_life
+stays_idle_until, stays_busy_until = room.stays_idle_until, room.stays_busy_until
 starts_by_itself, refusal = Scheduler._starts_by_itself, Scheduler._refusal
-exited = Scheduler.exited
+exited, measure = Scheduler.exited, Scheduler._measure
 crashed = Restarts.crashed
 
 
@@ -92,7 +94,7 @@ also(Scheduler, "_serve", serves_if_idle)
 
 
 @mutant(1, "models close before patience is over", (room, "patience_ends"))
-def no_patience(model: Model, swap_after: float) -> float:
+def no_patience(model: Model, swap_after: float | None) -> float:
     return float("-inf")
 
 
@@ -143,6 +145,10 @@ def idle_whoever_waits(self: Model) -> bool:
 
 
 @mutant(3, "the most recently used is stopped", (room, "stopping_rank"))
+def most_recently_used_is_stopped(model: Model, swap_after: float | None) -> float:
+    return most_recently_used(model)
+
+
 def most_recently_used(model: Model) -> float:
     return float("inf") if model.last_used is None else -model.last_used
 
@@ -177,6 +183,28 @@ def shortage_without_what_is_stopping(self: Room) -> int:
     return len(self.wanting) + max(-self.free, 0)
 
 
+@mutant(3, "a model that was just loaded is stopped at once", (room, "stays_idle_until"))
+def stays_for_nothing(model: Model, swap_after: float | None) -> float:
+    return float("-inf")
+
+
+@mutant(3, "a load is taken to last no time", (Scheduler, "_measure"))
+def measures_nothing(self: Scheduler, model: Model, now: float) -> None:
+    model.loaded_at = now
+    model.load_sec = 0.0
+
+
+@mutant(3, "the last load is taken for all", (Scheduler, "_measure"))
+def measures_the_last(self: Scheduler, model: Model, now: float) -> None:
+    model.load_sec = None
+    measure(self, model, now)
+
+
+@mutant(3, "the model that loads fastest is stopped", (room, "stopping_rank"))
+def fastest_first(model: Model, swap_after: float | None) -> float:
+    return model.load_sec or 0.0
+
+
 # 4. Never more than fits in memory; a stopping one counts until its process is gone.
 
 
@@ -199,13 +227,59 @@ def one_more_is_free(self: Room) -> int:
 
 
 @mutant(5, "no model ever closes", (Room, "next_to_close"))
-def never_closes(self: Room, needed: int) -> None:
+def never_closes(self: Room, needed: int, now: float) -> None:
     return None
 
 
 @mutant(5, "nobody is woken when patience ends", (Room, "to_close"))
-def wakes_nobody(self: Room, now: float, swap_after: float) -> tuple[int, None]:
-    return to_close(self, now, swap_after)[0], None
+def wakes_nobody(self: Room, now: float) -> tuple[int, None]:
+    return to_close(self, now)[0], None
+
+
+@mutant(5, "nobody is woken when a stay ends", (Room, "stay_ends"))
+def wakes_at_no_stay(self: Room, needed: int) -> None:
+    return None
+
+
+@mutant(5, "an idle model stays for good", (room, "stays_idle_until"))
+def stays_idle_for_good(model: Model, swap_after: float | None) -> float:
+    end = stays_idle_until(model, swap_after)
+    return end + 1000.0
+
+
+@mutant(5, "an idle model stays though nobody has asked for it lately", (room, "stays_idle_until"))
+def stays_unasked(model: Model, swap_after: float | None) -> float:
+    end = stays_idle_until(model, swap_after)
+    return end if model.load_sec is None else max(end, end + room.UNASKED * model.load_sec)
+
+
+@mutant(5, "each request begins the stay anew", (room, "stays_idle_until"))
+def stays_from_its_last_use(model: Model, swap_after: float | None) -> float:
+    end = stays_idle_until(model, swap_after)
+    if end == float("-inf") or model.load_sec is None or model.last_used is None:
+        return end
+    return model.last_used + room.STAY * model.load_sec
+
+
+@mutant(5, "a busy model that was just loaded closes at once", (room, "stays_busy_until"))
+def closes_at_once(model: Model, swap_after: float | None) -> float:
+    return float("-inf")
+
+
+@mutant(5, "a busy model stays for good", (room, "stays_busy_until"))
+def stays_busy_for_good(model: Model, swap_after: float | None) -> float:
+    return stays_busy_until(model, swap_after) + 1000.0
+
+
+@mutant(5, "a busy model closes though an idle one is about to go", (Room, "_next_to_close"))
+def closes_beside_an_idle_one(self: Room, needed: int) -> Model | None:
+    return self._open.first() if len(self.closing) < needed else None
+
+
+@mutant(5, "a stay is counted from the beginning of the load", (Scheduler, "_measure"))
+def measures_from_the_start(self: Scheduler, model: Model, now: float) -> None:
+    measure(self, model, now)
+    model.loaded_at = model.started_at
 
 
 @mutant(5, "the most recently used closes", (room, "closing_rank"))
@@ -240,9 +314,9 @@ def may_close_pinned(model: Model) -> bool:
     return model.status is Status.READY and not model.closing and not model.leaving
 
 
-@mutant(5, "only one model closes at a time", (Room, "next_to_close"))
+@mutant(5, "only one model closes at a time", (Room, "_next_to_close"))
 def one_closes_at_a_time(self: Room, needed: int) -> Model | None:
-    return self._open.first() if needed and not self.closing else None
+    return None if self.closing else next_to_close(self, needed)
 
 
 # 6. First come, first served within a model, and between models that wait for room.
@@ -323,10 +397,10 @@ def exited_silently(
 ) -> list[Action]:
     model = self.models[key]
     self._end_life(model)
-    model.failure = failure
-    model.failed_at = now
     model.held = hold
-    model.status = Status.UNLOADED if failure is None else Status.FAILED
+    model.status = Status.UNLOADED
+    if failure is not None:
+        self._fail(model, failure, now)
     self._forget(model)
     return self._settle(now, model)
 

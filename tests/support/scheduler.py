@@ -22,12 +22,16 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from llamagw.errors import GatewayError, ModelNotLoaded, ModelUnavailable, ShuttingDown
+from llamagw.fleet.room import BUSY_STAY, STAY, UNASKED
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
 from llamagw.launch.restarts import Restarts
 
 #: The rules of the contract.
 RULES = frozenset(range(1, 13))
 FAILURE = ModelUnavailable("The engine has no words.", retry_after=1)
+
+#: After this one a model may be started again at once.
+CRASH = ModelUnavailable("The engine has crashed.", retry_after=0)
 
 
 class Pick(NamedTuple):
@@ -69,12 +73,13 @@ class Fleet:
         self,
         count: int,
         limit: int,
-        swap_after: float,
+        swap_after: float | None,
         max_queue: int,
         busy: list[bool],
         pinned: int,
         elsewhere: bool,
         failures: int,
+        load_sec: float,
     ) -> None:
         self.names = list("abcd"[:count])
         self.limit = limit
@@ -105,6 +110,12 @@ class Fleet:
         #: How many of the leases do not count as use.
         self.visits = dict.fromkeys(self.names, 0)
         self.used = dict.fromkeys(self.names, float("-inf"))
+        #: When the last load of each began, when it ended, and what a load of it takes.
+        self.started: dict[str, float] = {}
+        self.ready_at: dict[str, float] = {}
+        self.load_sec: dict[str, float] = {}
+        #: Whether the last event was one that decides anew who goes.
+        self.settled = True
         self.owner: dict[int, str] = {}
         self.closed: set[str] = set()
         self.retired: set[str] = set()
@@ -121,6 +132,7 @@ class Fleet:
         # Most of what is worth seeing begins with models in memory, busy or idle.
         for name, stays in zip(self.names[:limit], busy, strict=False):
             self.arrive(name)
+            self.time_passes(load_sec)
             self.load(name)
             if not stays:
                 self.finish(name)
@@ -189,6 +201,32 @@ class Fleet:
             self.process.get(name) == "loading" and not self.queue[name]
         )
 
+    def is_kept(self, name: str) -> bool:
+        """Whether models stay for a time of their own, and this one is ready and open."""
+        return (
+            self.swap_after is None
+            and self.process.get(name) == "ready"
+            and name not in self.closed
+        )
+
+    def going_order(self, name: str) -> float:
+        """Of those that can go, the one with the lowest does."""
+        if self.swap_after is not None:
+            return self.used[name]
+        if not self.is_kept(name):
+            return float("-inf")
+        return self.used[name] + UNASKED * self.load_sec[name]
+
+    def stays_idle_until(self, name: str) -> float:
+        if not self.is_kept(name):
+            return float("-inf")
+        return min(self.going_order(name), self.ready_at[name] + STAY * self.load_sec[name])
+
+    def stays_busy_until(self, name: str) -> float:
+        if self.swap_after is not None:
+            return float("-inf")
+        return self.ready_at[name] + max(STAY * self.load_sec[name], BUSY_STAY)
+
     def takes_newcomers(self, name: str) -> bool:
         if self.double is None:
             self.double = copy.deepcopy(self.scheduler)
@@ -196,7 +234,10 @@ class Fleet:
 
     # What the scheduler says, into the account
 
-    def hear(self, actions: list[Action], failed: str = "", abandon: bool = False) -> None:
+    def hear(
+        self, actions: list[Action], failed: str = "", abandon: bool = False, settled: bool = True
+    ) -> None:
+        self.settled = settled
         for action in actions:
             if isinstance(action, Admit):
                 self.admit(action.ticket)
@@ -236,6 +277,7 @@ class Fleet:
 
     def start(self, name: str) -> None:
         self.hold((2,), name not in self.process, "a second process for one model")
+        self.started[name] = self.now
         self.hold((8,), name not in self.failed, "a load of a model that has failed")
         if name in self.elsewhere:
             self.hold((8,), not self.draining, "a start while draining")
@@ -262,8 +304,11 @@ class Fleet:
             self.hold((3,), name not in self.pinned, "a pinned model is stopped for room")
             self.hold((3,), self.is_idle(name), "a model that is not idle is stopped for room")
             self.hold((3, 9), self.shortage(), "a model is stopped though nobody needs its room")
-            older = [n for n in self.names if self.can_go(n) and self.used[n] < self.used[name]]
+            mine = self.going_order(name)
+            older = [n for n in self.names if self.can_go(n) and self.going_order(n) < mine]
             self.hold((3,), name in self.closed or not older, "not the least recently used one")
+            over = self.stays_idle_until(name) <= self.now
+            self.hold((3,), over, "a model is stopped for room before its stay is over")
         self.process[name] = "stopping"
 
     # What can happen to requests
@@ -282,7 +327,7 @@ class Fleet:
         actions = self.scheduler.arrived(name, ticket, self.now)
         if self.is_open(name):
             self.hold((1,), actions == [Admit(ticket)], "a ready model does not admit at once")
-        self.hear(actions)
+        self.hear(actions, settled=actions != [Admit(ticket)])
         self.look()
 
     def is_open(self, name: str) -> bool:
@@ -299,6 +344,7 @@ class Fleet:
             self.hold((10,), self.is_open(name), "a lease of a model that is not open")
             self.leases[name] += 1
             self.visits[name] += 1
+            self.settled = False
         else:
             errors = [type(action.error) for action in actions if isinstance(action, Reject)]
             wanted = ShuttingDown if self.draining else ModelNotLoaded
@@ -331,7 +377,8 @@ class Fleet:
             self.visits[name] -= 1
         else:
             self.used[name] = self.now
-        self.hear(self.scheduler.finished(name, self.now, used=not visit))
+        actions = self.scheduler.finished(name, self.now, used=not visit)
+        self.hear(actions, settled=not self.leases[name])
         self.look()
 
     # What can happen to processes
@@ -343,7 +390,9 @@ class Fleet:
     def load(self, name: str) -> None:
         waiting = list(self.queue[name])
         self.process[name] = "ready"
-        self.used[name] = self.now
+        self.used[name] = self.ready_at[name] = self.now
+        took = self.now - self.started[name]
+        self.load_sec[name] = (took + self.load_sec.get(name, took)) / 2
         actions = self.scheduler.loaded(name, self.now)
         served = [action.ticket for action in actions if isinstance(action, Admit)]
         missed = [ticket for ticket in waiting if ticket not in served]
@@ -367,7 +416,7 @@ class Fleet:
             pause = self.restarts[name].load_failed()
             hold = pause.hold
             self.hold((12,), pause == (self.longer(name), False), "a failed load does not count")
-        self.exit(name, fails, hold)
+        self.exit(name, FAILURE if fails else None, hold)
 
     def crashed(self, which: int, answered: bool, stable: bool) -> None:
         """A backend that was ready is gone, and nobody wanted that."""
@@ -384,7 +433,7 @@ class Fleet:
         pause = self.restarts[name].crashed(answered, stable)
         self.hold((12,), pause == (seconds, seconds <= 5), "it may start too soon or too late")
         waiting = list(self.queue[name])
-        self.exit(name, pause.seconds > 0, pause.hold)
+        self.exit(name, FAILURE if pause.seconds else CRASH, pause.hold)
         kept = list(self.queue[name]) == waiting
         self.hold((12,), kept or not pause.hold, "somebody loses its place by a crash")
 
@@ -393,14 +442,14 @@ class Fleet:
         self.failures[name] += 1
         return min(2.0 ** (self.failures[name] - 1), 60.0)
 
-    def exit(self, name: str, fails: bool = False, hold: bool = False) -> None:
+    def exit(self, name: str, failure: GatewayError | None = None, hold: bool = False) -> None:
         del self.process[name]
         self.leaving.discard(name)
-        if fails:
+        if failure is FAILURE:
             self.failed.add(name)
-        if fails and hold:
+        if failure is FAILURE and hold:
             self.held.add(name)
-        self.hear(self.scheduler.exited(name, FAILURE if fails else None, self.now, hold))
+        self.hear(self.scheduler.exited(name, failure, self.now, hold))
         self.look()
 
     def recovered(self, which: int) -> None:
@@ -423,17 +472,22 @@ class Fleet:
         name = self.alive()[which % len(self.alive())]
         if self.process.get(name) in ("loading", "ready"):
             self.leaving.add(name)
-        self.hear(self.scheduler.unload(name, self.now))
+        self.failed.discard(name)
+        self.held.discard(name)
+        settled = self.settled or name in self.process
+        self.hear(self.scheduler.unload(name, self.now), settled=settled)
         self.look()
 
     def unload_by_force(self, which: int) -> None:
         name = self.alive()[which % len(self.alive())]
         there = name in self.process
         waited = len(self.queue[name])
+        self.failed.discard(name)
+        self.held.discard(name)
         actions = self.scheduler.unload(name, self.now, force=True)
         killed = [action.key for action in actions if isinstance(action, Kill)]
         self.hold((9,), killed == ([name] if there else []), "not the model that was meant dies")
-        self.hear(actions, failed=name if there else "")
+        self.hear(actions, failed=name if there else "", settled=self.settled or there)
         left = 0 if there else waited
         self.hold((9,), len(self.queue[name]) == left, "somebody waits for what was killed")
         self.look()
@@ -451,7 +505,7 @@ class Fleet:
         else:
             soon = again is not None and 0 < again <= limit + 1e-9
             self.hold((9,), soon, "it is looked at too late")
-        self.hear(actions)
+        self.hear(actions, settled=self.settled or rested)
         self.look()
 
     # What can happen otherwise
@@ -488,7 +542,7 @@ class Fleet:
             assert isinstance(ticket, int)
             self.arrive(new, ticket)
 
-    def limits(self, limit: int, swap_after: float) -> None:
+    def limits(self, limit: int, swap_after: float | None) -> None:
         self.limit = limit = max(limit, len(self.pinned) + 1)
         self.swap_after = swap_after
         self.ceiling = max(limit, len(self.in_memory()))
@@ -559,14 +613,17 @@ class Fleet:
             self.hold((9,), not self.is_idle(name), "a model that is to be unloaded stays")
             admits = self.takes_newcomers(name)
             self.hold((9,), not admits, "a model that is to be unloaded takes newcomers")
-        if self.shortage():
-            idle = [name for name in self.names if self.can_go(name)]
-            self.hold((5, 7, 8), not idle, "an idle model keeps room that somebody waits for")
         before = self.closed
         going = self.retired | self.leaving | self.elsewhere
         ready = [name for name in self.in_state("ready") if name not in going]
         self.closed = {name for name in ready if not self.takes_newcomers(name)}
-        overdue = [name for name in short if self.first(name) + self.swap_after <= self.now]
+        idle = [name for name in self.names if self.can_go(name)] if self.shortage() else []
+        kept = min(idle, key=self.going_order, default=None)
+        if kept and self.settled:
+            stays = self.stays_idle_until(kept) > self.now
+            self.hold((5, 7, 8), stays, "an idle model keeps room that somebody waits for")
+        patience = self.swap_after or 0.0
+        overdue = [name for name in short if self.first(name) + patience <= self.now]
         # What is over a limit that was lowered closes too; what is going makes room anyway.
         needed = len(overdue) + self.shortage() - len(short)
         ours = [name for name in self.in_state("ready") if name not in self.elsewhere]
@@ -574,7 +631,8 @@ class Fleet:
         self.hold((1,), len(self.closed) <= needed, "a model closes without need")
         self.hold((5,), not self.closed & self.pinned, "a pinned model closes")
         may_close = [name for name in ready if name not in self.pinned]
-        enough = len(self.closed) >= min(needed, len(may_close))
+        open_ = [name for name in may_close if name not in self.closed]
+        enough = len(self.closed) >= min(needed, len(may_close)) or self.stay(kept, open_)
         self.hold((5,), enough, "patience is over and no model closes")
         for name in ready:
             kept_back = self.queue[name] and name not in self.closed
@@ -584,9 +642,22 @@ class Fleet:
         if len(stayed) >= len(self.closed):
             self.hold((5,), self.closed <= stayed, "it closes another instead of the one it chose")
         for name in self.closed - before:
-            open_ = [n for n in may_close if n not in self.closed]
+            self.hold((5,), not kept, "a busy model closes though an idle one is about to go")
+            over = self.stays_busy_until(name) <= self.now
+            self.hold((5,), over, "a busy model closes before its stay is over")
             older = [n for n in open_ if self.used[n] < self.used[name]]
             self.hold((5,), not older, "not the least recently used one closes")
+
+    def stay(self, kept: str | None, open_: list[str]) -> bool:
+        """Whether none of the open models need close as yet, and it is known when that ends."""
+        if self.swap_after is not None:
+            return False
+        ends = [self.stays_busy_until(name) for name in open_]
+        woken = self.scheduler.wake_at
+        if woken is None or not self.now < woken <= max(ends, default=0.0):
+            return False
+        first = min(open_, key=lambda name: self.used[name])
+        return bool(kept or not self.settled or self.stays_busy_until(first) > self.now)
 
     # How it must come out in the end
 
@@ -610,7 +681,9 @@ class Fleet:
                     self.arrive(name)
                 for _ in range(leases):
                     self.finish(name)
-            self.time_passes(self.swap_after / 2 + 0.1)
+            stays = [self.stays_busy_until(name) for name in self.in_state("ready")]
+            longest = max(stays, default=self.now) - self.now
+            self.time_passes(max(longest, self.swap_after or 0.0, 0.0) / 2 + 0.1)
         self.hold((5,), False, "somebody waits for ever for room that busy models hold")
 
     def calm(self) -> None:
@@ -659,12 +732,13 @@ BEGIN = Step(
     {
         "count": Pick([3, 4]),
         "limit": Pick([2, 1, 3]),
-        "swap_after": Pick([0.7, 10.0, 0.0]),
+        "swap_after": Pick([0.7, 10.0, 0.0, None, None]),
         "max_queue": Pick([2, 3, 4, 5]),
         "busy": Pick([False, True], most=3),
         "pinned": Pick([0, 1, 2]),
         "elsewhere": maybe,
         "failures": Pick([0, 1, 2, 3]),
+        "load_sec": Pick([0.0, 2.0, 40.0]),
     },
 )
 
@@ -694,7 +768,7 @@ STEPS = [
     ),
     Step(
         Fleet.limits,
-        {"limit": Pick([1, 2, 3]), "swap_after": Pick([0.7, 10.0])},
+        {"limit": Pick([1, 2, 3]), "swap_after": Pick([0.7, 10.0, None])},
         lambda fleet: not fleet.draining,
         weight=2,
     ),

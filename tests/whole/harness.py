@@ -183,6 +183,7 @@ class Gateway:
             "llama_server_path": str(engine()),
             "port_range_start": config.pop("port_range_start", None) or free_ports(6),
             "models": models,
+            "access_log": False,  # else it has a line for each look at /health
             **config,
         }
         self.reactor = reactor

@@ -14,7 +14,11 @@ from typing import Any
 
 import pytest
 
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.whole.harness import DEADLINE, Gateway, engine, model, small_model, until_it_says
+
+#: What the engine says of a GGUF file with nothing in it.
+NO_MODEL = "unknown model architecture"
 
 COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 
@@ -22,7 +26,7 @@ COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Gateway]:
     gateway = Gateway([model("smol", aliases=["small"]), model("corrupt", model_path="bad.gguf")])
-    (gateway.folder / "bad.gguf").write_bytes(b"this is no model" * 1000)
+    (gateway.folder / "bad.gguf").write_bytes(GGUF_HEAD)
     try:
         yield gateway.start()
         gateway.stop()
@@ -59,23 +63,29 @@ def row(gateway: Gateway, name: str) -> list[str]:
 def test_a_model_is_loaded_listed_and_unloaded(gateway: Gateway) -> None:
     assert row(gateway, "smol")[1] == "unloaded"
     assert re.fullmatch(r"small is loaded \(\d+\.\d s\)\n", said(gateway, "load", "small"))
-    name, status, size, unit, context, port, *rest = row(gateway, "smol")
+    name, status, size, unit, rss, _, of_files, _, context, port, *rest = row(gateway, "smol")
     assert (name, status, size, unit, context) == ("smol", "loaded", "93.8", "MiB", "2048")
+    assert float(rss) > float(of_files) > 90, "the weights are mapped"
     assert int(port) == gateway.report("smol")["port"]
     assert rest[:2] == ["0", "0"]
     told = json.loads(said(gateway, "ps", "--json"))
     assert told["data"][0]["status"]["value"] == "loaded"
+    memory = told["data"][0]["memory"]
+    assert memory["rss"] == memory["anon"] + memory["file"]
     assert re.fullmatch(r"smol is unloaded \(\d+\.\d s\)\n", said(gateway, "unload", "smol"))
     assert gateway.backends() == []
 
 
 def test_what_cannot_be_loaded_is_told_with_the_engine_s_last_words(gateway: Gateway) -> None:
     printed = until_it_says(
-        "invalid magic", lambda: said(gateway, "load", "corrupt", status=1), lambda printed: printed
+        NO_MODEL, lambda: said(gateway, "load", "corrupt", status=1), lambda printed: printed
     )
     [line] = printed.splitlines()
     assert line.startswith("Error: ")
     assert row(gateway, "corrupt")[1] == "failed"
+    assert "\ncorrupt failed just now: The model `corrupt` cannot" in said(gateway, "ps")
+    said(gateway, "unload", "corrupt")
+    assert row(gateway, "corrupt")[1] == "unloaded"
     [line] = said(gateway, "load", "smoll", status=1).splitlines()
     assert line.count("Did you mean `smol`?") == 1
 

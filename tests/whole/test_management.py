@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.fake_llama_server import GGUF_HEAD
 from tests.whole.harness import (
     DEADLINE,
     Gateway,
@@ -20,6 +21,9 @@ from tests.whole.harness import (
     until_it_says,
     wait_until,
 )
+
+#: What the engine says of a GGUF file with nothing in it.
+NO_MODEL = "unknown model architecture"
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +46,7 @@ def gateway() -> Iterator[Gateway]:
         max_loaded_models=2,
         default_model="gpt-4o",
     )
-    (gateway.folder / "corrupt.gguf").write_bytes(b"this is no model" * 1000)
+    (gateway.folder / "corrupt.gguf").write_bytes(GGUF_HEAD)
     try:
         gateway.start()
         yield gateway
@@ -192,13 +196,13 @@ def test_a_stream_of_messages_that_breaks_off_ends_with_anthropics_error(gateway
 
 def test_a_load_that_fails_says_why_and_so_do_the_list_and_the_log(gateway: Gateway) -> None:
     answer = until_it_says(
-        "invalid magic",
+        NO_MODEL,
         lambda: order(gateway, "load", "corrupt", wait=True),
         lambda answer: str(answer.json()["error"]["message"]),
     )
     assert answer.status == 503
     log = gateway.ask("GET", "/models/logs?model=corrupt").body.decode()
-    assert "invalid magic" in log
+    assert NO_MODEL in log
     [entry] = [m for m in gateway.get("/models")["data"] if m["id"] == "corrupt"]
     assert entry["status"]["value"] == "unloaded"
     assert entry["status"]["exit_code"] == 1

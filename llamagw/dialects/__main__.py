@@ -1,5 +1,0 @@
-"""Print the README's table of endpoints: ``python -m llamagw.dialects``."""
-
-from llamagw.dialects.routes import table
-
-print(table())

@@ -1,0 +1,161 @@
+"""
+What is to be said of a configuration's local models before any of them is started.
+
+Judges only: the flags of the engine and the heads of the files were read by known.py. Nothing here
+keeps a model from being launched but flags that its engine does not have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from itertools import islice
+from typing import Literal, NamedTuple, TypeAlias
+
+from llamagw.config import Config, Fault, LocalModel
+from llamagw.launch.command import unknown_flags
+from llamagw.models import Facts
+
+#: A ``fault`` is one for ``llamagw check``; a ``hint`` is of interest there only.
+Grade: TypeAlias = Literal["fault", "warning", "hint"]
+
+#: Faults of flags that are looked for: each takes a comparison with all flags of the engine.
+MOST_FAULTS = 100
+
+#: With so many times the machine's memory, a model cannot be loaded, however rough the estimate.
+BY_FAR = 2
+
+#: Flags that stretch the context beyond what a model was trained for.
+_STRETCH = ("--rope-", "--yarn-")
+
+#: Flags by which the KV cache takes another size than estimated, or another place.
+_MOVES = {"-c", "--ctx-size", "-ngl", "--gpu-layers", "--n-gpu-layers", "-dev", "--device"}
+
+#: Flags of the type of the KV cache; the smallest takes a quarter of 16 bits.
+_TYPES = {"-ctk", "--cache-type-k", "-ctv", "--cache-type-v"}
+_SMALLEST = 4
+
+#: By which flags and which variable an engine is told what a model is for; the first is advised.
+_USES = {
+    "embeddings": (("--embeddings", "--embedding"), "LLAMA_ARG_EMBEDDINGS"),
+    "ranking": (("--reranking", "--rerank"), "LLAMA_ARG_RERANKING"),
+}
+
+
+class Note(NamedTuple):
+    """
+    What is to be said of a model.
+
+    :ivar grade: how grave it is
+    :ivar model: its name
+    :ivar place: in the configuration, such as ``models[1].model_path``
+    :ivar message: what is wrong and what would be right
+    """
+
+    grade: Grade
+    model: str
+    place: str
+    message: str
+
+    @property
+    def key(self) -> str:
+        """The key of the model that it is about, such as ``model_path``."""
+        return self.place.rpartition(".")[2]
+
+
+def flag_faults(config: Config, known: Mapping[str, bool]) -> list[Fault]:
+    """
+    The flags in ``extra_args`` that the engine does not have.
+
+    :param config: has the models
+    :param known: the engine's flags; empty if unknown
+    :return: `MOST_FAULTS` at most
+    """
+    found = (
+        Fault(config.path, None, f"models[{index}].extra_args[{number}]", f"{flag} {why}")
+        for index, model in enumerate(config.models)
+        if known and not model.remote
+        for number, flag, why in unknown_flags(model.extra_args, known)
+    )
+    return [*islice(found, MOST_FAULTS)]
+
+
+def notes(config: Config, facts: Mapping[str, Facts], memory: int) -> list[Note]:
+    """
+    What is to be said of the models' files, in the order of the configuration.
+
+    :param config: has the models
+    :param facts: by path; models whose files were not read have none
+    :param memory: of this machine, in bytes
+    """
+    return [
+        Note(grade, model.name, f"models[{index}].{key}", message)
+        for index, model in enumerate(config.models)
+        if not model.remote and model.model_path in facts
+        for grade, key, message in _of(model, facts[model.model_path], memory)
+    ]
+
+
+def _of(model: LocalModel, facts: Facts, memory: int) -> Iterator[tuple[Grade, str, str]]:
+    if facts.problem:
+        yield "fault", "model_path", facts.problem
+        return
+    if 0 < facts.trained < model.context_size and not _has(model, *_STRETCH):
+        yield (
+            "warning",
+            "context_size",
+            f"is {model.context_size}, and the model was trained for {facts.trained}; what it "
+            f"writes beyond that may make no sense",
+        )
+    yield from _memory(model, facts, memory)
+    yield from _use(model, facts)
+
+
+def _memory(model: LocalModel, facts: Facts, memory: int) -> Iterator[tuple[Grade, str, str]]:
+    if model.gpu_layers or _MOVES & {*model.extra_args}:
+        return
+    token = facts.kv_token // (_SMALLEST if _TYPES & {*model.extra_args} else 1)
+    cache = token * model.context_size
+    has = f"this machine has {_size(memory)} of memory"
+    if facts.size > BY_FAR * memory:
+        yield "warning", "model_path", f"has {_size(facts.size)} of weights, and {has}"
+    elif facts.size + cache > BY_FAR * memory:
+        fitting = max(memory - facts.size, 0) // token // 1024 * 1024
+        fitting = min(fitting, facts.trained or fitting)
+        remedy = f"; {fitting} would fit" if fitting else ""
+        yield (
+            "fault",
+            "context_size",
+            f"is {model.context_size}, whose KV cache takes {_size(cache)} beside "
+            f"{_size(facts.size)} of weights, and {has}{remedy}",
+        )
+
+
+def _use(model: LocalModel, facts: Facts) -> Iterator[tuple[Grade, str, str]]:
+    told = [
+        use
+        for use, (flags, variable) in _USES.items()
+        if {*flags} & {*model.extra_args} or variable in model.env
+    ]
+    if facts.kind != "text" and not told:
+        flag = _USES[facts.kind][0][0]
+        yield (
+            "hint",
+            "extra_args",
+            f"have no {flag}: the model is for {facts.kind}, and does that only with it",
+        )
+    elif facts.kind == "text" and told:
+        flag = _USES[told[0]][0][0]
+        yield (
+            "hint",
+            "extra_args",
+            f"have {flag}, and nothing in its file says that the model is made for {told[0]}",
+        )
+
+
+def _has(model: LocalModel, *begins: str) -> bool:
+    """Whether the ``extra_args`` have a flag that begins so."""
+    return any(word.replace("_", "-").startswith(begins) for word in model.extra_args)
+
+
+def _size(count: int) -> str:
+    return f"{count / 2**30:.1f} GiB"

@@ -1,0 +1,110 @@
+"""
+What is known of the engine's binary and of the models' files, read once and before it is needed.
+
+What follows from it for a configuration is in advice.py, for a command line in command.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+
+from twisted.logger import Logger
+
+from llamagw.apart import Commands, look_apart
+from llamagw.config import Config, Fault
+from llamagw.launch.advice import Note, flag_faults, notes
+from llamagw.launch.command import known_flags, library_path
+from llamagw.models import Facts, absent, stamp
+from llamagw.system import machine_memory
+
+_log = Logger(namespace="llamagw")
+
+#: Seconds after which no further file is read, so that no start waits for thousands.
+LOOK_SEC = 3.0
+
+
+class Known:
+    """Flags by binary, and facts by file, of the configuration in use and of the one to come."""
+
+    def __init__(self) -> None:
+        self._flags: dict[str, Mapping[str, bool]] = {}
+        self._facts: dict[str, Facts] = {}
+
+    def __repr__(self) -> str:
+        return f"<Known: {len(self._flags)} binaries, {len(self._facts)} files>"
+
+    def read(self, config: Config, commands: Commands, seconds: float = LOOK_SEC) -> None:
+        """
+        Read what is not known yet, or has changed. Blocks, and may be called in a thread.
+
+        :param config: names the binary and the files
+        :param commands: runs the binary's ``--help``, and the process that reads the files
+        :param seconds: after which no further file is read; a warning in the log says so
+        :raises Cancelled: when `commands` is cancelled
+        """
+        binary = config.llama_server_path
+        if binary and binary not in self._flags:  # none if all models are remote
+            env = dict([*os.environ.items(), library_path(binary, os.environ, sys.platform)])
+            self._flags[binary] = known_flags(binary, env, commands)
+        paths = dict.fromkeys(model.model_path for model in config.models if not model.remote)
+        new = [path for path in paths if not self._is_read(path)]
+        found = look_apart(new, seconds, commands)
+        self._facts |= found
+        if found and len(found) < len(new):
+            _log.warn(
+                "{count} of {all} model files were not looked at within {sec:g} s",
+                count=len(new) - len(found),
+                all=len(new),
+                sec=seconds,
+            )
+
+    def _is_read(self, path: str) -> bool:
+        facts = self._facts.get(path)
+        return facts is not None and facts.stamp is not None and facts.stamp == stamp(path)
+
+    def faults(self, config: Config) -> list[Fault]:
+        """
+        Faults for which a configuration is refused.
+
+        :param config: one that was `read`
+        """
+        return flag_faults(config, self.flags(config.llama_server_path))
+
+    def notes(self, config: Config) -> list[Note]:
+        """
+        What is to be said of its models, although they are served.
+
+        :param config: one that was `read`
+        """
+        return notes(config, self._facts, machine_memory())
+
+    def apply(self, config: Config) -> None:
+        """
+        Forget what only another configuration needed.
+
+        :param config: the one in use
+        """
+        binary = config.llama_server_path
+        paths = {model.model_path for model in config.models}
+        self._flags = {binary: self.flags(binary)}
+        self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
+
+    def flags(self, binary: str) -> Mapping[str, bool]:
+        """
+        The flags of a binary, and whether each takes a value.
+
+        :param binary: its path
+        :return: empty if unknown
+        """
+        return self._flags.get(binary, {})
+
+    def problem(self, path: str) -> str:
+        """
+        Why a model cannot be loaded; reads no file.
+
+        :param path: of the model's file
+        :return: "" if nothing is known against it, or it has changed since it was read
+        """
+        return absent(path) or (self._facts[path].problem if self._is_read(path) else "")

@@ -1,0 +1,180 @@
+"""
+What the heads of a model's files say of it: its problem, its use, its context, its KV cache.
+
+Reads no configuration and judges none; how a file is read is for gguf.py.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from typing import Literal, NamedTuple, TypeAlias
+
+from llamagw.models import files
+from llamagw.models.gguf import Header, Unreadable, read
+
+#: What a model is for.
+Kind: TypeAlias = Literal["text", "embeddings", "ranking"]
+
+#: Architectures for embeddings only.
+_ENCODERS = re.compile(r"bert|embedding|t5encoder", re.IGNORECASE)
+_POOLING_RANK = 4
+
+#: Of models with a sliding window, one layer in so many is taken to have the whole context.
+_SLIDING = 6
+
+
+class Facts(NamedTuple):
+    """
+    What is known of a model's files.
+
+    :ivar problem: why it cannot be loaded, with its path; "" if nothing is known against it
+    :ivar stamp: of the files that were read; None if they were not
+    :ivar size: bytes, all parts together
+    :ivar kind: what it is for
+    :ivar trained: the longest context that it was trained for, in tokens; 0 if unknown
+    :ivar kv_token: bytes of KV cache for a token at 16 bits, at least
+    """
+
+    problem: str
+    stamp: files.Stamp | None = None
+    size: int = 0
+    kind: Kind = "text"
+    trained: int = 0
+    kv_token: int = 0
+
+
+def look(path: str) -> Facts:
+    """
+    Read the heads of a model's files. Blocks, for a second at most on a disk that answers.
+
+    :param path: its file; the first part of one that is split
+    """
+    absent = files.absent(path)
+    if absent:
+        return Facts(absent)
+    # Before they are read: what is changed meanwhile is read again.
+    stamp = files.stamp(path)
+    part = path
+    try:
+        heads = []
+        for part in files.parts(path):
+            heads.append(read(part))
+        why = no_model(heads[0])
+    except Unreadable as error:
+        why = str(error)
+    except OSError as error:
+        why = f"cannot be read: {error.strerror}"
+    if why:
+        return Facts(f"{part} {why}", stamp)
+    head = heads[0]
+    return Facts(
+        "",
+        stamp,
+        files.size(path) or 0,
+        kind(head),
+        head.number(f"{head.architecture}.context_length") or 0,
+        _least_kv_token(head),
+    )
+
+
+def look_at(paths: Sequence[str], seconds: float) -> dict[str, Facts]:
+    """
+    Read the heads of many models; each takes some 20 to 100 ms, a hostile one up to 1 s.
+
+    :param paths: of each one's file
+    :param seconds: after which no further one is read
+    :return: by path; without those that are there and were not reached
+    """
+    end = time.monotonic() + seconds
+    # That takes some µs, so it is known of all of them.
+    found = {path: Facts(why) for path in paths if (why := files.absent(path))}
+    for path in paths:
+        if time.monotonic() > end:
+            break
+        if path not in found:
+            found[path] = look(path)
+    return found
+
+
+def no_model(header: Header) -> str:
+    """
+    Why a file is none that an engine loads as its model, as a predicate.
+
+    :param header: of the file
+    :return: "" if nothing is known against it
+    """
+    names = {
+        "adapter": "a LoRA adapter, not a model; give it by --lora",
+        "imatrix": "an importance matrix, not a model",
+        "mmproj": "a projector, not a model; give it by --mmproj",
+    }
+    given = header.text("general.type")
+    what = names.get("mmproj" if header.architecture == "clip" else given)
+    return f"is {what}" if what else ""
+
+
+def kind(header: Header) -> Kind:
+    """
+    What a model is for.
+
+    :param header: of its file
+    """
+    pooling = header.number(f"{header.architecture}.pooling_type")
+    encoder = _ENCODERS.search(header.architecture) is not None
+    if pooling == _POOLING_RANK or (encoder and _ranks(header)):
+        return "ranking"
+    return "embeddings" if pooling or encoder else "text"
+
+
+def _ranks(header: Header) -> bool:
+    labels = f"{header.architecture}.classifier.output_labels" in header.values
+    return labels or "cls.output.weight" in header.tensors
+
+
+def kv_token(header: Header) -> int:
+    """
+    Bytes of KV cache for a token at 16 bits: for each layer and KV head, a key and a value.
+
+    :param header: of the model's file
+    """
+    arch = header.architecture
+    _, most = _heads(header, f"{arch}.attention.head_count")
+    if f"{arch}.attention.head_count_kv" in header.values:
+        in_all, _ = _heads(header, f"{arch}.attention.head_count_kv")
+    else:
+        in_all, _ = _heads(header, f"{arch}.attention.head_count")
+    head = (header.number(f"{arch}.embedding_length") or 0) // max(most, 1)
+    key = header.number(f"{arch}.attention.key_length") or head
+    value = header.number(f"{arch}.attention.value_length") or head
+    return max(in_all * (key + value) * 2, 0)
+
+
+def _least_kv_token(header: Header) -> int:
+    """As `kv_token`, but never more than the engine takes, also where layers differ."""
+    arch = header.architecture
+    values = header.values
+    if any(name.startswith(f"{arch}.ssm.") for name in values) and not isinstance(
+        values.get(f"{arch}.attention.head_count_kv"), list
+    ):
+        # Most of its layers keep a state of fixed size instead, and the head does not say which.
+        return 0
+    found = kv_token(header)
+    if f"{arch}.attention.sliding_window" in values:
+        found //= _SLIDING
+    if f"{arch}.attention.key_length_mla" in values:
+        # Its values are a part of its keys.
+        found //= 2
+    return found
+
+
+def _heads(header: Header, key: str) -> tuple[int, int]:
+    """How many attention heads all layers have together, and how many the layer with most has."""
+    value = header.values.get(key)
+    if isinstance(value, list):
+        # The layers of this model differ.
+        each = [number for number in value if isinstance(number, int)]
+        return sum(each), max(each, default=0)
+    number = header.number(key) or 0
+    return number * (header.number(f"{header.architecture}.block_count") or 0), number

@@ -1,0 +1,10 @@
+"""
+The pages for browsers: at ``/``, and in place of the page of an engine that is not loaded.
+
+Static files, which use the public endpoints only; when a page is sent is decided by
+`llamagw.api`. Other packages import the names below, never from the modules.
+"""
+
+from llamagw.web.pages import asset, home, offer, wanted
+
+__all__ = ["asset", "home", "offer", "wanted"]

@@ -1,0 +1,143 @@
+"""Promises of llamagw.launch.advice: what is said of models before one is started."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from msgspec.structs import replace
+
+from llamagw.launch.advice import MOST_FAULTS, Note, flag_faults, notes
+from llamagw.models import Facts
+from llamagw.models.facts import Kind
+from tests.support.configs import configuration, local_model, remote_model
+
+GIB = 2**30
+MODEL = Facts("", (), size=GIB, kind="text", trained=8192, kv_token=2**17)
+KNOWN = {"--ctx-size": True, "-c": True, "--embeddings": False, "--no-warmup": False, "-fa": True}
+
+
+def said(facts: Facts = MODEL, memory: int = 8 * GIB, **keys: Any) -> list[Note]:
+    model = local_model("m", **keys)
+    return notes(configuration(model), {model.model_path: facts}, memory)
+
+
+def flags(*arguments: str, known: dict[str, bool] = KNOWN) -> list[str]:
+    config = configuration(remote_model("far"), local_model("m", extra_args=[*arguments]))
+    found = flag_faults(replace(config, path="c.yaml"), known)
+    return [str(fault) for fault in found]
+
+
+def test_flags_that_the_engine_has_are_right() -> None:
+    assert flags("--embeddings", "-c", "-1", "--ctx-size", "8", "--ctx_size", "8") == []
+
+
+def test_a_flag_that_it_does_not_have_is_a_fault_and_the_nearest_is_told() -> None:
+    assert flags("--no-warmup", "--embedings") == [
+        "c.yaml: models[1].extra_args[1]: --embedings is no flag of this llama-server; "
+        "did you mean --embeddings?"
+    ]
+    for short, meant in (("--ctx", "--ctx-size"), ("-f", "-fa"), ("--no-warm-up", "--no-warmup")):
+        [fault] = flags(short)
+        assert fault.endswith(f"did you mean {meant}?")
+    [fault] = flags("--zzzzzzzz")
+    assert fault.endswith("--zzzzzzzz is no flag of this llama-server; leave it out")
+
+
+def test_a_value_may_look_like_a_flag() -> None:
+    assert flags("-fa", "--nonsense") == []
+    assert len(flags("--embeddings", "--nonsense")) == 1
+
+
+@pytest.mark.parametrize("joined", ["--ctx-size=s3cret", "--ctx-size s3cret"])
+def test_a_flag_and_its_value_in_one_text_are_told_apart_and_the_value_is_not_shown(
+    joined: str,
+) -> None:
+    [fault] = flags(joined)
+    assert fault.endswith("--ctx-size takes its value as a text of its own: [--ctx-size, …]")
+
+
+def test_when_the_flags_are_not_known_none_is_wrong() -> None:
+    assert flags("--nonsense", known={}) == []
+
+
+def test_of_very_many_wrong_flags_some_are_told() -> None:
+    assert len(flags(*["--nonsense"] * 1000)) == MOST_FAULTS
+
+
+def test_a_sound_model_is_not_mentioned_nor_one_that_was_not_read_or_is_elsewhere() -> None:
+    assert said() == []
+    config = configuration(local_model("m"), remote_model("far"))
+    assert notes(config, {}, GIB) == []
+
+
+def test_a_file_that_is_no_model_is_a_fault() -> None:
+    assert said(Facts("x.gguf is empty")) == [
+        Note("fault", "m", "models[0].model_path", "x.gguf is empty")
+    ]
+
+
+def test_a_context_beyond_what_it_was_trained_for_is_a_warning_with_the_figure() -> None:
+    [note] = said(context_size=8193)
+    assert (note.grade, note.key) == ("warning", "context_size")
+    assert note.message.startswith("is 8193, and the model was trained for 8192")
+    assert said(context_size=8192) == []
+    for stretched in (["--rope-scaling", "yarn"], ["--yarn_orig_ctx", "8192"]):
+        assert said(context_size=8193, extra_args=stretched) == []
+    assert said(MODEL._replace(trained=0), context_size=8193) == []
+
+
+def test_a_context_beyond_the_machines_memory_by_far_is_a_fault_with_the_figures() -> None:
+    wide = MODEL._replace(trained=10**6)
+    # 7.5 GiB of weights and cache fit twice; 15 GiB of cache and 1 of weights do just so.
+    most = 15 * GIB // 2**17
+    assert said(wide, context_size=most) == []
+    [note] = said(wide, context_size=most + 1)
+    assert (note.grade, note.key) == ("fault", "context_size")
+    assert note.message == (
+        f"is {most + 1}, whose KV cache takes 15.0 GiB beside 1.0 GiB of weights, and this "
+        f"machine has 8.0 GiB of memory; {7 * GIB // 2**17} would fit"
+    )
+    [_, note] = said(context_size=most + 1)
+    assert note.message.endswith("; 8192 would fit"), "no more than it was trained for"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"gpu_layers": -1},
+        {"extra_args": ["-ngl", "99"]},
+        {"extra_args": ["-c", "512"]},
+    ],
+)
+def test_where_the_context_or_its_place_is_another_nothing_is_said_of_memory(
+    keys: dict[str, Any],
+) -> None:
+    assert said(MODEL._replace(trained=10**9), context_size=10**8, **keys) == []
+
+
+def test_a_smaller_type_of_cache_is_taken_into_account() -> None:
+    wide, small = MODEL._replace(trained=10**9), ["--cache-type-k", "q4_0"]
+    assert said(wide, context_size=4 * 15 * GIB // 2**17, extra_args=small) == []
+    assert len(said(wide, context_size=4 * 15 * GIB // 2**17 + 4, extra_args=small)) == 1
+
+
+def test_weights_beyond_the_memory_are_a_warning_since_they_are_read_from_the_disk() -> None:
+    [note] = said(MODEL._replace(size=17 * GIB))
+    assert (note.grade, note.key) == ("warning", "model_path")
+    assert "17.0 GiB of weights" in note.message
+
+
+def test_a_model_for_another_use_is_a_hint() -> None:
+    kinds: list[tuple[Kind, str]] = [("embeddings", "--embeddings"), ("ranking", "--reranking")]
+    for kind, flag in kinds:
+        facts = MODEL._replace(kind=kind)
+        [note] = said(facts)
+        assert (note.grade, note.key) == ("hint", "extra_args")
+        assert note.message.startswith(f"have no {flag}: the model is for {kind}")
+        assert said(facts, extra_args=[flag]) == []
+        [reverse] = said(extra_args=[flag])
+        assert reverse.grade == "hint"
+        said_so = f"have {flag}, and nothing in its file says that the model is made for {kind}"
+        assert reverse.message == said_so
+    assert said(MODEL._replace(kind="embeddings"), env={"LLAMA_ARG_EMBEDDINGS": "1"}) == []
