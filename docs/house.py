@@ -30,7 +30,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("launch",),
     ("net",),
     ("apart", "logs", "system"),
-    ("dialects", "models", "config", "listeners"),
+    ("dialects", "models", "config", "listeners", "observe"),
     ("errors",),
     ("text",),
 )
@@ -51,6 +51,7 @@ WORDS = {
     "apart": "commands in other processes",
     "system": "signals, limits, event loop",
     "dialects": "routes and APIs",
+    "observe": "records, access log, counters",
     "models": "files of models",
     "config": "the configuration",
     "listeners": "callbacks for news",

@@ -200,10 +200,12 @@ def make_gateway(
     :param foreground: whether the log goes to stdout
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
-    from llamagw.api import Api
+    from llamagw.api import Api, Metrics
     from llamagw.fleet import Dispatcher
     from llamagw.launch import HttpProbe, Launchers, Leftovers, Processes, default_folder
+    from llamagw.listeners import Listeners
     from llamagw.net import Connector, Pool, uses_uvloop
+    from llamagw.observe import Record
     from llamagw.proxy import Relay, Site
     from llamagw.service import Gateway
 
@@ -225,12 +227,17 @@ def make_gateway(
         keepalive=config.stream_keepalive_sec,
         poison_sec=config.poison_sec,
     )
-    api = Api(dispatcher, relay, reactor)
+    transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
+    metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports)
+    records = Listeners[Record]()
+    records.add(metrics.counts.count)
+    api = Api(dispatcher, relay, reactor, metrics)
     site = Site(
         api.tree,
         api.table,
         clock=reactor,
         limits=limits(config),
+        records=records,
         access_log=config.logs_access(foreground),
     )
 
@@ -250,7 +257,7 @@ def make_gateway(
         apply=apply,
         make_endpoint=lambda config: endpoint(reactor, config),
         clock=reactor,
-        transports="uvloop" if uses_uvloop(reactor) else type(reactor).__name__,
+        transports=transports,
         foreground=foreground,
     )
 

@@ -5,6 +5,7 @@ Requests for a model are passed to `llamagw.proxy`. Other packages import the na
 from the modules.
 """
 
+from llamagw.api.metrics import Metrics
 from llamagw.api.tree import Api
 
-__all__ = ["Api"]
+__all__ = ["Api", "Metrics"]

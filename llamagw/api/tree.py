@@ -27,6 +27,7 @@ from werkzeug.routing import RequestRedirect
 from llamagw import __version__, web
 from llamagw.api.listing import Described, model_entries, model_list, router_entry
 from llamagw.api.manage import Management
+from llamagw.api.metrics import Metrics
 from llamagw.config import ModelConfig
 from llamagw.dialects import ANY, BODIES, OWN, ROUTES, Route, Scope, Where
 from llamagw.errors import (
@@ -88,6 +89,7 @@ class Api:
     :param dispatcher: reports on models, and carries out management
     :param relay: answers requests for a model
     :param clock: the reactor, or a Clock
+    :param metrics: answers ``GET /metrics``
     """
 
     app = Klein()
@@ -95,12 +97,15 @@ class Api:
     # So that a doubled slash is answered with 404 instead of a redirect.
     app.url_map.merge_slashes = False
 
-    def __init__(self, dispatcher: Dispatcher, relay: Relay, clock: IReactorTime) -> None:
+    def __init__(
+        self, dispatcher: Dispatcher, relay: Relay, clock: IReactorTime, metrics: Metrics
+    ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
         self._clock = clock
         self._started = clock.seconds()
         self._management = Management(dispatcher, clock)
+        self._metrics = metrics
 
     @property
     def tree(self) -> KleinResource:
@@ -260,12 +265,14 @@ class Api:
         return _error(request, failure.value)
 
 
-def _relayed(route: Route) -> Callable[..., bytes | Deferred[None]]:
+def _relayed(route: Route) -> Callable[..., Any]:
     """The handler of a route; of those in `Api.table`, Klein only needs it for its 405."""
 
-    def relayed(self: Api, request: Request, **_: str) -> bytes | Deferred[None]:
+    def relayed(self: Api, request: Request, **_: str) -> Any:
         if route.scope is not Scope.INFER:
             request.guard()
+        if request.path == b"/metrics" and b"model" not in request.args:
+            return Deferred.fromCoroutine(self._metrics.render(request))
         if route.where is Where.PATH and request.requestHeaders.hasHeader(b"Service-Worker"):
             raise PathNotFound(_NO_WORKER)
         if route.where is Where.PATH and web.wanted(request):

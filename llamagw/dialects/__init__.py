@@ -18,6 +18,7 @@ from llamagw.dialects.routes import (
     Scope,
     Where,
     dialect_of,
+    route_of,
     scope_of,
 )
 
@@ -35,5 +36,6 @@ __all__ = [
     "Scope",
     "Where",
     "dialect_of",
+    "route_of",
     "scope_of",
 ]

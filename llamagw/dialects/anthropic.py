@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from llamagw.dialects.base import as_data
+from llamagw.dialects.base import as_data, with_id
 from llamagw.errors import GatewayError
 
 #: ``error.type`` by status. Other statuses are an ``invalid_request_error`` below 500, else an
@@ -26,12 +26,11 @@ class Anthropic:
     def __repr__(self) -> str:
         return "<Anthropic>"
 
-    def envelope(self, error: GatewayError) -> bytes:
+    def envelope(self, error: GatewayError, request_id: str = "") -> bytes:
         other = "invalid_request_error" if error.status < 500 else "api_error"
         kind = _TYPES.get(error.status, other)
-        return msgspec.json.encode(
-            {"type": "error", "error": {"type": kind, "message": error.message}}
-        )
+        inside = {"type": kind, "message": error.message}
+        return msgspec.json.encode({"type": "error", "error": inside, **with_id(request_id)})
 
     def event(self, envelope: bytes) -> bytes:
         return b"\n\nevent: error\n%b\n\n" % as_data(envelope)

@@ -12,9 +12,11 @@ from llamagw.errors import GatewayError
 class Dialect(Protocol):
     """An API's format of errors. The engines' own answers are passed on unchanged."""
 
-    def envelope(self, error: GatewayError) -> bytes:
+    def envelope(self, error: GatewayError, request_id: str = "") -> bytes:
         """
         The JSON body of an answer with an error.
+
+        :param request_id: of the request that it answers; "" if that has none
         """
 
     def event(self, envelope: bytes) -> bytes:
@@ -29,3 +31,8 @@ class Dialect(Protocol):
 def as_data(envelope: bytes) -> bytes:
     """The data field of an event, one line for each line of the JSON."""
     return b"data: " + b"\ndata: ".join(envelope.splitlines())
+
+
+def with_id(request_id: str) -> dict[str, str]:
+    """The key of an envelope that names the request, as Anthropic's API has it; none without id."""
+    return {"request_id": request_id} if request_id else {}

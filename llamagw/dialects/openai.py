@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import msgspec
 
-from llamagw.dialects.base import as_data
+from llamagw.dialects.base import as_data, with_id
 from llamagw.errors import GatewayError
 
 
@@ -16,17 +16,14 @@ class OpenAI:
     def __repr__(self) -> str:
         return "<OpenAI>"
 
-    def envelope(self, error: GatewayError) -> bytes:
-        return msgspec.json.encode(
-            {
-                "error": {
-                    "message": error.message,
-                    "type": error.type,
-                    "param": error.param,
-                    "code": error.code,
-                }
-            }
-        )
+    def envelope(self, error: GatewayError, request_id: str = "") -> bytes:
+        inside = {
+            "message": error.message,
+            "type": error.type,
+            "param": error.param,
+            "code": error.code,
+        }
+        return msgspec.json.encode({"error": inside, **with_id(request_id)})
 
     def event(self, envelope: bytes) -> bytes:
         return b"\n\n%b\n\n" % as_data(envelope)

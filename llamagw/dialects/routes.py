@@ -202,9 +202,16 @@ ROUTES = (
     Route(GET, ("/props",), Where.QUERY, "the engine's properties"),
     Route(
         GET,
-        ("/slots", "/metrics"),
+        ("/slots",),
         Where.QUERY,
-        "the engine's slots, and its metrics (`--metrics`)",
+        "the engine's slots",
+        scope=Scope.OBSERVE,
+    ),
+    Route(
+        GET,
+        ("/metrics",),
+        Where.QUERY,
+        "with `?model=`: the engine's metrics",
         scope=Scope.OBSERVE,
     ),
     Route(
@@ -264,6 +271,12 @@ OWN = (
         "/models/unload",
         '`{"model": …}`: unloads it when its answers are out; `"force": true` at once',
         Scope.MANAGE,
+    ),
+    Own(
+        "GET",
+        "/metrics",
+        "without `model`: of the whole gateway and of the engines that are loaded, for Prometheus",
+        Scope.OBSERVE,
     ),
     Own("GET", "/models/sse", "an event for each change of a model's state", Scope.OBSERVE),
     Own(
@@ -325,6 +338,22 @@ _OTHERS = [
     for path in route.paths
     if route.dialect is not OPENAI
 ]
+
+
+#: The first path of the row of each path.
+_ROUTE_OF = {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
+
+
+def route_of(path: bytes) -> str | None:
+    """
+    The first path of a path's row in `ROUTES`; None for paths that no model answers.
+
+    :param path: as received, without the query
+    """
+    found = _ROUTE_OF.get(path)
+    if found is None and path.startswith(b"/upstream/"):
+        return "/upstream/{model}/{rest}"
+    return "/slots/{id}" if found is None and path.startswith(b"/slots/") else found
 
 
 def dialect_of(path: bytes) -> Dialect:

@@ -8,5 +8,6 @@ Other packages import the names below, never from the modules.
 from llamagw.fleet.dispatch import Dispatcher
 from llamagw.fleet.lease import Lease
 from llamagw.fleet.report import Change, ModelReport, ReplicaReport
+from llamagw.fleet.turns import Turn
 
-__all__ = ["Change", "Dispatcher", "Lease", "ModelReport", "ReplicaReport"]
+__all__ = ["Change", "Dispatcher", "Lease", "ModelReport", "ReplicaReport", "Turn"]

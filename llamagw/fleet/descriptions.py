@@ -41,6 +41,23 @@ class Descriptions:
         await gatherResults([self._ask(life) for _, life in lives if not life.description])
         return {name: life.description for name, life in lives if life.description}
 
+    async def metrics(self, ready: Iterable[Instance]) -> dict[str, bytes]:
+        """
+        The metrics of instances, asked anew.
+
+        :param ready: instances that are ready
+        :return: by name of the model; those that do not answer in time are left out
+        """
+        asked = [(i.model.name, i.life.run.address) for i in ready if i.life is not None]
+        answers = [
+            self._probe.metrics(address)
+            .addTimeout(DESCRIBE_SEC, self._clock)
+            .addErrback(lambda _: None)
+            for _, address in asked
+        ]
+        told = await gatherResults(answers)
+        return {name: text for (name, _), text in zip(asked, told, strict=True) if text}
+
     def _ask(self, life: Life) -> Deferred[None]:
         """Ask once for all callers; fires when the description is there, or it is given up."""
         waiting: Deferred[None] = Deferred()

@@ -39,9 +39,12 @@ from llamagw.fleet.lease import Lease, Waiter
 from llamagw.fleet.registry import LaunchersOf, Registry, freest
 from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
+from llamagw.fleet.room import Why
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
+from llamagw.fleet.turns import Turn, turn_of
 from llamagw.fleet.waits import Waits
 from llamagw.launch import Asks, Log
+from llamagw.listeners import Listeners
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.fleet")
@@ -58,6 +61,7 @@ class Dispatcher:
     :ivar config: the configuration in effect
     :ivar scheduler: decides; to be read by others, not called
     :ivar catalogue: the configured models, by name
+    :ivar turns: told of the loads and unloads of models on this machine
     :ivar on_hung: called with the address of an instance that hangs; requests under way there are
         to be ended
     """
@@ -84,6 +88,7 @@ class Dispatcher:
         self._watchers = Watchers(self.scheduler.models)
         self._descriptions = Descriptions(probe, clock)
         self.on_hung: Callable[[Address], object] = lambda address: None
+        self.turns = Listeners[Turn]()
         self._reload = Reload(
             self.scheduler, self.catalogue, self._registry, self._watchers, clock, self._run
         )
@@ -228,6 +233,20 @@ class Dispatcher:
         ]
         return await self._descriptions.of(ready)
 
+    async def metrics(self) -> dict[str, bytes]:
+        """
+        What the engines on this machine that are ready tell of themselves, for Prometheus.
+
+        :return: by name of the model; models that told nothing in time are left out
+        """
+        ready = [
+            instance
+            for entry in self.catalogue
+            for instance in entry.instances
+            if self._status_of(instance) is Status.READY and instance.launcher.takes_room
+        ]
+        return await self._descriptions.metrics(ready)
+
     # For the service
 
     def begin(self) -> None:
@@ -268,6 +287,14 @@ class Dispatcher:
         """Handle an event of an instance."""
         key, now = event.key, self._now()
         self._touch(key)
+        instance, model = self._instances[key], self.scheduler.models[key]
+        before = model.status
+        self._follow(event, key, now)
+        turn = turn_of(event, instance.model.name, before, model)
+        if turn is not None and instance.launcher.takes_room:
+            self.turns.tell(turn)
+
+    def _follow(self, event: Event, key: str, now: float) -> None:
         if isinstance(event, Loaded):
             self._run(self.scheduler.loaded(key, now))
         elif isinstance(event, LoadFailed):
@@ -320,12 +347,14 @@ class Dispatcher:
             instance.start()
         elif isinstance(action, Kill):
             _log.info("killing {name}: asked by POST /models/unload with force", name=name)
+            self.turns.tell(Turn(name, False, Why.ASKED.value))
             instance.kill()
         else:
             if instance.launcher.takes_room:
                 stays = any(model.name == name for model in self.config.models)
                 why = in_words(action, instance.model.idle_unload_sec, stays)
                 _log.info("stopping {name}{why}", name=name, why=why)
+                self.turns.tell(Turn(name, False, action.why.value))
             instance.stop()
 
     def _admit(self, waiter: Hashable) -> None:

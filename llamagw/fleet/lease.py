@@ -70,6 +70,11 @@ class Lease:
         return f"<Lease {self.key} {self.address.url}{'' if self._release else ' released'}>"
 
     @property
+    def since(self) -> float:
+        """When the instance's run was launched, in seconds of the reactor's clock."""
+        return self._life.since
+
+    @property
     def revoked(self) -> bool:
         """Whether the run was killed by a forced unload: the request must not be retried."""
         return self._life.revoked

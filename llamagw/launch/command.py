@@ -115,6 +115,7 @@ def command_line(binary: str, model: LocalModel, port: int, known: Collection[st
         ("--batch-size", str(model.batch_size)),
         ("--parallel", str(model.parallel)),
         ("--kv-unified", None),
+        ("--metrics", None),
         # The engine's own -1 means "as many as seem to fit".
         ("--gpu-layers", "999" if model.gpu_layers == -1 else str(model.gpu_layers)),
     ]

@@ -75,6 +75,14 @@ class HttpProbe:
         """See `Asks.describe`."""
         return ensureDeferred(self._describe(address))
 
+    def metrics(self, address: Address) -> Deferred[bytes | None]:
+        """See `Asks.metrics`."""
+
+        def body(answer: _Answer) -> bytes | None:
+            return answer.body if answer.status == 200 else None
+
+        return self._get(address, "/metrics").addCallback(body)
+
     async def _healthy(self, address: Address) -> bool:
         try:
             answer = await self._health(address)

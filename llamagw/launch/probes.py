@@ -40,6 +40,9 @@ class Asks(Protocol):
     def diagnose(self, address: Address) -> Deferred[str | None]:
         """See `Diagnosis`."""
 
+    def metrics(self, address: Address) -> Deferred[bytes | None]:
+        """Fires with its metrics in Prometheus' format, None if it has none; may fail."""
+
     def describe(self, address: Address) -> Deferred[dict[str, Any]]:
         """Fires with what described.py takes from its list of models; never fails, {} for none."""
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
-from llamagw.observe.record import Record
+from llamagw.observe.record import Outcome, Record
 
 #: Upper bounds of the buckets of durations, and of the time of one token, in seconds.
 SECONDS = (
@@ -47,10 +48,23 @@ class Histogram:
         self.sum += value
 
 
+class Gauge(NamedTuple):
+    """
+    What is so at this moment.
+
+    :ivar values: by the values of the labels
+    """
+
+    name: str
+    help: str
+    labels: tuple[str, ...]
+    values: Mapping[Any, float]
+
+
 class OfModel:
     """What is counted of one model's requests."""
 
-    __slots__ = ("cached", "completion", "first", "prompt", "queue", "retries", "broken", "token")
+    __slots__ = ("broken", "cached", "completion", "first", "prompt", "queue", "retries", "token")
 
     def __init__(self) -> None:
         self.prompt = self.cached = self.completion = 0
@@ -65,40 +79,57 @@ class Counts:
     All counters.
 
     :param known: whether a name is that of a configured model; others are counted as one
+    :param routes: the route of each path that counts; requests for other paths are left out
     :ivar requests: by model, route and status
     :ivar durations: by model and route
     :ivar refusals: by the code of the error
     :ivar models: by name
+    :ivar loads: by model and outcome
+    :ivar load_seconds: by model
+    :ivar unloads: by model and reason
     """
 
-    def __init__(self, known: Callable[[str], bool]) -> None:
+    def __init__(self, known: Callable[[str], bool], routes: Callable[[bytes], str | None]) -> None:
         self._known = known
+        self._routes = routes
         self.requests: Counter[tuple[str, str, int]] = Counter()
         self.durations: dict[tuple[str, str], Histogram] = {}
         self.refusals: Counter[str] = Counter()
         self.models: dict[str, OfModel] = {}
+        self.loads: Counter[tuple[str, str]] = Counter()
+        self.load_seconds: dict[str, Histogram] = {}
+        self.unloads: Counter[tuple[str, str]] = Counter()
 
     def __repr__(self) -> str:
         return f"<Counts of {sum(self.requests.values())} requests, {len(self.models)} models>"
 
     def count(self, record: Record) -> None:
         """Count a request that has ended."""
-        name = record.model if self._known(record.model) else OTHER
-        self.requests[name, record.route, record.status] += 1
-        duration = self.durations.get((name, record.route))
-        if duration is None:
-            duration = self.durations[name, record.route] = Histogram(SECONDS)
-        duration.add(record.last - record.arrived)
         if record.error:
             self.refusals[record.error] += 1
-        if not record.admitted:
+        route = self._routes(record.path)
+        # What named no model and is no error was no request for one, such as a scrape.
+        if route is None or (record.asked is None and not record.error):
+            return
+        name = record.model or record.asked or OTHER
+        if not self._known(name):
+            name = OTHER
+        self.requests[name, route, record.status] += 1
+        duration = self.durations.get((name, route))
+        if duration is None:
+            duration = self.durations[name, route] = Histogram(SECONDS)
+        if record.arrived is None:
+            return
+        duration.add(record.last - record.arrived)
+        if record.admitted is None:
             return
         of_model = self.models.get(name)
         if of_model is None:
             of_model = self.models[name] = OfModel()
         of_model.queue.add(record.waited)
-        of_model.retries += max(record.tries - 1, 0)
-        if record.first:
+        of_model.retries += record.tries - 1
+        of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.first is not None
+        if record.first is not None:
             of_model.first.add(record.first - record.arrived)
         usage = record.usage
         if usage is not None:
@@ -107,3 +138,16 @@ class Counts:
             of_model.completion += usage.completion or 0
             if usage.completion and usage.completion_sec:
                 of_model.token.add(usage.completion_sec / usage.completion)
+
+    def count_load(self, model: str, how: str, seconds: float) -> None:
+        """
+        Count the end of a load.
+
+        :param how: ``loaded`` or ``failed``
+        :param seconds: what it took, if it did not fail
+        """
+        self.loads[model, how] += 1
+        if how == "loaded":
+            if model not in self.load_seconds:
+                self.load_seconds[model] = Histogram(SECONDS)
+            self.load_seconds[model].add(seconds)

@@ -1,14 +1,15 @@
 """
 `GET /metrics`: the gateway's counters in Prometheus' formats.
 
-Made by prometheus_client when somebody asks; it keeps no numbers of its own. The engines' own series
-are fetched and passed in by api/.
+Made by prometheus_client when somebody asks; it keeps no numbers of its own. The engines' own
+series are fetched and passed in by api/.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import accumulate
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -18,10 +19,15 @@ from prometheus_client.core import (
     Metric,
 )
 from prometheus_client.exposition import choose_encoder
+from prometheus_client.parser import text_string_to_metric_families
 
-from llamagw.observe.counts import Counts, Histogram
+from llamagw.observe.counts import Counts, Gauge, Histogram
 
-__all__ = ["exposition"]
+#: What is read of one engine's metrics, in bytes; build 10068 has some 3,000.
+MOST_OF_ENGINE = 64 * 1024
+
+#: How the names of llama-server's series begin; others are left out.
+_ENGINES = "llamacpp:"
 
 
 class _Collector:
@@ -55,10 +61,34 @@ class _Collector:
             },
         )
         yield _counter(
+            "llamagw_model_loads",
+            "Loads of models, by outcome.",
+            ("model", "outcome"),
+            counts.loads,
+        )
+        yield _counter(
+            "llamagw_model_unloads",
+            "Ends of models' runs, by reason.",
+            ("model", "reason"),
+            counts.unloads,
+        )
+        yield _histogram(
+            "llamagw_load_seconds",
+            "What loads took.",
+            ("model",),
+            {(model,): of for model, of in counts.load_seconds.items()},
+        )
+        yield _counter(
             "llamagw_retries",
             "Requests sent again after a backend broke off.",
             ("model",),
             {(name,): of_model.retries for name, of_model in counts.models.items()},
+        )
+        yield _counter(
+            "llamagw_streams_broken",
+            "Answers that broke off after they had begun.",
+            ("model",),
+            {(name,): of_model.broken for name, of_model in counts.models.items()},
         )
         yield _histogram(
             "llamagw_request_duration_seconds",
@@ -79,27 +109,22 @@ class _Collector:
             )
 
 
-def _counter(
-    name: str, help: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]
-) -> Metric:
+def _counter(name: str, help: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
     family = CounterMetricFamily(name, help, labels=labels)
     for key, value in values.items():
         family.add_metric(key, value)
     return family
 
 
-def gauge(
-    name: str, help: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]
-) -> Metric:
-    """A family of gauges, by the values of their labels."""
-    family = GaugeMetricFamily(name, help, labels=labels)
-    for key, value in values.items():
+def _gauge(gauge: Gauge) -> Metric:
+    family = GaugeMetricFamily(gauge.name, gauge.help, labels=gauge.labels)
+    for key, value in gauge.values.items():
         family.add_metric(key, value)
     return family
 
 
 def _histogram(
-    name: str, help: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], Histogram]
+    name: str, help: str, labels: tuple[str, ...], values: Mapping[Any, Histogram]
 ) -> Metric:
     family = HistogramMetricFamily(name, help, labels=labels)
     for key, histogram in values.items():
@@ -120,19 +145,35 @@ class _Given:
         return self._families
 
 
-def exposition(counts: Counts, more: Iterable[Metric], accept: str) -> tuple[bytes, str]:
-    """
-    All metrics as text.
-
-    :param more: further families, such as gauges of the moment
-    :param accept: the scraper's Accept header; chooses between Prometheus' format and OpenMetrics
-    :return: the text, and its Content-Type
-    """
+def exposition(
+    counts: Counts, gauges: Iterable[Gauge], engines: Mapping[str, bytes], accept: str
+) -> tuple[bytes, str]:
+    """All metrics as text; see `llamagw.observe.exposition`."""
+    more = [*map(_gauge, gauges), *_labelled(engines)]
     registry = CollectorRegistry()
-    registry.register(_Collector(counts))  # type: ignore[arg-type]
-    registry.register(_Given(more))  # type: ignore[arg-type]
+    registry.register(_Collector(counts))
+    registry.register(_Given(more))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     encode, content_type = choose_encoder(accept)
     return encode(registry), content_type
+
+
+def _labelled(texts: Mapping[str, bytes]) -> list[Metric]:
+    """The series of engines that begin with `_ENGINES`, with the model as a label."""
+    families: dict[str, Metric] = {}
+    for model, text in texts.items():
+        if len(text) > MOST_OF_ENGINE:
+            continue
+        try:
+            found = list(text_string_to_metric_families(text.decode()))
+        except (ValueError, UnicodeDecodeError):
+            continue
+        for one in found:
+            if not one.name.startswith(_ENGINES) or one.type not in ("counter", "gauge"):
+                continue
+            family = families.setdefault(one.name, Metric(one.name, one.documentation, one.type))
+            for sample in one.samples:
+                family.add_sample(sample.name, {"model": model}, sample.value)
+    return list(families.values())

@@ -1,8 +1,8 @@
 """
-The record of one relayed request: what is known of it when it has ended.
+The record of one request: what is known of it when it has ended.
 
-Filled in by the relay at the request's ends, never at its chunks, and told once to those who
-listen (access log, metrics). No I/O here.
+Filled in at the request's ends, never at its chunks, and told once to those who listen (access log,
+counters). No I/O here.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ class Outcome(str, Enum):
     OK = "ok"
     #: The client closed its connection before the answer was whole.
     CLIENT_LEFT = "client_left"
-    #: The gateway answered with an error of its own, before any engine did.
+    #: The gateway answered with an error of its own.
     REFUSED = "refused"
     #: The backend broke off.
     BACKEND_LOST = "backend_lost"
@@ -28,43 +28,53 @@ class Outcome(str, Enum):
     TIMEOUT = "timeout"
 
 
+#: The outcome of a request that ended with an error of the gateway's, by the error's code.
+_OUTCOMES = {
+    "backend_lost": Outcome.BACKEND_LOST,
+    "queue_timeout": Outcome.TIMEOUT,
+    "load_timeout": Outcome.TIMEOUT,
+    "request_timeout": Outcome.TIMEOUT,
+}
+
+
 class Record(Struct, kw_only=True):
     """
-    One request. Times are seconds of the reactor's clock; 0 for what did not happen.
+    One request. Times are seconds of the reactor's clock; None for what did not happen.
 
-    :ivar id: of the request, as in ``X-Request-Id``
-    :ivar route: the first path of its route, such as ``/v1/chat/completions``
-    :ivar dialect: the name of the API of its path
+    :ivar id: as in ``X-Request-Id``
+    :ivar path: as received, without the query
     :ivar client: the client's address
-    :ivar asked: the model's name in the request; "" if it named none, or none could be read
-    :ivar model: the name of the configured model that it was for; "" if there is none
+    :ivar asked: the model's name in the request, or the default; None if it asks for no model
+    :ivar model: the name of the configured model that answered; "" if none did
     :ivar stream: whether a stream was asked for
-    :ivar arrived: when the whole request had arrived
+    :ivar arrived: when the whole request had arrived; None if it was refused before
     :ivar queued: when it had to wait for its model
-    :ivar admitted: when it got its (last) lease
-    :ivar connected: when it had a connection to its (last) backend
+    :ivar admitted: when it got its last lease
+    :ivar load_sec: seconds of the wait in which its model was loading
+    :ivar connected: when it had a connection to its last backend
     :ivar first: when the first bytes of the answer came
     :ivar last: when the answer, or the request without one, had ended
     :ivar tries: to how many backends it was sent
     :ivar status: of the answer; 0 if the client left before one
     :ivar bytes_in: size of the request's body
     :ivar bytes_out: size of the answer's body
-    :ivar error: the ``code`` of the gateway's own error; "" without one
+    :ivar error: the code of the gateway's own error; "" without one
+    :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
     """
 
     id: str
-    method: str
-    route: str
-    dialect: str
-    client: str
-    arrived: float
-    asked: str = ""
+    arrived: float | None
+    method: bytes = b""
+    path: bytes = b""
+    client: str = ""
+    asked: str | None = None
     model: str = ""
     stream: bool = False
-    queued: float = 0.0
-    admitted: float = 0.0
-    connected: float = 0.0
-    first: float = 0.0
+    queued: float | None = None
+    admitted: float | None = None
+    load_sec: float = 0.0
+    connected: float | None = None
+    first: float | None = None
     last: float = 0.0
     tries: int = 0
     status: int = 0
@@ -72,29 +82,22 @@ class Record(Struct, kw_only=True):
     bytes_out: int = 0
     outcome: Outcome = Outcome.OK
     error: str = ""
+    reason: str = ""
     usage: Usage | None = None
 
     @property
     def waited(self) -> float:
         """Seconds in the queue of its model."""
-        return (self.admitted or self.last) - self.queued if self.queued else 0.0
+        if self.queued is None:
+            return 0.0
+        return (self.last if self.admitted is None else self.admitted) - self.queued
 
-    @property
-    def to_first(self) -> float | None:
-        """Seconds from its arrival to the first bytes of the answer; None if none came."""
-        return self.first - self.arrived if self.first else None
-
-    @property
-    def tokens_per_sec(self) -> float | None:
+    def failed(self, code: str, message: str) -> None:
         """
-        Generated tokens a second; None if it is not known.
+        Note an error of the gateway's own.
 
-        By the engine's own timing if it tells one, else from the first byte to the last.
+        :param code: the error's
+        :param message: the error's
         """
-        usage = self.usage
-        if usage is None or not usage.completion:
-            return None
-        seconds = usage.completion_sec
-        if seconds is None and self.stream and self.first:
-            seconds = self.last - self.first
-        return usage.completion / seconds if seconds else None
+        self.error, self.reason = code, message
+        self.outcome = _OUTCOMES.get(code, Outcome.REFUSED)

@@ -1,8 +1,8 @@
 """
 Tokens and timings that an answer tells, read once from the bytes that were kept of it.
 
-Knows the forms of OpenAI's, Anthropic's and llama-server's own answers, streamed or not. Which bytes
-are kept is for the relay; nothing here is called while an answer passes.
+Knows the forms of OpenAI's, Anthropic's and llama-server's own answers, streamed or not. Which
+bytes are kept is for the relay; nothing here is called while an answer passes.
 """
 
 from __future__ import annotations
@@ -16,8 +16,14 @@ from msgspec import Struct
 #: Maximum number of bytes of an answer's end that are looked at.
 TAIL = 64 * 1024
 
+#: Maximum size of an error in which its reason is looked for, in bytes.
+MOST_ERROR = 16 * 1024
+
 #: Maximum size of one object that is read, in bytes, and of objects in it.
 _OBJECT, _INNER = 2000, 6
+
+#: Maximum number of blanks between a key and its object.
+_BLANKS = 4
 
 _COUNT = int | float | None
 
@@ -38,6 +44,16 @@ class Usage(Struct, kw_only=True):
     completion: int | None = None
     prompt_sec: float | None = None
     completion_sec: float | None = None
+
+
+class _Error(Struct):
+    message: str = ""
+
+
+class _Failed(Struct):
+    """An engine's answer with an error."""
+
+    error: _Error | str | None = None
 
 
 class _Details(Struct):
@@ -68,23 +84,26 @@ class _Timings(Struct):
 
 _usage = msgspec.json.Decoder(_Usage).decode
 _timings = msgspec.json.Decoder(_Timings).decode
+_failed = msgspec.json.Decoder(_Failed).decode
 
 
 _T = TypeVar("_T")
 
 
-def read(first: bytes, tail: bytes) -> Usage:
+def usage_of(first: bytes, tail: bytes) -> Usage:
     """
     What an answer tells of its tokens; never fails.
 
     :param first: the first bytes of the body: Anthropic's streams count the prompt there
-    :param tail: the last bytes of the body, `TAIL` at most; may begin anywhere
+    :param tail: the last bytes of the body, of which `TAIL` are read; may begin anywhere
     """
     usage = Usage()
-    told = _last(tail, b'"usage":{', _usage)
+    tail = tail[-TAIL:]
+    # Looked for here as well, since most answers of other kinds have neither.
+    told = _last(tail, b'"usage":', _usage) if b'"usage":' in tail else None
     if told is not None:
         _count_tokens(usage, told)
-    timings = _last(tail, b'"timings":{', _timings)
+    timings = _last(tail, b'"timings":', _timings) if b'"timings":' in tail else None
     if timings is not None:
         usage.prompt_sec = _seconds(timings.prompt_ms)
         usage.completion_sec = _seconds(timings.predicted_ms)
@@ -94,12 +113,23 @@ def read(first: bytes, tail: bytes) -> Usage:
             usage.prompt = None if computed is None else computed + usage.cached
             usage.completion = _count(timings.predicted_n)
     elif told is not None and usage.prompt is None:
-        begun = _last(first[:TAIL], b'"usage":{', _usage)
+        begun = _last(first[:TAIL], b'"usage":', _usage)
         if begun is not None:
             completion = usage.completion
             _count_tokens(usage, begun)
             usage.completion = completion
     return usage
+
+
+def reason_of(body: bytes) -> str:
+    """The message of an engine's error; "" if it has none, or is longer than `MOST_ERROR`."""
+    if len(body) > MOST_ERROR:
+        return ""
+    try:
+        error = _failed(body).error
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    return (error.message if isinstance(error, _Error) else error) or ""
 
 
 def _last(data: bytes, key: bytes, decode: Callable[[bytes], _T]) -> _T | None:
@@ -108,10 +138,10 @@ def _last(data: bytes, key: bytes, decode: Callable[[bytes], _T]) -> _T | None:
 
     Within a text of the answer the key's quotes would be escaped, so it is not found there.
     """
-    at = data.rfind(key)
-    if at < 0:
+    at = data.rfind(key) + len(key)
+    begin = data.find(b"{", at, at + _BLANKS)
+    if at < len(key) or begin < 0:
         return None
-    begin = at + len(key) - 1
     found = data[begin : begin + _OBJECT]
     end = found.find(b"}")
     for _ in range(_INNER):

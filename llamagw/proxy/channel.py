@@ -28,7 +28,7 @@ from llamagw.errors import (
     ServerBusy,
 )
 from llamagw.net import IConnection
-from llamagw.proxy.access import HERE, log_refusal
+from llamagw.observe import HERE, Record, request_id
 from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import decoded_path
 from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
@@ -325,9 +325,16 @@ class Channel(KnownChannel):
         self.clearLineBuffer()
         self.release()
         method, path = self.request_line
-        body = dialect_of(path).envelope(error)
+        clock = self.connections.clock
+        record = Record(id=request_id(None), arrived=None, method=method, last=clock.seconds())
+        record.path = path.partition(b"?")[0]
+        record.client = getattr(self.transport.getPeer(), "host", HERE)
+        record.status = error.status
+        record.failed(error.code, error.message)
+        body = dialect_of(path).envelope(error, record.id)
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
+        head += b"X-Request-Id: %b\r\n" % record.id.encode()
         scope = scope_of(method.decode("latin-1"), decoded_path(path))
         headers = self.requests[-1].requestHeaders if self.requests else Headers()
         cors = self.connections.origins.headers(headers, scope is Scope.INFER)
@@ -335,9 +342,9 @@ class Channel(KnownChannel):
             request.drop_arriving()
         head += b"".join(b"%b: %b\r\n" % pair for pair in (*error.headers(), *cors))
         self.transport.write(head + b"Connection: close\r\n\r\n" + body)
-        if self.site.access_log and linger:
+        if linger:
             # Not one of too many connections: they may be thousands.
-            log_refusal(method, path, error, getattr(self.transport.getPeer(), "host", HERE))
+            self.site.tell(record)
         self.transport.unregisterProducer()
         if linger:
             self.setTimeout(LINGER_SEC)

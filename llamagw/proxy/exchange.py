@@ -11,12 +11,13 @@ from twisted.internet.defer import Deferred
 
 from llamagw.fleet import Lease
 from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
+from llamagw.observe import Record, reason_of, usage_of
 from llamagw.proxy.call import Call
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import outgoing
 
 #: Headers that are not copied: the gateway writes its own, and has answered a client's Expect.
-_OWN_HEADERS = frozenset({b"host", b"content-length", b"expect"})
+_OWN_HEADERS = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
 
 #: Headers that are not copied to a server for which the gateway has an API key.
 _KEYS = frozenset({b"authorization", b"x-api-key"})
@@ -25,6 +26,10 @@ _KEYS = frozenset({b"authorization", b"x-api-key"})
 _COOKIE = frozenset({b"cookie"})
 
 _NONE: frozenset[bytes] = frozenset()
+
+#: How many reads of an answer's end are kept: the last word, the tokens and the closing mark of a
+#: stream may each be one. A read has 64 KiB at most (llhttp's) or is cut to its end later.
+KEPT = 4
 
 #: Maximum size, in bytes, of an error's body that is sent as an event of a stream begun early.
 MOST_REFUSAL = 64 * 1024
@@ -43,8 +48,7 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     """
     # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
-    plain = request.access is None or call.stream
-    exchange = (Exchange if plain else _Noted)(request, call, lease, upstream)
+    exchange = Exchange(request, call, lease, upstream)
     upstream.send(
         _head(request, call, lease, target, body),
         body,
@@ -67,9 +71,13 @@ class Exchange:
     """
 
     __slots__ = (
+        "_begin",
         "_begun",
         "_call",
+        "_kept",
         "_lease",
+        "_reads",
+        "_record",
         "_refusal",
         "_request",
         "_tunnel",
@@ -86,6 +94,11 @@ class Exchange:
         #: Whether a stream was begun for the client before the answer, to keep it alive.
         self._begun = bool(request.startedWriting)
         self._tunnel = False
+        #: The first and the last parts of the body, for what it tells of tokens when it has ended.
+        self._begin = b""
+        self._kept = [b""] * KEPT
+        self._reads = 0
+        self._record: Record | None = None
         #: Parts of an error's body that is to be sent as an event of the stream begun early.
         self._refusal: list[bytes] | None = None
 
@@ -95,8 +108,12 @@ class Exchange:
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         # From here on there is no retry, which would need the body.
         self._request.drop_body()
-        if self._request.access is not None:
-            self._request.access.answered(status, data)
+        record = self._record = self._request.record
+        if record is not None:
+            record.first = self._request.channel.connections.clock.seconds()
+        if data:
+            self._kept[0] = self._begin = data
+            self._reads = 1
         if status == 101:
             self._tunnel = True
             protocol = self._call.upgrade or b""
@@ -119,6 +136,11 @@ class Exchange:
 
     def body(self, data: bytes) -> None:
         self._lease.moved()
+        # No call here: this is done for each event of a stream.
+        if not self._reads:
+            self._begin = data
+        self._kept[self._reads % KEPT] = data
+        self._reads += 1
         if self._refusal is None:
             self._request.pass_on(data)
         elif sum(map(len, self._refusal)) < MOST_REFUSAL:
@@ -132,6 +154,13 @@ class Exchange:
             self._request.pass_on(self._request.dialect.event(refusal))
         if self._request.producer is not None:
             self._request.unregisterProducer()
+        if self._record is not None:
+            at = self._reads % KEPT
+            end = b"".join(self._kept[at:] + self._kept[:at])
+            if self._reads and self._request.code >= 400:
+                self._record.reason = reason_of(end)
+            else:
+                self._record.usage = usage_of(self._begin, end)
         self.done.callback(None)
 
     def lost(self, error: UpstreamLost) -> None:
@@ -145,17 +174,6 @@ class Exchange:
             self._upstream.hang_up()
         else:
             self._upstream.abort()
-
-
-class _Noted(Exchange):
-    """An exchange whose answer, which is no stream, the access log looks into."""
-
-    __slots__ = ()
-
-    def body(self, data: bytes) -> None:
-        if self._request.access is not None:
-            self._request.access.more(data)
-        super().body(data)
 
 
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:
@@ -174,6 +192,8 @@ def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes
     lines = b"".join([line for _, line in end_to_end(headers, own)])
     if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
         lines += b"Content-Length: %d\r\n" % len(body)
+    if request.record is not None:
+        lines += b"X-Request-Id: %b\r\n" % request.record.id.encode()
     if call.upgrade is not None:
         lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % call.upgrade
     if address.api_key is not None:

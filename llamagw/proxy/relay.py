@@ -83,9 +83,10 @@ class Relay:
     async def _answer(self, request: Request, read: Reader) -> None:
         try:
             call = read(request)
-            if request.access is not None:
-                request.access.model = call.model or self._dispatcher.config.default_model
-                request.access.stream = call.stream
+            if request.record is not None:
+                request.record.asked = call.model or self._dispatcher.config.default_model
+                request.record.stream = call.stream
+                request.record.bytes_in = len(request.body)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             # The client has disconnected.
@@ -94,9 +95,7 @@ class Relay:
             if not request.startedWriting:
                 request.fail(error)
                 return
-            if request.access is not None:
-                request.access.reason = error.message
-            request.pass_on(request.dialect.event(request.dialect.envelope(error)))
+            request.pass_on(request.dialect.event(request.failed(error)))
         if request.unanswered:
             request.finish()
 
@@ -112,8 +111,13 @@ class Relay:
         broken = killed = 0
         while True:
             lease = await self._lease(request, call, failed)
-            if request.access is not None:
-                request.access.admitted()
+            record = request.record
+            if record is not None:
+                now = record.admitted = self._clock.seconds()
+                record.model = lease.model.name
+                record.tries += 1
+                if record.queued is not None:
+                    record.load_sec = min(now - record.queued, max(now - lease.since, 0.0))
             try:
                 if lease.address.api_key is not None:
                     _permit(request, call, lease)
@@ -154,7 +158,11 @@ class Relay:
         """
         model = call.named(self._dispatcher.config.default_model)
         waiting = self._dispatcher.acquire(model, call.load, failed)
-        if waiting.called or not self.keepalive or not call.stream:
+        if waiting.called:
+            return await waiting
+        if request.record is not None and request.record.queued is None:
+            request.record.queued = self._clock.seconds()
+        if not self.keepalive or not call.stream:
             return await waiting
         comments = LoopingCall(_keep_alive, request)
         comments.clock = self._clock
@@ -177,6 +185,8 @@ class Relay:
             await request.turn()
         upstream = self._pool.take(lease.address)
         sent = False
+        if request.record is not None:
+            request.record.connected = self._clock.seconds()
         if upstream is not None:
             try:
                 return await send(request, call, lease, upstream)
@@ -192,6 +202,8 @@ class Relay:
         except (ConnectError, DNSLookupError) as error:
             why = f"it cannot be reached: {in_words(error)}"
             raise UpstreamLost(why, gone=True, received=Received.NOTHING, reached=sent) from error
+        if request.record is not None:
+            request.record.connected = self._clock.seconds()
         await send(request, call, lease, upstream)
 
 
@@ -229,11 +241,10 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
     if not request.startedWriting:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error
     _log.warn("an answer broke off: {error}", error=str(error))
-    if request.access is not None:
-        request.access.reason = f"The backend broke off in the middle of its answer: {error}."
+    lost = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
+    envelope = request.failed(lost)
     if request.streams_events:
-        lost = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
-        request.pass_on(request.dialect.event(request.dialect.envelope(lost)))
+        request.pass_on(request.dialect.event(envelope))
     else:
         request.cut()
 

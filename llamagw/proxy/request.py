@@ -29,7 +29,7 @@ from llamagw.errors import (
     ServerBusy,
 )
 from llamagw.net import IConnection, of_answer
-from llamagw.proxy.access import HERE, Access
+from llamagw.observe import HERE, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, decoded_path
@@ -52,11 +52,11 @@ class Routing(Protocol):
     What a request needs of the `Site`.
 
     :ivar table: handlers of POST, by path; looked up before the tree
-    :ivar access_log: whether each request is logged
+    :ivar tell: called with the record of each request that has ended
     """
 
     table: Mapping[bytes, Callable[[Request], object]]
-    access_log: bool
+    tell: Callable[[Record], object]
 
 
 class Request(KnownRequest):
@@ -65,7 +65,7 @@ class Request(KnownRequest):
 
     :ivar body: the whole body
     :ivar routing: the site; None until the request has arrived
-    :ivar access: what the access log tells of it; None if that is off
+    :ivar record: what is known of it; None until it has arrived, and when it is told
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects
     :ivar streams_events: whether the answer is a stream of server-sent events
@@ -77,7 +77,7 @@ class Request(KnownRequest):
     defaultContentType = None
     body = b""
     open_to_all = True
-    access: Access | None = None
+    record: Record | None = None
     cacheable = True
     answering: Deferred[None] | None = None
     streams_events = False
@@ -196,8 +196,8 @@ class Request(KnownRequest):
     def process(self) -> None:
         routing: Routing = self.channel.site
         self.routing = routing
-        if routing.access_log:
-            self.access = Access(self.channel.connections.clock.seconds)
+        given = self.requestHeaders.getRawHeaders(b"x-request-id")
+        self.record = Record(id=request_id(given), arrived=self.channel.connections.clock.seconds())
         if self.method == b"POST":
             handler = routing.table.get(self.path)
             if handler is not None:
@@ -225,9 +225,10 @@ class Request(KnownRequest):
         return b"gateway"
 
     def connectionLost(self, reason: Failure) -> None:
+        if self.record is not None and not self.finished:  # `cut` has finished what broke off
+            self.record.outcome = Outcome.CLIENT_LEFT
+        self.tell()
         super().connectionLost(reason)
-        # `cut` has finished an answer that broke off.
-        self.log_access("broke off" if self.finished else "left")
         if self.answering is not None:
             self.answering.cancel()
 
@@ -284,10 +285,21 @@ class Request(KnownRequest):
                 framed = True
             elif name == b"cache-control" and not self.cacheable:
                 line = b"Cache-Control: no-cache\r\n"
+            elif name == b"x-request-id":
+                continue  # it was sent ours
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
         lines += [b"%b: %b\r\n" % pair for pair in self._cors()]
+        record = self.record
+        if record is not None:
+            waited = 0.0
+            if record.queued is not None and record.admitted is not None:
+                waited = record.admitted - record.queued
+            lines.append(
+                b"X-Request-Id: %b\r\nServer-Timing: queue;dur=%.1f, load;dur=%.1f\r\n"
+                % (record.id.encode(), waited * 1000, record.load_sec * 1000)
+            )
         if not framed and self.clientproto == b"HTTP/1.1":
             self.chunked = 1
             lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -338,6 +350,8 @@ class Request(KnownRequest):
         if not self.startedWriting:
             for name, value in self._cors():
                 self.responseHeaders.addRawHeader(name, value)
+            if self.record is not None:
+                self.responseHeaders.addRawHeader(b"X-Request-Id", self.record.id.encode())
         super().write(data)
 
     def _cors(self) -> Pairs:
@@ -380,9 +394,18 @@ class Request(KnownRequest):
 
         :return: the body, for Klein to write
         """
-        if self.access is not None:
-            self.access.reason = error.message
-        return self.prepare(error.status, self.dialect.envelope(error), error.headers())
+        return self.prepare(error.status, self.failed(error), error.headers())
+
+    def failed(self, error: GatewayError) -> bytes:
+        """
+        Note an error of the gateway's own.
+
+        :return: its envelope
+        """
+        if self.record is None:
+            return self.dialect.envelope(error)
+        self.record.failed(error.code, error.message)
+        return self.dialect.envelope(error, self.record.id)
 
     def cut(self) -> None:
         """
@@ -433,13 +456,13 @@ class Request(KnownRequest):
         )
         self.channel.refuse(error)
 
-    def log_access(self, outcome: object) -> None:
-        """
-        Write the line of the access log, if that is on, unless it is written.
-
-        :param outcome: the status, or how the request ended without one
-        """
-        if self.access is not None:
-            access, self.access = self.access, None
-            client = getattr(self.client, "host", HERE)
-            access.log(self.method, self.path, outcome, client)
+    def tell(self) -> None:
+        """Tell the record of this request, which has ended, unless that was done."""
+        record, self.record = self.record, None
+        if record is not None and self.routing is not None:
+            record.method, record.path = self.method, self.path
+            record.client = getattr(self.client, "host", HERE)
+            record.status = self.code if self.startedWriting else 0
+            record.bytes_out = self.sentLength
+            record.last = self.channel.connections.clock.seconds()
+            self.routing.tell(record)

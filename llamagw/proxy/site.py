@@ -15,6 +15,8 @@ from twisted.web import server
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
 
+from llamagw.listeners import Listeners
+from llamagw.observe import Record, log
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import Connections, Limits
 from llamagw.proxy.request import Request
@@ -28,6 +30,7 @@ class Site(server.Site):
     :param table: handlers of POST, by path; looked up before the tree
     :param clock: the reactor, or a Clock
     :param limits: the limits of clients
+    :param records: told of each request that has ended
     :param access_log: whether each request is logged
     :ivar connections: the open ones
     """
@@ -40,14 +43,23 @@ class Site(server.Site):
         table: Mapping[bytes, Callable[[Request], object]],
         clock: IReactorTime,
         limits: Limits,
+        records: Listeners[Record],
         access_log: bool = False,
     ) -> None:
         super().__init__(tree, Request, timeout=None, reactor=clock)
         self.table = table
-        self.access_log = access_log
+        self.tell = records.tell
+        self._records = records
+        self._silence: Callable[[], None] | None = None
         self.connections = Connections(clock, limits)
+        self.allow(limits, access_log)
         # Twisted's default would stand between each read and the channel, to offer HTTP/2.
         self.protocol = partial(Channel, self.connections)  # type: ignore[assignment]
+
+    @property
+    def access_log(self) -> bool:
+        """Whether each request is logged."""
+        return self._silence is not None
 
     def allow(self, limits: Limits, access_log: bool) -> None:
         """
@@ -57,7 +69,11 @@ class Site(server.Site):
         :param access_log: whether each request is logged
         """
         self.connections.allow(limits)
-        self.access_log = access_log
+        if access_log and self._silence is None:
+            self._silence = self._records.add(log)
+        elif not access_log and self._silence is not None:
+            self._silence()
+            self._silence = None
 
     def startFactory(self) -> None:
         """Does nothing: Twisted's would update the time of its log lines once a second."""
@@ -67,5 +83,5 @@ class Site(server.Site):
 
     def log(self, request: HTTPRequest) -> None:
         """Called by Twisted at the end of each answer."""
-        if isinstance(request, Request) and request.access is not None:
-            request.log_access(request.code)
+        if isinstance(request, Request):
+            request.tell()

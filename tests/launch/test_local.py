@@ -49,7 +49,7 @@ from tests.support.logs import events_of
 ALL = frozenset(
     {
         *("--model", "--host", "--port", "--alias", "--ctx-size", "--threads", "--batch-size"),
-        *("--parallel", "--kv-unified", "--gpu-layers"),
+        *("--parallel", "--kv-unified", "--metrics", "--gpu-layers"),
     }
 )
 CANNOT_BIND = b"0.00.021 E srv  start: couldn't bind HTTP server socket, hostname: 127.0.0.1\n"
@@ -76,7 +76,8 @@ class CommandLineTests(SynchronousTestCase):
             [
                 *("/opt/llama-server", "--model", "/models/tiny.gguf", "--host", "127.0.0.1"),
                 *("--port", "8081", "--alias", "tiny", "--ctx-size", "8192", "--threads", "6"),
-                *("--batch-size", "256", "--parallel", "3", "--kv-unified", "--gpu-layers", "20"),
+                *("--batch-size", "256", "--parallel", "3", "--kv-unified", "--metrics"),
+                *("--gpu-layers", "20"),
             ],
         )
 

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from llamagw.observe.usage import TAIL, Usage, read
+from llamagw.observe.usage import TAIL, Usage, usage_of
 
 #: The ends of real answers of build 10068, shortened in front.
 TIMINGS = (
@@ -60,13 +60,13 @@ TIMED = Usage(prompt=32, cached=31, completion=5, prompt_sec=0.25, completion_se
     ],
     ids=["chat", "stream", "message", "messages", "response", "native", "embeddings", "err", ""],
 )
-def test_the_tokens_of_each_api_are_read(first: bytes, tail: bytes, usage: Usage) -> None:
-    assert read(first, tail) == usage
+def test_the_tokens_of_each_api_are_usage_of(first: bytes, tail: bytes, usage: Usage) -> None:
+    assert usage_of(first, tail) == usage
 
 
 def test_what_a_model_writes_is_no_usage() -> None:
     said = json.dumps({"content": '"usage":{"prompt_tokens":7},"timings":{"prompt_n":7}'}).encode()
-    assert read(said, said) == Usage()
+    assert usage_of(said, said) == Usage()
 
 
 @pytest.mark.parametrize(
@@ -82,5 +82,5 @@ def test_what_a_model_writes_is_no_usage() -> None:
     ],
 )
 def test_what_is_no_count_is_left_out(tail: bytes) -> None:
-    usage = read(tail, tail)
+    usage = usage_of(tail, tail)
     assert (usage.prompt, usage.completion, usage.prompt_sec) == (None, None, None)

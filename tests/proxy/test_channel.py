@@ -110,7 +110,7 @@ class BadHttpTests(BenchTestCase):
         bench.settle()
         for answer in answers(bytes(client.heard)):
             self.assertEqual(answer.headers["Access-Control-Allow-Origin"], "*")
-            self.assertEqual(list(answer.json()), ["error"])
+            self.assertEqual(list(answer.json()), ["error", "request_id"])
         self.assertEqual(self.flushLoggedErrors(), [])
 
 

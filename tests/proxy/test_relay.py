@@ -173,7 +173,8 @@ class AnswerTests(BenchTestCase):
         [answer] = answers(bytes(client.heard), "POST")
         names = sorted(name.lower() for name in answer.headers)
         cors = ["access-control-allow-origin", "access-control-expose-headers"]
-        self.assertEqual(names, [*cors, "content-length", "server", "x-twice", "x-twice"])
+        ours = ["server-timing", "x-request-id"]
+        self.assertEqual(names, [*cors, "content-length", "server", *ours, "x-twice", "x-twice"])
         self.assertEqual(answer.headers.get_all("X-Twice"), ["a=1", "b=2"])
 
     def test_the_engine_s_cors_headers_give_way_to_the_gateway_s(self) -> None:

@@ -11,6 +11,7 @@ from klein import Klein
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.resource import Resource
 
+from llamagw.listeners import Listeners
 from llamagw.proxy.channel import LINGER_SEC
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
@@ -168,7 +169,9 @@ class BrokenHandlerTests(SynchronousTestCase):
             raise ZeroDivisionError("secret detail")
 
         limits = Limits(100, 1000, 60, 600, 100, Origins(["*"]))
-        bench.site = Site(tree, {b"/table": broken}, clock=bench.reactor, limits=limits)
+        bench.site = Site(
+            tree, {b"/table": broken}, clock=bench.reactor, limits=limits, records=Listeners()
+        )
         client = bench.client(request(b"{}", path=path))
         bench.settle()
         [answer] = answers(bytes(client.heard), "POST")

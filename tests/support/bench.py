@@ -19,12 +19,14 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.api import Api
+from llamagw.api import Api, Metrics
 from llamagw.config import Config, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
 from llamagw.fleet import Dispatcher, Lease
 from llamagw.launch import Log, Watch
+from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
+from llamagw.observe import Record
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
@@ -212,12 +214,16 @@ class Bench:
         self.pool = Pool(self.reactor, Connector(self.reactor))
         self.dispatcher.on_hung = partial(self.pool.break_off, "it does not answer any more")
         self.relay = Relay(self.dispatcher, self.pool, self.reactor, keepalive, poison)
-        self.api = Api(self.dispatcher, self.relay, self.reactor)
+        self.metrics = Metrics(self.dispatcher, lambda: len(self.site.connections.open), "memory")
+        self.api = Api(self.dispatcher, self.relay, self.reactor, self.metrics)
+        self.records = Listeners[Record]()
+        self.records.add(self.metrics.counts.count)
         self.site = Site(
             self.api.tree,
             self.api.table,
             clock=self.reactor,
             limits=Limits(max_body, max_bodies, 60, 600, max_connections, Origins(origins)),
+            records=self.records,
             access_log=access_log,
         )
         self.accepted = 0

@@ -164,8 +164,13 @@ class FakeProbe:
         self.wrong: dict[str, str] = {}
         self.diagnosed: list[str] = []
         self.diagnoses: dict[str, Deferred[str | None]] = {}
+        #: What engines tell Prometheus.
+        self.series: bytes | None = None
         #: How backends describe their models.
         self.said: dict[str, Any] = {"meta": {"n_ctx": 512}}
+
+    def metrics(self, address: Address) -> Deferred[bytes | None]:
+        return succeed(self.series)
 
     def diagnose(self, address: Address) -> Deferred[str | None]:
         self.diagnosed.append(address.host)

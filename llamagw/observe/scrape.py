@@ -1,0 +1,24 @@
+"""
+The door to prometheus.py, which is imported when somebody scrapes first: it takes 3 MB of memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from llamagw.observe.counts import Counts, Gauge
+
+
+def exposition(
+    counts: Counts, gauges: Iterable[Gauge], engines: Mapping[str, bytes], accept: str
+) -> tuple[bytes, str]:
+    """
+    All metrics as text.
+
+    :param engines: what each engine told, by name of the model; not trusted
+    :param accept: the scraper's Accept header; chooses between Prometheus' format and OpenMetrics
+    :return: the text, and its Content-Type
+    """
+    from llamagw.observe import prometheus
+
+    return prometheus.exposition(counts, gauges, engines, accept)

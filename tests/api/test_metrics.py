@@ -1,0 +1,132 @@
+"""Promises of `GET /metrics`: one scrape tells of the whole gateway, and loads nothing.
+
+The real Api in memory (support/bench.py), on the real fleet.
+"""
+
+from __future__ import annotations
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from tests.support.bench import Bench, BenchTestCase
+from tests.support.messages import Answer, event, request, response
+
+USAGE = (
+    b'{"usage":{"completion_tokens":5,"prompt_tokens":32,"prompt_tokens_details":'
+    b'{"cached_tokens":31}},"timings":{"prompt_ms":1.0,"predicted_n":5,"predicted_ms":500.0}}'
+)
+
+
+class MetricsTests(BenchTestCase):
+    def scrape(self, accept: str = "", **labels: str) -> dict[str, float]:
+        """The samples with these labels, by name and other labels."""
+        headers = [("Accept", accept)] if accept else []
+        [answer] = self.bench.asks(request(path="/metrics", headers=headers))
+        self.assertEqual(answer.status, 200)
+        return samples(answer, labels)
+
+    def ask(self, body: bytes = USAGE) -> None:
+        self.bench.client(request({"model": "small"}))
+        self.bench.backend().says(response(body))
+        self.bench.settle()
+
+    def test_a_request_is_counted_with_its_model_route_and_tokens(self) -> None:
+        self.ask()
+        found = self.scrape(model="small")
+        route = "route=/v1/chat/completions"
+        self.assertEqual(found[f"llamagw_requests_total {route} status=200"], 1)
+        self.assertEqual(found[f"llamagw_request_duration_seconds_count {route}"], 1)
+        self.assertEqual(found["llamagw_tokens_total kind=prompt"], 32)
+        self.assertEqual(found["llamagw_tokens_total kind=cached"], 31)
+        self.assertEqual(found["llamagw_tokens_total kind=completion"], 5)
+        self.assertEqual(found["llamagw_time_per_output_token_seconds_sum"], 0.1)
+        self.assertEqual(found["llamagw_time_to_first_byte_seconds_count"], 1)
+
+    def test_names_that_are_not_configured_are_counted_as_one(self) -> None:
+        for name in ("nope", "x" * 200, "other"):
+            self.bench.asks(request({"model": name}))
+        found = self.scrape(model="other")
+        self.assertEqual(found["llamagw_requests_total route=/v1/chat/completions status=404"], 3)
+        self.assertEqual(self.scrape(reason="model_not_found")["llamagw_refusals_total"], 3)
+
+    def test_a_path_that_does_not_exist_makes_no_series(self) -> None:
+        before = self.scrape()
+        self.bench.asks(request(path="/x/y"))
+        names = {name for name in self.scrape() if name.startswith("llamagw_requests_total")}
+        self.assertEqual(names, {n for n in before if n.startswith("llamagw_requests_total")})
+
+    def test_loads_waits_and_unloads_are_counted_with_their_reasons(self) -> None:
+        self.bench = Bench(["a", "b"], max_loaded_models=1, swap_after_sec=0, loaded=False)
+        self.bench.hold_loads()
+        self.bench.client(request({"model": "a"}))
+        self.assertEqual(self.scrape(model="a")["llamagw_requests_waiting"], 1)
+        self.assertEqual(self.scrape(model="a", state="loading")["llamagw_model_state"], 1)
+        self.bench.reactor.advance(3)
+        self.bench.ready()
+        self.bench.backend().says(response(b"{}"))
+        self.bench.settle()
+        found = self.scrape(model="a")
+        self.assertEqual(found["llamagw_model_loads_total outcome=loaded"], 1)
+        self.assertEqual(found["llamagw_load_seconds_sum"], 3)
+        self.assertEqual(found["llamagw_queue_seconds_sum"], 3)
+        self.bench.client(request({"model": "b"}))
+        self.bench.go_on()
+        self.assertEqual(self.scrape(model="a", reason="room")["llamagw_model_unloads_total"], 1)
+
+    def test_a_crash_is_an_unload_for_that_reason(self) -> None:
+        self.bench.crash("small")
+        found = self.scrape(model="small", reason="crash")
+        self.assertEqual(found["llamagw_model_unloads_total"], 1)
+
+    def test_an_answer_that_broke_off_is_counted(self) -> None:
+        client, backend = self.bench.streaming()
+        backend.says(event(b"data: 1\n\n"))
+        backend.hangs_up()
+        self.bench.settle()
+        self.assertEqual(self.scrape(model="small")["llamagw_streams_broken_total"], 1)
+        client.hangs_up()
+
+    def test_the_series_of_loaded_engines_have_their_model_as_a_label(self) -> None:
+        self.bench.probe.series = (
+            b"# HELP llamacpp:n_decode_total Calls.\n# TYPE llamacpp:n_decode_total counter\n"
+            b"llamacpp:n_decode_total 7\nprocess_x 1\n"
+        )
+        found = self.scrape(model="small")
+        self.assertEqual(found["llamacpp:n_decode_total"], 7)
+        self.assertNotIn("process_x", self.scrape())
+
+    def test_what_an_engine_tells_beside_the_point_is_left_out(self) -> None:
+        for series in (b"llamacpp:x{ 1\n", b"\xff", b"llamacpp:x 1\n" * 10_000, b""):
+            self.bench.probe.series = series
+            self.assertFalse([name for name in self.scrape() if name.startswith("llamacpp")])
+
+    def test_a_scrape_loads_nothing(self) -> None:
+        self.bench = Bench(loaded=False)
+        self.scrape()
+        self.assertEqual(self.bench.asked, [])
+        self.assertEqual([r.status for r in self.bench.dispatcher.report()], ["unloaded"] * 2)
+
+    def test_openmetrics_comes_when_it_is_asked_for(self) -> None:
+        for accept, kind in (
+            ("application/openmetrics-text; version=1.0.0", "application/openmetrics-text"),
+            ("text/plain", "text/plain"),
+        ):
+            [answer] = self.bench.asks(request(path="/metrics", headers=[("Accept", accept)]))
+            self.assertTrue(str(answer.headers["Content-Type"]).startswith(kind), accept)
+
+    def test_with_a_model_it_is_the_engines_own(self) -> None:
+        client = self.bench.client(request(path="/metrics?model=small"))
+        self.bench.backend().says(response(b"llamacpp:x 1\n"))
+        self.assertIn(b"llamacpp:x 1", bytes(client.heard))
+
+
+def samples(answer: Answer, labels: dict[str, str]) -> dict[str, float]:
+    """The samples that have these labels, by name and the other labels."""
+    found = {}
+    for family in text_string_to_metric_families(answer.body.decode()):
+        for sample in family.samples:
+            if labels.items() <= sample.labels.items():
+                rest = {k: v for k, v in sorted(sample.labels.items()) if k not in labels}
+                found[" ".join([sample.name, *(f"{k}={v}" for k, v in rest.items())])] = (
+                    sample.value
+                )
+    return found

@@ -1,0 +1,131 @@
+"""Promises of a request's record and id: who asks, who answers and the log speak of the same one.
+
+The real Site in memory (support/bench.py).
+"""
+
+from __future__ import annotations
+
+from llamagw.observe import Outcome, Record
+from tests.support.bench import Bench, BenchTestCase
+from tests.support.messages import (
+    CHAT,
+    STREAM_HEAD,
+    answers,
+    event,
+    head_and_body,
+    request,
+    response,
+)
+
+
+class RecordTestCase(BenchTestCase):
+    def listen(self) -> list[Record]:
+        """What is told from now on."""
+        told: list[Record] = []
+        self.bench.records.add(told.append)
+        return told
+
+
+class IdTests(RecordTestCase):
+    def test_the_client_s_own_is_sent_on_and_returned(self) -> None:
+        told = self.listen()
+        client = self.bench.client(
+            request({"model": "small"}, headers=[("X-Request-Id", "trace/7.b")])
+        )
+        backend = self.bench.backend()
+        self.assertEqual(head_and_body(backend.heard)[1]["x-request-id"], "trace/7.b")
+        backend.says(response(b"{}", headers=[("X-Request-Id", "theirs")]))
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual(answer.headers.get_all("X-Request-Id"), ["trace/7.b"])
+        self.assertEqual([record.id for record in told], ["trace/7.b"])
+
+    def test_one_that_is_none_is_replaced(self) -> None:
+        for given in ("", "x" * 129, "a b", "a;b", "\u00e9"):
+            client = self.bench.client(
+                request({"model": "small"}, headers=[("X-Request-Id", given)])
+            )
+            backend = self.bench.backend()
+            sent = head_and_body(backend.heard)[1]["x-request-id"]
+            self.assertRegex(sent, r"\A[0-9a-f]{12}-[0-9a-f]+\Z", given)
+            backend.says(response(b"{}"))
+            [answer] = answers(bytes(client.heard), "POST")
+            self.assertEqual(answer.headers["X-Request-Id"], sent)
+            client.hangs_up()
+            backend.hangs_up()
+            self.bench.settle()
+
+    def test_an_error_has_it_in_its_head_and_in_its_envelope(self) -> None:
+        for asked in (request({"model": "nope"}), request(path="/nothing"), request(b"[]")):
+            [answer] = self.bench.asks(asked)
+            self.assertEqual(answer.json()["request_id"], answer.headers["X-Request-Id"])
+
+    def test_a_request_that_was_refused_before_it_had_arrived_has_one_too(self) -> None:
+        [answer] = self.bench.asks(b"GET / HTTP/1.1\nHost: x\n\n")
+        self.assertEqual(answer.json()["request_id"], answer.headers["X-Request-Id"])
+
+
+class OutcomeTests(RecordTestCase):
+    def test_an_answer_tells_how_long_it_waited_and_loaded(self) -> None:
+        self.bench = Bench(loaded=False)
+        told = self.listen()
+        self.bench.hold_loads()
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.reactor.advance(1.5)
+        self.bench.ready()
+        self.bench.backend().says(response(b"{}"))
+        [answer] = answers(bytes(client.heard), "POST")
+        self.assertEqual(answer.headers["Server-Timing"], "queue;dur=1500.0, load;dur=1500.0")
+        [record] = told
+        self.assertEqual((record.model, record.outcome, record.tries), ("small", Outcome.OK, 1))
+        self.assertEqual((record.waited, record.status, record.bytes_out), (1.5, 200, 2))
+
+    def test_a_stream_s_tokens_are_known_when_it_has_ended(self) -> None:
+        told = self.listen()
+        self.bench.client(request({"model": "small", "stream": True}))
+        backend = self.bench.backend()
+        backend.says(STREAM_HEAD + event(b'data: {"x":1}\n\n') * 20)
+        backend.says(event(b'data: {"timings":{"prompt_n":3,"predicted_n":4}}\n\n'))
+        backend.says(event(b"data: [DONE]\n\n") + b"0\r\n\r\n")
+        [record] = told
+        assert record.usage is not None
+        self.assertEqual((record.usage.prompt, record.usage.completion), (3, 4))
+
+    def test_who_left_who_was_refused_and_what_broke_off_are_told_apart(self) -> None:
+        told = self.listen()
+        client, _ = self.bench.streaming()
+        client.hangs_up()
+        self.bench.settle()
+        self.bench.asks(request({"model": "nope"}))
+        client, backend = self.bench.streaming()
+        backend.hangs_up()
+        self.bench.settle()
+        outcomes = [(record.outcome, record.error) for record in told]
+        self.assertEqual(
+            outcomes,
+            [
+                (Outcome.CLIENT_LEFT, ""),
+                (Outcome.REFUSED, "model_not_found"),
+                (Outcome.BACKEND_LOST, "backend_lost"),
+            ],
+        )
+        self.assertEqual({record.path for record in told}, {CHAT.encode()})
+
+    def test_who_waits_too_long_is_told_as_such(self) -> None:
+        self.bench = Bench(loaded=False, queue_timeout_sec=5)
+        told = self.listen()
+        self.bench.hold_loads()
+        self.bench.client(request({"model": "small"}))
+        self.bench.reactor.advance(6)
+        self.assertEqual([record.outcome for record in told], [Outcome.TIMEOUT])
+
+    def test_a_listener_that_fails_costs_the_request_nothing(self) -> None:
+        def broken(record: Record) -> None:
+            raise RuntimeError("oh")
+
+        self.bench.records.add(broken)
+        told = self.listen()
+        client = self.bench.client(request({"model": "small"}))
+        self.bench.backend().says(response(b"{}"))
+        self.assertEqual(answers(bytes(client.heard), "POST")[0].status, 200)
+        self.assertEqual(len(told), 1)
+        self.flushLoggedErrors(RuntimeError)
