@@ -173,7 +173,11 @@ def _labelled(texts: Mapping[str, bytes]) -> list[Metric]:
         for one in found:
             if not one.name.startswith(_ENGINES) or one.type not in ("counter", "gauge"):
                 continue
-            family = families.setdefault(one.name, Metric(one.name, one.documentation, one.type))
+            # The parser appends `_total` to the name of a counter that has none.
+            bare = one.type == "counter" and f"\n{one.name} ".encode() in text
+            kind = "gauge" if bare else one.type
+            family = families.setdefault(one.name, Metric(one.name, one.documentation, kind))
             for sample in one.samples:
-                family.add_sample(sample.name, {"model": model}, sample.value)
+                name = one.name if bare else sample.name
+                family.add_sample(name, {"model": model}, sample.value)
     return list(families.values())

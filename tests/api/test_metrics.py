@@ -89,9 +89,11 @@ class MetricsTests(BenchTestCase):
         self.bench.probe.series = (
             b"# HELP llamacpp:n_decode_total Calls.\n# TYPE llamacpp:n_decode_total counter\n"
             b"llamacpp:n_decode_total 7\nprocess_x 1\n"
+            b"# TYPE llamacpp:n_tokens_max counter\nllamacpp:n_tokens_max 9\n"
         )
         found = self.scrape(model="small")
         self.assertEqual(found["llamacpp:n_decode_total"], 7)
+        self.assertEqual(found["llamacpp:n_tokens_max"], 9)
         self.assertNotIn("process_x", self.scrape())
 
     def test_what_an_engine_tells_beside_the_point_is_left_out(self) -> None:
