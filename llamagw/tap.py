@@ -205,7 +205,7 @@ def make_gateway(
     from llamagw.launch import HttpProbe, Launchers, Leftovers, Processes, default_folder
     from llamagw.listeners import Listeners
     from llamagw.net import Connector, Pool, uses_uvloop
-    from llamagw.observe import Record
+    from llamagw.observe import Activity, Record
     from llamagw.proxy import Relay, Site
     from llamagw.service import Gateway
 
@@ -231,7 +231,9 @@ def make_gateway(
     metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
-    api = Api(dispatcher, relay, reactor, metrics)
+    activity = Activity(config.activity_size)
+    records.add(activity.add)
+    api = Api(dispatcher, relay, reactor, metrics, activity)
     site = Site(
         api.tree,
         api.table,
@@ -245,6 +247,7 @@ def make_gateway(
         for part in (connect, launchers, dispatcher, relay):
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
+        activity.resize(config.activity_size)
 
     return Gateway(
         config,

@@ -25,6 +25,7 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing import RequestRedirect
 
 from llamagw import __version__, web
+from llamagw.api.activity import entries
 from llamagw.api.listing import Described, model_entries, model_list, router_entry
 from llamagw.api.manage import Management
 from llamagw.api.metrics import Metrics
@@ -38,6 +39,7 @@ from llamagw.errors import (
     PathNotFound,
 )
 from llamagw.fleet import Dispatcher, ModelReport
+from llamagw.observe import Activity
 from llamagw.proxy import (
     Reader,
     Relay,
@@ -90,6 +92,7 @@ class Api:
     :param relay: answers requests for a model
     :param clock: the reactor, or a Clock
     :param metrics: answers ``GET /metrics``
+    :param activity: the last requests
     """
 
     app = Klein()
@@ -98,7 +101,12 @@ class Api:
     app.url_map.merge_slashes = False
 
     def __init__(
-        self, dispatcher: Dispatcher, relay: Relay, clock: IReactorTime, metrics: Metrics
+        self,
+        dispatcher: Dispatcher,
+        relay: Relay,
+        clock: IReactorTime,
+        metrics: Metrics,
+        activity: Activity,
     ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
@@ -106,6 +114,7 @@ class Api:
         self._started = clock.seconds()
         self._management = Management(dispatcher, clock)
         self._metrics = metrics
+        self._activity = activity
 
     @property
     def tree(self) -> KleinResource:
@@ -223,6 +232,12 @@ class Api:
         request.responseHeaders.setRawHeaders(b"Content-Type", [b"text/plain; charset=utf-8"])
         request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
         return body
+
+    @app.route("/activity", methods=["GET"])
+    @_guarded
+    def activity(self, request: Request) -> bytes:
+        """The last requests for models."""
+        return _json(request, {"data": entries(request, self._activity, self._clock)})
 
     async def _model_entries(self) -> list[Described]:
         entries: list[Described] = []

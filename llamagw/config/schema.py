@@ -47,6 +47,7 @@ _SwapAfter = Annotated[
     Annotated[float, Meta(ge=0, le=_YEAR)] | Literal["auto"],
     Meta(description='"auto", or a number of seconds, 0 or more, a year at most'),
 ]
+_Kept = Annotated[int, Meta(ge=0, le=100_000, description="a whole number, 0 to 100000")]
 _Megabytes = Annotated[
     float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
 ]
@@ -190,6 +191,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     #: None for true in the foreground, false for a daemon and with a log file.
     access_log: _Switch | None = None
     engine_log: _EngineLog = "warn"
+    activity_size: _Kept = 1000
 
 
 #: The values of keys that a file does not have.

@@ -278,6 +278,13 @@ OWN = (
         "without `model`: of the whole gateway and of the engines that are loaded, for Prometheus",
         Scope.OBSERVE,
     ),
+    Own(
+        "GET",
+        "/activity",
+        "the last requests, newest first; `?model=`, `&status=`, `&since=` (seconds since the "
+        "epoch), `&limit=`",
+        Scope.OBSERVE,
+    ),
     Own("GET", "/models/sse", "an event for each change of a model's state", Scope.OBSERVE),
     Own(
         "GET",

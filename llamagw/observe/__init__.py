@@ -5,6 +5,7 @@ Listens only; other rooms make records, and none of them knows who hears of them
 """
 
 from llamagw.observe.access import HERE, log
+from llamagw.observe.activity import Activity
 from llamagw.observe.counts import Counts, Gauge
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
@@ -13,6 +14,7 @@ from llamagw.observe.usage import Usage, reason_of, usage_of
 
 __all__ = [
     "HERE",
+    "Activity",
     "Counts",
     "Gauge",
     "Outcome",

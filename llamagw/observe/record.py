@@ -28,6 +28,9 @@ class Outcome(str, Enum):
     TIMEOUT = "timeout"
 
 
+#: The header of an answer that did not wait.
+AT_ONCE = b"Server-Timing: queue;dur=0, load;dur=0\r\n"
+
 #: The outcome of a request that ended with an error of the gateway's, by the error's code.
 _OUTCOMES = {
     "backend_lost": Outcome.BACKEND_LOST,
@@ -51,6 +54,7 @@ class Record(Struct, kw_only=True):
     :ivar queued: when it had to wait for its model
     :ivar admitted: when it got its last lease
     :ivar load_sec: seconds of the wait in which its model was loading
+    :ivar timing: the header ``Server-Timing`` of its answer
     :ivar connected: when it had a connection to its last backend
     :ivar first: when the first bytes of the answer came
     :ivar last: when the answer, or the request without one, had ended
@@ -73,6 +77,7 @@ class Record(Struct, kw_only=True):
     queued: float | None = None
     admitted: float | None = None
     load_sec: float = 0.0
+    timing: bytes = AT_ONCE
     connected: float | None = None
     first: float | None = None
     last: float = 0.0
@@ -91,6 +96,21 @@ class Record(Struct, kw_only=True):
         if self.queued is None:
             return 0.0
         return (self.last if self.admitted is None else self.admitted) - self.queued
+
+    def was_admitted(self, now: float, run_since: float) -> None:
+        """
+        Note that it got a lease after it had waited.
+
+        :param now: the time
+        :param run_since: when the run of its model began
+        """
+        assert self.queued is not None, "it has waited"
+        waited = now - self.queued
+        self.load_sec = min(waited, max(now - run_since, 0.0))
+        self.timing = b"Server-Timing: queue;dur=%.1f, load;dur=%.1f\r\n" % (
+            waited * 1000,
+            self.load_sec * 1000,
+        )
 
     def failed(self, code: str, message: str) -> None:
         """

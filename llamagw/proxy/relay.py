@@ -117,7 +117,7 @@ class Relay:
                 record.model = lease.model.name
                 record.tries += 1
                 if record.queued is not None:
-                    record.load_sec = min(now - record.queued, max(now - lease.since, 0.0))
+                    record.was_admitted(now, lease.since)
             try:
                 if lease.address.api_key is not None:
                     _permit(request, call, lease)

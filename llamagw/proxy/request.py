@@ -293,13 +293,7 @@ class Request(KnownRequest):
         lines += [b"%b: %b\r\n" % pair for pair in self._cors()]
         record = self.record
         if record is not None:
-            waited = 0.0
-            if record.queued is not None and record.admitted is not None:
-                waited = record.admitted - record.queued
-            lines.append(
-                b"X-Request-Id: %b\r\nServer-Timing: queue;dur=%.1f, load;dur=%.1f\r\n"
-                % (record.id.encode(), waited * 1000, record.load_sec * 1000)
-            )
+            lines.append(b"X-Request-Id: %b\r\n%b" % (record.id.encode(), record.timing))
         if not framed and self.clientproto == b"HTTP/1.1":
             self.chunked = 1
             lines.append(b"Transfer-Encoding: chunked\r\n")

@@ -26,7 +26,7 @@ from llamagw.fleet import Dispatcher, Lease
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
-from llamagw.observe import Record
+from llamagw.observe import Activity, Record
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
@@ -215,9 +215,11 @@ class Bench:
         self.dispatcher.on_hung = partial(self.pool.break_off, "it does not answer any more")
         self.relay = Relay(self.dispatcher, self.pool, self.reactor, keepalive, poison)
         self.metrics = Metrics(self.dispatcher, lambda: len(self.site.connections.open), "memory")
-        self.api = Api(self.dispatcher, self.relay, self.reactor, self.metrics)
+        self.activity = Activity(self.config.activity_size)
+        self.api = Api(self.dispatcher, self.relay, self.reactor, self.metrics, self.activity)
         self.records = Listeners[Record]()
         self.records.add(self.metrics.counts.count)
+        self.records.add(self.activity.add)
         self.site = Site(
             self.api.tree,
             self.api.table,

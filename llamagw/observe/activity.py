@@ -1,0 +1,100 @@
+"""
+The last requests for models, for whoever looks: a ring of their records.
+
+Nothing of what was asked or answered is in it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from llamagw.observe.record import Record
+from llamagw.text import harmless
+
+#: Characters of a path, and of a reason, that are kept.
+PATH, REASON = 200, 500
+
+
+class Activity:
+    """
+    The last records.
+
+    :param size: how many are kept
+    """
+
+    def __init__(self, size: int) -> None:
+        self._records: deque[Record] = deque(maxlen=size)
+
+    def __repr__(self) -> str:
+        return f"<Activity: {len(self._records)} of {self._records.maxlen}>"
+
+    def resize(self, size: int) -> None:
+        """Keep so many from now on; of more the oldest are dropped."""
+        if size != self._records.maxlen:
+            self._records = deque(self._records, maxlen=size)
+
+    def add(self, record: Record) -> None:
+        """Keep a record, if its request asked for a model."""
+        if record.asked is None:
+            return
+        if len(record.path) > PATH or len(record.reason) > REASON:
+            record.path, record.reason = record.path[:PATH], record.reason[:REASON]
+        self._records.append(record)
+
+    def entries(
+        self, since_epoch: float, model: str | None, status: int | None, since: float, count: int
+    ) -> list[dict[str, Any]]:
+        """
+        What is told of them, newest first.
+
+        :param since_epoch: seconds since the epoch at which the reactor's clock was 0
+        :param model: only those for this model, by the name asked or the configured one
+        :param status: only those with this status
+        :param since: only those that ended after this time, in seconds since the epoch
+        :param count: so many at most
+        """
+        found: list[dict[str, Any]] = []
+        for record in reversed(self._records):
+            if len(found) >= count or record.last + since_epoch <= since:
+                break
+            if model in (None, record.model, record.asked) and status in (None, record.status):
+                found.append(_entry(record, since_epoch))
+        return found
+
+
+def _entry(record: Record, since_epoch: float) -> dict[str, Any]:
+    """A record in JSON; times in seconds since the epoch, durations in seconds."""
+    arrived = record.last if record.arrived is None else record.arrived
+    first = None if record.first is None else round(record.first - arrived, 6)
+    entry: dict[str, Any] = {
+        "id": record.id,
+        "time": round(arrived + since_epoch, 3),
+        "client": record.client,
+        "method": harmless(record.method.decode(errors="replace"), 20),
+        "path": harmless(record.path.decode(errors="replace"), PATH),
+        "asked": harmless(record.asked or "", PATH),
+        "model": record.model or None,
+        "stream": record.stream,
+        "status": record.status or None,
+        "outcome": record.outcome.value,
+        "error": record.error or None,
+        "reason": harmless(record.reason, REASON) or None,
+        "tries": record.tries,
+        "bytes_in": record.bytes_in,
+        "bytes_out": record.bytes_out,
+        "waited_sec": round(record.waited, 6),
+        "load_sec": round(record.load_sec, 6),
+        "first_byte_sec": first,
+        "total_sec": round(record.last - arrived, 6),
+    }
+    usage = record.usage
+    if usage is not None:
+        entry["tokens"] = {
+            "prompt": usage.prompt,
+            "cached": usage.cached,
+            "completion": usage.completion,
+        }
+        entry["prompt_sec"] = usage.prompt_sec
+        entry["completion_sec"] = usage.completion_sec
+    return entry
