@@ -111,9 +111,9 @@ class Counts:
         # What named no model and is no error was no request for one, such as a scrape.
         if route is None or (record.asked is None and not record.error):
             return
-        name = record.model or record.asked or OTHER
-        if not self._known(name):
-            name = OTHER
+        name = record.model
+        if not name:
+            name = record.asked if record.asked and self._known(record.asked) else OTHER
         self.requests[name, route, record.status] += 1
         duration = self.durations.get((name, route))
         if duration is None:
@@ -126,7 +126,8 @@ class Counts:
         of_model = self.models.get(name)
         if of_model is None:
             of_model = self.models[name] = OfModel()
-        of_model.queue.add(record.waited)
+        queued = record.admitted if record.queued is None else record.queued
+        of_model.queue.add(record.admitted - queued)
         of_model.retries += record.tries - 1
         of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.first is not None
         if record.first is not None:
