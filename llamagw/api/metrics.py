@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from llamagw import __version__
 from llamagw.dialects import route_of
 from llamagw.fleet import Dispatcher, ModelReport, Turn
-from llamagw.observe import Counts, Gauge, exposition
+from llamagw.observe import MOST_MODELS, Counts, Gauge, exposition
 from llamagw.proxy import Request
 
 _STATES = ("unloaded", "loading", "loaded", "stopping", "failed")
@@ -47,7 +47,7 @@ class Metrics:
         if turn.load:
             self.counts.count_load(turn.model, turn.how, turn.seconds)
         else:
-            self.counts.unloads[turn.model, turn.how] += 1
+            self.counts.count_unload(turn.model, turn.how)
 
     async def render(self, request: Request) -> bytes:
         """
@@ -56,7 +56,8 @@ class Metrics:
         :return: the body, for Klein to write
         """
         engines = await self._dispatcher.metrics()
-        gauges = self._gauges(self._dispatcher.report())
+        many = len(self._dispatcher.config.models) > MOST_MODELS
+        gauges = self._gauges(self._dispatcher.report(busy=many)[:MOST_MODELS])
         accept = request.requestHeaders.getRawHeaders("accept", [""])[0]
         body, content_type = exposition(self.counts, gauges, engines, accept)
         request.setResponseCode(200)

@@ -6,7 +6,7 @@ Listens only; other rooms make records, and none of them knows who hears of them
 
 from llamagw.observe.access import HERE, log
 from llamagw.observe.activity import Activity
-from llamagw.observe.counts import Counts, Gauge
+from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
 from llamagw.observe.scrape import exposition
@@ -14,6 +14,7 @@ from llamagw.observe.usage import Usage, reason_of, usage_of
 
 __all__ = [
     "HERE",
+    "MOST_MODELS",
     "Activity",
     "Counts",
     "Gauge",

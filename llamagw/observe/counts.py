@@ -19,8 +19,12 @@ SECONDS = (
 )  # fmt: skip
 TOKEN_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 
-#: The label of all models that are not configured.
+#: The label of all models that are not configured, and of those over `MOST_MODELS`.
 OTHER = "other"
+
+#: How many models, pairs of model and route, and kinds of answer are told apart; a line of a scrape
+#: takes some 5 µs, and a pair has twenty.
+MOST_MODELS, MOST_PAIRS, MOST_ANSWERS = 100, 200, 2000
 
 
 class Histogram:
@@ -112,20 +116,21 @@ class Counts:
         if route is None or (record.asked is None and not record.error):
             return
         name = record.model
-        if not name:
-            name = record.asked if record.asked and self._known(record.asked) else OTHER
-        self.requests[name, route, record.status] += 1
-        duration = self.durations.get((name, route))
-        if duration is None:
-            duration = self.durations[name, route] = Histogram(SECONDS)
+        if name not in self.models:
+            name = self._label(name or record.asked or OTHER)
+        answer = name, route, record.status
+        if answer not in self.requests and len(self.requests) >= MOST_ANSWERS:
+            answer = OTHER, OTHER, 0
+        self.requests[answer] += 1
         if record.arrived is None:
             return
+        duration = self.durations.get((name, route))
+        if duration is None:
+            duration = self._duration(name, route)
         duration.add(record.last - record.arrived)
         if record.admitted is None:
             return
-        of_model = self.models.get(name)
-        if of_model is None:
-            of_model = self.models[name] = OfModel()
+        of_model = self.models[name]
         queued = record.admitted if record.queued is None else record.queued
         of_model.queue.add(record.admitted - queued)
         of_model.retries += record.tries - 1
@@ -147,8 +152,26 @@ class Counts:
         :param how: ``loaded`` or ``failed``
         :param seconds: what it took, if it did not fail
         """
+        model = self._label(model)
         self.loads[model, how] += 1
         if how == "loaded":
             if model not in self.load_seconds:
                 self.load_seconds[model] = Histogram(SECONDS)
             self.load_seconds[model].add(seconds)
+
+    def count_unload(self, model: str, why: str) -> None:
+        """Count the end of a model's run."""
+        self.unloads[self._label(model), why] += 1
+
+    def _label(self, name: str) -> str:
+        """The label of a model; from here on it has counters."""
+        if name in self.models:
+            return name
+        if not self._known(name) or len(self.models) >= MOST_MODELS:
+            name = OTHER
+        self.models.setdefault(name, OfModel())
+        return name
+
+    def _duration(self, name: str, route: str) -> Histogram:
+        pair = (name, route) if len(self.durations) < MOST_PAIRS else (OTHER, OTHER)
+        return self.durations.setdefault(pair, Histogram(SECONDS))

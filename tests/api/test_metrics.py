@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from llamagw.observe import MOST_MODELS, Record
+from llamagw.observe.counts import MOST_ANSWERS, MOST_PAIRS
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import Answer, event, request, response
 
@@ -47,6 +49,24 @@ class MetricsTests(BenchTestCase):
         found = self.scrape(model="other")
         self.assertEqual(found["llamagw_requests_total route=/v1/chat/completions status=404"], 3)
         self.assertEqual(self.scrape(reason="model_not_found")["llamagw_refusals_total"], 3)
+
+    def test_thousands_of_models_make_a_scrape_of_bounded_size(self) -> None:
+        names = [f"m{number}" for number in range(MOST_MODELS + 5)]
+        self.bench = Bench(names, loaded=False)
+        for name in names:
+            for path in ("/v1/chat/completions", "/v1/completions", "/v1/embeddings"):
+                record = Record(id="x", arrived=0.0, path=path.encode(), asked=name, model=name)
+                for status in (200, 400, 404, 500, 501, 502, 503):
+                    record.status = status
+                    self.bench.metrics.counts.count(record)
+        found = self.scrape()
+        counted = [name for name in found if name.startswith("llamagw_requests_total")]
+        self.assertLessEqual(len(counted), MOST_ANSWERS + 1)
+        self.assertEqual(sum(found[name] for name in counted), len(names) * 21)
+        durations = [n for n in found if n.startswith("llamagw_request_duration_seconds_count")]
+        self.assertLessEqual(len(durations), MOST_PAIRS + 1)
+        self.assertEqual(sum(found[name] for name in durations), len(names) * 21)
+        self.assertNotIn(f"model={names[-1]}", " ".join(found))
 
     def test_a_path_that_does_not_exist_makes_no_series(self) -> None:
         before = self.scrape()
