@@ -672,6 +672,17 @@ def list_5000(scene: Scene) -> str:
     return counted(outcomes)
 
 
+@attack("metrics-5000", "requests for 300 of 5,000 models, and 20 GET /metrics", models=CROWD)
+def metrics_5000(scene: Scene) -> str:
+    for number in range(300):
+        for path in (CHAT, "/v1/completions", "/v1/embeddings"):
+            scene.post(model_named(b"model-%d-instruct-q4_k_m" % number), path)
+    outcomes: Counter[str] = Counter()
+    for _ in range(20):
+        outcomes[scene.post(b"", "/metrics", b"", "GET").split(",")[0]] += 1
+    return counted(outcomes)
+
+
 @attack("list-5000-unread", "100 pipelined GET /models of 5,000 models, not read", models=CROWD)
 def list_5000_unread(scene: Scene) -> str:
     return pipelined(scene, GETS["models"], 100 * len(GETS["models"]), reads=False)
@@ -790,7 +801,7 @@ def hammer(scene: Scene) -> str:
             sock.sendall(request)
         for sock in socks:
             answer = b""
-            while not answer.endswith(b"}}") and (data := sock.recv(4096)):
+            while not answer.endswith(b'"}') and (data := sock.recv(4096)):
                 answer += data
             outcomes[answer[9:12].decode() or "closed"] += 1
         if outcomes["closed"]:

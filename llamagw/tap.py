@@ -228,7 +228,7 @@ def make_gateway(
         poison_sec=config.poison_sec,
     )
     transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
-    metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports)
+    metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
     activity = Activity(config.activity_size)

@@ -8,6 +8,11 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from twisted.internet.defer import Deferred
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
 
 from llamagw import __version__
 from llamagw.dialects import route_of
@@ -15,7 +20,20 @@ from llamagw.fleet import Dispatcher, ModelReport, Turn
 from llamagw.observe import MOST_MODELS, Counts, Gauge, exposition
 from llamagw.proxy import Request
 
+#: Seconds for which a text is given to all who ask: to make one takes up to 0.1 s.
+FRESH_SEC = 1.0
+
+_OPEN = "application/openmetrics-text"
+
 _STATES = ("unloaded", "loading", "loaded", "stopping", "failed")
+
+
+class _Told(NamedTuple):
+    """A text, and when it was made."""
+
+    at: float
+    body: bytes
+    content_type: str
 
 
 class Metrics:
@@ -25,6 +43,7 @@ class Metrics:
     :param dispatcher: reports on the models, and tells of their loads
     :param connections: how many clients are connected
     :param transports: the kind of transports, such as "uvloop"
+    :param clock: the reactor, or a Clock
     :ivar counts: the counters
     """
 
@@ -33,11 +52,16 @@ class Metrics:
         dispatcher: Dispatcher,
         connections: Callable[[], int],
         transports: str,
+        clock: IReactorTime,
     ) -> None:
         self._dispatcher = dispatcher
         self._connections = connections
         self._transports = transports
         self.counts = Counts(dispatcher.catalogue.__contains__, route_of)
+        self._clock = clock
+        #: What was told last, and who waits for the next, by whether it is in OpenMetrics' format.
+        self._told: dict[bool, _Told] = {}
+        self._waiting: dict[bool, list[Deferred[_Told]]] = {False: [], True: []}
         dispatcher.turns.add(self._turn)
 
     def __repr__(self) -> str:
@@ -51,19 +75,39 @@ class Metrics:
 
     async def render(self, request: Request) -> bytes:
         """
-        Answer with all metrics.
+        Answer with all metrics, at most `FRESH_SEC` old.
 
         :return: the body, for Klein to write
         """
-        engines = await self._dispatcher.metrics()
-        many = len(self._dispatcher.config.models) > MOST_MODELS
-        gauges = self._gauges(self._dispatcher.report(busy=many)[:MOST_MODELS])
-        accept = request.requestHeaders.getRawHeaders("accept", [""])[0]
-        body, content_type = exposition(self.counts, gauges, engines, accept)
+        is_open = _OPEN in request.requestHeaders.getRawHeaders("accept", [""])[0]
+        told = self._told.get(is_open)
+        if told is None or self._clock.seconds() >= told.at + FRESH_SEC:
+            waiter: Deferred[_Told] = Deferred()
+            self._waiting[is_open].append(waiter)
+            if len(self._waiting[is_open]) == 1:
+                Deferred.fromCoroutine(self._make(is_open))
+            told = await waiter
         request.setResponseCode(200)
-        request.responseHeaders.setRawHeaders("Content-Type", [content_type])
-        request.responseHeaders.setRawHeaders("Content-Length", [str(len(body))])
-        return body
+        request.responseHeaders.setRawHeaders("Content-Type", [told.content_type])
+        request.responseHeaders.setRawHeaders("Content-Length", [str(len(told.body))])
+        return told.body
+
+    async def _make(self, is_open: bool) -> None:
+        """Make the text once for all who wait for it."""
+        told: _Told | Failure
+        try:
+            engines = await self._dispatcher.metrics()
+            many = len(self._dispatcher.config.models) > MOST_MODELS
+            gauges = self._gauges(self._dispatcher.report(busy=many)[:MOST_MODELS])
+            accept = f"{_OPEN}; version=1.0.0" if is_open else ""
+            text = exposition(self.counts, gauges, engines, accept)
+            told = self._told[is_open] = _Told(self._clock.seconds(), *text)
+        except Exception:
+            told = Failure()
+        waiting, self._waiting[is_open] = self._waiting[is_open], []
+        for waiter in waiting:
+            if not waiter.called:  # else its client has left
+                waiter.callback(told)
 
     def _gauges(self, reports: list[ModelReport]) -> Iterator[Gauge]:
         yield Gauge(

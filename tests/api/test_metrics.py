@@ -6,11 +6,13 @@ The real Api in memory (support/bench.py), on the real fleet.
 from __future__ import annotations
 
 from prometheus_client.parser import text_string_to_metric_families
+from twisted.internet.defer import Deferred
 
+from llamagw.api.metrics import FRESH_SEC
 from llamagw.observe import MOST_MODELS, Record
 from llamagw.observe.counts import MOST_ANSWERS, MOST_PAIRS
 from tests.support.bench import Bench, BenchTestCase
-from tests.support.messages import Answer, event, request, response
+from tests.support.messages import Answer, answers, event, request, response
 
 USAGE = (
     b'{"usage":{"completion_tokens":5,"prompt_tokens":32,"prompt_tokens_details":'
@@ -22,6 +24,7 @@ class MetricsTests(BenchTestCase):
     def scrape(self, accept: str = "", **labels: str) -> dict[str, float]:
         """The samples with these labels, by name and other labels."""
         headers = [("Accept", accept)] if accept else []
+        self.bench.metrics._told.clear()
         [answer] = self.bench.asks(request(path="/metrics", headers=headers))
         self.assertEqual(answer.status, 200)
         return samples(answer, labels)
@@ -126,6 +129,26 @@ class MetricsTests(BenchTestCase):
         self.scrape()
         self.assertEqual(self.bench.asked, [])
         self.assertEqual([r.status for r in self.bench.dispatcher.report()], ["unloaded"] * 2)
+
+    def test_many_at_once_get_one_text_that_is_made_once(self) -> None:
+        made = self.bench.probe.series_asked
+        later = self.bench.probe.series_later = Deferred()
+        clients = [self.bench.client(request(path="/metrics")) for _ in range(5)]
+        clients[0].hangs_up()
+        self.bench.settle()
+        later.callback(None)
+        bodies = {answers(bytes(client.heard))[0].body for client in clients[1:]}
+        self.assertEqual(len(bodies), 1)
+        self.assertEqual(self.bench.probe.series_asked - made, len(self.bench.config.models))
+        self.scraped_at(0)
+        self.assertEqual(self.bench.probe.series_asked - made, len(self.bench.config.models))
+        self.scraped_at(FRESH_SEC)
+        self.assertEqual(self.bench.probe.series_asked - made, 2 * len(self.bench.config.models))
+
+    def scraped_at(self, later: float) -> bytes:
+        self.bench.reactor.advance(later)
+        [answer] = self.bench.asks(request(path="/metrics"))
+        return answer.body
 
     def test_openmetrics_comes_when_it_is_asked_for(self) -> None:
         for accept, kind in (

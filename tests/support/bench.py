@@ -214,7 +214,9 @@ class Bench:
         self.pool = Pool(self.reactor, Connector(self.reactor))
         self.dispatcher.on_hung = partial(self.pool.break_off, "it does not answer any more")
         self.relay = Relay(self.dispatcher, self.pool, self.reactor, keepalive, poison)
-        self.metrics = Metrics(self.dispatcher, lambda: len(self.site.connections.open), "memory")
+        self.metrics = Metrics(
+            self.dispatcher, lambda: len(self.site.connections.open), "memory", self.reactor
+        )
         self.activity = Activity(self.config.activity_size)
         self.api = Api(self.dispatcher, self.relay, self.reactor, self.metrics, self.activity)
         self.records = Listeners[Record]()

@@ -166,11 +166,23 @@ class FakeProbe:
         self.diagnoses: dict[str, Deferred[str | None]] = {}
         #: What engines tell Prometheus.
         self.series: bytes | None = None
+        self.series_asked = 0
+        self.series_later: Deferred[None] | None = None
         #: How backends describe their models.
         self.said: dict[str, Any] = {"meta": {"n_ctx": 512}}
 
     def metrics(self, address: Address) -> Deferred[bytes | None]:
-        return succeed(self.series)
+        self.series_asked += 1
+        if self.series_later is None:
+            return succeed(self.series)
+        answer: Deferred[bytes | None] = Deferred()
+
+        def fire(_: None) -> None:
+            if not answer.called:  # else nobody waits any more
+                answer.callback(self.series)
+
+        self.series_later.addCallback(fire)
+        return answer
 
     def diagnose(self, address: Address) -> Deferred[str | None]:
         self.diagnosed.append(address.host)
