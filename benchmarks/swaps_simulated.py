@@ -21,7 +21,8 @@ from random import Random
 from typing import NamedTuple
 
 from llamagw.fleet.actions import Action, Admit, Start, Stop
-from llamagw.fleet.scheduler import Scheduler, Status
+from llamagw.fleet.model import Status
+from llamagw.fleet.scheduler import Scheduler
 
 CLIENTS, MODELS, ROOM = 6, "abc", 1
 LOADS = (0.5, 5.0, 60.0)

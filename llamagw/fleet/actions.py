@@ -17,7 +17,7 @@ from llamagw.errors import (
     ServerBusy,
     ShuttingDown,
 )
-from llamagw.fleet.room import Model, Status, Why
+from llamagw.fleet.model import Model, Status, Why
 
 
 class Admit(NamedTuple):

@@ -36,11 +36,11 @@ from llamagw.fleet.instance import (
     Settings,
 )
 from llamagw.fleet.lease import Lease, Waiter
+from llamagw.fleet.model import Status, Why
 from llamagw.fleet.registry import LaunchersOf, Registry, freest
 from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
-from llamagw.fleet.room import Why
-from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
+from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
 from llamagw.fleet.turns import Turn, turn_of
 from llamagw.fleet.waits import Waits
 from llamagw.launch import Asks, Log

@@ -16,7 +16,8 @@ from llamagw.config import Config, ModelConfig
 from llamagw.fleet.catalogue import Entry
 from llamagw.fleet.instance import Event, Instance, Settings
 from llamagw.fleet.lease import Lease
-from llamagw.fleet.scheduler import Model, Scheduler, Status
+from llamagw.fleet.model import Model, Status
+from llamagw.fleet.scheduler import Scheduler
 from llamagw.launch import Asks, Launcher, Log
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from llamagw.fleet.catalogue import Entry
-from llamagw.fleet.scheduler import Model, Status
+from llamagw.fleet.model import Model, Status
 from llamagw.fleet.waits import Waits
 from llamagw.launch import Memory
 from llamagw.listeners import Listeners

@@ -79,7 +79,8 @@ from llamagw.fleet.actions import (
     shutting_down,
     unloaded_by_force,
 )
-from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status, Why
+from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
+from llamagw.fleet.room import Room
 
 __all__ = [
     "Action",

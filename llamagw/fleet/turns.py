@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llamagw.fleet.instance import Event, Exited, Hung, Loaded, LoadFailed
-from llamagw.fleet.room import Model, Status
+from llamagw.fleet.model import Model, Status
 
 
 class Turn(NamedTuple):

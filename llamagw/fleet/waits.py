@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from functools import cached_property
 from typing import NamedTuple
 
-from llamagw.fleet.room import Model, Room, Status
+from llamagw.fleet.model import Model, Status
+from llamagw.fleet.room import Room
 from llamagw.text import harmless
 
 #: How many names of each kind are told, and how many characters of each.

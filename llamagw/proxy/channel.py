@@ -325,8 +325,10 @@ class Channel(KnownChannel):
         self.clearLineBuffer()
         self.release()
         method, path = self.request_line
+        headers = self.requests[-1].requestHeaders if self.requests else Headers()
         clock = self.connections.clock
-        record = Record(id=request_id(None), arrived=None, method=method, last=clock.seconds())
+        given = headers.getRawHeaders(b"x-request-id")
+        record = Record(id=request_id(given), arrived=None, method=method, last=clock.seconds())
         record.path = path.partition(b"?")[0]
         record.client = getattr(self.transport.getPeer(), "host", HERE)
         record.status = error.status
@@ -336,7 +338,6 @@ class Channel(KnownChannel):
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         head += b"X-Request-Id: %b\r\n" % record.id.encode()
         scope = scope_of(method.decode("latin-1"), decoded_path(path))
-        headers = self.requests[-1].requestHeaders if self.requests else Headers()
         cors = self.connections.origins.headers(headers, scope is Scope.INFER)
         for request in self.requests:
             request.drop_arriving()

@@ -7,8 +7,8 @@ from collections.abc import Hashable
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import ModelNotLoaded, ModelUnavailable, ServerBusy, ShuttingDown
-from llamagw.fleet.room import Why
-from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Status, Stop
+from llamagw.fleet.model import Status, Why
+from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
 
 BROKEN = ModelUnavailable("It broke.", retry_after=1)
 

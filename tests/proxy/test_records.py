@@ -59,6 +59,11 @@ class IdTests(RecordTestCase):
             [answer] = self.bench.asks(asked)
             self.assertEqual(answer.json()["request_id"], answer.headers["X-Request-Id"])
 
+    def test_one_that_is_refused_for_its_length_keeps_the_client_s(self) -> None:
+        head = request(b"", headers=[("X-Request-Id", "mine")])
+        [answer] = self.bench.asks(head.replace(b"Length: 0", b"Length: 99999999"))
+        self.assertEqual((answer.status, answer.json()["request_id"]), (413, "mine"))
+
     def test_a_request_that_was_refused_before_it_had_arrived_has_one_too(self) -> None:
         [answer] = self.bench.asks(b"GET / HTTP/1.1\nHost: x\n\n")
         self.assertEqual(answer.json()["request_id"], answer.headers["X-Request-Id"])

@@ -16,8 +16,9 @@ from unittest import mock
 from llamagw.errors import GatewayError
 from llamagw.fleet import room
 from llamagw.fleet.actions import Action, Admit, Kill, shutting_down
+from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status
 from llamagw.fleet.queue import Line
-from llamagw.fleet.room import IN_MEMORY, RUNNING, Model, Room, Status
+from llamagw.fleet.room import Room
 from llamagw.fleet.scheduler import Scheduler
 from llamagw.launch.restarts import Pause, Restarts
 

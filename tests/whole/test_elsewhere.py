@@ -449,7 +449,7 @@ def test_a_big_body_over_tls_both_ways(near_tls: Gateway, far_tls: Gateway) -> N
     refused = far_tls.ask("POST", "/tokenize", {"model": "theirs", "content": "x" * 9_000_000})
     assert (refused.status, refused.json()["error"]["code"]) == (413, "body_too_large")
     passed_on = near_tls.ask("POST", "/tokenize", {"model": "smol", "content": "x" * 9_000_000})
-    assert (passed_on.status, passed_on.body) == (refused.status, refused.body)
+    assert (passed_on.status, passed_on.json()["error"]) == (413, refused.json()["error"])
 
 
 def test_a_client_that_leaves_ends_the_generation_there_over_tls_too(
