@@ -16,6 +16,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "llamagw.json"
 
 SERIES = re.compile(r"\b(?:llamagw_|llamacpp:|process_)\w+")
+#: Seconds for a series to be there: a scrape may lack those of an engine that was slow to answer.
+PATIENCE = 5.0
 #: What the panels' variables of Grafana are here.
 VARIABLES = {"$instance": "gateway", "$model": ".*", "$__rate_interval": "1m"}
 
@@ -130,7 +133,7 @@ def prometheus(gateway: Gateway) -> Iterator[Prometheus]:
 @needs_prometheus
 def test_prometheus_answers_with_the_numbers_of_the_traffic(prometheus: Prometheus) -> None:
     def value(query: str) -> float:
-        [(_, number)] = prometheus.says(query)
+        [(_, number)] = wait_until(lambda: prometheus.says(query), query, PATIENCE)
         return number
 
     assert value('sum(llamagw_requests_total{status="200"})') == 3
@@ -147,15 +150,12 @@ def test_prometheus_answers_with_the_numbers_of_the_traffic(prometheus: Promethe
 @needs_prometheus
 def test_each_panel_of_the_dashboard_shows_something(prometheus: Prometheus) -> None:
     """Rates need a change between two scrapes to be over 0, but are there without one."""
-    empty = []
     for panel, expression in expressions():
         query = expression
         for variable, value in VARIABLES.items():
             query = query.replace(variable, value)
         assert "$" not in query
-        if not prometheus.says(query):
-            empty.append((panel, query))
-    assert empty == []
+        wait_until(partial(prometheus.says, query), f"{panel}: {query}", PATIENCE)
 
 
 @needs_prometheus
