@@ -29,6 +29,9 @@ MOST_OF_ENGINE = 64 * 1024
 #: How the names of llama-server's series begin; others are left out.
 _ENGINES = "llamacpp:"
 
+#: How some versions of prometheus_client write it in OpenMetrics, as if a name had no colons.
+_MISSPELT = b"\nllamacpp_"
+
 
 class _Collector:
     """Makes the families of metrics from the counters, when they are asked for."""
@@ -157,7 +160,8 @@ def exposition(
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)
     encode, content_type = choose_encoder(accept)
-    return encode(registry), content_type
+    # A line begins with the name of a series only: line breaks in labels and help are escaped.
+    return encode(registry).replace(_MISSPELT, b"\n" + _ENGINES.encode()), content_type
 
 
 def _labelled(texts: Mapping[str, bytes]) -> list[Metric]:

@@ -119,6 +119,12 @@ class MetricsTests(BenchTestCase):
         self.assertEqual(found["llamacpp:n_tokens_max"], 9)
         self.assertNotIn("process_x", self.scrape())
 
+    def test_the_series_of_engines_have_the_same_names_in_both_formats(self) -> None:
+        self.bench.probe.series = b"# TYPE llamacpp:x_total counter\nllamacpp:x_total 7\n"
+        for accept in ("text/plain", "application/openmetrics-text; version=1.0.0"):
+            [answer] = self.bench.asks(request(path="/metrics", headers=[("Accept", accept)]))
+            self.assertIn(b'\nllamacpp:x_total{model="small"} 7.0\n', answer.body, accept)
+
     def test_what_an_engine_tells_beside_the_point_is_left_out(self) -> None:
         for series in (b"llamacpp:x{ 1\n", b"\xff", b"llamacpp:x 1\n" * 10_000, b""):
             self.bench.probe.series = series
