@@ -149,6 +149,17 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gateway]:
         gateway.stop()
 
 
+#: Headers of one hop, and those that the gateway adds.
+_NOT_COMPARED = (
+    "connection",
+    "keep-alive",
+    "access-control-allow-origin",
+    "access-control-expose-headers",
+    "x-request-id",
+    "server-timing",
+)
+
+
 class Heard(NamedTuple):
     status: int
     headers: dict[str, str]
@@ -170,8 +181,7 @@ def hear(
     kept = {
         name.lower(): value
         for name, value in answer.getheaders()
-        if name.lower() not in ("connection", "keep-alive", "access-control-allow-origin")
-        and name.lower() != "access-control-expose-headers"
+        if name.lower() not in _NOT_COMPARED
     }
     heard = Heard(answer.status, kept, answer.read())
     connection.close()

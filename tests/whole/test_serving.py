@@ -92,7 +92,8 @@ def test_each_request_has_a_line_with_its_model_and_tokens(gateway: Fresh) -> No
     told = f"{usage['prompt_tokens']} + {usage['completion_tokens']} tokens"
     wait_until(lambda: f"POST {CHAT} 200 smol, " in gateway.log, "there is a line")
     [line, *_] = [line for line in gateway.log.splitlines() if f"POST {CHAT} 200 smol, " in line]
-    assert line.endswith(told), line
+    assert f" {told}, " in line, line
+    assert line.endswith(f"[{reply.headers['X-Request-Id']}]"), line
 
 
 def test_nothing_is_loaded_until_somebody_asks(gateway: Fresh) -> None:
