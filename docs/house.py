@@ -47,7 +47,7 @@ WORDS = {
     "launch": "processes and remote servers",
     "net": "bytes to backends",
     "announce": "what a person reads at the start",
-    "logs": "the log on stdout",
+    "logs": "how the log looks",
     "apart": "commands in other processes",
     "system": "signals, limits, event loop",
     "dialects": "routes and APIs",

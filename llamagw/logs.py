@@ -1,19 +1,23 @@
 """
-The log on stdout: what is shown of it, and how a line looks.
+How a line of the log looks, and which lines stdout shows.
 
 For a terminal, with short times and colours; for a pipe as in a log file, which Twisted writes
-(twistd's ``--logfile``). What is logged is for the parts to decide.
+(twistd's ``--logfile``); as JSON, wherever it goes. What is logged is for the parts to decide.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
+from datetime import datetime, timezone
 from functools import partial
+from typing import Any, TextIO
 
+import msgspec
 from twisted.logger import (
     FileLogObserver,
     FilteringLogObserver,
@@ -24,6 +28,9 @@ from twisted.logger import (
     eventAsText,
     textFileLogObserver,
 )
+from twisted.python.logfile import LogFile
+
+from llamagw.observe import Record, entry
 
 #: Namespaces of Twisted's own, of which only warnings and errors are shown: not that a reactor or a
 #: factory starts.
@@ -37,22 +44,70 @@ _MARKS = {
 }
 
 
+#: The file that `json_observer` writes to; None for stdout. Set by tap.py, since twistd calls
+#: `json_observer` without arguments.
+json_path: str | None = None
+
+
 def stdout_observer() -> ILogObserver:
     """The observer for stdout as it is now; tap.py gives this function's name to twistd."""
-    out = sys.stdout
-    if isinstance(out, io.TextIOWrapper):
-        # A character that the terminal cannot show becomes "?", and the line is not lost.
-        out.reconfigure(errors="replace")
-    shown = LogLevelFilterPredicate()
-    for namespace in _TWISTED:
-        shown.setLogLevelForNamespace(namespace, LogLevel.warn)
+    out = _stdout()
     if out.isatty():
         dumb = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
         paint = _plain if dumb else _coloured
         observer = FileLogObserver(out, partial(terminal_line, paint=paint))
     else:
         observer = textFileLogObserver(out)
+    return _filtered(observer)
+
+
+def json_observer() -> ILogObserver:
+    """The observer for ``log_format: json``; tap.py gives this function's name to twistd."""
+    if json_path is None:
+        return _filtered(FileLogObserver(_stdout(), json_line))
+    file = LogFile.fromFullPath(json_path)
+    # As twistd does for a text file, for programs that move log files away.
+    signal.signal(signal.SIGUSR1, lambda *_: file.rotate())
+    return FileLogObserver(file, json_line)
+
+
+def _stdout() -> TextIO:
+    out = sys.stdout
+    if isinstance(out, io.TextIOWrapper):
+        # A character that the terminal cannot show becomes "?", and the line is not lost.
+        out.reconfigure(errors="replace")
+    return out
+
+
+def _filtered(observer: ILogObserver) -> ILogObserver:
+    shown = LogLevelFilterPredicate()
+    for namespace in _TWISTED:
+        shown.setLogLevelForNamespace(namespace, LogLevel.warn)
     return FilteringLogObserver(observer, [shown])
+
+
+def json_line(event: LogEvent) -> str | None:
+    """
+    An event as a JSON object: ``time``, ``level``, ``part`` and ``message``; of a request's line
+    what its record has too, under ``request``.
+
+    :return: one line; None if the event has no text
+    """
+    text = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    if not text:
+        return None
+    level = event.get("log_level")
+    moment = datetime.fromtimestamp(event["log_time"], tz=timezone.utc)
+    told: dict[str, Any] = {
+        "time": moment.isoformat(timespec="milliseconds"),
+        "level": level.name if level is not None else "info",
+        "part": event.get("log_namespace", ""),
+        "message": text,
+    }
+    record = event.get("record")
+    if isinstance(record, Record):
+        told["request"] = entry(record, event["log_time"] - record.last)
+    return msgspec.json.encode(told).decode() + "\n"
 
 
 def terminal_line(event: LogEvent, paint: Callable[[str, str], str]) -> str | None:

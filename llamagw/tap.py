@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from twisted.python import usage
 
-from llamagw import __version__
+from llamagw import __version__, logs
 from llamagw.config import Config, ConfigError, Fault, load, with_lines
 from llamagw.system import (
     defer_hangups,
@@ -90,17 +90,22 @@ class Options(usage.Options):
         if not self.loaded.uses_tls:
             leave_out_tls()
         install_reactor(daemon=self.parent is not None and not self.parent["nodaemon"])
-        self._log_to_stdout()
+        self._choose_log()
 
-    def _log_to_stdout(self) -> None:
-        """In the foreground, have twistd log by logs.py, as if its ``--logger`` said so."""
+    def _choose_log(self) -> None:
+        """Have twistd log by logs.py, as if its ``--logger`` said so; not text in a file."""
         twistd: dict[str, Any] = self.parent or {}
         self.foreground = bool(
             twistd.get("nodaemon")
             and twistd.get("logfile") in (None, "", "-")
             and not twistd.get("syslog")
         )
-        if self.foreground and not twistd.get("logger"):
+        if twistd.get("logger") or twistd.get("syslog"):
+            return
+        if self.loaded.log_format == "json" and twistd:
+            logs.json_path = None if self.foreground else twistd["logfile"] or "twistd.log"
+            twistd["logger"] = "llamagw.logs.json_observer"
+        elif self.foreground:
             twistd["logger"] = "llamagw.logs.stdout_observer"
 
     def _note_hangups(self) -> None:

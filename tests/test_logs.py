@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import re
 import sys
 import time
+from typing import Any
 from unittest import mock
 
 from twisted.logger import ILogObserver, LogEvent, Logger, LogLevel
@@ -14,7 +16,39 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from zope.interface import implementer
 
-from llamagw.logs import stdout_observer
+from llamagw import logs
+from llamagw.logs import json_observer, stdout_observer
+from llamagw.observe import Record, Usage
+
+
+class JsonTests(SynchronousTestCase):
+    def lines(self, path: str | None, *events: tuple[str, dict[str, object]]) -> list[Any]:
+        """What is written, to a file or to stdout, of events with a namespace and keys."""
+        out = io.StringIO()
+        self.patch(logs, "json_path", path)
+        with mock.patch.object(sys, "stdout", out), mock.patch("signal.signal"):
+            observer = json_observer()
+        for namespace, keys in events:
+            Logger(namespace=namespace, observer=observer).emit(LogLevel.warn, "{what}", **keys)
+        if path is None:
+            return list(map(json.loads, out.getvalue().splitlines()))
+        with open(path) as file:
+            return [json.loads(line) for line in file]
+
+    def test_each_line_is_an_object_with_time_level_part_and_message(self) -> None:
+        for path in (None, self.mktemp()):
+            [line] = self.lines(path, ("llamagw.fleet", {"what": 'a "b"\nc'}))
+            self.assertRegex(line.pop("time"), r"\A\d{4}-\d\d-\d\dT[\d:.]{12}\+00:00\Z")
+            said = {"level": "warn", "part": "llamagw.fleet", "message": 'a "b"\nc'}
+            self.assertEqual(line, said)
+
+    def test_a_request_s_line_has_its_record(self) -> None:
+        record = Record(id="a-1", arrived=5.0, asked="m", last=7.0, status=200)
+        record.usage = Usage(prompt=3, completion=4)
+        [line] = self.lines(None, ("llamagw.access", {"what": "x", "record": record}))
+        self.assertEqual((line["request"]["id"], line["request"]["total_sec"]), ("a-1", 2.0))
+        self.assertEqual(line["request"]["tokens"]["completion"], 4)
+        self.assertLess(abs(line["request"]["time"] + 2 - time.time()), 60)
 
 
 class Terminal(io.StringIO):

@@ -181,6 +181,22 @@ class OptionsTests(ConfigTestCase):
         ):
             self.assertEqual(self.logger(**twistd), (foreground, logger), twistd)
 
+    def test_a_log_of_json_is_our_own_wherever_it_goes(self) -> None:
+        self.values["log_format"] = "json"
+        ours, mine = "llamagw.logs.json_observer", "my.observer"
+        self.assertIs(namedAny(ours), logs.json_observer)
+        self.patch(logs, "json_path", None)
+        for twistd, logger, path in (
+            ({"nodaemon": True}, ours, None),
+            ({"nodaemon": True, "logfile": "x.log"}, ours, "x.log"),
+            ({"nodaemon": False, "logfile": None}, ours, "twistd.log"),
+            ({"nodaemon": True, "logger": mine}, mine, None),
+            ({"nodaemon": True, "syslog": True}, None, None),
+        ):
+            logs.json_path = None
+            self.assertEqual(self.logger(**{"logfile": None, **twistd})[1], logger, twistd)
+            self.assertEqual(logs.json_path, path, twistd)
+
     def test_tls_is_left_out_unless_it_is_served(self) -> None:
         self.parse("-c", self.write())
         self.assertEqual(self.without_tls, [True])

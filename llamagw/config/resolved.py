@@ -164,6 +164,7 @@ class Config(Struct, frozen=True, kw_only=True):
     client_stall_sec: float
     access_log: bool | None
     engine_log: Literal["warn", "all", "none"]
+    log_format: Literal["text", "json"]
     activity_size: int
 
     @classmethod

@@ -53,6 +53,7 @@ _Megabytes = Annotated[
 ]
 _Switch = Annotated[bool, Meta(description="true or false")]
 _EngineLog = Annotated[Literal["warn", "all", "none"], Meta(description="warn, all or none")]
+_LogFormat = Annotated[Literal["text", "json"], Meta(description="text or json")]
 _Arguments = Annotated[
     list[Annotated[str, Meta(pattern=TEXT)]],
     Meta(description='a list of texts, such as ["--embeddings", "--pooling", "mean"]'),
@@ -191,6 +192,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     #: None for true in the foreground, false for a daemon and with a log file.
     access_log: _Switch | None = None
     engine_log: _EngineLog = "warn"
+    log_format: _LogFormat = "text"
     activity_size: _Kept = 1000
 
 

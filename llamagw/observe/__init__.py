@@ -5,7 +5,7 @@ Listens only; other rooms make records, and none of them knows who hears of them
 """
 
 from llamagw.observe.access import HERE, log
-from llamagw.observe.activity import Activity
+from llamagw.observe.activity import Activity, entry
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
@@ -21,6 +21,7 @@ __all__ = [
     "Outcome",
     "Record",
     "Usage",
+    "entry",
     "exposition",
     "log",
     "reason_of",

@@ -53,6 +53,7 @@ def log(record: Record) -> None:
         told=", ".join(told),
         id=record.id,
         reason=f": {harmless(record.reason, REASON)}" if record.reason else "",
+        record=record,
     )
 
 

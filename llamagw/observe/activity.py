@@ -59,15 +59,19 @@ class Activity:
             if len(found) >= count or record.last + since_epoch <= since:
                 break
             if model in (None, record.model, record.asked) and status in (None, record.status):
-                found.append(_entry(record, since_epoch))
+                found.append(entry(record, since_epoch))
         return found
 
 
-def _entry(record: Record, since_epoch: float) -> dict[str, Any]:
-    """A record in JSON; times in seconds since the epoch, durations in seconds."""
+def entry(record: Record, since_epoch: float) -> dict[str, Any]:
+    """
+    A record as JSON has it: times in seconds since the epoch, durations in seconds.
+
+    :param since_epoch: seconds since the epoch at which the reactor's clock was 0
+    """
     arrived = record.last if record.arrived is None else record.arrived
     first = None if record.first is None else round(record.first - arrived, 6)
-    entry: dict[str, Any] = {
+    told: dict[str, Any] = {
         "id": record.id,
         "time": round(arrived + since_epoch, 3),
         "client": record.client,
@@ -90,11 +94,11 @@ def _entry(record: Record, since_epoch: float) -> dict[str, Any]:
     }
     usage = record.usage
     if usage is not None:
-        entry["tokens"] = {
+        told["tokens"] = {
             "prompt": usage.prompt,
             "cached": usage.cached,
             "completion": usage.completion,
         }
-        entry["prompt_sec"] = usage.prompt_sec
-        entry["completion_sec"] = usage.completion_sec
-    return entry
+        told["prompt_sec"] = usage.prompt_sec
+        told["completion_sec"] = usage.completion_sec
+    return told

@@ -53,6 +53,7 @@ class DefaultsTests(ConfigCase):
                 "client_stall_sec": 600,
                 "access_log": None,
                 "engine_log": "warn",
+                "log_format": "text",
                 "activity_size": 1000,
             },
         )
