@@ -28,8 +28,8 @@ _COOKIE = frozenset({b"cookie"})
 _NONE: frozenset[bytes] = frozenset()
 
 #: How many reads of an answer's end are kept: the last word, the tokens and the closing mark of a
-#: stream may each be one. A read has 64 KiB at most (llhttp's) or is cut to its end later.
-KEPT = 4
+#: stream may each be one. Of each so many bytes, since a read may have 256 KiB.
+KEPT, KEPT_BYTES = 4, 16 * 1024
 
 #: Maximum size, in bytes, of an error's body that is sent as an event of a stream begun early.
 MOST_REFUSAL = 64 * 1024
@@ -112,7 +112,7 @@ class Exchange:
         if record is not None:
             record.first = self._request.channel.connections.clock.seconds()
         if data:
-            self._kept[0] = self._begin = data
+            self._begin, self._kept[0] = data[:KEPT_BYTES], data[-KEPT_BYTES:]
             self._reads = 1
         if status == 101:
             self._tunnel = True
@@ -138,8 +138,8 @@ class Exchange:
         self._lease.moved()
         # No call here: this is done for each event of a stream.
         if not self._reads:
-            self._begin = data
-        self._kept[self._reads % KEPT] = data
+            self._begin = data[:KEPT_BYTES]
+        self._kept[self._reads % KEPT] = data[-KEPT_BYTES:]
         self._reads += 1
         if self._refusal is None:
             self._request.pass_on(data)

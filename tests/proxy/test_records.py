@@ -5,7 +5,10 @@ The real Site in memory (support/bench.py).
 
 from __future__ import annotations
 
+import gc
+
 from llamagw.observe import Outcome, Record
+from llamagw.proxy.exchange import KEPT, KEPT_BYTES, Exchange
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import (
     CHAT,
@@ -134,3 +137,22 @@ class OutcomeTests(RecordTestCase):
         self.assertEqual(answers(bytes(client.heard), "POST")[0].status, 200)
         self.assertEqual(len(told), 1)
         self.flushLoggedErrors(RuntimeError)
+
+    def test_of_a_long_answer_little_is_kept_and_its_tokens_are_known_all_the_same(self) -> None:
+        told = self.listen()
+        self.bench.client(request({"model": "small"}))
+        backend = self.bench.backend()
+        usage = b'"usage":{"prompt_tokens":3,"completion_tokens":4}}'
+        body = b'{"text":"' + b"x" * 8 * KEPT * KEPT_BYTES + b'",' + usage
+        backend.says(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body))
+        for at in range(0, len(body), 2 * KEPT_BYTES):
+            backend.says(body[at : at + 2 * KEPT_BYTES])
+            kept = [
+                sum(map(len, (found._begin, *found._kept)))
+                for found in gc.get_objects()
+                if isinstance(found, Exchange)
+            ]
+            self.assertLessEqual(max(kept, default=0), (KEPT + 1) * KEPT_BYTES)
+        [record] = told
+        assert record.usage is not None
+        self.assertEqual((record.usage.prompt, record.usage.completion), (3, 4))
