@@ -348,7 +348,7 @@ class StartTests(ServiceTestCase):
             f"llamagw {__version__}",
             "2 models configured, at most 2 in memory",
             "listening on 0.0.0.0:8000; base URL: http://localhost:8000/v1",
-            "http://localhost:8000/ in a browser",
+            "http://localhost:8000/ui/ in a browser",
             "Ctrl-C stops",
         ):
             self.assertIn(text, log)
