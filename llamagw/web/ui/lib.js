@@ -19,7 +19,7 @@ async function send(path, options) {
   try {
     answer = await fetch(new URL(path, root), options);
   } catch (error) {
-    if (error.name === "AbortError") throw error;
+    if (error.name === "AbortError" || error.name === "TimeoutError") throw error;
     throw Object.assign(new Error("The gateway does not answer."), { status: 0 });
   }
   if (!answer.ok) throw await refusal(answer);
@@ -356,18 +356,35 @@ export function say(element, text) {
 }
 
 /** Ask before something is done: true if it may be. Escape and Cancel say no. */
-export function ask(text, label) {
+export async function ask(text, label) {
+  return (await choose(text, { yes: label })) === "yes";
+}
+
+/**
+ * Ask which of several things is to be done.
+ *
+ * @param labels the buttons' texts, by what is given back; "" is given for Cancel and Escape
+ * @returns {Promise<string>}
+ */
+export function choose(text, labels) {
   return new Promise((resolve) => {
-    const words = el("p", { id: "asked" }, text);
+    const closed = () => {
+      dialog.remove();
+      resolve(dialog.returnValue);
+    };
+    const button = (value, label, more = {}) =>
+      el("button", { type: "button", onclick: () => dialog.close(value), ...more }, label);
     const dialog = el(
       "dialog",
-      { "aria-labelledby": "asked", onclose: () => (dialog.remove(), resolve(dialog.returnValue === "yes")) },
-      words,
+      { "aria-labelledby": "asked", onclose: closed },
+      el("p", { id: "asked" }, text),
       el(
         "div",
         { class: "row end" },
-        el("button", { type: "button", onclick: () => dialog.close("") }, "Cancel"),
-        el("button", { type: "button", class: "main", onclick: () => dialog.close("yes") }, label),
+        button("", "Cancel"),
+        Object.entries(labels).map(([value, label], number) =>
+          button(value, label, { class: number ? "danger" : "main" }),
+        ),
       ),
     );
     document.body.append(dialog);
