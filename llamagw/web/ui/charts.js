@@ -1,6 +1,6 @@
 // The page Charts: the last minutes to a day, from the gateway's own samples (/history).
 // Below each chart stands what its lines are now, or where the pointer is: for screen readers too.
-import { count, el, every, get, onBack, say, seconds, size } from "./lib.js";
+import { count, el, every, get, keep, onBack, say, seconds, size } from "./lib.js";
 
 /* global uPlot -- index.html loads it: a classic script, which has no exports */
 
@@ -11,6 +11,10 @@ const HEIGHT = 180;
 const rate = (value) => (value < 10 ? value.toFixed(1) : count(Math.round(value)));
 const whole = (value) => count(Math.round(value));
 const perMinute = (values, step) => values.map((value) => (value === null ? null : (value * 60) / step));
+
+/** Steps of an axis: of bytes, and of what has no fractions. */
+const BYTES = Array.from({ length: 50 }, (_, power) => 2 ** power);
+const WHOLE = Array.from({ length: 9 }, (_, power) => [1, 2, 5].map((one) => one * 10 ** power)).flat();
 
 /** Each chart: what it is called, its unit, how a value reads, and its lines. */
 const CHARTS = [
@@ -45,16 +49,18 @@ const CHARTS = [
     title: "Queue",
     unit: "requests",
     reads: whole,
+    marks: WHOLE,
     lines: [
       ["in_flight", "running"],
       ["waiting", "waiting"],
     ],
   },
-  { title: "Memory", unit: "", reads: size, bytes: true, lines: [["memory_bytes", "of all engines"]] },
+  { title: "Memory", unit: "", reads: size, marks: BYTES, lines: [["memory_bytes", "of all engines"]] },
   {
     title: "Models",
     unit: "",
     reads: whole,
+    marks: WHOLE,
     lines: [
       ["loaded", "in memory"],
       ["swaps", "swaps"],
@@ -82,12 +88,14 @@ function show(root, params) {
 
   function choose(value) {
     minutes = value;
+    keep("charts", { minutes, model: wanted });
     mark();
     ask();
   }
 
   function pick(name) {
     wanted = name;
+    keep("charts", { minutes, model: wanted });
     draw();
   }
 
@@ -165,8 +173,8 @@ class Chart {
   #shown = [];
   #sized = new ResizeObserver(() => this.#plot?.setSize(this.#size()));
 
-  constructor({ title, unit, reads, lines, bytes = false }) {
-    Object.assign(this, { title, unit, reads, lines, bytes });
+  constructor({ title, unit, reads, lines, marks = null }) {
+    Object.assign(this, { title, unit, reads, lines, marks });
     this.splits = lines.some(([, , , perModel]) => perModel);
     this.values = lines.map(() => el("b"));
     this.of = el("small");
@@ -226,7 +234,7 @@ class Chart {
           {},
           ...this.lines.map((_, number) => ({
             stroke: colour(`--series-${number + 1}`),
-            fill: number ? undefined : `color-mix(in srgb, ${colour("--series-1")} 12%, transparent)`,
+            fill: number ? undefined : `${colour("--series-1")}1f`,
             width: 1.5,
             points: { show: false },
           })),
@@ -236,8 +244,7 @@ class Chart {
           {
             ...axis,
             size: 64,
-            // Multiples of 1024, where the unit is.
-            incrs: this.bytes ? Array.from({ length: 50 }, (_, power) => 2 ** power) : undefined,
+            ...(this.marks && { incrs: this.marks }),
             values: (_, marks) => marks.map((mark) => (mark === 0 ? "0" : this.reads(mark))),
           },
         ],

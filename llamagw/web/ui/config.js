@@ -129,7 +129,7 @@ class Checked {
         "div",
         { class: "tools" },
         el("h2", {}, "Check a change"),
-        el("div", { class: "row" }, el("button", { type: "button", onclick: () => this.#undo() }, "Undo"), el("button", { type: "button", class: "main", onclick: () => this.#check() }, "Check")),
+        el("div", { class: "row" }, el("button", { type: "button", onclick: () => this.#revert() }, "Revert"), el("button", { type: "button", class: "main", onclick: () => this.#check() }, "Check")),
       ),
       el("div", { class: "card editor" }, this.numbers, this.text),
       el("p", { class: "quiet" }, "Only checked, never saved: change the file itself, then reload. Secrets are shown as ***."),
@@ -146,7 +146,7 @@ class Checked {
     this.#number();
   }
 
-  #undo() {
+  #revert() {
     this.text.value = this.original;
     this.show(null);
   }
