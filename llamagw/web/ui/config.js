@@ -18,7 +18,6 @@ function show(root) {
   root.append(
     el("div", { class: "tools" }, el("p", {}, "The configuration in force, from ", path), reload),
     fault,
-    text.result,
     el("div", { class: "halves" }, values.box, text.box),
   );
 
@@ -52,6 +51,7 @@ function show(root) {
     } catch (error) {
       toast(error.message, { bad: true });
     }
+    text.box.scrollIntoView({ block: "nearest" });
   }
 
   load();
@@ -131,6 +131,7 @@ class Checked {
         el("h2", {}, "Check a change"),
         el("div", { class: "row" }, el("button", { type: "button", onclick: () => this.#revert() }, "Revert"), el("button", { type: "button", class: "main", onclick: () => this.#check() }, "Check")),
       ),
+      this.result,
       el("div", { class: "card editor" }, this.numbers, this.text),
       el("p", { class: "quiet" }, "Only checked, never saved: change the file itself, then reload. Secrets are shown as ***."),
     );

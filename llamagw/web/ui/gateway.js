@@ -11,6 +11,9 @@ const LATER = 5000;
 const HEALTH = 3000;
 const LIST = 60000;
 
+/** Milliseconds within which several changes are shown at once. */
+const TOGETHER = 50;
+
 // Asking
 
 async function send(path, options) {
@@ -188,6 +191,8 @@ class Models {
   #due = 0;
   #timer = 0;
   #round = 0;
+  #asking = null;
+  #early = null;
 
   /** The last answer of /health, when it came (Date.now()), and why there is none (or ""). */
   health = null;
@@ -213,7 +218,10 @@ class Models {
   /** Begin; called once, by app.js. */
   start() {
     follow("models/sse", {
-      message: (event) => this.#event(event),
+      message: (event) => {
+        this.#early?.push(event);
+        this.#event(event);
+      },
       state: (connected) => {
         this.#streaming = connected;
         if (connected) this.refresh();
@@ -230,15 +238,22 @@ class Models {
     this.#due = setTimeout(() => {
       this.#due = 0;
       for (const call of this.#watchers) call(this.list);
-    }, 30);
+    }, TOGETHER);
   }
 
   /** Ask for the whole list again. */
-  async refresh() {
+  refresh() {
+    this.#asking ??= this.#ask().finally(() => (this.#asking = null));
+    return this.#asking;
+  }
+
+  async #ask() {
     let data;
+    this.#early = [];
     try {
       ({ data } = await get("models"));
     } catch {
+      this.#early = null;
       return; // that the gateway does not answer is told by `look`
     }
     const before = this.#known;
@@ -256,6 +271,9 @@ class Models {
       });
       this.#known.set(model.name, model);
     }
+    // What has changed since the list was made.
+    for (const event of this.#early) this.#event(event);
+    this.#early = null;
     this.#tell();
   }
 
@@ -266,11 +284,12 @@ class Models {
       model.progress = data;
       model.usual_sec = data.usual_sec ?? model.usual_sec;
     } else {
-      const before = model.state;
+      const { state, why } = model;
       Object.assign(model, told(data.status, data));
-      if (before === model.state) return;
+      if (state === model.state && why === model.why) return;
       model.progress = null;
-      this.look();
+      clearTimeout(this.#timer);
+      this.#timer = setTimeout(() => this.look(), TOGETHER);
     }
     this.#tell();
   }
