@@ -183,7 +183,7 @@ class Chart {
     this.box = el(
       "section",
       { class: "card pad chart", "aria-label": title },
-      el("h2", {}, title, unit && el("small", {}, ` ${unit}`), this.of),
+      el("h2", {}, title, unit && el("small", {}, ` · ${unit}`), this.of),
       this.canvas,
       el("ul", { class: "legend" }, legend),
     );
@@ -195,7 +195,7 @@ class Chart {
 
   /** @param of the model whose values these are, if not of all */
   draw(times, values, from, to, of) {
-    say(this.of, of && this.splits ? ` of ${of}` : "");
+    say(this.of, of && this.splits ? ` · ${of}` : "");
     this.#shown = values;
     if (!this.#plot) this.#make();
     this.#plot.setData([times, ...values], false);
@@ -243,7 +243,7 @@ class Chart {
           { ...axis, size: 28, values: (_, marks) => marks.map((mark) => new Date(mark * 1000).toLocaleTimeString([], hour)) },
           {
             ...axis,
-            size: 64,
+            size: 56,
             ...(this.marks && { incrs: this.marks }),
             values: (_, marks) => marks.map((mark) => (mark === 0 ? "0" : this.reads(mark))),
           },
