@@ -601,7 +601,7 @@ def test_who_waits_on_a_pipe_is_told_in_lines(
     assert re.fullmatch(r"x is loaded \(\d+\.\d s\)\n", done.stdout)
     assert [re.sub(r"\d\.\d s", "T", line) for line in done.stderr.splitlines()] == [
         "x: waiting for T (position 2), for room: `b?` is busy; its load usually takes 12 s",
-        "x: loading 3 s of usually 12 s",
+        "x: loading for 3 s, usually 12 s",
     ]
 
 
@@ -657,7 +657,7 @@ def test_ctrl_c_ends_the_wait_with_130_and_says_what_becomes_of_the_load(
         (LOADING, "a: loading [######------------------] 3 s of usually 12 s"),
         ({**LOADING, "done": 0.5}, "a: loading [############------------] 3 s of usually 12 s"),
         ({**LOADING, "elapsed_sec": 99}, f"a: loading [{'#' * 23}-] 1 min of usually 12 s"),
-        ({**LOADING, "usual_sec": None}, "a: loading 3 s"),
+        ({**LOADING, "usual_sec": None}, "a: loading for 3 s"),
         ({**LOADING, "usual_sec": 0.4, "elapsed_sec": 0.1}, "] 0.1 s of usually 0.4 s"),
         ({"state": "waiting", "waiting_for": "its restart in 3 s"}, ", for its restart in 3 s"),
         ({"state": "loaded"}, "a: asked for 0.0 s ago"),
