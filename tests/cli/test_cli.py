@@ -425,6 +425,22 @@ def test_ps_of_a_gateway_that_tells_less_leaves_that_out(gateway: FakeGateway) -
     assert llamagw("ps").stdout.partition("\n\n")[2] == "broken: no\n"
 
 
+def test_ps_tells_of_loads_under_way_idle_timeouts_and_pins(gateway: FakeGateway) -> None:
+    data = [
+        a_model("a", "loading", load_sec=3.2, usual_sec=11.7),
+        a_model("b", "loading", load_sec=0.42),
+        a_model("c", "loaded", load_sec=5.0, usual_sec=5.0, unloads_in_sec=130.0, pinned=True),
+        a_model("d", usual_sec=5.0, pinned=True),
+    ]
+    gateway.answers["/models"] = 200, {"object": "list", "data": data}
+    assert llamagw("ps").stdout.partition("\n\n")[2].splitlines() == [
+        "a has been loading for 3 s, usually 12 s",
+        "b has been loading for 0.4 s",
+        "c will be unloaded in 2 min if it is not used",
+        "pinned: c, d",
+    ]
+
+
 def test_ps_breaks_long_texts_between_words_on_a_terminal(gateway: FakeGateway) -> None:
     error = f"The model `broken` cannot be loaded: {'/a/path' * 15} {'is wrong ' * 200}"
     broken = a_model("broken", said={"failed": True, "error": error})
