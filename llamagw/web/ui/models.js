@@ -271,7 +271,8 @@ function row({ name, remote }) {
     bar.hidden = !loading || done === null;
     if (!bar.hidden) bar.value = done;
     const exact = typeof model.progress?.done === "number" ? `${Math.round(100 * model.progress.done)}%; ` : "";
-    say(progress, loading ? `${exact}loading for ${seconds(Math.floor(elapsed))}${usual ? `; usually takes ${seconds(usual)}` : ""}` : "");
+    const soFar = elapsed < 1 ? "loading" : `loading for ${seconds(Math.floor(elapsed))}`;
+    say(progress, loading ? `${exact}${soFar}${usual ? `; usually takes ${seconds(usual)}` : ""}` : "");
     progress.hidden = !loading;
     let waits = "";
     const reason = model.progress?.waiting_for ?? model.waiting_for;
