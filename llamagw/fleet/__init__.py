@@ -8,6 +8,7 @@ Other packages import the names below, never from the modules.
 from llamagw.fleet.dispatch import Dispatcher
 from llamagw.fleet.lease import Lease
 from llamagw.fleet.report import Change, ModelReport, ReplicaReport
+from llamagw.fleet.totals import Totals
 from llamagw.fleet.turns import Turn
 
-__all__ = ["Change", "Dispatcher", "Lease", "ModelReport", "ReplicaReport", "Turn"]
+__all__ = ["Change", "Dispatcher", "Lease", "ModelReport", "ReplicaReport", "Totals", "Turn"]
