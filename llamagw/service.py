@@ -195,7 +195,7 @@ class Gateway(Service):
         try:
             if not self.running:
                 raise Cancelled
-            reading = await self._in_thread(self._read)
+            reading: Reading = await self._in_thread(self._read)
             if not self.running:
                 raise Cancelled
             self._adopt(reading)

@@ -120,7 +120,9 @@ def available_memory() -> int:
         with contextlib.suppress(OSError, ValueError, KeyError):
             limit, used = int(_read(group.limit)), int(_read(group.used))
             told = dict(line.split() for line in _read(group.stat).splitlines())
-            cached = sum(int(told[group.prefix + name]) for name in ("inactive_file", "active_file"))
+            cached = sum(
+                int(told[group.prefix + name]) for name in ("inactive_file", "active_file")
+            )
             return max(min(available, limit - used + cached), 0)
     return available
 

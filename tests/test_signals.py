@@ -185,7 +185,6 @@ class ReloadTests(ServiceTestCase):
         [warning] = self.warned[before:]
         self.assertIn("model third cannot be served: there is no file", warning)
 
-
     def test_who_waits_for_a_reload_is_told_what_was_applied(self) -> None:
         self.says(max_queue=7)
         waiting = self.gateway.reloaded()
@@ -324,9 +323,7 @@ class CheckTests(ServiceTestCase):
         self.patch(service, "load_apart", cancelled)
         self.patch(service, "describe_apart", cancelled)
         self.failureResultOf(self.check(), ShuttingDown)
-        self.failureResultOf(
-            Deferred.fromCoroutine(self.gateway.described(None)), ShuttingDown
-        )
+        self.failureResultOf(Deferred.fromCoroutine(self.gateway.described(None)), ShuttingDown)
 
 
 class ChangesTests(SynchronousTestCase):
@@ -406,14 +403,9 @@ class ApartTests(ConfigTestCase):
         self.assertEqual(load_apart(path, Commands(), text), load(path, text))
 
     def test_what_is_told_of_a_configuration_is_the_same_there(self) -> None:
-        self.values["models"][0]["set_params"] = {"day": "2026-01-01"}
-        path = self.write()
-        Path(path).write_text(Path(path).read_text().replace('"2026-01-01"', "2026-01-01"))
-        config = load(path)
+        config = load(self.write())
         told = json.loads(describe_apart(config, {}, "small", Commands()))
-        here = described(config, {}, "small")
-        self.assertEqual(told["text"], here["text"])
-        self.assertIn("2026-01-01", str(told["models"]))
+        self.assertEqual(told, described(config, {}, "small"))
         with (
             mock.patch.object(Commands, "run", return_value=(b"", b"Killed\n", -9)),
             self.assertRaises(ConfigError),

@@ -281,7 +281,7 @@ class ServiceTestCase(ConfigTestCase):
         self.patch(known, "known_flags", lambda *_: {})
         self.patch(known, "look_apart", lambda paths, seconds, asking: look_at(paths, seconds))
         self.patch(service, "load_apart", lambda path, asking, text=None: load(path, text))
-        self.patch(service, "lines_apart", lambda faults, asking, text=None: with_lines(faults, text))
+        self.patch(service, "lines_apart", lambda found, asking, text=None: with_lines(found, text))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
         self.logged: list[str] = []

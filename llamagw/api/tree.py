@@ -273,7 +273,7 @@ class Api:
     @app.route("/config/reload", methods=["POST"])
     @_guarded
     async def reload(self, request: Request) -> bytes:
-        """Reload the configuration; answer when that is done, with what it changed, or its faults."""
+        """Reload the configuration; answer when that is done, with changes or faults."""
         return _json(request, await self._configuration.reloaded())
 
     async def _model_entries(self) -> list[Described]:

@@ -176,7 +176,7 @@ class Document:
             if len(data) > MOST_BYTES:
                 self.fault("", f"is no configuration: it is over {MOST_BYTES // 2**20} MB")
                 return None
-            text = self.text = data.decode()
+            text = self.text = data.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.fault("", f"cannot be read: {reason}; see config.example.yaml for a beginning")

@@ -54,9 +54,7 @@ def masked_arguments(words: Iterable[str]) -> list[str]:
 
     :param words: a text for each flag and each value
     """
-    return [
-        word.removesuffix(value) + MASK if value else word for word, value in _values(words)
-    ]
+    return [word.removesuffix(value) + MASK if value else word for word, value in _values(words)]
 
 
 def _values(words: Iterable[str]) -> Iterator[tuple[str, str]]:

@@ -46,9 +46,7 @@ def described(config: Config, derived: Mapping[str, Any], only: str | None) -> d
     same = now == config
     written = _Written(document, raw if now is not None else None, now)
     chosen = [
-        (number, model)
-        for number, model in enumerate(config.models)
-        if only in (None, model.name)
+        (number, model) for number, model in enumerate(config.models) if only in (None, model.name)
     ]
     return {
         "path": config.path,

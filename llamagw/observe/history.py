@@ -46,9 +46,7 @@ class History:
     :param now: gives the requests in flight and waiting, the models in memory, and their bytes
     """
 
-    def __init__(
-        self, counts: Counts, now: Callable[[], tuple[int, int, int, int]]
-    ) -> None:
+    def __init__(self, counts: Counts, now: Callable[[], tuple[int, int, int, int]]) -> None:
         self._counts = counts
         self._now = now
         #: When the last sample was taken, and how many were in all.
@@ -116,9 +114,9 @@ class History:
                 self._models[name] = _OfModel(length)
         for name, model in self._models.items():
             self._add_of(model, asked[name], counts.models[name])
-        for number, column in enumerate(self._first):
+        for number, bucket in enumerate(self._first):
             total = sum(of.first.counts[number] for of in counts.models.values())
-            column.append(total - self._first_before[number])
+            bucket.append(total - self._first_before[number])
             self._first_before[number] = total
 
     def _add_of(self, model: _OfModel, asked: int, counted: OfModel) -> None:

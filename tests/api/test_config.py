@@ -60,6 +60,9 @@ class ConfigTests(BenchTestCase):
         [found] = answers(bytes(client.heard))
         return found
 
+    def assert_refused(self, answer: Answer, status: int, code: str) -> None:
+        self.assertEqual(self.assert_envelope(answer, status, open_to_all=False)["code"], code)
+
     def test_what_is_in_force_is_told_as_the_service_tells_it(self) -> None:
         client = self.ask("GET", "/config?model=small")
         self.assertEqual(self.gateway.asked, [("described", "small")])
@@ -103,18 +106,18 @@ class ConfigTests(BenchTestCase):
             ("POST", "/config/reload"),
         ):
             client = self.ask(method, path)
-            self.gateway.waiting[-1].errback(ShuttingDown("It stops.", retry_after=1))
-            self.assert_envelope(self.answer(client), 503, "shutting_down")
+            self.gateway.waiting[-1].errback(ShuttingDown("It is being stopped.", retry_after=1))
+            self.assert_refused(self.answer(client), 503, "shutting_down")
 
     def test_a_text_that_is_too_long_is_refused_unread(self) -> None:
         self.bench.site.connections.max_body = 2 * MOST_TEXT
         client = self.ask("POST", "/config/check", b"x" * (MOST_TEXT + 1))
-        self.assert_envelope(self.answer(client), 413, "body_too_large")
+        self.assert_refused(self.answer(client), 413, "body_too_large")
         self.assertEqual(self.gateway.asked, [])
 
     def test_one_is_answered_at_a_time_and_no_more_than_some_wait(self) -> None:
         clients = [self.ask("POST", "/config/check", b"x") for _ in range(MOST_WAITING + 2)]
-        self.assert_envelope(self.answer(clients.pop()), 503, "server_busy")
+        self.assert_refused(self.answer(clients.pop()), 503, "server_busy")
         for number, client in enumerate(clients):
             self.assertEqual(len(self.gateway.asked), number + 1)
             self.gateway.waiting[number].callback(FakeReading("", []))

@@ -69,7 +69,12 @@ class DescribedTests(ConfigCase):
 
     def test_no_secret_is_told_anywhere(self) -> None:
         text = MODEL.format("env: {HF_TOKEN: sk-1}\n    extra_args: [--api-key, sk-2]")
-        for written in (text, REMOTE, text + "    api_key: [sk-3]\n", REMOTE + "    env: {A: [sk-4]}"):
+        for written in (
+            text,
+            REMOTE,
+            text + "    api_key: [sk-3]\n",
+            REMOTE + "    env: {A: [sk-4]}",
+        ):
             config = self.load(text if written.startswith(text) else REMOTE)
             self.path.write_text(written)
             told = self.told(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -110,7 +111,7 @@ def test_a_longer_span_has_longer_steps_and_says_the_same_in_all(scene: Scene) -
         told = scene.history.told(minutes)
         assert told["step"] == step
         points = len(told["series"]["requests"])
-        assert points == min(minutes * 60 // step + minutes % 2 * (step > 10), -(-7000 // step))
+        assert points == min(minutes * 60 // step, math.ceil(7000 / step))
         assert points <= MOST_POINTS
         asked = told["series"]["requests"]
         assert sum(asked[1:-1]) == (points - 2) * step // STEP
@@ -127,9 +128,8 @@ def test_a_step_that_has_passed_does_not_change_with_the_next_samples(scene: Sce
     before = scene.history.told(120)
     scene.sample()
     after = scene.history.told(120)
-    shift = round((after["end"] - before["end"]) / after["step"])
     passed = before["series"]["requests"][:-1]
-    assert after["series"]["requests"][: len(passed)] == passed[shift:] or shift == 0
+    assert len(passed) > 200
     assert after["series"]["requests"][: len(passed)] == passed
 
 

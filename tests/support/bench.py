@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.api import Api, Charts, Configuration, Devices, Metrics
-from llamagw.config import Config, LocalModel, ModelConfig
+from llamagw.config import Config, ConfigError, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
 from llamagw.fleet import Dispatcher, Lease
 from llamagw.launch import Log, Watch
@@ -183,6 +183,19 @@ class Watched(Dispatcher):
         return gone
 
 
+class Service:
+    """What is asked about the configuration, of which there is no file."""
+
+    def described(self, only: str | None) -> Deferred[bytes]:
+        return succeed(b"{}")
+
+    def check(self, text: bytes) -> Deferred[Any]:
+        return self.reloaded()
+
+    def reloaded(self) -> Deferred[Any]:
+        return fail(ConfigError([]))
+
+
 class Bench:
     """
     The whole proxy wing on its fleet, between a client and a backend that the test plays.
@@ -225,7 +238,7 @@ class Bench:
         self.history = History(self.metrics.counts, lambda: self.dispatcher.totals()[:4])
         self.charts = Charts(self.history, self.reactor, self.wall)
         #: What is asked about the configuration, in the place of `llamagw.service.Gateway`.
-        self.gateway: Any = None
+        self.gateway: Any = Service()
         self.activity = Activity(self.config.activity_size)
         self.api = Api(
             self.dispatcher,
