@@ -32,6 +32,7 @@ from llamagw import __version__, announce, launch, logs, service, system, tap
 from llamagw.config import ConfigError, load, with_lines
 from llamagw.launch import known
 from llamagw.models import look_at
+from llamagw.observe import STEP
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.models.support import gguf_bytes
@@ -332,6 +333,13 @@ class StartTests(ServiceTestCase):
         allowed = site.connections
         self.assertEqual((allowed.client_stall, allowed.request_timeout), (7, 9))
         self.assertGreaterEqual(allowed.max_connections, 8)
+
+    def test_samples_for_charts_are_taken_while_it_runs(self) -> None:
+        self.make()
+        [(begin, _, _)] = self.reactor.whenRunningHooks
+        begin()
+        self.reactor.advance(STEP)
+        self.assertIn("1 samples", repr(begin.__self__))
 
     def test_requests_are_logged_in_the_foreground(self) -> None:
         for foreground in (True, False):
