@@ -40,7 +40,7 @@ _OUTCOMES = {
 }
 
 
-class Record(Struct, kw_only=True):
+class Record(Struct, kw_only=True, gc=False):
     """
     One request. Times are seconds of the reactor's clock; None for what did not happen.
 

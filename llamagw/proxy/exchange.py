@@ -178,11 +178,7 @@ class Exchange:
 
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:
     address = lease.address
-    headers = [
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    ]
+    headers = [(name, value) for name, values in request.given.items() for value in values]
     own = _OWN_HEADERS
     if address.api_key is not None:
         own |= _KEYS

@@ -83,10 +83,11 @@ class Relay:
     async def _answer(self, request: Request, read: Reader) -> None:
         try:
             call = read(request)
-            if request.record is not None:
-                request.record.asked = call.model or self._dispatcher.config.default_model
-                request.record.stream = call.stream
-                request.record.bytes_in = len(request.body)
+            record = request.record
+            if record is not None:
+                record.asked = call.model or self._dispatcher.config.default_model
+                record.stream = call.stream
+                record.bytes_in = len(request.body)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             # The client has disconnected.
@@ -113,7 +114,7 @@ class Relay:
             lease = await self._lease(request, call, failed)
             record = request.record
             if record is not None:
-                now = record.admitted = self._clock.seconds()
+                now = record.admitted = record.connected = self._clock.seconds()
                 record.model = lease.model.name
                 record.tries += 1
                 if record.queued is not None:
@@ -185,8 +186,6 @@ class Relay:
             await request.turn()
         upstream = self._pool.take(lease.address)
         sent = False
-        if request.record is not None:
-            request.record.connected = self._clock.seconds()
         if upstream is not None:
             try:
                 return await send(request, call, lease, upstream)

@@ -32,7 +32,7 @@ from llamagw.net import IConnection, of_answer
 from llamagw.observe import HERE, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
-from llamagw.proxy.origins import Pairs, decoded_path
+from llamagw.proxy.origins import Pairs, as_lines, decoded_path, joined
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
 
 _log = Logger(namespace="llamagw.server")
@@ -196,7 +196,7 @@ class Request(KnownRequest):
     def process(self) -> None:
         routing: Routing = self.channel.site
         self.routing = routing
-        given = self.requestHeaders.getRawHeaders(b"x-request-id")
+        given = self.given.get(b"X-Request-Id")
         self.record = Record(id=request_id(given), arrived=self.channel.connections.clock.seconds())
         if self.method == b"POST":
             handler = routing.table.get(self.path)
@@ -290,7 +290,7 @@ class Request(KnownRequest):
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
-        lines += [b"%b: %b\r\n" % pair for pair in self._cors()]
+        lines.append(self._cors_lines())
         record = self.record
         if record is not None:
             lines.append(b"X-Request-Id: %b\r\n%b" % (record.id.encode(), record.timing))
@@ -349,7 +349,13 @@ class Request(KnownRequest):
         super().write(data)
 
     def _cors(self) -> Pairs:
-        return self.channel.connections.origins.headers(self.requestHeaders, self.open_to_all)
+        origin = joined(self.given.get(b"Origin"))
+        return self.channel.connections.origins.headers(origin, self.open_to_all)
+
+    def _cors_lines(self) -> bytes:
+        if self.open_to_all and b"Origin" not in self.given:
+            return self.channel.connections.origins.lines
+        return as_lines(self._cors())
 
     def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """

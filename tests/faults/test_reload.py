@@ -169,7 +169,8 @@ def test_a_reload_by_http_is_answered_when_it_is_applied_or_with_its_faults(
     path: Path = gateway.folder / "config.yaml"
     config = {**gateway.config, "models": [gateway.entry("new")], "max_queue": 7}
     text = json.dumps(config)
-    changes = "new: new; removed: same, changed, removed; other keys: max_queue"
+    changes = "new: new; removed: same, changed, removed; "
+    changes += "other keys: default_model, max_queue"
     told = {"ok": True, "changes": changes, "notes": []}
     assert gateway.ask("POST", "/config/check", config).json() == told
     assert gateway.chat("same").status == 200

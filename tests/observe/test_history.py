@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ class Scene:
     """A history that is sampled by hand."""
 
     def __init__(self) -> None:
-        self.counts = Counts({"a", "b"}.__contains__, lambda path: "/v1/chat/completions")
+        self.counts = Counts({"a", "b"}.__contains__, defaultdict(lambda: "/v1/chat/completions"))
         self.now = (0, 0, 0, 0)
         self.history = History(self.counts, lambda: self.now)
         self.at = BEGIN
@@ -167,7 +168,7 @@ def test_nothing_is_told_before_the_first_sample(scene: Scene) -> None:
 
 
 def test_a_day_with_a_hundred_models_takes_eight_megabytes() -> None:
-    counts = Counts(lambda name: True, lambda path: "/v1/chat/completions")
+    counts = Counts(lambda name: True, defaultdict(lambda: "/v1/chat/completions"))
     history = History(counts, lambda: (0, 0, 0, 0))
     for number in range(150):
         counts.count(Record(id="x", arrived=0.0, asked=f"m{number}", model=f"m{number}"))
