@@ -29,6 +29,7 @@ def masked(text: str) -> str:
         ("api_key: !!str sk-1\n", 'api_key: !!str "***"\n'),
         ("env: {A: sk-1, B: [sk-2]}\nc: 3\n", 'env: {A: "***", B: ["***"]}\nc: 3\n'),
         ("env:\n  A: sk-1\n  B: 5\nc: 3\n", 'env:\n  A: "***"\n  B: "***"\nc: 3\n'),
+        ("env: &m {A: sk-1}\nb: *m\n", 'env: &m {A: "***"}\nb: *m\n'),
         ("name: &n sk-1\napi_key: *n\n", 'name: &n "***"\napi_key: *n\n'),
         ("x: &b {api_key: sk-1}\ny: {<<: *b}\n", 'x: &b {api_key: "***"}\ny: {<<: *b}\n'),
         (
