@@ -274,6 +274,13 @@ OWN = (
         Scope.MANAGE,
     ),
     Own(
+        "POST",
+        "/models/pin",
+        '`{"model": …}`: it is not evicted any more, until its configuration changes; with '
+        '`"pinned": false` it may be',
+        Scope.MANAGE,
+    ),
+    Own(
         "GET",
         "/metrics",
         "without `model`: of the whole gateway and of the engines that are loaded, for Prometheus",
@@ -312,7 +319,13 @@ OWN = (
         "reloads the file, and answers when that is done: what has changed, or the faults",
         Scope.MANAGE,
     ),
-    Own("GET", "/models/sse", "an event for each change of a model's state", Scope.OBSERVE),
+    Own(
+        "GET",
+        "/models/sse",
+        "an event for each change of a model's state, and one a second while it loads or is waited "
+        "for",
+        Scope.OBSERVE,
+    ),
     Own(
         "GET",
         "/models/logs",
