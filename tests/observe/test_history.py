@@ -169,6 +169,13 @@ def test_nothing_is_told_before_the_first_sample(scene: Scene) -> None:
     assert set(GAUGES) < set(told["series"])
 
 
+def test_a_model_that_nobody_asks_for_takes_nothing(scene: Scene) -> None:
+    scene.counts.count_load("a", "loaded", 1.0)
+    scene.ask("b")
+    scene.sample()
+    assert set(scene.history._models) == {"b"}
+
+
 def test_a_day_with_a_hundred_models_takes_eight_megabytes() -> None:
     counts = Counts(lambda name: True, defaultdict(lambda: "/v1/chat/completions"))
     history = History(counts, lambda: (0, 0, 0, 0))
