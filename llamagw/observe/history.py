@@ -109,8 +109,8 @@ class History:
         self._before = now
         for name, value in zip(GAUGES, self._now(), strict=True):
             self._totals[name][-1] = value
-        for name in asked:
-            if name not in self._models and name in counts.models:
+        for name, of in counts.models.items():
+            if name not in self._models and (asked[name] or of.completion):
                 self._models[name] = _OfModel(length)
         for name, model in self._models.items():
             self._add_of(model, asked[name], counts.models[name])
