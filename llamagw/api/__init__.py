@@ -5,7 +5,10 @@ Requests for a model are passed to `llamagw.proxy`. Other packages import the na
 from the modules.
 """
 
+from llamagw.api.charts import Charts
+from llamagw.api.config import Configuration
+from llamagw.api.devices import Devices
 from llamagw.api.metrics import Metrics
 from llamagw.api.tree import Api
 
-__all__ = ["Api", "Metrics"]
+__all__ = ["Api", "Charts", "Configuration", "Devices", "Metrics"]

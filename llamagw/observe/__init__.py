@@ -7,6 +7,7 @@ Listens only; other rooms make records, and none of them knows who hears of them
 from llamagw.observe.access import HERE, log
 from llamagw.observe.activity import Activity, entry
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
+from llamagw.observe.history import STEP, History
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
 from llamagw.observe.scrape import exposition
@@ -15,9 +16,11 @@ from llamagw.observe.usage import Usage, reason_of, usage_of
 __all__ = [
     "HERE",
     "MOST_MODELS",
+    "STEP",
     "Activity",
     "Counts",
     "Gauge",
+    "History",
     "Outcome",
     "Record",
     "Usage",
