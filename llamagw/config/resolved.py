@@ -166,6 +166,7 @@ class Config(Struct, frozen=True, kw_only=True):
     engine_log: Literal["warn", "all", "none"]
     log_format: Literal["text", "json"]
     activity_size: int
+    ui: bool
 
     @classmethod
     def of(cls, path: str, file: ConfigFile, models: list[ModelConfig]) -> Config:

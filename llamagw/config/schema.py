@@ -194,6 +194,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     engine_log: _EngineLog = "warn"
     log_format: _LogFormat = "text"
     activity_size: _Kept = 1000
+    ui: _Switch = True
 
 
 #: The values of keys that a file does not have.

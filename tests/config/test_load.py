@@ -55,6 +55,7 @@ class DefaultsTests(ConfigCase):
                 "engine_log": "warn",
                 "log_format": "text",
                 "activity_size": 1000,
+                "ui": True,
             },
         )
 
