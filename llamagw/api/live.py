@@ -81,7 +81,8 @@ class _Line:
         waiting = self.request.waiting
         standing = None if waiting is None else standings.get(waiting)
         live = live_entry(self.beginning, self.record, self.request, standing, now)
-        same = now - self.at < AGAIN_SEC and all(
+        # Half a look earlier: a look may come a little too soon.
+        same = now - self.at < AGAIN_SEC - LOOK_SEC / 2 and all(
             live[key] == self.live[key] for key in ("state", "position", "waiting_for", "model")
         )
         if not same:

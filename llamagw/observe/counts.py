@@ -134,7 +134,7 @@ class Counts:
         queued = record.admitted if record.queued is None else record.queued
         of_model.queue.add(record.admitted - queued)
         of_model.retries += record.tries - 1
-        of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.first is not None
+        of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.status < 400
         if record.first is not None:
             of_model.first.add(record.first - record.arrived)
         usage = record.usage

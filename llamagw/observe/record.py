@@ -57,7 +57,8 @@ class Record(Struct, kw_only=True):
     :ivar load_sec: seconds of the wait in which its model was loading
     :ivar timing: the header ``Server-Timing`` of its answer
     :ivar connected: when it had a connection to its last backend
-    :ivar first: when the first bytes of the answer came
+    :ivar first: when the first bytes of the answer's body came: the head of a stream comes before
+        the engine has read the prompt
     :ivar last: when the answer, or the request without one, had ended
     :ivar tries: to how many backends it was sent
     :ivar status: of the answer; 0 if the client left before one

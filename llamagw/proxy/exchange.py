@@ -115,11 +115,11 @@ class Exchange:
         # From here on there is no retry, which would need the body.
         self._request.drop_body()
         record = self._record = self._request.record
-        if record is not None:
-            record.first = self._request.channel.connections.clock.seconds()
         if data:
             self._begin, self._kept[0] = data[:KEPT_BYTES], data[-KEPT_BYTES:]
             self._reads = 1
+            if record is not None:
+                record.first = self._request.channel.connections.clock.seconds()
         if status == 101:
             self._tunnel = True
             protocol = self._call.upgrade or b""
@@ -145,6 +145,8 @@ class Exchange:
         # No call here: this is done for each event of a stream.
         if not self._reads:
             self._begin = data[:KEPT_BYTES]
+            if self._record is not None:
+                self._record.first = self._request.channel.connections.clock.seconds()
         self._kept[self._reads % KEPT] = data[-KEPT_BYTES:]
         self._reads += 1
         if self._refusal is None:
