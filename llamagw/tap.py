@@ -239,7 +239,7 @@ def make_gateway(
     metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
-    activity = Activity(config.activity_size)
+    activity = Activity(config.activity_size, relay.capture)
     records.add(activity.add)
     live = Live(dispatcher, lambda: site.under_way(), activity, records, reactor)
     api = Api(dispatcher, relay, reactor, metrics, activity, live)

@@ -11,7 +11,6 @@ from enum import Enum
 
 from msgspec import Struct
 
-from llamagw.observe.capture import Captured
 from llamagw.observe.usage import Usage
 
 
@@ -41,7 +40,7 @@ _OUTCOMES = {
 }
 
 
-class Record(Struct, kw_only=True):
+class Record(Struct, kw_only=True, gc=False):
     """
     One request. Times are seconds of the reactor's clock; None for what did not happen.
 
@@ -66,7 +65,7 @@ class Record(Struct, kw_only=True):
     :ivar bytes_out: size of the answer's body
     :ivar error: the code of the gateway's own error; "" without one
     :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
-    :ivar captured: its content, if that is kept
+    :ivar captured: the number of its content in `llamagw.observe.Capture`; 0 if that is not kept
     """
 
     id: str
@@ -92,7 +91,7 @@ class Record(Struct, kw_only=True):
     error: str = ""
     reason: str = ""
     usage: Usage | None = None
-    captured: Captured | None = None
+    captured: int = 0
 
     @property
     def waited(self) -> float:

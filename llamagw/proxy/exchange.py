@@ -8,13 +8,11 @@ kept. Whether to retry is relay.py's decision.
 
 from __future__ import annotations
 
-from functools import partial
-
 from twisted.internet.defer import Deferred
 
 from llamagw.fleet import Lease
 from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
-from llamagw.observe import Captured, Record, reason_of, usage_of
+from llamagw.observe import Record, reason_of, usage_of
 from llamagw.proxy.call import Call
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import outgoing
@@ -52,8 +50,7 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     """
     # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
-    captured = None if request.record is None else request.record.captured
-    kind = Exchange if captured is None else partial(CapturingExchange, captured)
+    kind = Exchange if request.captured is None else CapturingExchange
     exchange = kind(request, call, lease, upstream)
     upstream.send(
         _head(request, call, lease, target, body),
@@ -185,38 +182,29 @@ class Exchange:
 
 
 class CapturingExchange(Exchange):
-    """
-    An exchange whose answer is captured; see `Exchange`.
+    """An exchange whose answer is captured; see `Exchange`."""
 
-    :param captured: takes the answer
-    """
+    __slots__ = ("_answer",)
 
-    __slots__ = ("_captured",)
-
-    def __init__(
-        self, captured: Captured, request: Request, call: Call, lease: Lease, upstream: Upstream
-    ) -> None:
+    def __init__(self, request: Request, call: Call, lease: Lease, upstream: Upstream) -> None:
         super().__init__(request, call, lease, upstream)
-        self._captured = captured
+        assert request.captured is not None, "else it is an Exchange"
+        self._answer = request.captured.answer
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         if not self._begun and status != 101:
-            self._captured.answer.add(data)
+            self._answer.add(data)
         # Else it is passed to `body`.
         super().head(status, reason, headers, data, whole)
 
     def body(self, data: bytes) -> None:
-        self._captured.answer.add(data)
+        self._answer.add(data)
         super().body(data)
 
 
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:
     address = lease.address
-    headers = [
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    ]
+    headers = [(name, value) for name, values in request.given.items() for value in values]
     own = _OWN_HEADERS
     if address.api_key is not None:
         own |= _KEYS

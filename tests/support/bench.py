@@ -217,7 +217,7 @@ class Bench:
         self.metrics = Metrics(
             self.dispatcher, lambda: len(self.site.connections.open), "memory", self.reactor
         )
-        self.activity = Activity(self.config.activity_size)
+        self.activity = Activity(self.config.activity_size, self.relay.capture)
         self.records = Listeners[Record]()
         self.live = Live(
             self.dispatcher,
