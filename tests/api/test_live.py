@@ -259,6 +259,17 @@ class WatchTests(BenchTestCase):
         [answer] = self.bench.asks(request(path="/activity/sse"))
         self.assert_envelope(answer, 503, open_to_all=False)
 
+    def test_to_ask_for_its_head_begins_nothing(self) -> None:
+        before = len(self.bench.reactor.getDelayedCalls())
+        for path in ("/activity/sse", "/models/sse"):
+            client = self.bench.client(request(path=path, method="HEAD"))
+            self.bench.reactor.pump([LOOK_SEC] * 40)
+            [answer] = answers(bytes(client.heard), "HEAD")
+            self.assertEqual((answer.status, answer.body), (200, b""))
+            client.hangs_up()
+            self.bench.settle()
+        self.assertEqual(len(self.bench.reactor.getDelayedCalls()), before)
+
     def test_it_ends_with_the_gateway(self) -> None:
         watcher = Watcher(self.bench)
         self.bench.dispatcher.drain()
