@@ -290,9 +290,28 @@ OWN = (
     Own(
         "GET",
         "/activity",
-        "the last requests, newest first; `?model=`, `&status=`, `&since=` (seconds since the "
-        "epoch), `&limit=`",
+        "the last requests, newest first; `?model=`, `&status=`, `&outcome=`, `&since=` (seconds "
+        "since the epoch), `&limit=`",
         Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
+        "/activity/sse",
+        "what happens to the requests under way: begun, moved on, ended",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
+        "/activity/{id}",
+        "one request, by its `X-Request-Id`; with what was asked and answered, if `capture` "
+        "keeps it",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "POST",
+        "/activity/{id}/cancel",
+        "ends a request that is under way, wherever it is; needs no body",
+        Scope.MANAGE,
     ),
     Own(
         "GET",

@@ -5,7 +5,8 @@ Listens only; other rooms make records, and none of them knows who hears of them
 """
 
 from llamagw.observe.access import HERE, log
-from llamagw.observe.activity import Activity, entry
+from llamagw.observe.activity import Activity, beginning, entry
+from llamagw.observe.capture import Capture, Captured
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
 from llamagw.observe.history import STEP, History
 from llamagw.observe.ids import request_id
@@ -18,12 +19,15 @@ __all__ = [
     "MOST_MODELS",
     "STEP",
     "Activity",
+    "Capture",
+    "Captured",
     "Counts",
     "Gauge",
     "History",
     "Outcome",
     "Record",
     "Usage",
+    "beginning",
     "entry",
     "exposition",
     "log",

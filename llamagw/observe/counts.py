@@ -147,7 +147,7 @@ class Counts:
         else:
             of_model.queue.add(record.admitted - record.queued)
         of_model.retries += record.tries - 1
-        of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.first is not None
+        of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.status < 400
         if record.first is not None:
             seconds = record.first - record.arrived
             of_model.first.counts[bisect_left(SECONDS, seconds)] += 1

@@ -19,7 +19,7 @@ from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.api import Api, Charts, Configuration, Devices, Metrics
+from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
 from llamagw.config import Config, ConfigError, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
 from llamagw.fleet import Dispatcher, Lease
@@ -239,18 +239,26 @@ class Bench:
         self.charts = Charts(self.history, self.reactor, self.wall)
         #: What is asked about the configuration, in the place of `llamagw.service.Gateway`.
         self.gateway: Any = Service()
-        self.activity = Activity(self.config.activity_size)
+        self.activity = Activity(self.config.activity_size, self.relay.capture)
+        self.records = Listeners[Record]()
+        self.live = Live(
+            self.dispatcher,
+            lambda: self.site.under_way(),
+            self.activity,
+            self.records,
+            self.reactor,
+        )
         self.api = Api(
             self.dispatcher,
             self.relay,
             self.reactor,
             self.metrics,
             self.activity,
+            self.live,
             self.devices,
             self.charts,
             Configuration(lambda: self.gateway),
         )
-        self.records = Listeners[Record]()
         self.records.add(self.metrics.counts.count)
         self.records.add(self.activity.add)
         self.site = Site(
