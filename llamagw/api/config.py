@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 
 import msgspec
 from twisted.internet.defer import Deferred, DeferredLock
+from twisted.python.failure import Failure
 
 from llamagw.config import ConfigError, told_faults
 from llamagw.errors import BodyTooLarge, ServerBusy
@@ -114,10 +115,19 @@ class Configuration:
         if len(self._lock.waiting) >= MOST_WAITING:
             raise ServerBusy("Others are looking at the configuration; try again.", retry_after=1)
         await self._lock.acquire()
-        try:
-            return await ask()
-        finally:
+        # If the client leaves, the process goes on; the next one begins when it has ended.
+        answer: Deferred[T] = Deferred()
+
+        def over(result: T | Failure) -> None:
             self._lock.release()
+            answer.callback(result)
+
+        Deferred.fromCoroutine(_awaited(ask)).addBoth(over)
+        return await answer
+
+
+async def _awaited(ask: Callable[[], Awaitable[T]]) -> T:
+    return await ask()
 
 
 async def _result(reading: Awaitable[Reading]) -> dict[str, Any]:

@@ -123,6 +123,21 @@ class ConfigTests(BenchTestCase):
             self.gateway.waiting[number].callback(FakeReading("", []))
             self.assertEqual(self.answer(client).status, 200)
 
+    def test_a_client_that_leaves_does_not_have_the_next_one_begin_before_its_turn(self) -> None:
+        """The process that was started for it still runs."""
+        for path in ("/config", "/config/check"):
+            self.gateway.asked.clear()
+            method = "GET" if path == "/config" else "POST"
+            gone, waits, next_one = (self.ask(method, path, b"x") for _ in range(3))
+            gone.hangs_up()
+            waits.hangs_up()
+            self.bench.settle()
+            self.assertEqual(len(self.gateway.asked), 1, path)
+            self.gateway.waiting[-1].callback(b"{}")
+            self.assertEqual(len(self.gateway.asked), 2, path)
+            self.gateway.waiting[-1].errback(ConfigError([Fault("/x", None, "", "is wrong")]))
+            self.assertEqual(self.answer(next_one).status, 200)
+
     def test_one_whose_answer_failed_does_not_keep_the_others_waiting(self) -> None:
         first, second = self.ask("GET", "/config"), self.ask("GET", "/config")
         self.gateway.waiting[0].errback(ConfigError([Fault("/x", None, "", "broke down")]))
