@@ -61,7 +61,8 @@ class _Line:
 
     def __init__(self, request: Request, since_epoch: float) -> None:
         assert request.record is not None, "it is under way"
-        self.request = request
+        #: None when it has ended.
+        self.request: Request | None = request
         self.record = request.record
         self.beginning = beginning(self.record, since_epoch)
         self.live: dict[str, Any] = {}
@@ -78,6 +79,7 @@ class _Line:
         :param standings: of all that wait
         :return: whether it is to be told again
         """
+        assert self.request is not None, "it is under way"
         waiting = self.request.waiting
         standing = None if waiting is None else standings.get(waiting)
         live = live_entry(self.beginning, self.record, self.request, standing, now)
@@ -147,8 +149,9 @@ class Live:
         self._feeds.add(feed)
         self._behind.add(feed)
         feed.until_end(lambda: self._leave(feed))
-        # So that its snapshot is of this moment.
-        self._look()
+        if self._feeds:  # else it has ended already: its head alone was asked for
+            # So that its snapshot is of this moment.
+            self._look()
         # It ends when the gateway drains.
         feed.until_end(self._dispatcher.watch(told))
 
@@ -208,6 +211,10 @@ class Live:
     def _heard(self, record: Record) -> None:
         if record.asked is not None:
             self._ended.append(record)
+            line = self._told.get(id(record))
+            if line is not None:
+                # Not held until the next look: it may have a body, which counts no longer.
+                line.request = None
 
     def _look(self) -> None:
         """Send what has changed to those who have a snapshot, and one to the others."""

@@ -7,6 +7,7 @@ The real Api in memory (support/bench.py), on the real fleet.
 
 from __future__ import annotations
 
+import gc
 import json
 from itertools import pairwise
 from typing import Any
@@ -288,6 +289,25 @@ class WatchTests(BenchTestCase):
         self.patch(self.bench.dispatcher, "standings", standings)
         [snapshot] = watcher.look()
         self.assertEqual([told["id"] for told in snapshot["now"]], ["a"])
+
+    def test_a_head_leaves_nobody_who_looks_and_nothing_that_is_held(self) -> None:
+        """Else the bodies of what was told would stay in memory until somebody watches again."""
+        self.ask("a")
+        self.bench.client(request(path="/activity/sse", method="HEAD"))
+        self.assertEqual(repr(self.bench.live), "<Live: 0 watch 0 requests>")
+
+    def test_a_request_that_has_ended_is_not_held_until_the_next_look(self) -> None:
+        """Its body counts no longer among those that are held."""
+        self.bench = Bench(loaded=False)
+        self.bench.hold_loads()
+        watcher = Watcher(self.bench)
+        client = self.ask("a")
+        watcher.look()
+        [held] = self.bench.site.under_way()
+        client.hangs_up()
+        holders = {type(one).__name__ for one in gc.get_referrers(held)}
+        self.assertNotIn(live._Line.__name__, holders)
+        self.assertEqual(watcher.told(), [("ended", "a", None)])
 
 
 class CancelTests(BenchTestCase):
