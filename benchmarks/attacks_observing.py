@@ -112,7 +112,7 @@ def live_unread(scene: Scene) -> str:
 @attack(
     "live-5000",
     f"5,000 requests that wait, and 60 watchers of {SSE} for 5 s",
-    5,
+    32,
     models=[LOADING],
     config=MANY,
 )
@@ -181,10 +181,7 @@ def cancel_one_id(scene: Scene) -> str:
 def cancel_storm(scene: Scene) -> str:
     held = waiting(scene, 1000, lambda number: f"r{number}")
     time.sleep(0.5)
-    orders = [
-        f"POST /activity/r{number}/cancel HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n".encode()
-        for number in range(1000)
-    ]
+    orders = [raw_post(b"", f"/activity/r{number}/cancel") for number in range(1000)]
     with scene.connect() as sock:
         sock.settimeout(20)
         got = b""
@@ -340,7 +337,9 @@ def at_once(scene: Scene, count: int, request: bytes, seconds: float = 60) -> Co
 @attack("config-storm", "200 GET /config at once")
 def config_storm(scene: Scene) -> str:
     return counted(
-        at_once(scene, 200, f"GET /config HTTP/1.1\r\nHost: a\r\n{CLOSE.decode()}\r\n".encode())
+        at_once(
+            scene, 200, f"GET /config HTTP/1.1\r\nHost: localhost\r\n{CLOSE.decode()}\r\n".encode()
+        )
     )
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from llamagw.api import live
 from llamagw.api.feeds import MOST_FOLLOWERS
-from llamagw.api.live import AGAIN_SEC, LOOK_SEC, MOST_SHORT
+from llamagw.api.live import AGAIN_SEC, CANCELS_A_TURN, LOOK_SEC, MOST_SHORT
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import CHAT, STREAM_HEAD, Answer, answers, event, request, response
 from tests.support.wire import HIGH_WATER, Wire
@@ -350,6 +350,18 @@ class CancelTests(BenchTestCase):
         # And the connection serves on.
         client.says(request(path="/health"))
         self.assertEqual(len(answers(bytes(client.heard), "POST")), 2)
+
+    def test_of_many_with_one_id_some_are_cancelled_in_a_turn(self) -> None:
+        """So that others are answered meanwhile."""
+        self.bench = Bench(loaded=False)
+        self.bench.hold_loads()
+        many = 3 * CANCELS_A_TURN
+        for _ in range(many):
+            self.ask()
+        self.assertEqual(self.bench.live.cancel("a"), many)
+        self.assertEqual(self.bench.waiting, many - CANCELS_A_TURN)
+        self.bench.reactor.advance(0)
+        self.assertEqual(self.bench.waiting, 0)
 
     def test_one_that_waits_with_comments(self) -> None:
         self.bench = Bench(loaded=False, keepalive=1)
