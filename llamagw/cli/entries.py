@@ -159,17 +159,21 @@ def phases(entry: Entry) -> list[Phase]:
     The engine tells how long prefill and generation took, not when; they are taken to have been
     its last work. Without its word there is one phase until the first byte, and one after it.
     """
-    total = number(entry, "total_sec") or 0.0
-    waited = min(number(entry, "waited_sec") or 0.0, total)
-    queued = max(waited - (number(entry, "load_sec") or 0.0), 0.0)
+    total, waited, load, first, prefill, generation = (
+        max(number(entry, key) or 0.0, 0.0)
+        for key in (
+            *("total_sec", "waited_sec", "load_sec"),
+            *("first_byte_sec", "prompt_sec", "completion_sec"),
+        )
+    )
+    waited = min(waited, total)
+    queued = max(waited - load, 0.0)
     found = [Phase("queue", 0.0, queued), Phase("load", queued, waited)]
-    prefill, generation = number(entry, "prompt_sec"), number(entry, "completion_sec")
-    first = number(entry, "first_byte_sec")
-    if prefill is not None and generation is not None:
+    if prefill or generation:
         begun = max(total - generation, waited)
         found.append(Phase("prefill", max(begun - prefill, waited), begun))
         found.append(Phase("generation", begun, total))
-    elif first is not None:
+    elif first:
         first = min(max(first, waited), total)
         found.append(Phase("first byte", waited, first))
         found.append(Phase("answer", first, total))
