@@ -136,10 +136,14 @@ def activity(
     elif answer["data"]:
         rows = [entries.row(entry) for entry in reversed(answer["data"])]
         bad = [entries.failed(entry) for entry in reversed(answer["data"])]
+        columns = width()
+        if columns is not None:
+            for row in rows:
+                row[1] = show.middle(row[1], entries.NAME)
         table = show.table(
             entries.COLUMNS,
             rows,
-            width(),
+            columns,
             dispensable=entries.DISPENSABLE,
             shortened="MODEL",
         )

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from llamagw.cli import show
 from llamagw.cli.entries import number, state, text
+from llamagw.text import span
 from llamagw.cli.rates import Rates
 
 #: Requests under way that are shown at most.
@@ -144,7 +145,7 @@ class Board:
             return "connecting"
         silent = now - self._heard
         if silent > STALE:
-            return f"no answer for {show.span(silent)}"
+            return f"no answer for {span(silent)}"
         return "" if self._deaf is None else f"no news of requests: {show.plain(self._deaf)}"
 
     def title(self) -> str:
@@ -152,7 +153,7 @@ class Board:
         version, up = text(self._health, "version"), number(self._health, "uptime_sec")
         told = [version] if version else []
         if up is not None:
-            told.append(f"up {show.span(up)}")
+            told.append(f"up {span(up)}")
         return " · ".join(told)
 
     def totals(self, now: float) -> list[tuple[str, str]]:
@@ -263,12 +264,12 @@ def _model_note(model: dict[str, Any], told: str) -> str:
         words.append(_load(number(model, "load_sec"), number(model, "usual_sec")))
     seconds, reason = number(model, "waiting_sec"), text(model, "waiting_for")
     if seconds is not None:
-        words.append(f"the first waits for {show.span(seconds)}, for {reason or '?'}")
+        words.append(f"the first waits for {span(seconds)}, for {reason or '?'}")
     if model.get("pinned"):
         words.append("pinned")
     idle = number(model, "unloads_in_sec")
     if idle is not None and told == "loaded":
-        words.append(f"unloads in {show.span(max(idle, 0))}")
+        words.append(f"unloads in {span(max(idle, 0))}")
     context, port = number(model, "context_size"), number(model, "port")
     if context is not None:
         words.append(f"context {context:g}")
@@ -278,7 +279,7 @@ def _model_note(model: dict[str, Any], told: str) -> str:
 
 
 def _load(seconds: float | None, usual: float | None) -> str:
-    told = "" if seconds is None else f"for {show.span(seconds)}"
+    told = "" if seconds is None else f"for {span(seconds)}"
     if usual is None:
         return told
     return f"{told}, usually {usual:.0f} s".removeprefix(", ")
@@ -305,7 +306,7 @@ def _brief(seconds: float) -> str:
     if seconds < 100:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
-    return f"{minutes}m{rest:02}s" if minutes < 60 else show.span(seconds)
+    return f"{minutes}m{rest:02}s" if minutes < 60 else span(seconds)
 
 
 def _counted(value: float | None) -> Cell:

@@ -105,6 +105,44 @@ class Client:
         # No timeout, here and below: the gateway limits how long a load or an unload takes.
         self._json("POST", "/models/load", {"model": name, "wait": True}, math.inf)
 
+    def order(self, name: str) -> None:
+        """
+        Have a model loaded, without waiting for it.
+
+        :param name: its name or an alias
+        :raises Failed: when it is known at once that it cannot be loaded
+        """
+        self._json("POST", "/models/load", {"model": name})
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """
+        Pin or unpin a model, until its configuration changes.
+
+        :param name: its name or an alias
+        :param pinned: whether it is never evicted
+        :raises Failed: when that is not possible
+        """
+        self._json("POST", "/models/pin", {"model": name, "pinned": pinned})
+
+    def own_name(self, name: str) -> str:
+        """
+        The configured name of a model.
+
+        :param name: this, or an alias
+        :raises Failed: when there is no such model
+        """
+        answer = self._json("GET", f"/v1/models/{quote(name)}")
+        return str(answer.get("alias_of") or name)
+
+    def changes(self) -> Iterator[dict[str, Any]]:
+        """
+        The events of the models: their states, each change, and how far those are that load.
+
+        :return: yields the events, until the gateway ends the stream
+        :raises Failed: when the connection breaks off
+        """
+        return self._events("/models/sse")
+
     def unload(self, name: str, force: bool) -> None:
         """
         Unload a model; returns when its instances have ended.
@@ -114,14 +152,6 @@ class Client:
         :raises Failed: when it cannot be unloaded
         """
         self._json("POST", "/models/unload", {"model": name, "force": force}, math.inf)
-
-    def pin(self, name: str, pinned: bool) -> None:
-        """
-        Keep a model from being evicted, or stop that.
-
-        :param name: its name or an alias
-        """
-        self._json("POST", "/models/pin", {"model": name, "pinned": pinned})
 
     def health(self) -> dict[str, Any]:
         """The answer to ``GET /health``."""
@@ -170,18 +200,7 @@ class Client:
             first
         :raises Failed: when the connection breaks off
         """
-        path = "/activity/sse"
-        with self._ask("GET", path, wait=silence) as response, self._one_line(silence):
-            for line in self._lines(response, path):
-                if not line.startswith("data:"):
-                    continue
-                try:
-                    event = json.loads(line[5:])
-                except ValueError:
-                    event = None
-                if not isinstance(event, dict):
-                    raise self._strange(path)
-                yield event
+        return self._events("/activity/sse", silence)
 
     def logs(self, name: str, most: int | None) -> list[str]:
         """
@@ -203,21 +222,37 @@ class Client:
         :return: yields the lines
         :raises Failed: when the connection breaks off
         """
-        path = _logs(name, most) + "&follow=true"
-        with self._ask("GET", path, wait=math.inf) as response, self._one_line():
-            yield from self._lines(response, path)
+        return self._lines(_logs(name, most) + "&follow=true")
 
-    def _lines(self, response: http.client.HTTPResponse, path: str) -> Iterator[str]:
-        begun = b""
-        # Not readline(), which does not distinguish a lost connection from the end.
-        while data := response.read1(2**16):
-            *lines, begun = (begun + data).split(b"\n")
-            for line in lines:
-                yield line.decode("utf-8", "replace").rstrip("\r")
-            if len(begun) > LONGEST_LINE:
+    def _lines(self, path: str, silence: float = math.inf) -> Iterator[str]:
+        """
+        The lines of an answer, as they come.
+
+        :param silence: seconds without a byte, after which it counts as lost
+        """
+        with self._ask("GET", path, wait=silence) as response, self._one_line(silence):
+            begun = b""
+            # Not readline(), which does not distinguish a lost connection from the end.
+            while data := response.read1(2**16):
+                *lines, begun = (begun + data).split(b"\n")
+                for line in lines:
+                    yield line.decode("utf-8", "replace").rstrip("\r")
+                if len(begun) > LONGEST_LINE:
+                    raise self._strange(path)
+            if begun:
+                yield begun.decode("utf-8", "replace")
+
+    def _events(self, path: str, silence: float = math.inf) -> Iterator[dict[str, Any]]:
+        for line in self._lines(path, silence):
+            if not line.startswith("data:"):
+                continue
+            try:
+                event = json.loads(line[5:])
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
                 raise self._strange(path)
-        if begun:
-            yield begun.decode("utf-8", "replace")
+            yield event
 
     def _json(
         self,

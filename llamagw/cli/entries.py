@@ -25,6 +25,9 @@ COLUMNS = (
 #: Which are left out of a narrow terminal, in this order.
 DISPENSABLE = ("ID", "CLIENT", "PATH", "PROMPT")
 
+#: Characters of a model's name on a terminal at most; other columns need the room more.
+NAME = 24
+
 #: No number that is told is this large.
 MOST = 1e15
 

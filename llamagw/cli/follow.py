@@ -19,6 +19,7 @@ import click
 from llamagw.cli import entries, show
 from llamagw.cli.client import Client, Failed
 from llamagw.cli.entries import Entry
+from llamagw.text import span
 
 #: Seconds between two attempts to reach a gateway that has gone.
 PAUSE = 1.0
@@ -61,7 +62,7 @@ class Follower:
                 with closing(self._client.events()) as events:
                     for event in events:
                         if lost:
-                            away = show.span(time.monotonic() - lost)
+                            away = span(time.monotonic() - lost)
                             click.echo(f" … it is back after {away}", err=True)
                             lost = 0.0
                         self._take(event, not reached)
@@ -142,6 +143,7 @@ class Follower:
             return
         longest = max((entries.row(entry)[1] for entry in known), key=len, default="")
         model = str(self._filters.get("model", longest)).ljust(12)
+        model = model if width() is None else show.middle(model, entries.NAME)
         usual = ["00:00:00", model, "200 client_left", *["999.99"] * 3, *["99999"] * 2, "999"]
         usual += ["/v1/chat/completions", "127.0.0.1      ", "8a4be1f0c2d7-1000"]
         [self._heads, _] = show.table(

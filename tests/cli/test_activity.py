@@ -422,7 +422,7 @@ def test_when_the_gateway_comes_back_it_goes_on_with_what_was_missed(
     done = followed(monkeypatch, [one], *streams)
     assert ids(done) == ["x-1", "x-2", "x-1"]
     first = done.stderr.splitlines()[0]
-    assert first == "the gateway has ended; trying again … it is back after 0 s"
+    assert first == "the gateway has ended; trying again … it is back after 0.0 s"
     assert "refused" not in done.stderr
 
 
