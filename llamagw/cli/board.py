@@ -238,6 +238,8 @@ class Board:
 
     def more(self, shown: int) -> str:
         """What to say above the requests."""
+        if self._gone is not None or self._deaf is not None:
+            return "What is under way is not known"
         if not shown:
             return "No request is under way" if not self.live else "No request passes the filter"
         rest = f", and {self._more:g} more" if self._more else ""

@@ -199,7 +199,10 @@ def described(entry: Entry, bar: str = "█") -> list[str]:
         ("status", status(entry)),
         ("reason", text(entry, "reason")),
         ("tries", f"{number(entry, 'tries') or 0:g}"),
-        ("bytes", f"{number(entry, 'bytes_in') or 0:g} in, {number(entry, 'bytes_out') or 0:g} out"),
+        (
+            "bytes",
+            f"{number(entry, 'bytes_in') or 0:g} in, {number(entry, 'bytes_out') or 0:g} out",
+        ),
         ("tokens", _tokens(entry)),
     ]
     lines = [f"{name:<12}{value}" for name, value in facts if value]

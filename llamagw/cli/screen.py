@@ -31,6 +31,9 @@ EVERY = 0.5
 #: Columns from which the tables have their wide form.
 WIDE = 100
 
+#: The width of a model's name at most, where a note stands beside it.
+NAME = 28
+
 #: The columns of the models, and of the requests in a narrow and in a wide terminal: name, and
 #: width; 0 for what shares the rest.
 _MODELS = [("MODEL", 0), ("STATE", 8), ("MEMORY", 8), ("ACTIVE", 6), ("WAITING", 7), ("TOK/S", 6)]
@@ -57,30 +60,37 @@ TOK/S and the totals are means of the last 10 seconds."""
 
 class Rows(DataTable[Text]):
     """
-    A table of which the last column takes what is left.
+    A table as wide as the terminal, that redraws what has changed only.
 
-    :param columns: as `_MODELS`
+    :param id: of the widget
     """
+
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("home", "scroll_top", show=False),
+        Binding("end", "scroll_bottom", show=False),
+    ]
 
     def __init__(self, id: str) -> None:
         super().__init__(id=id, cursor_type="row", zebra_stripes=False)
         self._rows: dict[str, Row] = {}
-        self._dim = False
+        self._dim = self._noted = False
 
     def lay(self, columns: Sequence[tuple[str, int]], width: int) -> None:
         """
         Make the columns anew.
 
-        :param columns: name and width of each; those with 0 share what is left
+        :param columns: as `_MODELS`
         :param width: characters that there are
         """
         rows, self._rows = self._rows, {}
-        fixed = sum(wide + 2 * self.cell_padding for _, wide in columns)
+        rest = width - sum(wide + 2 * self.cell_padding for _, wide in columns)
         shares = sum(not wide for _, wide in columns)
-        share = max((width - fixed) // max(shares, 1), 8)
+        name = max(min(rest // shares, NAME) if shares > 1 else rest, 8)
+        self._noted = columns[-1] == _NOTE
         self.clear(columns=True)
-        for number, (name, wide) in enumerate(columns):
-            self.add_column(Text(name), width=wide or share, key=str(number))
+        for number, column in enumerate(columns):
+            share = max(rest - name, 8) if column == _NOTE else name
+            self.add_column(Text(column[0]), width=column[1] or share, key=str(number))
         self.tell(list(rows.values()), self._dim)
 
     def tell(self, rows: Sequence[Row], dim: bool) -> None:
@@ -108,7 +118,9 @@ class Rows(DataTable[Text]):
         self._rows, self._dim = new, dim
 
     def _cells(self, row: Row, dim: bool) -> list[Text]:
-        cells = [*row.cells, Cell(row.note, "dim")][: len(self.columns)]
+        cells = row.cells[: len(self.columns)]
+        if self._noted:
+            cells = [*cells[: len(self.columns) - 1], Cell(row.note, "dim")]
         return [
             Text(
                 cell.text,
@@ -177,11 +189,14 @@ class Top(App[int]):
     ENABLE_COMMAND_PALETTE = False
     CSS = """
     Screen { layout: vertical; }
-    #head { height: auto; padding: 0 1; }
+    #head { height: auto; padding: 0 1; text-wrap: nowrap; text-overflow: ellipsis; }
     #models { height: auto; max-height: 45%; }
     #count { height: 1; padding: 0 1; text-style: bold; margin-top: 1; }
     #requests { height: 1fr; }
     #note { height: 2; padding: 0 1; }
+    Rows > .datatable--header { background: ansi_default; color: ansi_default; text-style: bold dim; }
+    Rows > .datatable--cursor { background: ansi_default; color: ansi_default; text-style: bold; }
+    Rows:focus > .datatable--cursor { text-style: reverse; }
     #filter { height: 1; border: none; padding: 0 1; display: none; }
     #filter.open { display: block; }
     Ask { align: center middle; }
@@ -206,7 +221,7 @@ class Top(App[int]):
         self._client = client
         self._watch = Watch(client)
         self._board = Board()
-        self.theme = "textual-ansi"
+        self.theme = "ansi-dark"
         self.animation_level = "none"
 
     def compose(self) -> ComposeResult:
@@ -277,7 +292,7 @@ class Top(App[int]):
             head.append(f" · only “{show.plain(self._board.filter)}”", "yellow")
         head.append("\n")
         if trouble:
-            head.append(f"{trouble}; trying again", "bold red")
+            head.append(f"Trying again: {trouble}", "bold red")
         else:
             for value, name in self._board.totals(now):
                 head.append(value, "bold").append(f" {name}   ")
@@ -308,7 +323,7 @@ class Top(App[int]):
             return
 
         def unload(key: str | None) -> None:
-            if key:
+            if key in ("u", "f"):
                 self._watch.command(
                     f"{name} is unloaded", lambda: self._client.unload(name, force=key == "f")
                 )
@@ -348,9 +363,7 @@ class Top(App[int]):
             cancel,
         )
 
-    def _ask(
-        self, question: str, keys: dict[str, str], then: Callable[[str | None], None]
-    ) -> None:
+    def _ask(self, question: str, keys: dict[str, str], then: Callable[[str | None], None]) -> None:
         self.push_screen(Ask(show.plain(question), keys), then)
 
     def _model(self) -> str | None:
@@ -388,4 +401,3 @@ def _bar(name: str, total: float, ours: float, others: float, width: int) -> Tex
     second = min(round(others / total * room), room - first)
     bar = Text(label).append("█" * first, "green").append("█" * second, "bright_black")
     return bar.append("░" * (room - first - second), "dim").append(words)
-

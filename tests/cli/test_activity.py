@@ -102,9 +102,7 @@ def test_the_last_requests_are_a_table_the_newest_last(
     assert gateway.asked == [("GET", "/activity?limit=20", None)]
 
 
-def test_filters_are_asked_for(
-    gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_filters_are_asked_for(gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time", lambda: 1000.0)
     llamagw("activity", "--model", "a&b", "--status", "503", "--since", "10s", "-n", "7")
     llamagw("activity", "--status", "refused")
@@ -177,9 +175,7 @@ def on_a_terminal(columns: int, *words: str) -> str:
 
 
 @pytest.mark.parametrize(("columns", "has", "lacks"), [(80, "TOK/S", "PATH"), (120, "PATH", "")])
-def test_it_fits_the_terminal(
-    gateway: ScriptedGateway, columns: int, has: str, lacks: str
-) -> None:
+def test_it_fits_the_terminal(gateway: ScriptedGateway, columns: int, has: str, lacks: str) -> None:
     long = an_entry("8a4be1f0c2d7-1", model="Qwen2.5-Coder-32B-Instruct-Q4_K_M")
     gateway.last = [REFUSED, long]
     said = on_a_terminal(columns, "activity")

@@ -54,9 +54,7 @@ def test_what_is_in_memory_comes_first() -> None:
         ),
     ],
 )
-def test_a_model_s_note_tells_why(
-    model: dict[str, Any], report: dict[str, Any], note: str
-) -> None:
+def test_a_model_s_note_tells_why(model: dict[str, Any], report: dict[str, Any], note: str) -> None:
     board = a_board(model, health={"models": [{"id": "a", **report}]})
     assert board.model_rows(0.0)[0].note == note
 
