@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from llamagw.cli import show
 from llamagw.cli.entries import number, state, text
-from llamagw.text import span
 from llamagw.cli.rates import Rates
+from llamagw.text import span
 
 #: Requests under way that are shown at most.
 MOST = 500
@@ -234,7 +234,8 @@ class Board:
     def in_words(self, entry: dict[str, Any]) -> str:
         """A request that is under way, such as ``POST /v1/completions for a from 127.0.0.1``."""
         told = " ".join(filter(None, (text(entry, "method"), text(entry, "path"))))
-        return f"{told or 'a request'} for {text(entry, 'model', 'asked')} from {text(entry, 'client')}"
+        model, client = text(entry, "model", "asked"), text(entry, "client")
+        return f"{told or 'a request'} for {model} from {client}"
 
     def more(self, shown: int) -> str:
         """What to say above the requests."""

@@ -14,7 +14,7 @@ import math
 import re
 import socket
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
@@ -191,7 +191,7 @@ class Client:
         """
         self._json("POST", f"/activity/{quote(id, safe='')}/cancel", {})
 
-    def events(self, silence: float = SILENCE) -> Iterator[dict[str, Any]]:
+    def events(self, silence: float = SILENCE) -> Generator[dict[str, Any], None, None]:
         """
         What happens to requests, as it happens, until the gateway ends the stream.
 
@@ -242,7 +242,9 @@ class Client:
             if begun:
                 yield begun.decode("utf-8", "replace")
 
-    def _events(self, path: str, silence: float = math.inf) -> Iterator[dict[str, Any]]:
+    def _events(
+        self, path: str, silence: float = math.inf
+    ) -> Generator[dict[str, Any], None, None]:
         for line in self._lines(path, silence):
             if not line.startswith("data:"):
                 continue

@@ -7,6 +7,7 @@ is made harmless for a terminal. The commands are in activity.py.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Any, NamedTuple
@@ -265,10 +266,8 @@ def _kept(kept: dict[str, Any]) -> list[str]:
     if isinstance(headers, dict):
         lines += [harmless(f"{name}: {value}") for name, value in headers.items()] + [""]
     body = str(kept.get("body") or "")
-    try:
+    with contextlib.suppress(ValueError, RecursionError):
         body = json.dumps(json.loads(body), indent=2, ensure_ascii=False)
-    except ValueError:
-        pass
     lines += [harmless(line) for line in body.splitlines()]
     if kept.get("truncated"):
         lines.append("[the rest was not kept]")

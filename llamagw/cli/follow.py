@@ -1,5 +1,6 @@
 """
-`llamagw activity -f`: a line for each request that ends, and before that for each that takes longer.
+`llamagw activity -f`: a line for each request that ends, and before that for each that takes
+longer.
 
 Goes on when the gateway is started again. The stream of events is client.py's.
 """

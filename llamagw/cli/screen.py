@@ -194,7 +194,8 @@ class Top(App[int]):
     #count { height: 1; padding: 0 1; text-style: bold; margin-top: 1; }
     #requests { height: 1fr; }
     #note { height: 2; padding: 0 1; }
-    Rows > .datatable--header { background: ansi_default; color: ansi_default; text-style: bold dim; }
+    Rows > .datatable--header { background: ansi_default; color: ansi_default;
+                                text-style: bold dim; }
     Rows > .datatable--cursor { background: ansi_default; color: ansi_default; text-style: bold; }
     Rows:focus > .datatable--cursor { text-style: reverse; }
     #filter { height: 1; border: none; padding: 0 1; display: none; }

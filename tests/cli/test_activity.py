@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import itertools
 import json
 import os
 import re
@@ -45,10 +46,10 @@ def gateway(monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedGateway]:
     time.tzset()
 
 
-def an_entry(id: str, at: float = 1_795_615_387.5, **more: Any) -> dict[str, Any]:
+def an_entry(id: str, **more: Any) -> dict[str, Any]:
     """A request that has ended, as `GET /activity` tells it."""
     return {
-        **{"id": id, "time": at, "client": "127.0.0.1", "method": "POST"},
+        **{"id": id, "time": 1_795_615_387.5, "client": "127.0.0.1", "method": "POST"},
         **{"path": "/v1/chat/completions", "asked": "small", "model": "smollm2", "stream": True},
         **{"status": 200, "outcome": "ok", "error": None, "reason": None, "tries": 1},
         **{"bytes_in": 103, "bytes_out": 2868, "waited_sec": 2.0, "load_sec": 1.5},
@@ -89,7 +90,7 @@ def llamagw(*words: str, status: int = 0) -> Result:
 def test_the_last_requests_are_a_table_the_newest_last(
     gateway: ScriptedGateway, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries.time, "localtime", lambda at=1_795_615_400.0: time.gmtime(at))
+    monkeypatch.setattr(time, "localtime", lambda at=1_795_615_400.0: time.gmtime(at))
     gateway.last = [REFUSED, an_entry("x-1")]
     assert llamagw("activity").stdout == (
         "TIME      MODEL    STATUS             WAITED  FIRST  TOTAL  PROMPT  TOKENS  TOK/S  "
@@ -264,6 +265,11 @@ def test_one_request_is_told_in_full_with_where_its_time_went(gateway: ScriptedG
     )
 
 
+def test_a_body_that_is_nested_deeply_is_told_as_it_is() -> None:
+    deep = "[" * 60_000
+    assert entries.described({"id": "x", "request": {"body": deep}})[-1] == deep
+
+
 def test_where_the_engine_tells_no_times_the_first_byte_parts_it() -> None:
     entry = an_entry("x", prompt_sec=None, completion_sec=None)
     assert [phase.name for phase in entries.phases(entry)] == [
@@ -285,7 +291,7 @@ def test_where_the_engine_tells_no_times_the_first_byte_parts_it() -> None:
 def test_phases_follow_each_other_within_the_request(times: dict[str, float | None]) -> None:
     found = entries.phases({"id": "x", **times})
     assert all(phase.begin < phase.end for phase in found)
-    assert all(a.end <= b.begin for a, b in zip(found, found[1:], strict=False))
+    assert all(a.end <= b.begin for a, b in itertools.pairwise(found))
     if found:
         assert found[0].begin >= 0
         assert found[-1].end <= max(times["total_sec"] or 0, 0)
@@ -359,7 +365,7 @@ def ids(done: Result) -> list[str]:
 
 def entries_to(count: int) -> list[dict[str, Any]]:
     """x-1 and its successors, a second after each other; the newest first."""
-    return [an_entry(f"x-{n}", at=1_795_615_000.0 + n) for n in range(count, 0, -1)]
+    return [an_entry(f"x-{n}", time=1_795_615_000.0 + n) for n in range(count, 0, -1)]
 
 
 def test_what_goes_on_and_what_ends_is_printed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -413,7 +419,7 @@ def test_when_the_gateway_comes_back_it_goes_on_with_what_was_missed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     two, one = entries_to(2)
-    again = an_entry("x-1", at=1_795_615_400.0)
+    again = an_entry("x-1", time=1_795_615_400.0)
     streams = [snapshot(one)], Failed("refused"), Failed("refused"), [snapshot(again, two, one)]
     done = followed(monkeypatch, [one], *streams)
     assert ids(done) == ["x-1", "x-2", "x-1"]

@@ -103,7 +103,7 @@ def test_requests_come_move_and_go() -> None:
     told(board, "ended", request=an_entry("y"))
     told(board, "ended", request=an_entry("nobody"))
     assert [row.key[0] for row in board.live_rows(0.0)] == ["x", "z"]
-    assert dict((name, value) for value, name in board.totals(0.0))["requests/s"] == "2.0"
+    assert {name: value for value, name in board.totals(0.0)}["requests/s"] == "2.0"
     told(board, "snapshot", now=[], last=[])
     assert board.more(0) == "No request is under way"
 
@@ -111,7 +111,7 @@ def test_requests_come_move_and_go() -> None:
 def test_one_id_that_two_clients_chose_is_two_requests() -> None:
     board = a_board()
     told(board, "snapshot", now=[a_live("x"), a_live("x", time=5.0)], last=[])
-    told(board, "ended", request=an_entry("x", 5.0))
+    told(board, "ended", request=an_entry("x", time=5.0))
     assert len(board.live_rows(0.0)) == 1
 
 

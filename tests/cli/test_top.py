@@ -6,8 +6,6 @@ import asyncio
 import html
 import importlib.util
 import re
-import subprocess
-import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
@@ -25,10 +23,10 @@ from tests.whole.harness import DEADLINE
 
 pytest.importorskip("textual", reason="pip install -r tests/requirements.txt")
 
-from textual.pilot import Pilot  # noqa: E402
+from textual.pilot import Pilot
 
-from llamagw.cli import screen, watch  # noqa: E402
-from llamagw.cli.screen import Top  # noqa: E402
+from llamagw.cli import screen, watch
+from llamagw.cli.screen import Top
 
 Story = Callable[[Pilot[int]], Awaitable[None]]
 
