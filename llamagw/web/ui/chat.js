@@ -1,0 +1,381 @@
+// The playground's chat: a conversation with one model, or with two side by side on the same prompts.
+// Answers are shown as text, as they come, with their times.
+import { count, el, get, models, say, seconds } from "./lib.js";
+import { images } from "./images.js";
+import { events, program, send } from "./sending.js";
+
+const PATH = "v1/chat/completions";
+
+/** The parameters that have a field: name, attributes of the field. */
+const NUMBERS = [
+  ["temperature", { min: "0", max: "5", step: "0.1" }],
+  ["top_p", { min: "0", max: "1", step: "0.05" }],
+  ["max_tokens", { min: "1", step: "1" }],
+  ["seed", { min: "0", step: "1" }],
+];
+
+/** Characters of an earlier message of a repeated request that are shown. */
+const SHOWN = 4000;
+
+/**
+ * The chat.
+ *
+ * @param chosen gives the names of the models, one or two
+ */
+export function chat(chosen) {
+  const system = el("textarea", { rows: "3", placeholder: "None" });
+  const fields = Object.fromEntries(
+    NUMBERS.map(([name, more]) => [name, el("input", { type: "number", placeholder: "default", ...more })]),
+  );
+  const stops = el("textarea", { rows: "1", placeholder: "none; one a line" });
+  const others = el("textarea", { rows: "2", class: "mono", placeholder: '{"top_k": 40}', spellcheck: "false" });
+  const wrong = el("p", { class: "why", hidden: true });
+  const prompt = el("textarea", { rows: "2", placeholder: "Say something", "aria-label": "Prompt" });
+  const go = el("button", { type: "button", class: "main" }, "Send");
+  const clear = el("button", { type: "button" }, "Clear");
+  const hint = el("span", { class: "quiet" }, "Enter sends, Shift+Enter begins a line");
+  const talk = el("div", { class: "talk" });
+  const pictures = images(prompt);
+  const code = program(() => ({ path: PATH, body: body(0, content()) }));
+  const labelled = (name, field) => el("label", { class: "field" }, el("span", {}, name), field);
+  const settings = el(
+    "details",
+    { class: "card pad settings", open: matchMedia("(min-width: 62rem)").matches },
+    el("summary", {}, "Parameters"),
+    labelled("System prompt", system),
+    el("div", { class: "pairs" }, NUMBERS.map(([name]) => labelled(name, fields[name]))),
+    labelled("stop", stops),
+    labelled("Others, as JSON", others),
+    wrong,
+  );
+  const box = el(
+    "div",
+    { class: "chat" },
+    el(
+      "div",
+      { class: "main" },
+      talk,
+      el(
+        "div",
+        { class: "card composer" },
+        pictures.box,
+        prompt,
+        el("div", { class: "row" }, pictures.button, hint, el("span", { class: "grow" }), clear, go),
+      ),
+      code.box,
+    ),
+    settings,
+  );
+
+  /** Messages before the conversation, of a request that is repeated. */
+  let before = [];
+  /** The conversation: what was said, and the answers to it, one for each model. */
+  let turns = [];
+  /** Ends the answers that are coming; null if none is. */
+  let running = null;
+
+  // What is sent
+
+  function content() {
+    const text = prompt.value.trim();
+    const urls = pictures.urls();
+    if (!urls.length) return text;
+    return [{ type: "text", text }, ...urls.map((url) => ({ type: "image_url", image_url: { url } }))];
+  }
+
+  /** The messages for one of the models: a turn that it has not answered is left out. */
+  function messages(number, last) {
+    const said = system.value.trim();
+    return [
+      ...(said ? [{ role: "system", content: said }] : []),
+      ...before,
+      ...turns.flatMap(({ content: asked, answers }) => {
+        const answer = answers[number] || answers[0];
+        return answer.text ? [{ role: "user", content: asked }, { role: "assistant", content: answer.text }] : [];
+      }),
+      { role: "user", content: last },
+    ];
+  }
+
+  /** @throws {Error} if a parameter is not what it should be */
+  function parameters() {
+    const found = {};
+    for (const [name, field] of Object.entries(fields)) {
+      if (!field.validity.valid) throw new Error(`${name}: ${field.validationMessage}`);
+      if (field.value) found[name] = field.valueAsNumber;
+    }
+    const ends = stops.value.split("\n").filter(Boolean);
+    if (ends.length) found.stop = ends;
+    let more = {};
+    if (others.value.trim()) {
+      try {
+        more = JSON.parse(others.value);
+      } catch (error) {
+        throw new Error(`Others: this is no JSON: ${error.message}`);
+      }
+      if (more === null || typeof more !== "object" || Array.isArray(more)) throw new Error('Others: an object is wanted, such as {"top_k": 40}.');
+    }
+    return { ...found, ...more };
+  }
+
+  function body(number, last) {
+    const [model, asked] = [chosen()[number], messages(number, last)];
+    return { model, messages: asked, stream: true, stream_options: { include_usage: true }, ...parameters() };
+  }
+
+  function check() {
+    let why = "";
+    try {
+      parameters();
+    } catch (error) {
+      why = error.message;
+    }
+    say(wrong, why);
+    wrong.hidden = !why;
+    if (why) settings.open = true;
+    code.update();
+    return !why;
+  }
+
+  async function submit() {
+    if (running) return;
+    if (!prompt.value.trim() && !pictures.urls().length) {
+      prompt.focus();
+      return;
+    }
+    if (!check() || !chosen()[0]) return;
+    const asked = content();
+    const bodies = chosen().map((_, number) => body(number, asked));
+    const made = turn(asked, prompt.value.trim(), bodies.map(({ model }) => model));
+    turns.push(made);
+    talk.append(made.item);
+    prompt.value = "";
+    pictures.clear();
+    running = new AbortController();
+    state();
+    scrollDown(true);
+    await Promise.all(made.answers.map((answer, number) => answer.take(bodies[number], running.signal)));
+    running = null;
+    state();
+    code.update();
+  }
+
+  function stop() {
+    running?.abort();
+  }
+
+  function state() {
+    say(go, running ? "Stop" : "Send");
+    go.classList.toggle("danger", Boolean(running));
+    go.classList.toggle("main", !running);
+    clear.hidden = !turns.length && !before.length;
+    turns.forEach((one, number) => one.last(number === turns.length - 1 && !running));
+  }
+
+  // What is shown
+
+  function turn(asked, text, names) {
+    const edit = el("button", { type: "button", class: "plain", hidden: true }, "Edit");
+    edit.addEventListener("click", () => {
+      turns = turns.filter((one) => one !== made);
+      made.item.remove();
+      prompt.value = text;
+      if (Array.isArray(asked)) pictures.fill(asked.slice(1).map(({ image_url: { url } }) => url));
+      state();
+      code.update();
+      prompt.focus();
+    });
+    const answers = names.map((name) => reply(name, () => scrollDown(false)));
+    const thumbs = el("div", { class: "thumbs" });
+    if (Array.isArray(asked)) pictures.draw(thumbs, asked.slice(1).map(({ image_url: { url } }) => url));
+    const item = el(
+      "div",
+      { class: "turn" },
+      el("div", { class: "said" }, el("div", { class: "text" }, text), thumbs, edit),
+      el("div", { class: "answers", "data-count": String(names.length) }, answers.map((one) => one.item)),
+    );
+    const made = { content: asked, answers, item, last: (is) => (edit.hidden = !is) };
+    return made;
+  }
+
+  /** Keep the end of the conversation in sight, unless somebody has scrolled away from it. */
+  function scrollDown(always) {
+    const page = document.documentElement;
+    if (!box.isConnected) return;
+    if (always || page.scrollHeight - page.scrollTop - page.clientHeight < 120) page.scrollTop = page.scrollHeight;
+  }
+
+  go.addEventListener("click", () => (running ? stop() : submit()));
+  clear.addEventListener("click", () => {
+    stop();
+    turns = [];
+    before = [];
+    talk.replaceChildren();
+    state();
+    code.update();
+    prompt.focus();
+  });
+  prompt.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+    event.preventDefault();
+    submit();
+  });
+  box.addEventListener("keydown", ({ key }) => key === "Escape" && stop());
+  box.addEventListener("input", check);
+  state();
+
+  /** Take over a request: its messages and its parameters. */
+  function fill(request) {
+    stop();
+    const { messages: asked, model, stream, stream_options, ...more } = request;
+    const list = [...asked];
+    const first = list[0];
+    system.value = first?.role === "system" && typeof first.content === "string" ? list.shift().content : "";
+    const last = list.at(-1)?.role === "user" ? list.pop().content : "";
+    before = list;
+    turns = [];
+    const plain = Array.isArray(last) ? last.filter(({ type }) => type === "text").map(({ text }) => text).join("\n") : last;
+    prompt.value = plain || "";
+    pictures.clear();
+    if (Array.isArray(last)) pictures.fill(last.map((part) => part.image_url?.url).filter((url) => url?.startsWith("data:")));
+    for (const [name, field] of Object.entries(fields)) {
+      field.value = more[name] ?? "";
+      delete more[name];
+    }
+    stops.value = [more.stop ?? []].flat().join("\n");
+    delete more.stop;
+    others.value = Object.keys(more).length ? JSON.stringify(more, null, 2) : "";
+    talk.replaceChildren(...before.map(earlier));
+    state();
+    check();
+    prompt.focus();
+  }
+
+  return { box, fill, changed: code.update, sees: pictures.sees, focus: () => prompt.focus() };
+}
+
+/** A message of a repeated request. */
+function earlier({ role, content, tool_calls: calls }) {
+  const text = typeof content === "string" ? content : JSON.stringify(content ?? calls ?? "", null, 2);
+  const shown = text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text;
+  return el("div", { class: "turn earlier", "data-role": String(role) }, el("small", {}, String(role)), el("div", { class: "text" }, shown));
+}
+
+/** One answer: what it waits for, its text as it comes, its times. */
+function reply(name, grown) {
+  const status = el("span", { class: "quiet" });
+  const bar = el("progress", { max: "1", hidden: true, "aria-label": `Load of ${name}` });
+  const thought = document.createTextNode("");
+  const thinking = el("details", { class: "thinking", hidden: true }, el("summary", {}, "Thinking"), el("div", { class: "text" }, thought));
+  const words = document.createTextNode("");
+  const why = el("p", { class: "why", hidden: true });
+  const times = el("p", { class: "times quiet" });
+  const item = el(
+    "article",
+    { class: "card answer", "aria-label": `Answer of ${name}`, "aria-live": "polite" },
+    el("div", { class: "head" }, el("b", {}, name), status),
+    bar,
+    thinking,
+    el("div", { class: "text" }, words),
+    why,
+    times,
+  );
+  const made = { item, text: "", take };
+
+  async function take(body, signal) {
+    const began = performance.now();
+    const since = (time) => (time - began) / 1000;
+    let first = null;
+    let comment = "";
+    let last = {};
+    let id = null;
+    const wait = () => first === null && waits(since(performance.now()), comment);
+    const stop = models.watch(wait);
+    const timer = setInterval(wait, 500);
+    item.setAttribute("aria-busy", "true");
+    wait();
+    let end = "";
+    try {
+      const answer = await send(PATH, body, signal);
+      id = answer.headers.get("X-Request-Id");
+      for await (const { comment: told, json } of events(answer)) {
+        if (told) comment = told;
+        if (!json) continue;
+        const choice = json.choices?.[0];
+        last = { ...last, ...pick(json), finish: choice?.finish_reason || last.finish };
+        const { content, reasoning_content: reasoning } = choice?.delta || {};
+        if (!content && !reasoning) continue;
+        if (first === null) {
+          first = performance.now();
+          bar.hidden = true;
+          say(status, "answering…");
+        }
+        if (reasoning) thought.appendData(reasoning);
+        if (content) {
+          made.text += content;
+          words.appendData(content);
+        }
+        thinking.hidden = !thought.length;
+        grown();
+      }
+      end = last.finish === "length" ? "cut off at its most tokens" : "";
+    } catch (error) {
+      end = error.name === "AbortError" ? "stopped" : "failed";
+      if (end === "failed") say(why, error.message);
+      why.hidden = end !== "failed";
+    }
+    clearInterval(timer);
+    stop();
+    bar.hidden = true;
+    item.setAttribute("aria-busy", "false");
+    say(status, end);
+    tell(first === null ? null : since(first), since(performance.now()), last, id);
+    grown();
+  }
+
+  /** What the answer waits for, as far as it is known. */
+  function waits(elapsed, comment) {
+    const { state, progress, usual_sec: usual, waiting_for: reason } = models.get(name) || {};
+    const loads = state === "loading";
+    const done = loads ? progress?.done ?? (usual ? Math.min(0.97, (progress?.elapsed_sec ?? elapsed) / usual) : null) : null;
+    bar.hidden = done === null;
+    if (done !== null) bar.value = done;
+    let doing = "waiting for the answer";
+    if (loads) doing = `loading${usual ? `, usually takes ${seconds(usual)}` : ""}`;
+    else if (comment) doing = comment;
+    else if (state !== "loaded" && reason) doing = `waiting for ${reason}`;
+    else if (state === "loaded") doing = "reading the prompt";
+    say(status, `${doing} · ${seconds(Math.floor(elapsed * 10) / 10)}`);
+  }
+
+  function tell(first, total, { timings, usage }, id) {
+    const tokens = timings?.predicted_n ?? usage?.completion_tokens;
+    const each = timings?.predicted_per_second ?? (tokens > 1 && first !== null ? (tokens - 1) / (total - first) : null);
+    const prompt = usage?.prompt_tokens ?? (timings && timings.prompt_n + (timings.cache_n || 0));
+    const cached = timings?.cache_n ?? usage?.prompt_tokens_details?.cached_tokens;
+    const parts = [
+      first !== null && `first token ${seconds(first)}`,
+      each && `${each < 9.95 ? each.toFixed(1) : count(Math.round(each))} tokens/s`,
+      tokens && `${count(tokens)} tokens`,
+      prompt && `prompt ${count(prompt)}${cached ? `, ${count(cached)} cached` : ""}`,
+      `total ${seconds(total)}`,
+    ];
+    times.replaceChildren(...parts.filter(Boolean).flatMap((part, number) => [number ? " · " : "", el("span", { class: "nowrap" }, part)]));
+    if (id) times.append(" · ", el("a", { href: `#/activity?id=${encodeURIComponent(id)}` }, "in Activity"));
+  }
+
+  return made;
+}
+
+const pick = ({ timings, usage }) => ({ ...(timings && { timings }), ...(usage && { usage }) });
+
+/** Whether a model sees images: true, false, or null if that is not known (it is not loaded). */
+export async function sees(name) {
+  if (models.get(name)?.state !== "loaded") return null;
+  try {
+    const { modalities } = await get(`props?model=${encodeURIComponent(name)}`);
+    return modalities ? Boolean(modalities.vision) : null;
+  } catch {
+    return null;
+  }
+}

@@ -1,0 +1,194 @@
+// One request of the page Activity in full: what it waited for and how long each part of it took,
+// its tokens, why it failed, and what was asked and answered where that is kept (`capture`).
+import { copying, count, el, get, say, seconds, size } from "./lib.js";
+
+const ENDS = {
+  client_left: "client left",
+  refused: "refused",
+  backend_lost: "engine lost",
+  timeout: "timeout",
+};
+
+/** Whether a request has ended with an error; that a client leaves is none. */
+export function isWrong({ state, outcome, status }) {
+  return !state && outcome !== "client_left" && (outcome !== "ok" || status >= 400);
+}
+
+/** The state of a request, as a chip has it: its name, and what it says. */
+export function words(request) {
+  const { state, position, outcome, status } = request;
+  if (state === "waiting" || state === "loading") return [state, position ? `${state} · ${position}` : state];
+  if (state) return [state, state];
+  if (outcome === "ok") return [isWrong(request) ? "refused" : "ok", String(status)];
+  return [outcome, status ? `${ENDS[outcome] || outcome} · ${status}` : ENDS[outcome] || outcome];
+}
+
+/** Seconds that a request has taken, by now or in all. */
+export function spent(request) {
+  if (!request.state) return request.total_sec;
+  return request.elapsed_sec + (performance.now() - request.at) / 1000;
+}
+
+/** So many in so many seconds, for one second; "" if that is not known. */
+export function rate(number, duration) {
+  if (!number || !duration) return "";
+  const each = number / duration;
+  return each < 9.95 ? each.toFixed(1) : count(Math.round(each));
+}
+
+/** The parts of a request's time one after the other: name, what is known of it, begin and end. */
+function parts(request) {
+  const { state, stream, tokens } = request;
+  const end = spent(request);
+  const waits = state === "waiting" || state === "loading";
+  const waited = waits ? end : Math.min(request.waited_sec || 0, end);
+  const load = state === "loading" ? null : Math.min(request.load_sec || 0, waited);
+  const found = [];
+  if (state === "loading") found.push(["loading", load_(request), 0, end]);
+  else {
+    if (waited - load > 0.0005 || waits) found.push(["queue", waits ? wait(request) : "", 0, waited - load]);
+    if (load) found.push(["load", "", waited - load, waited]);
+  }
+  if (waits) return found;
+  const first = request.first_byte_sec ?? null;
+  const fresh = tokens ? tokens.prompt - (tokens.cached || 0) : null;
+  const prompt = tokens ? speed(fresh, request.prompt_sec, tokens.cached ? `, ${count(tokens.cached)} more cached` : "") : "";
+  const answer = tokens ? speed(tokens.completion, request.completion_sec, "") : "";
+  // Of an answer in one piece the first byte comes when it is done; the engine's times divide it.
+  const known = !stream && request.completion_sec !== null && request.completion_sec !== undefined;
+  const prefill = known ? Math.min(waited + (request.prompt_sec || 0), end) : first;
+  if (prefill === null) found.push([state ? "prefill" : "no answer", state ? "so far" : "", waited, end]);
+  else if (!stream && !known) found.push(["answer", answer, waited, end]);
+  else found.push(["prefill", prompt, waited, prefill], ["generation", answer, prefill, end]);
+  return found;
+}
+
+function wait({ position, waiting_for: reason }) {
+  return [position && `position ${position}`, reason].filter(Boolean).join(", ");
+}
+
+function load_({ position, usual_sec: usual }) {
+  return [usual && `usually takes ${seconds(usual)}`, position && `position ${position} when it is done`].filter(Boolean).join(", ");
+}
+
+function speed(number, duration, more) {
+  const each = rate(number, duration);
+  return `${count(number)} tokens${more}${each && `, ${each} tokens/s`}`;
+}
+
+/** What is told beside the times, as pairs; those without a value are left out. */
+function facts(request) {
+  const { asked, model, tokens } = request;
+  return [
+    ["Id", request.id],
+    ["Client", request.client],
+    ["Request", `${request.method} ${request.path}${request.stream ? ", as a stream" : ""}`],
+    ["Model", asked && model && asked !== model ? `${model}, asked for as ${asked}` : model || asked],
+    ["Began", new Date(request.time * 1000).toLocaleString("en-GB")],
+    ["Status", request.status],
+    ["Error", request.error],
+    ["Tries", request.tries > 1 ? request.tries : null],
+    ["Tokens", tokens && `${count(tokens.prompt)} in the prompt, ${count(tokens.cached || 0)} of them cached; ${count(tokens.completion)} in the answer`],
+    ["Bytes", [request.bytes_in && `${size(request.bytes_in)} in`, request.bytes_out && `${size(request.bytes_out)} out`].filter(Boolean).join(", ")],
+  ].filter(([, value]) => value);
+}
+
+/**
+ * A request in full.
+ *
+ * @param cancel called with the request
+ * @returns {{box: Element, update: (request) => void}}
+ */
+export function detail(request, { cancel }) {
+  const times = el("ol", { class: "waterfall", "aria-label": "Where the time went" });
+  const list = el("dl", { class: "facts" });
+  const why = el("p", { class: "why", hidden: true });
+  const stop = el("button", { type: "button", class: "danger" }, "Cancel the request");
+  const again = el("a", { class: "button", hidden: true }, "Repeat in the playground");
+  const logs = el("a", { hidden: true }, "Engine’s log");
+  const content = el("div", { class: "captured" });
+  const box = el("div", { class: "detail" }, times, why, list, content, el("div", { class: "row" }, stop, again, logs));
+  let last = request;
+  let asked = false;
+  stop.addEventListener("click", () => cancel(last));
+
+  function update(next) {
+    last = next;
+    waterfall(times, parts(next), spent(next));
+    const told = facts(next);
+    const now = JSON.stringify(told);
+    if (list.dataset.shows !== now) {
+      list.dataset.shows = now;
+      list.replaceChildren(...told.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
+    }
+    say(why, next.reason || "");
+    why.hidden = !next.reason;
+    stop.hidden = !next.state;
+    logs.hidden = !next.model;
+    if (next.model) logs.href = `#/logs?model=${encodeURIComponent(next.model)}`;
+    if (next.captured && !next.state && !asked) {
+      asked = true;
+      look();
+    }
+  }
+
+  /** What was asked and answered. */
+  async function look() {
+    try {
+      const told = await get(`activity/${encodeURIComponent(last.id)}`);
+      content.replaceChildren(...["request", "response"].flatMap((side) => captured(side, told[side])));
+      again.hidden = !told.request || told.request.truncated;
+      again.href = `#/playground?repeat=${encodeURIComponent(last.id)}`;
+    } catch (error) {
+      content.replaceChildren(el("p", { class: "why" }, error.message));
+    }
+  }
+
+  update(request);
+  return { box, update };
+}
+
+function captured(side, told) {
+  if (!told) return [];
+  const name = side === "request" ? "Request" : "Answer";
+  const body = el("pre", { tabindex: "0", "aria-label": name }, pretty(told.body));
+  const headers = Object.entries(told.headers || {}).map(([key, value]) => `${key}: ${value}`);
+  return [
+    el(
+      "details",
+      { open: true },
+      el("summary", {}, name, told.truncated && el("small", {}, " only its beginning was kept")),
+      headers.length > 0 && el("details", {}, el("summary", {}, "Headers"), el("pre", { tabindex: "0" }, headers.join("\n"))),
+      el("div", { class: "copy" }, body, copying(body, `the ${name.toLowerCase()}`)),
+    ),
+  ];
+}
+
+/** JSON with line breaks; other text as it is. */
+function pretty(text) {
+  try {
+    return JSON.stringify(JSON.parse(text), null, 2);
+  } catch {
+    return text;
+  }
+}
+
+function waterfall(list, found, total) {
+  while (list.children.length > found.length) list.lastChild.remove();
+  found.forEach(([name, note, begin, end], index) => {
+    let item = list.children[index];
+    if (!item) {
+      const bar = el("span", { class: "bar" });
+      item = el("li", {}, el("b", {}), el("span", { class: "track", "aria-hidden": "true" }, bar), el("span", { class: "number" }), el("small", {}));
+      list.append(item);
+    }
+    const [title, track, time, more] = item.children;
+    const share = (value) => `${total > 0 ? (100 * value) / total : 0}%`;
+    item.dataset.part = name;
+    say(title, name);
+    say(time, seconds(end - begin));
+    say(more, note);
+    track.firstChild.style.setProperty("left", share(begin));
+    track.firstChild.style.setProperty("width", share(Math.max(0, end - begin)));
+  });
+}
