@@ -369,7 +369,7 @@ class StartTests(ServiceTestCase):
             (IPv4Address("TCP", "192.0.2.1", 8000), 1),
         ):
             self.warned.clear()
-            announce.log_address(address, ":8000")
+            announce.log_address(address, configuration(listen_addr=":8000"))
             said = [line for line in self.warned if "no password" in line]
             self.assertEqual((len(said), len(self.warned)), (told, told), address)
 
