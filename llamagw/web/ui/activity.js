@@ -1,7 +1,7 @@
 // The page Activity: the requests under way and the last ones that have ended, live. The gateway
 // tells all of it (/activity/sse); here it is chosen from and shown. One request in full: detail.js.
 import { detail, isWrong, rate, spent, words } from "./detail.js";
-import { ask, count, el, follow, models, post, say, seconds, size, toast } from "./lib.js";
+import { ask, count, el, follow, get, keep, models, post, say, seconds, size, toast } from "./lib.js";
 
 /** How many ended requests are known at most, and by how many rows a table grows. */
 const MOST = 1000;
@@ -70,6 +70,7 @@ function show(root, params) {
   let ended = [];
   /** How many are under way that the gateway does not tell one by one. */
   let untold = 0;
+  let asked = false;
   /** What is wrong with the stream; null before it has begun. */
   let lost = null;
 
@@ -108,10 +109,10 @@ function show(root, params) {
     const past = ended.filter(fits);
     if (sought) find([...running, ...past]);
     const used = new Map();
-    const part1 = live.show(running, now.size + untold, used);
-    const part2 = over.show(past, ended.length, used);
+    const inLive = live.show(running, now.size + untold, used);
+    const inOver = over.show(past, ended.length, used);
     for (const [key] of rows) if (!used.has(key)) rows.delete(key);
-    if (part && !part1 && !part2) close();
+    if (part && !inLive && !inOver) close();
     // A row that moves to another place loses the focus.
     if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
     live.body.hidden = !running.length;
@@ -171,7 +172,7 @@ function show(root, params) {
         one.update(request, key === opened);
         wanted.push(one.item);
         if (key !== opened) continue;
-        part ||= full_(request);
+        part ||= whole(request);
         part.update(request);
         wanted.push(part.item);
         full = true;
@@ -183,7 +184,7 @@ function show(root, params) {
     return { body, show: showAll };
   }
 
-  function full_(request) {
+  function whole(request) {
     const made = detail(request, { cancel });
     const item = el("tr", { class: "full" }, el("td", { colspan: COLUMNS.length }, made.box));
     return { item, update: made.update };
@@ -264,10 +265,12 @@ function show(root, params) {
     if (told.event === "snapshot") {
       now.clear();
       for (const request of told.now) put(request);
-      ended = told.last.slice(0, MOST);
       untold = told.more || 0;
-    } else if (told.event === "ended") {
-      forget(told.request);
+      end(told.last);
+      if (!asked) lookBack();
+    } else if (told.event === "more") untold = told.more;
+    else if (told.event === "ended") {
+      now.delete(keyOf(told.request));
       ended.unshift(told.request);
       if (ended.length > MOST) ended.pop();
       if (unseen !== null) unseen += 1;
@@ -281,8 +284,24 @@ function show(root, params) {
     now.set(keyOf(request), request);
   }
 
-  function forget(request) {
-    now.delete(keyOf(request));
+  /** Put the last ones that have ended, newest first, before those that are known; some are both. */
+  function end(last) {
+    const found = new Map([...last, ...ended].map((request) => [keyOf(request), request]));
+    ended = [...found.values()].slice(0, MOST);
+  }
+
+  /** A snapshot has only some of those that have ended; ask for the others, once. */
+  async function lookBack() {
+    asked = true;
+    try {
+      const { data } = await get(`activity?limit=${MOST}`);
+      const known = ended;
+      ended = [];
+      end([...known, ...data].sort((a, b) => b.time + b.total_sec - a.time - a.total_sec));
+      soon();
+    } catch {
+      asked = false; // with the next snapshot
+    }
   }
 
   // What is asked
@@ -299,8 +318,12 @@ function show(root, params) {
   }
 
   if (STATES[params.get("state")]) state.value = params.get("state");
-  for (const field of [model, state]) field.addEventListener("change", render);
-  text.addEventListener("input", render);
+  for (const field of [model, state, text]) {
+    field.addEventListener("input", () => {
+      keep("activity", { model: model.value, state: state.value, text: text.value.trim() });
+      render();
+    });
+  }
   pause.addEventListener("click", () => {
     unseen = unseen === null ? 0 : null;
     pause.setAttribute("aria-pressed", String(unseen !== null));

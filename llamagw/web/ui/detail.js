@@ -136,6 +136,7 @@ export function detail(request, { cancel }) {
   async function look() {
     try {
       const told = await get(`activity/${encodeURIComponent(last.id)}`);
+      if (!told.captured) throw new Error("What was asked and answered is not kept any more.");
       content.replaceChildren(...["request", "response"].flatMap((side) => captured(side, told[side])));
       again.hidden = !told.request || told.request.truncated;
       again.href = `#/playground?repeat=${encodeURIComponent(last.id)}`;
@@ -178,8 +179,7 @@ function waterfall(list, found, total) {
   found.forEach(([name, note, begin, end], index) => {
     let item = list.children[index];
     if (!item) {
-      const bar = el("span", { class: "bar" });
-      item = el("li", {}, el("b", {}), el("span", { class: "track", "aria-hidden": "true" }, bar), el("span", { class: "number" }), el("small", {}));
+      item = el("li", {}, el("b", {}), el("span", { class: "track", "aria-hidden": "true" }, el("span")), el("span", { class: "number" }), el("small", {}));
       list.append(item);
     }
     const [title, track, time, more] = item.children;

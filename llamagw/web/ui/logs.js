@@ -1,6 +1,6 @@
 // The page Logs: what the engines print, live, of one model or of all. One stream (/models/logs) is
 // open at a time: a browser has six connections for all its tabs.
-import { count, el, models, refusal, root as gateway, say, toast } from "./lib.js";
+import { count, el, keep, models, refusal, root as gateway, say, toast } from "./lib.js";
 
 /** How many lines are kept and shown, and how many the gateway is asked to begin with. */
 const MOST = 2000;
@@ -26,8 +26,16 @@ const RUN = /^── run /;
 export const page = { id: "logs", title: "Logs", show };
 
 function show(root, params) {
-  const choice = el("select", { "aria-label": "Model", onchange: () => begin() });
-  const search = el("input", { type: "search", placeholder: "Search", "aria-label": "Show the lines with this text" });
+  const choice = el("select", { "aria-label": "Model", onchange: () => {
+    keepAddress();
+    begin();
+  } });
+  const search = el("input", {
+    type: "search",
+    placeholder: "Search",
+    "aria-label": "Show the lines with this text",
+    value: params.get("text") || "",
+  });
   const pause = el("button", { type: "button", "aria-pressed": "false" }, "Pause");
   const wrap = el("input", { type: "checkbox", checked: true });
   const copy = el("button", { type: "button" }, "Copy");
@@ -47,6 +55,8 @@ function show(root, params) {
     status,
     el("div", { class: "frame" }, box, newest),
   );
+
+  const keepAddress = () => keep("logs", { model: choice.value, text: search.value });
 
   /** What has come, oldest first: {model, text, item}; the model is "" if only one is followed. */
   let kept = [];
@@ -128,7 +138,10 @@ function show(root, params) {
     after();
     box.focus();
   });
-  search.addEventListener("input", showAll);
+  search.addEventListener("input", () => {
+    keepAddress();
+    showAll();
+  });
   wrap.addEventListener("change", () => {
     lines.classList.toggle("wrap", wrap.checked);
     after();

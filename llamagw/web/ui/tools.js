@@ -125,7 +125,7 @@ export function rerank(chosen) {
         "li",
         {},
         el("span", { class: "number" }, score.toFixed(4)),
-        el("span", { class: "track", "aria-hidden": "true" }, el("span", { class: "bar", style: { width: `${(100 * (score - low)) / (high - low || 1)}%` } })),
+        el("span", { class: "track", "aria-hidden": "true" }, el("span", { style: { width: `${(100 * (score - low)) / (high - low || 1)}%` } })),
         el("span", {}, asked[index]),
       ),
     );
