@@ -21,13 +21,25 @@ FOLDER = Path(__file__).resolve().parents[1] / "llamagw" / "web" / "ui"
 PACKAGE, VERSION = "uplot", "1.6.32"
 URL = f"https://registry.npmjs.org/{PACKAGE}/-/{PACKAGE}-{VERSION}.tgz"
 #: As `npm view uplot@VERSION dist.integrity` tells it.
-INTEGRITY = ""
+INTEGRITY = (
+    "sha512-KIMVnG68zvu5XXUbC4LQEPnhwOxBuLyW1AHtpm6IKTXImkbLgkMy"
+    "+jabjLgSLMasNuGGzQm/ep3tOkyTxpiQIw=="
+)
 
 #: The name here, by the name in the package; and the SHA-256.
 FILES = {
-    "package/dist/uPlot.iife.min.js": ("uplot.js", ""),
-    "package/dist/uPlot.min.css": ("uplot.css", ""),
-    "package/LICENSE": ("uplot.LICENSE.txt", ""),
+    "package/dist/uPlot.iife.min.js": (
+        "uplot.js",
+        "19c8d4c6ad88929a79f4ae49d6f7161566dfd0ba3d15cc495e974f787eb78f1f",
+    ),
+    "package/dist/uPlot.min.css": (
+        "uplot.css",
+        "df630c6a8d6f8eeaff264b50f73ce5b114f646ffd9a0bb74f049b0a00135fa04",
+    ),
+    "package/LICENSE": (
+        "uplot.LICENSE.txt",
+        "8f989229699b4fe2f1a0432d0e9edc338a8a911e250e2d1b01ecd770a5f5b1bd",
+    ),
 }
 
 

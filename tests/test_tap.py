@@ -36,6 +36,7 @@ from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.models.support import gguf_bytes
 from tests.support.bench import Bench
+from tests.support.configs import configuration
 from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.logs import observe
 from tests.support.messages import CHAT, answers, event, request

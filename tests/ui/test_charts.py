@@ -18,7 +18,7 @@ def test_what_has_happened_is_drawn_and_said(dashboard: Dashboard) -> None:
         "requests tokens_per_sec prompt_tokens_per_sec first_byte_p50 first_byte_p95 in_flight "
         "waiting loaded memory_bytes swaps errors"
     )
-    series = {key: ramp for key in keys.split()}
+    series = dict.fromkeys(keys.split(), ramp)
     answer = {
         "step": 10,
         "end": 1_800_000_000,
@@ -35,7 +35,7 @@ def test_what_has_happened_is_drawn_and_said(dashboard: Dashboard) -> None:
         chart = page.get_by_role("region", name=title, exact=True)
         expect(chart.locator("canvas")).to_be_visible()
         painted = chart.locator("canvas").evaluate(
-            "one => one.getContext('2d').getImageData(0, 0, one.width, one.height).data.some(Boolean)"
+            "it => it.getContext('2d').getImageData(0, 0, it.width, it.height).data.some(Boolean)"
         )
         assert painted, title
     expect(page.get_by_role("region", name="Tokens")).to_contain_text("generated 59")

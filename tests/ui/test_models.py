@@ -1,4 +1,4 @@
-"""The page Models in a real browser, on real engines: what is done there by clicks and by keyboard."""
+"""The page Models in a real browser, on real engines: by clicks and by keyboard."""
 
 from __future__ import annotations
 
