@@ -31,7 +31,7 @@ def test_a_chat_is_held_by_keyboard_and_goes_on_when_another_page_was_looked_at(
     dashboard: Dashboard,
 ) -> None:
     page = opens(dashboard, ALPHA, max_tokens="6", temperature="0")
-    page.get_by_label("Prompt").focus()
+    page.get_by_label("Message").focus()
     page.keyboard.type("What is")
     page.keyboard.press("Shift+Enter")
     page.keyboard.type("a river?")
@@ -39,11 +39,11 @@ def test_a_chat_is_held_by_keyboard_and_goes_on_when_another_page_was_looked_at(
     expect(page.locator(".said")).to_have_text("What is\na river?Edit")
     expect(answer(page).locator(".times")).to_contain_text("6 tokens")
     expect(answer(page).locator(".times")).to_contain_text("first token")
-    expect(page.get_by_label("Prompt")).to_be_focused()
+    expect(page.get_by_label("Message")).to_be_focused()
     page.locator("nav a", has_text="Charts").click()
     page.locator("nav a", has_text="Playground").click()
     with page.expect_request("**/v1/chat/completions") as sent:
-        page.get_by_label("Prompt").fill("And a lake?")
+        page.get_by_label("Message").fill("And a lake?")
         page.keyboard.press("Enter")
     asked = sent.value.post_data_json
     assert [message["role"] for message in asked["messages"]] == ["user", "assistant", "user"]
@@ -57,7 +57,7 @@ def test_a_chat_is_held_by_keyboard_and_goes_on_when_another_page_was_looked_at(
 def test_a_stop_frees_the_slot(gateway: Gateway, dashboard: Dashboard) -> None:
     page = opens(dashboard, ALPHA, max_tokens="400")
     page.get_by_label("Others, as JSON").fill('{"ignore_eos": true}')
-    page.get_by_label("Prompt").fill("Tell me a story.")
+    page.get_by_label("Message").fill("Tell me a story.")
     page.get_by_role("button", name="Send").click()
     expect(answer(page).locator(".text")).not_to_be_empty()
     assert gateway.busy_slots(ALPHA) == 1
@@ -70,7 +70,7 @@ def test_a_stop_frees_the_slot(gateway: Gateway, dashboard: Dashboard) -> None:
 def test_two_models_answer_side_by_side_each_with_its_times(dashboard: Dashboard) -> None:
     page = opens(dashboard, ALPHA, max_tokens="5")
     page.get_by_label("Compare with").select_option(ODD)
-    page.get_by_label("Prompt").fill("Hi")
+    page.get_by_label("Message").fill("Hi")
     page.keyboard.press("Enter")
     for number, name in enumerate((ALPHA, ODD)):
         expect(answer(page, number).locator("b")).to_have_text(name)
@@ -85,11 +85,11 @@ def test_two_models_answer_side_by_side_each_with_its_times(dashboard: Dashboard
 
 def test_an_error_is_told_in_the_gateway_s_words(dashboard: Dashboard) -> None:
     page = opens(dashboard, MISSING)
-    page.get_by_label("Prompt").fill("Hi")
+    page.get_by_label("Message").fill("Hi")
     page.keyboard.press("Enter")
     expect(answer(page).locator(".why")).to_contain_text("there is no file")
     page.get_by_label("Others, as JSON").fill("{")
-    page.get_by_label("Prompt").fill("Hi")
+    page.get_by_label("Message").fill("Hi")
     page.keyboard.press("Enter")
     expect(page.locator(".settings .why")).to_contain_text("no JSON")
     expect(page.locator(".turn")).to_have_count(1)
@@ -101,7 +101,7 @@ def test_the_command_and_the_program_are_the_request(
     words = "It's \"odd\" $HOME `x` \\ 'q' \n ü"
     page = opens(dashboard, ODD, max_tokens="3", stop="</s>")
     page.get_by_label("Others, as JSON").fill('{"top_k": 1, "ignore_eos": true}')
-    page.get_by_label("Prompt").fill(words)
+    page.get_by_label("Message").fill(words)
     page.get_by_text("As curl and Python").click()
     result = gateway.run(["sh", "-c", page.locator(".curl").inner_text()])
     assert "data: [DONE]" in result.stdout, result.stdout

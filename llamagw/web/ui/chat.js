@@ -30,7 +30,7 @@ export function chat(chosen) {
   const stops = el("textarea", { rows: "1", placeholder: "none; one a line" });
   const others = el("textarea", { rows: "2", class: "mono", placeholder: '{"top_k": 40}', spellcheck: "false" });
   const wrong = el("p", { class: "why", hidden: true });
-  const prompt = el("textarea", { rows: "2", placeholder: "Say something", "aria-label": "Prompt" });
+  const prompt = el("textarea", { rows: "2", placeholder: "Say something", "aria-label": "Message" });
   const go = el("button", { type: "button", class: "main" }, "Send");
   const clear = el("button", { type: "button" }, "Clear");
   const hint = el("span", { class: "quiet" }, "Enter sends, Shift+Enter begins a line");
