@@ -207,7 +207,14 @@ def make_gateway(
     """
     from llamagw.api import Api, Metrics
     from llamagw.fleet import Dispatcher
-    from llamagw.launch import HttpProbe, Launchers, Leftovers, Processes, default_folder
+    from llamagw.launch import (
+        Durations,
+        HttpProbe,
+        Launchers,
+        Leftovers,
+        Processes,
+        default_folder,
+    )
     from llamagw.listeners import Listeners
     from llamagw.net import Connector, Pool, uses_uvloop
     from llamagw.observe import Activity, Record
@@ -219,9 +226,10 @@ def make_gateway(
     except ConfigError as error:
         raise SystemExit(str(error)) from None
     connect = Connector(reactor)
-    leftovers = Leftovers(default_folder())
+    leftovers, durations = Leftovers(default_folder()), Durations(default_folder())
     probe = HttpProbe(reactor, connect)
-    launchers = Launchers(Processes(reactor, config, leftovers, probe), probe, reactor)
+    processes = Processes(reactor, config, leftovers, probe, durations)
+    launchers = Launchers(processes, probe, reactor)
     dispatcher = Dispatcher(config, launchers, probe, reactor)
     pool = Pool(reactor, connect)
     dispatcher.on_hung = partial(pool.break_off, "it does not answer any more")

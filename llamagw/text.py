@@ -1,5 +1,5 @@
 """
-Text of unknown origin, made harmless for logs and terminals.
+Text for people: of unknown origin, made harmless for logs and terminals; and lengths of time.
 
 Control and formatting characters are escaped; the caller says how long the text may be.
 """
@@ -38,3 +38,15 @@ def _escaped(found: re.Match[str]) -> str:
     if number < 0x100:
         return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def span(seconds: float) -> str:
+    """
+    A length of time for people, such as ``3 min``.
+
+    :param seconds: its length
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s" if seconds >= 1 else f"{seconds:.1f} s"

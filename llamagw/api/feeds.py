@@ -7,21 +7,24 @@ again it gets a new snapshot, or a note that lines are missing. The number of st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
-from llamagw.api.listing import router_event
+from llamagw.api.listing import progress_event, router_event
 from llamagw.errors import ServerBusy
-from llamagw.fleet import Change, Dispatcher
+from llamagw.fleet import Change, Dispatcher, Progress
 from llamagw.proxy import Request
 from llamagw.text import harmless
 
 #: Seconds between comments in a stream of events, so that proxies do not close it as idle.
 PING_SEC = 15.0
+
+#: Seconds between events that tell how far models are.
+PROGRESS_SEC = 1.0
 
 #: Maximum number of streams at a time: each takes time at every change.
 MOST_FOLLOWERS = 64
@@ -62,10 +65,14 @@ class _Feed:
         """
         self._hooks.append(stop)
 
-    def send(self, data: bytes) -> None:
-        """Write data, or leave it out while the client does not read."""
+    def send(self, data: bytes, passing: bool = False) -> None:
+        """
+        Write data, or leave it out while the client does not read.
+
+        :param passing: whether it is out of date soon anyway, and so not missed
+        """
         if self._paused:
-            self._missed = True
+            self._missed = self._missed or not passing
         elif data:
             self._request.pass_on(data)
 
@@ -106,10 +113,19 @@ class Feeds:
         self._dispatcher = dispatcher
         self._clock = clock
         self._open: set[_Feed] = set()
+        #: Those of `changes`, and the loop that tells them how far models are: it runs while there
+        #: are any.
+        self._watching: set[_Feed] = set()
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = clock
+        #: The models of which it was told in the last turn.
+        self._told: set[str] = set()
 
     def changes(self, request: Request) -> None:
         """
         ``GET /models/sse``: an event for the state of every model, then one for each change.
+
+        While models load or have requests in their queues: one for each of these every second.
 
         :raises ServerBusy: if `MOST_FOLLOWERS` feeds are open
         """
@@ -127,7 +143,10 @@ class Feeds:
                 for report in dispatcher.report()
             ]
             # In one write: if it were paused within a snapshot, it would start over each time.
-            feed.send(b"".join(_event(router_event(c, "model_status")) for c in changes))
+            told = b"".join(_event(router_event(c, "model_status")) for c in changes)
+            progress = dispatcher.progress()
+            self._told |= progress.keys()
+            feed.send(told + _progress(progress))
 
         def changed(change: Change | None) -> None:
             if change is None:
@@ -138,10 +157,29 @@ class Feeds:
         feed = self._begin(request, b"text/event-stream", snapshot)
         snapshot()
         feed.until_end(dispatcher.watch(changed))
-        ping = LoopingCall(feed.send, b": still here\n\n")
+        ping = LoopingCall(feed.send, b": still here\n\n", passing=True)
         ping.clock = self._clock
         ping.start(PING_SEC, now=False)
         feed.until_end(ping.stop)
+        feed.until_end(lambda: self._watch_no_more(feed))
+        self._watching.add(feed)
+        if not self._ticking.running:
+            self._ticking.start(PROGRESS_SEC, now=False)
+
+    def _watch_no_more(self, feed: _Feed) -> None:
+        self._watching.discard(feed)
+        if not self._watching and self._ticking.running:
+            self._ticking.stop()
+            self._told.clear()
+
+    def _tick(self) -> None:
+        """Tell all who watch how far each model is that loads or is waited for, then once more."""
+        progress = self._dispatcher.progress(self._told)
+        self._told = {name for name, how in progress.items() if how.state in ("loading", "waiting")}
+        if progress:
+            data = _progress(progress)
+            for feed in list(self._watching):
+                feed.send(data, passing=True)
 
     def logs(self, request: Request, count: int) -> None:
         """
@@ -246,6 +284,11 @@ def last(lines: Sequence[str], count: int) -> Sequence[str]:
 def as_text(lines: Iterable[str]) -> bytes:
     """Lines as the body of a text/plain answer."""
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _progress(of: Mapping[str, Progress]) -> bytes:
+    """Events of how far models are, by name."""
+    return b"".join(_event(progress_event(name, progress)) for name, progress in of.items())
 
 
 def _event(value: object) -> bytes:

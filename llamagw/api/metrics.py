@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from llamagw import __version__
 from llamagw.dialects import route_of
-from llamagw.fleet import Dispatcher, ModelReport, Turn
+from llamagw.fleet import LOADS, UNLOADS, Dispatcher, ModelReport, Turn
 from llamagw.observe import MOST_MODELS, Counts, Gauge, exposition
 from llamagw.proxy import Request
 
@@ -98,7 +98,11 @@ class Metrics:
         try:
             engines = await self._dispatcher.metrics()
             many = len(self._dispatcher.config.models) > MOST_MODELS
-            gauges = self._gauges(self._dispatcher.report(busy=many)[:MOST_MODELS])
+            reports = self._dispatcher.report(busy=many)[:MOST_MODELS]
+            if not many:
+                local = (report.id for report in reports if not report.elsewhere)
+                self.counts.expect(local, LOADS, UNLOADS)
+            gauges = self._gauges(reports)
             accept = f"{_OPEN}; version=1.0.0" if is_open else ""
             text = exposition(self.counts, gauges, engines, accept)
             told = self._told[is_open] = _Told(self._clock.seconds(), *text)

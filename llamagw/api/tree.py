@@ -226,6 +226,13 @@ class Api:
         await self._management.unload(request)
         return _json(request, {"success": True})
 
+    @app.route("/models/pin", methods=["POST"])
+    @_guarded
+    def pin(self, request: Request) -> bytes:
+        """Pin or unpin a model."""
+        self._management.pin(request)
+        return _json(request, {"success": True})
+
     @app.route("/models/sse", methods=["GET"])
     @_guarded
     def changes(self, request: Request) -> Deferred[None]:

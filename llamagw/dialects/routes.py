@@ -274,6 +274,13 @@ OWN = (
         Scope.MANAGE,
     ),
     Own(
+        "POST",
+        "/models/pin",
+        '`{"model": …}`: it is not evicted any more, until its configuration changes; with '
+        '`"pinned": false` it may be',
+        Scope.MANAGE,
+    ),
+    Own(
         "GET",
         "/metrics",
         "without `model`: of the whole gateway and of the engines that are loaded, for Prometheus",
@@ -286,7 +293,13 @@ OWN = (
         "epoch), `&limit=`",
         Scope.OBSERVE,
     ),
-    Own("GET", "/models/sse", "an event for each change of a model's state", Scope.OBSERVE),
+    Own(
+        "GET",
+        "/models/sse",
+        "an event for each change of a model's state, and one a second while it loads or is waited "
+        "for",
+        Scope.OBSERVE,
+    ),
     Own(
         "GET",
         "/models/logs",

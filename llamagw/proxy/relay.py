@@ -162,15 +162,30 @@ class Relay:
             return await waiting
         if request.record is not None and request.record.queued is None:
             request.record.queued = self._clock.seconds()
-        if not self.keepalive or not call.stream:
-            return await waiting
-        comments = LoopingCall(_keep_alive, request)
-        comments.clock = self._clock
-        comments.start(self.keepalive, now=False)
+        request.waiting = waiting
+        comments = None
+        if self.keepalive and call.stream:
+            comments = LoopingCall(self._keep_alive, request, waiting)
+            comments.clock = self._clock
+            comments.start(self.keepalive, now=False)
         try:
             return await waiting
         finally:
-            comments.stop()
+            request.waiting = None
+            if comments is not None:
+                comments.stop()
+
+    def _keep_alive(self, request: Request, waiting: Deferred[Lease]) -> None:
+        """
+        Show the client of a stream, and proxies before it, that the request is being processed.
+
+        The comment says how it stands.
+        """
+        if not request.startedWriting:
+            request.begin(200, b"OK", _STREAM, b"")
+        standing = self._dispatcher.standing(waiting)
+        if standing is not None:
+            request.pass_on(b": %b\n\n" % standing.in_words().encode())
 
     async def _attempt(self, request: Request, call: Call, lease: Lease) -> None:
         """
@@ -205,13 +220,6 @@ class Relay:
         if request.record is not None:
             request.record.connected = self._clock.seconds()
         await send(request, call, lease, upstream)
-
-
-def _keep_alive(request: Request) -> None:
-    """Show the client of a stream, and proxies before it, that the request is being processed."""
-    if not request.startedWriting:
-        request.begin(200, b"OK", _STREAM, b"")
-    request.pass_on(b": waiting for the model\n\n")
 
 
 def _permit(request: Request, call: Call, lease: Lease) -> None:

@@ -10,7 +10,7 @@ whose URL match would take longer than everything else. Both are given by the `S
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -34,6 +34,9 @@ from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, decoded_path
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
+
+if TYPE_CHECKING:
+    from llamagw.fleet import Lease
 
 _log = Logger(namespace="llamagw.server")
 
@@ -68,6 +71,7 @@ class Request(KnownRequest):
     :ivar record: what is known of it; None until it has arrived, and when it is told
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects
+    :ivar waiting: what it waits for in the queue of its model; None when it does not
     :ivar streams_events: whether the answer is a stream of server-sent events
     :ivar open_to_all: whether any web page may read the answer if ``cors_origins`` has ``*``
     :ivar cacheable: whether a backend's ``Cache-Control`` is passed on; if not, a browser asks each
@@ -80,6 +84,7 @@ class Request(KnownRequest):
     record: Record | None = None
     cacheable = True
     answering: Deferred[None] | None = None
+    waiting: Deferred[Lease] | None = None
     streams_events = False
     routing: Routing | None = None
     channel: Channel

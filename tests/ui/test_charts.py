@@ -40,14 +40,14 @@ def test_what_has_happened_is_drawn_and_said(dashboard: Dashboard) -> None:
         assert painted, title
     expect(page.get_by_role("region", name="Tokens")).to_contain_text("generated 59")
     page.get_by_label("Requests and tokens of which model").select_option(ALPHA)
-    expect(page.get_by_role("region", name="Requests")).to_contain_text("of alpha")
+    expect(page.get_by_role("region", name="Requests")).to_contain_text("· alpha")
     expect(page.get_by_role("region", name="Requests")).to_contain_text("all 6.0")
     page.get_by_role("button", name="24 h").click()
     expect(page.get_by_role("button", name="24 h")).to_have_attribute("aria-pressed", "true")
     dashboard.shot("charts-made-up")
     page.reload()
     expect(page.get_by_role("button", name="24 h")).to_have_attribute("aria-pressed", "true")
-    expect(page.get_by_role("region", name="Requests")).to_contain_text("of alpha")
+    expect(page.get_by_role("region", name="Requests")).to_contain_text("· alpha")
 
 
 def test_the_gateway_s_own_history_is_asked_for(gateway: Gateway, dashboard: Dashboard) -> None:

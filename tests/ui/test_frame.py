@@ -10,6 +10,12 @@ from tests.ui.conftest import ALPHA, BETA, Dashboard
 from tests.whole.harness import Gateway
 
 PAGES = ("models", "activity", "charts", "logs", "playground", "config")
+#: What a page has when the gateway has answered it.
+ANSWERED = {
+    "models": "tbody.model",
+    "charts": ".chart canvas",
+    "config": "table.values tbody tr",
+}
 SIZES = {"wide": (1280, 800), "phone": (390, 844)}
 
 
@@ -31,7 +37,7 @@ def test_each_page_opens_without_an_error_and_does_not_scroll_sideways(
         page = dashboard.opens(f"#/{name}")
         expect(page.locator("h1")).to_have_text(name.capitalize())
         assert page.title() == f"{name.capitalize()} – llamagw"
-        page.wait_for_load_state("load")
+        page.wait_for_selector(ANSWERED.get(name, "h1"), state="attached")
         dashboard.shot(f"{name}-{size}-{scheme}")
         assert not dashboard.scrolls_sideways(), name
     back = page.evaluate("getComputedStyle(document.body).backgroundColor")

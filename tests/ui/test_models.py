@@ -142,7 +142,10 @@ def test_an_engine_s_page_comes_when_the_offer_to_load_it_is_taken_and_not_after
     for _ in range(2):
         row(page, ODD).get_by_role("link", name="Engine's page").click()
         expect(page.locator("h1")).to_have_text(ODD)
+        assert dashboard.faults == []
         page.get_by_role("button", name="Load it").click()
         expect(page).to_have_title("llama-ui")
+        dashboard.faults.clear()  # the engine's own page misses its service worker
         gateway.ask("POST", "/models/unload", {"model": ODD})
         page = dashboard.opens()
+        dashboard.faults.clear()

@@ -40,6 +40,7 @@ const CHARTS = [
     title: "Time to first byte",
     unit: "",
     reads: seconds,
+    least: 0.1,
     lines: [
       ["first_byte_p50", "median"],
       ["first_byte_p95", "95 in 100"],
@@ -55,7 +56,7 @@ const CHARTS = [
       ["waiting", "waiting"],
     ],
   },
-  { title: "Memory", unit: "", reads: size, marks: BYTES, lines: [["memory_bytes", "of all engines"]] },
+  { title: "Memory", unit: "", reads: size, marks: BYTES, least: 2 ** 28, lines: [["memory_bytes", "of all engines"]] },
   {
     title: "Models",
     unit: "",
@@ -136,7 +137,9 @@ function show(root, params) {
 
   function draw() {
     if (!known) return;
-    const { step, end, series } = known;
+    const { step, series } = known;
+    // Until its first sample a gateway has no end.
+    const end = known.end ?? Date.now() / 1000;
     const length = Math.max(0, ...Object.values(series).map((values) => values.length));
     const times = Array.from({ length }, (_, number) => end - (length - 1 - number) * step);
     const none = times.map(() => null);
@@ -173,8 +176,8 @@ class Chart {
   #shown = [];
   #sized = new ResizeObserver(() => this.#plot?.setSize(this.#size()));
 
-  constructor({ title, unit, reads, lines, marks = null }) {
-    Object.assign(this, { title, unit, reads, lines, marks });
+  constructor({ title, unit, reads, lines, marks = null, least = 1 }) {
+    Object.assign(this, { title, unit, reads, lines, marks, least });
     this.splits = lines.some(([, , , perModel]) => perModel);
     this.values = lines.map(() => el("b"));
     this.of = el("small");
@@ -183,7 +186,7 @@ class Chart {
     this.box = el(
       "section",
       { class: "card pad chart", "aria-label": title },
-      el("h2", {}, title, unit && el("small", {}, ` ${unit}`), this.of),
+      el("h2", {}, title, unit && el("small", {}, ` · ${unit}`), this.of),
       this.canvas,
       el("ul", { class: "legend" }, legend),
     );
@@ -195,7 +198,7 @@ class Chart {
 
   /** @param of the model whose values these are, if not of all */
   draw(times, values, from, to, of) {
-    say(this.of, of && this.splits ? ` of ${of}` : "");
+    say(this.of, of && this.splits ? ` · ${of}` : "");
     this.#shown = values;
     if (!this.#plot) this.#make();
     this.#plot.setData([times, ...values], false);
@@ -208,7 +211,7 @@ class Chart {
 
   #most(values) {
     const most = Math.max(0, ...values.flat().filter((value) => value !== null));
-    return most > 0 ? most * 1.08 : 1;
+    return Math.max(most * 1.08, this.least);
   }
 
   /** Show the values at a place, or the last that are known. */
@@ -236,14 +239,14 @@ class Chart {
             stroke: colour(`--series-${number + 1}`),
             fill: number ? undefined : `${colour("--series-1")}1f`,
             width: 1.5,
-            points: { show: false },
+            points: { size: 4 },
           })),
         ],
         axes: [
           { ...axis, size: 28, values: (_, marks) => marks.map((mark) => new Date(mark * 1000).toLocaleTimeString([], hour)) },
           {
             ...axis,
-            size: 64,
+            size: 56,
             ...(this.marks && { incrs: this.marks }),
             values: (_, marks) => marks.map((mark) => (mark === 0 ? "0" : this.reads(mark))),
           },

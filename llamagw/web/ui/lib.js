@@ -30,6 +30,13 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** The same for words with code between backticks, as the gateway's messages have it. */
+export function tell(element, text) {
+  if (element.dataset.text === text) return;
+  element.dataset.text = text;
+  element.replaceChildren(...text.split("`").map((part, number) => (number % 2 ? el("code", {}, part) : part)));
+}
+
 /** Ask before something is done: true if it may be. Escape and Cancel say no. */
 export async function ask(text, label) {
   return (await choose(text, { yes: label })) === "yes";
@@ -117,6 +124,7 @@ export function size(bytes) {
 /** A duration, such as 0.31 s, 12 s, 3 min 20 s, 2 h 5 min, 3 days; "" if it is not known. */
 export function seconds(duration) {
   if (duration === null || duration === undefined) return "";
+  if (duration > 0 && duration < 60 && Number.isInteger(duration)) return `${duration} s`;
   if (duration < 0.0995) return `${Math.round(duration * 1000)} ms`;
   if (duration < 9.95) return `${duration < 0.995 ? duration.toFixed(2) : duration.toFixed(1)} s`;
   const whole = Math.round(duration);
@@ -133,7 +141,7 @@ export function seconds(duration) {
 export function ago(time) {
   if (time === null || time === undefined) return "";
   const past = Date.now() / 1000 - time;
-  return past < 5 ? "now" : `${seconds(past < 60 ? Math.floor(past) : past - (past % 60))} ago`;
+  return past < 5 ? "just now" : `${seconds(past < 60 ? Math.floor(past) : past - (past % 60))} ago`;
 }
 
 /** A number with separators, such as 12,345; "" if it is not known. */

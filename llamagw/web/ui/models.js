@@ -1,5 +1,5 @@
 // The page Models: what is in memory, what it takes, who waits for what; to load, unload and pin.
-import { ago, ask, choose, count, el, every, models, post, root, say, seconds, size } from "./lib.js";
+import { ago, ask, choose, count, el, every, models, post, root, say, seconds, size, tell } from "./lib.js";
 import { use } from "./use.js";
 
 /** How many models are shown at most, and from how many on there are filters. */
@@ -85,12 +85,12 @@ function show(root) {
     // With its memory given in bytes, a gateway has no such number.
     say(limit, most ? `At most ${count(most)} in memory at once.` : "");
     showDevices(devices, models.health?.devices || []);
-    tell(list);
+    announce(list);
   }
 
   // What is read out: a model that has come to another state for good.
   let before = null;
-  function tell(list) {
+  function announce(list) {
     const states = new Map(list.map((model) => [model.name, model.state]));
     if (before?.size) {
       const changed = list.filter((m) => before.has(m.name) && before.get(m.name) !== m.state && m.state !== "loading" && m.state !== "stopping");
@@ -282,7 +282,7 @@ function row({ name, remote }) {
     } else if (model.drains) {
       waits = `Unloads when ${requests(model.in_flight)} ${model.in_flight === 1 ? "is" : "are"} answered.`;
     }
-    say(wait, waits);
+    tell(wait, waits);
     wait.hidden = !waits;
     const broken = (model.replicas || []).filter((one) => one.error).map((one) => `${one.url}: ${one.error}`);
     let fault = model.problem || "";
@@ -291,7 +291,7 @@ function row({ name, remote }) {
       // What the gateway answers to the order is the same sentence once more.
       fault = `${when}${model.why}`;
     } else if (broken.length && !fault) fault = broken.join("\n");
-    say(why, fault);
+    tell(why, fault);
     why.hidden = !fault;
     details.hidden = bar.hidden && progress.hidden && wait.hidden && why.hidden;
   }
