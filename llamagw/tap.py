@@ -205,7 +205,7 @@ def make_gateway(
     :param foreground: whether the log goes to stdout
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
-    from llamagw.api import Api, Metrics
+    from llamagw.api import Api, Live, Metrics
     from llamagw.fleet import Dispatcher
     from llamagw.launch import (
         Durations,
@@ -233,20 +233,16 @@ def make_gateway(
     dispatcher = Dispatcher(config, launchers, probe, reactor)
     pool = Pool(reactor, connect)
     dispatcher.on_hung = partial(pool.break_off, "it does not answer any more")
-    relay = Relay(
-        dispatcher,
-        pool,
-        reactor,
-        keepalive=config.stream_keepalive_sec,
-        poison_sec=config.poison_sec,
-    )
+    relay = Relay(dispatcher, pool, reactor)
+    relay.apply(config)
     transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
     metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
-    activity = Activity(config.activity_size)
+    activity = Activity(config.activity_size, relay.capture)
     records.add(activity.add)
-    api = Api(dispatcher, relay, reactor, metrics, activity)
+    live = Live(dispatcher, lambda: site.under_way(), activity, records, reactor)
+    api = Api(dispatcher, relay, reactor, metrics, activity, live)
     site = Site(
         api.tree,
         api.table,

@@ -18,6 +18,10 @@ _INTERPRETED = re.compile(
 )
 
 
+#: The same, without the line feed.
+_NO_LINE = re.compile(_INTERPRETED.pattern.replace("\x0a", "\x0b", 1))
+
+
 def harmless(text: str, limit: int | None = None) -> str:
     """
     Escape each character that a terminal would interpret, such as ``\\x1b``.
@@ -31,6 +35,15 @@ def harmless(text: str, limit: int | None = None) -> str:
         text = text[: limit + 1]
     text = _INTERPRETED.sub(_escaped, text)
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
+
+
+def harmless_lines(text: str) -> str:
+    """
+    As `harmless`, for a text of several lines: these stay.
+
+    :param text: any text
+    """
+    return _NO_LINE.sub(_escaped, text.replace("\r\n", "\n"))
 
 
 def _escaped(found: re.Match[str]) -> str:

@@ -26,7 +26,7 @@ from tests.support.messages import STREAM_HEAD, request, response
 #: event of a stream: what they took when this was written, with Python 3.11 and the versions of
 #: tests/requirements.txt. Other versions of Python take up to a few calls less. 12 of a request's
 #: are for its record: id, counters, tokens.
-REQUEST, CHUNK = 193, 6
+REQUEST, CHUNK = 175, 6
 
 #: The test's own parts: the peers, the Clock in place of the reactor's.
 NOT_OURS = (f"{Path(__file__).parent}/", "twisted/internet/task.py", "twisted/internet/base.py")

@@ -1,5 +1,6 @@
 """
-Streams that the gateway itself writes: changes of the models' states, and an engine's output.
+Streams that the gateway itself writes: changes of the models' states, an engine's output, and
+events that others send (live.py).
 
 Nothing is buffered for a client that does not read: what it misses is left out, and when it reads
 again it gets a new snapshot, or a note that lines are missing. The number of streams is limited.
@@ -35,7 +36,7 @@ MOST_LINES = 2000
 
 
 @implementer(IPushProducer)
-class _Feed:
+class Feed:
     """
     One stream to one client.
 
@@ -47,7 +48,7 @@ class _Feed:
     def __init__(self, request: Request, content_type: bytes, again: Callable[[], None]) -> None:
         self._request = request
         self._again = again
-        self._paused = self._missed = False
+        self._paused = self._missed = self._over = False
         self._hooks: list[Callable[[], object]] = []
         request.notifyFinish().addErrback(lambda _: self._stop())
         head = [(b"Content-Type", content_type), (b"Cache-Control", b"no-cache")]
@@ -55,15 +56,17 @@ class _Feed:
         request.registerProducer(self, True)
 
     def __repr__(self) -> str:
-        return f"<_Feed to {self._request!r}{', paused' if self._paused else ''}>"
+        return f"<Feed to {self._request!r}{', paused' if self._paused else ''}>"
 
     def until_end(self, stop: Callable[[], object]) -> None:
         """
         Register a function to be called when the feed ends, or the client disconnects.
 
-        :param stop: called once, without arguments
+        :param stop: called once, without arguments; at once if the feed has ended
         """
         self._hooks.append(stop)
+        if self._over:
+            self._stop()
 
     def send(self, data: bytes, passing: bool = False) -> None:
         """
@@ -73,7 +76,7 @@ class _Feed:
         """
         if self._paused:
             self._missed = self._missed or not passing
-        elif data:
+        elif data and not self._over:
             self._request.pass_on(data)
 
     def end(self) -> None:
@@ -84,6 +87,7 @@ class _Feed:
             self._request.finish()
 
     def _stop(self) -> None:
+        self._over = True
         hooks, self._hooks = self._hooks, []
         for stop in hooks:
             stop()
@@ -112,10 +116,10 @@ class Feeds:
     def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
         self._dispatcher = dispatcher
         self._clock = clock
-        self._open: set[_Feed] = set()
+        self._open: set[Feed] = set()
         #: Those of `changes`, and the loop that tells them how far models are: it runs while there
         #: are any.
-        self._watching: set[_Feed] = set()
+        self._watching: set[Feed] = set()
         self._ticking = LoopingCall(self._tick)
         self._ticking.clock = clock
         #: The models of which it was told in the last turn.
@@ -154,19 +158,15 @@ class Feeds:
             else:
                 feed.send(_event(router_event(change)))
 
-        feed = self._begin(request, b"text/event-stream", snapshot)
-        snapshot()
-        feed.until_end(dispatcher.watch(changed))
-        ping = LoopingCall(feed.send, b": still here\n\n", passing=True)
-        ping.clock = self._clock
-        ping.start(PING_SEC, now=False)
-        feed.until_end(ping.stop)
-        feed.until_end(lambda: self._watch_no_more(feed))
+        feed = self.events(request, snapshot)
         self._watching.add(feed)
         if not self._ticking.running:
             self._ticking.start(PROGRESS_SEC, now=False)
+        feed.until_end(lambda: self._watch_no_more(feed))
+        snapshot()
+        feed.until_end(dispatcher.watch(changed))
 
-    def _watch_no_more(self, feed: _Feed) -> None:
+    def _watch_no_more(self, feed: Feed) -> None:
         self._watching.discard(feed)
         if not self._watching and self._ticking.running:
             self._ticking.stop()
@@ -237,13 +237,27 @@ class Feeds:
         feed.until_end(log.follow(lambda lines: feed.send(as_text(lines))))
         feed.until_end(self._dispatcher.watch(ended))
 
-    def _begin(self, request: Request, content_type: bytes, again: Callable[[], None]) -> _Feed:
+    def events(self, request: Request, again: Callable[[], None]) -> Feed:
+        """
+        Begin a stream of events, with a comment now and then.
+
+        :param again: called when the client reads again after data was left out
+        :raises ServerBusy: if `MOST_FOLLOWERS` feeds are open
+        """
+        feed = self._begin(request, b"text/event-stream", again)
+        ping = LoopingCall(feed.send, b": still here\n\n", passing=True)
+        ping.clock = self._clock
+        ping.start(PING_SEC, now=False)
+        feed.until_end(ping.stop)
+        return feed
+
+    def _begin(self, request: Request, content_type: bytes, again: Callable[[], None]) -> Feed:
         if len(self._open) >= MOST_FOLLOWERS:
             raise ServerBusy(
                 f"{MOST_FOLLOWERS} clients follow events or logs already, as many as may.",
                 retry_after=5,
             )
-        feed = _Feed(request, content_type, again)
+        feed = Feed(request, content_type, again)
         self._open.add(feed)
         feed.until_end(lambda: self._open.discard(feed))
         return feed

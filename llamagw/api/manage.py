@@ -11,7 +11,6 @@ from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
-from twisted.internet.interfaces import IReactorTime
 
 from llamagw.api.feeds import Feeds, all_logs, as_text, last
 from llamagw.errors import BadRequest
@@ -56,12 +55,12 @@ class Management:
     Handles the requests of management.
 
     :param dispatcher: carries them out
-    :param clock: the reactor, or a Clock
+    :param feeds: the streams
     """
 
-    def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
+    def __init__(self, dispatcher: Dispatcher, feeds: Feeds) -> None:
         self._dispatcher = dispatcher
-        self._feeds = Feeds(dispatcher, clock)
+        self._feeds = feeds
         #: Configured names of models that are being loaded for clients that do not wait.
         self._loading: set[str] = set()
 

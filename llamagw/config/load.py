@@ -17,8 +17,8 @@ from llamagw.config import machine, rules
 from llamagw.config.addresses import origin
 from llamagw.config.document import ConfigError, Document, show
 from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
-from llamagw.config.schema import ConfigFile, ModelEntry, ReplicaEntry
-from llamagw.config.walk import environment, fields, texts
+from llamagw.config.schema import CaptureEntry, ConfigFile, ModelEntry, ReplicaEntry
+from llamagw.config.walk import environment, fields, takes, texts
 
 
 def load(path: str) -> Config:
@@ -40,10 +40,16 @@ def load(path: str) -> Config:
 def _config(document: Document, raw: dict[Any, Any]) -> Config:
     fault = document.fault
     meant = rules.meant_at_top(raw)
-    file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", {"models"}, meant)})
+    apart = {"models", "capture"}
+    file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", apart, meant)})
     names = rules.NameRules(fault)
     models = list(_models(document, raw["models"], names)) if "models" in raw else []
-    names.default_model(file.default_model, names.check_aliases())
+    known = names.check_aliases()
+    names.default_model(file.default_model, known)
+    if "capture" in raw:
+        file = replace(file, capture=_capture(document, raw["capture"]))
+        names.captured(file.capture.models, known)
+        rules.capture(fault, file, raw["capture"])
     if "default_model" not in raw and len(models) == 1:
         file = replace(file, default_model=models[0].name)
     if file.llama_server_path:
@@ -58,6 +64,15 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     if not document.faults:
         rules.room(fault, file.max_loaded_models, models)
     return Config.of(document.path, file, models)
+
+
+def _capture(document: Document, raw: Any) -> CaptureEntry:
+    """What is said about content to be kept; nothing is, where it is faulty."""
+    if isinstance(raw, dict):
+        return CaptureEntry(**fields(document, CaptureEntry, raw, "capture"))
+    wanted = takes(ConfigFile)["capture"]
+    document.fault("capture", f"expected {wanted}, got {show(raw)}")
+    return CaptureEntry()
 
 
 def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[ModelConfig]:

@@ -12,13 +12,13 @@ from llamagw.dialects.routes import (
     BODIES,
     INFERENCE,
     OWN,
+    ROUTE_OF,
     ROUTES,
     Own,
     Route,
     Scope,
     Where,
     dialect_of,
-    route_of,
     scope_of,
 )
 
@@ -30,12 +30,12 @@ __all__ = [
     "OPENAI",
     "OWN",
     "ROUTES",
+    "ROUTE_OF",
     "Dialect",
     "Own",
     "Route",
     "Scope",
     "Where",
     "dialect_of",
-    "route_of",
     "scope_of",
 ]

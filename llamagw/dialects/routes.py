@@ -10,6 +10,7 @@ that speak OpenAI's API.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -289,9 +290,28 @@ OWN = (
     Own(
         "GET",
         "/activity",
-        "the last requests, newest first; `?model=`, `&status=`, `&since=` (seconds since the "
-        "epoch), `&limit=`",
+        "the last requests, newest first; `?model=`, `&status=`, `&outcome=`, `&since=` (seconds "
+        "since the epoch), `&limit=`",
         Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
+        "/activity/sse",
+        "what happens to the requests under way: begun, moved on, ended",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
+        "/activity/{id}",
+        "one request, by its `X-Request-Id`; with what was asked and answered, if `capture` "
+        "keeps it",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "POST",
+        "/activity/{id}/cancel",
+        "ends a request that is under way, wherever it is; needs no body",
+        Scope.MANAGE,
     ),
     Own(
         "GET",
@@ -327,7 +347,7 @@ INFERENCE = frozenset(
 
 #: An example of a POST's body, by path.
 BODIES = {path: route.body for route in ROUTES if route.body for path in route.paths} | {
-    own.path: _MODEL for own in OWN if own.method == "POST"
+    own.path: _MODEL for own in OWN if own.method == "POST" and "{" not in own.path
 }
 
 #: The scope of each method, by path; for paths with a variable part, by what precedes it.
@@ -362,20 +382,20 @@ _OTHERS = [
 ]
 
 
-#: The first path of the row of each path.
-_ROUTE_OF = {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
+class _RouteOf(dict[bytes, str | None]):
+    """A dict, so that a path without a variable part costs no call."""
+
+    def __missing__(self, path: bytes) -> str | None:
+        if path.startswith(b"/upstream/"):
+            return "/upstream/{model}/{rest}"
+        return "/slots/{id}" if path.startswith(b"/slots/") else None
 
 
-def route_of(path: bytes) -> str | None:
-    """
-    The first path of a path's row in `ROUTES`; None for paths that no model answers.
-
-    :param path: as received, without the query
-    """
-    found = _ROUTE_OF.get(path)
-    if found is None and path.startswith(b"/upstream/"):
-        return "/upstream/{model}/{rest}"
-    return "/slots/{id}" if found is None and path.startswith(b"/slots/") else found
+#: The first path of a path's row in `ROUTES`, by the path as received, without the query; None for
+#: paths that no model answers.
+ROUTE_OF: Mapping[bytes, str | None] = _RouteOf(
+    {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
+)
 
 
 def dialect_of(path: bytes) -> Dialect:

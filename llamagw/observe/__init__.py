@@ -5,7 +5,8 @@ Listens only; other rooms make records, and none of them knows who hears of them
 """
 
 from llamagw.observe.access import HERE, log
-from llamagw.observe.activity import Activity, entry
+from llamagw.observe.activity import Activity, beginning, entry
+from llamagw.observe.capture import Capture, Captured
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
@@ -16,11 +17,14 @@ __all__ = [
     "HERE",
     "MOST_MODELS",
     "Activity",
+    "Capture",
+    "Captured",
     "Counts",
     "Gauge",
     "Outcome",
     "Record",
     "Usage",
+    "beginning",
     "entry",
     "exposition",
     "log",

@@ -40,7 +40,7 @@ _OUTCOMES = {
 }
 
 
-class Record(Struct, kw_only=True):
+class Record(Struct, kw_only=True, gc=False):
     """
     One request. Times are seconds of the reactor's clock; None for what did not happen.
 
@@ -56,7 +56,8 @@ class Record(Struct, kw_only=True):
     :ivar load_sec: seconds of the wait in which its model was loading
     :ivar timing: the header ``Server-Timing`` of its answer
     :ivar connected: when it had a connection to its last backend
-    :ivar first: when the first bytes of the answer came
+    :ivar first: when the first bytes of the answer's body came: the head of a stream comes before
+        the engine has read the prompt
     :ivar last: when the answer, or the request without one, had ended
     :ivar tries: to how many backends it was sent
     :ivar status: of the answer; 0 if the client left before one
@@ -64,6 +65,7 @@ class Record(Struct, kw_only=True):
     :ivar bytes_out: size of the answer's body
     :ivar error: the code of the gateway's own error; "" without one
     :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
+    :ivar captured: the number of its content in `llamagw.observe.Capture`; 0 if that is not kept
     """
 
     id: str
@@ -89,10 +91,11 @@ class Record(Struct, kw_only=True):
     error: str = ""
     reason: str = ""
     usage: Usage | None = None
+    captured: int = 0
 
     @property
     def waited(self) -> float:
-        """Seconds in the queue of its model."""
+        """Seconds in the queue of its model; of a request that has ended, or was admitted."""
         if self.queued is None:
             return 0.0
         return (self.last if self.admitted is None else self.admitted) - self.queued

@@ -2,7 +2,8 @@
 One sending of a request to a backend over one connection, and the relaying of its answer.
 
 `send` writes the request; then the answer's bytes go from the connection to the client through an
-`Exchange`, one call for each read. Whether to retry is relay.py's decision.
+`Exchange`, one call for each read; through a `CapturingExchange`, if the content of the request is
+kept. Whether to retry is relay.py's decision.
 """
 
 from __future__ import annotations
@@ -43,12 +44,14 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     :param lease: on the instance that it is sent to
     :param upstream: an idle connection to the lease's address
     :return: fires when the whole answer was passed on; fails with `UpstreamLost`. Cancelling it
-        closes the connection: at once, or for a tunnel when all written bytes are sent
+        closes the connection: at once, or when all written bytes are sent if it was a tunnel whose
+        client has left
     :raises BadRequest: if the request cannot be changed as the model's configuration requires
     """
     # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
-    exchange = Exchange(request, call, lease, upstream)
+    kind = Exchange if request.captured is None else CapturingExchange
+    exchange = kind(request, call, lease, upstream)
     upstream.send(
         _head(request, call, lease, target, body),
         body,
@@ -109,11 +112,11 @@ class Exchange:
         # From here on there is no retry, which would need the body.
         self._request.drop_body()
         record = self._record = self._request.record
-        if record is not None:
-            record.first = self._request.channel.connections.clock.seconds()
         if data:
             self._begin, self._kept[0] = data[:KEPT_BYTES], data[-KEPT_BYTES:]
             self._reads = 1
+            if record is not None:
+                record.first = self._request.channel.connections.clock.seconds()
         if status == 101:
             self._tunnel = True
             protocol = self._call.upgrade or b""
@@ -139,6 +142,8 @@ class Exchange:
         # No call here: this is done for each event of a stream.
         if not self._reads:
             self._begin = data[:KEPT_BYTES]
+            if self._record is not None:
+                self._record.first = self._request.channel.connections.clock.seconds()
         self._kept[self._reads % KEPT] = data[-KEPT_BYTES:]
         self._reads += 1
         if self._refusal is None:
@@ -169,20 +174,37 @@ class Exchange:
         self.done.errback(error)
 
     def _cancelled(self, _: Deferred[None]) -> None:
-        if self._tunnel:
-            # The bytes that the client sent before it disconnected are still to arrive.
+        if self._tunnel and self._request.disconnected:
+            # The bytes that the client sent before that are still to arrive.
             self._upstream.hang_up()
         else:
             self._upstream.abort()
 
 
+class CapturingExchange(Exchange):
+    """An exchange whose answer is captured; see `Exchange`."""
+
+    __slots__ = ("_answer",)
+
+    def __init__(self, request: Request, call: Call, lease: Lease, upstream: Upstream) -> None:
+        super().__init__(request, call, lease, upstream)
+        assert request.captured is not None, "else it is an Exchange"
+        self._answer = request.captured.answer
+
+    def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
+        if not self._begun and status != 101:
+            self._answer.add(data)
+        # Else it is passed to `body`.
+        super().head(status, reason, headers, data, whole)
+
+    def body(self, data: bytes) -> None:
+        self._answer.add(data)
+        super().body(data)
+
+
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:
     address = lease.address
-    headers = [
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    ]
+    headers = [(name, value) for name, values in request.given.items() for value in values]
     own = _OWN_HEADERS
     if address.api_key is not None:
         own |= _KEYS

@@ -16,11 +16,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw.config import Config
+from llamagw.config import NAME_LENGTH, Config
 from llamagw.dialects import INFERENCE
-from llamagw.errors import BackendLost, GatewayError, NotAllowed
+from llamagw.errors import BackendLost, GatewayError, NotAllowed, RequestCancelled
 from llamagw.fleet import Dispatcher, Lease
 from llamagw.net import Pool, Received, UpstreamLost, in_words
+from llamagw.observe import Capture, Record
 from llamagw.proxy.call import Call, Reader
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
@@ -48,6 +49,7 @@ class Relay:
     :param keepalive: seconds between comments in a stream that waits for its model; 0 for none
     :param poison_sec: seconds for which a request that has crashed two backends is refused; 0 for
         not at all
+    :ivar capture: keeps the content of requests, if `apply` says so
     :ivar poisoned: the requests that are refused
     """
 
@@ -64,11 +66,14 @@ class Relay:
         self._clock = clock
         self.keepalive = keepalive
         self.poisoned = Poisoned(clock, poison_sec)
+        self.capture = Capture()
 
     def apply(self, config: Config) -> None:
         """Take the settings from another configuration."""
         self.keepalive = config.stream_keepalive_sec
         self.poisoned.refuse_for(config.poison_sec)
+        kept = config.capture
+        self.capture.keep(kept.models, kept.requests, kept.max_kb * 1024)
 
     def render(self, request: Request, read: Reader) -> Deferred[None]:
         """
@@ -83,14 +88,18 @@ class Relay:
     async def _answer(self, request: Request, read: Reader) -> None:
         try:
             call = read(request)
-            if request.record is not None:
-                request.record.asked = call.model or self._dispatcher.config.default_model
-                request.record.stream = call.stream
-                request.record.bytes_in = len(request.body)
+            record = request.record
+            if record is not None:
+                record.asked = call.model or self._dispatcher.config.default_model
+                record.stream = call.stream
+                record.bytes_in = len(request.body)
+                if self.capture.models:
+                    self._captures(request, record)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
-            # The client has disconnected.
-            return
+            if not request.unanswered:
+                return  # the client has disconnected
+            _cancelled(request)
         except GatewayError as error:
             if not request.startedWriting:
                 request.fail(error)
@@ -98,6 +107,19 @@ class Relay:
             request.pass_on(request.dialect.event(request.failed(error)))
         if request.unanswered:
             request.finish()
+
+    def _captures(self, request: Request, record: Record) -> None:
+        """Keep the content of a request that has arrived, if its model is one of those."""
+        asked = record.asked
+        if asked is None or len(asked) > NAME_LENGTH:
+            return
+        own = self._dispatcher.catalogue.names.find(asked)
+        if own is None:
+            return
+        headers = [(name, value) for name, values in request.given.items() for value in values]
+        captured = self.capture.begin((asked, own), request.uri, headers, request.body)
+        if captured is not None:
+            request.captured, record.captured = captured, captured.number
 
     async def _relay(self, request: Request, call: Call) -> None:
         """
@@ -113,7 +135,7 @@ class Relay:
             lease = await self._lease(request, call, failed)
             record = request.record
             if record is not None:
-                now = record.admitted = self._clock.seconds()
+                now = record.admitted = record.connected = self._clock.seconds()
                 record.model = lease.model.name
                 record.tries += 1
                 if record.queued is not None:
@@ -200,8 +222,6 @@ class Relay:
             await request.turn()
         upstream = self._pool.take(lease.address)
         sent = False
-        if request.record is not None:
-            request.record.connected = self._clock.seconds()
         if upstream is not None:
             try:
                 return await send(request, call, lease, upstream)
@@ -249,8 +269,27 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
     if not request.startedWriting:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error
     _log.warn("an answer broke off: {error}", error=str(error))
-    lost = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
-    envelope = request.failed(lost)
+    _cut_short(request, BackendLost(f"The backend broke off in the middle of its answer: {error}."))
+
+
+def _cancelled(request: Request) -> None:
+    """Answer a request that was cancelled (`Request.cancel`) with that, or end its answer."""
+    if request.producer is not None:
+        # The connection to the backend, which is closed.
+        request.unregisterProducer()
+    if request.startedWriting:
+        _cut_short(request, RequestCancelled())
+    else:
+        request.fail(RequestCancelled())
+
+
+def _cut_short(request: Request, error: GatewayError) -> None:
+    """
+    End an answer that has begun with an event, for `finish` to follow, or cut it off.
+
+    :param error: why
+    """
+    envelope = request.failed(error)
     if request.streams_events:
         request.pass_on(request.dialect.event(envelope))
     else:

@@ -26,13 +26,14 @@ from llamagw.errors import (
     InternalError,
     NotAllowed,
     PathNotFound,
+    RequestCancelled,
     ServerBusy,
 )
 from llamagw.net import IConnection, of_answer
-from llamagw.observe import HERE, Outcome, Record, request_id
+from llamagw.observe import HERE, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
-from llamagw.proxy.origins import Pairs, decoded_path
+from llamagw.proxy.origins import Pairs, as_lines, decoded_path, joined
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
 
 if TYPE_CHECKING:
@@ -48,6 +49,10 @@ FREE_CHUNKS, CHUNK_BYTES = 4096, 512
 #: parsing slow. Lists of numbers have a sixth; text, images and audio much less. A backslash counts
 #: twice, since an escape takes twice as long.
 DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
+
+
+#: The reason phrases of statuses that Twisted does not know.
+_REASONS = {RequestCancelled.status: b"Cancelled"}
 
 
 class Routing(Protocol):
@@ -70,8 +75,9 @@ class Request(KnownRequest):
     :ivar routing: the site; None until the request has arrived
     :ivar record: what is known of it; None until it has arrived, and when it is told
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
-        disconnects
+        disconnects, and by `cancel`
     :ivar waiting: what it waits for in the queue of its model; None when it does not
+    :ivar captured: its content, if that is kept
     :ivar streams_events: whether the answer is a stream of server-sent events
     :ivar open_to_all: whether any web page may read the answer if ``cors_origins`` has ``*``
     :ivar cacheable: whether a backend's ``Cache-Control`` is passed on; if not, a browser asks each
@@ -85,6 +91,7 @@ class Request(KnownRequest):
     cacheable = True
     answering: Deferred[None] | None = None
     waiting: Deferred[Lease] | None = None
+    captured: Captured | None = None
     streams_events = False
     routing: Routing | None = None
     channel: Channel
@@ -201,8 +208,14 @@ class Request(KnownRequest):
     def process(self) -> None:
         routing: Routing = self.channel.site
         self.routing = routing
-        given = self.requestHeaders.getRawHeaders(b"x-request-id")
-        self.record = Record(id=request_id(given), arrived=self.channel.connections.clock.seconds())
+        given = self.given.get(b"X-Request-Id")
+        self.record = Record(
+            id=request_id(given),
+            arrived=self.channel.connections.clock.seconds(),
+            method=self.method,
+            path=self.path,
+            client=getattr(self.client, "host", HERE),
+        )
         if self.method == b"POST":
             handler = routing.table.get(self.path)
             if handler is not None:
@@ -295,7 +308,7 @@ class Request(KnownRequest):
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
-        lines += [b"%b: %b\r\n" % pair for pair in self._cors()]
+        lines.append(self._cors_lines())
         record = self.record
         if record is not None:
             lines.append(b"X-Request-Id: %b\r\n%b" % (record.id.encode(), record.timing))
@@ -354,7 +367,13 @@ class Request(KnownRequest):
         super().write(data)
 
     def _cors(self) -> Pairs:
-        return self.channel.connections.origins.headers(self.requestHeaders, self.open_to_all)
+        origin = joined(self.given.get(b"Origin"))
+        return self.channel.connections.origins.headers(origin, self.open_to_all)
+
+    def _cors_lines(self) -> bytes:
+        if self.open_to_all and b"Origin" not in self.given:
+            return self.channel.connections.origins.lines
+        return as_lines(self._cors())
 
     def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """
@@ -374,7 +393,7 @@ class Request(KnownRequest):
 
         :return: the body, for Klein to write
         """
-        self.setResponseCode(status)
+        self.setResponseCode(status, _REASONS.get(status))
         for name, value in headers:
             self.responseHeaders.setRawHeaders(name, [value])
         if body:
@@ -415,6 +434,11 @@ class Request(KnownRequest):
         # Else `finish` would write a last chunk, which marks the answer as complete.
         self.finished = 1
         self.channel.loseConnection()
+
+    def cancel(self) -> None:
+        """Have the relay end this request: its client gets `RequestCancelled`."""
+        if self.answering is not None:
+            self.answering.cancel()
 
     def processingFailed(self, reason: Failure) -> Failure:
         _log.failure("{method} {path} failed", reason, method=self.method, path=self.path)
@@ -459,8 +483,6 @@ class Request(KnownRequest):
         """Tell the record of this request, which has ended, unless that was done."""
         record, self.record = self.record, None
         if record is not None and self.routing is not None:
-            record.method, record.path = self.method, self.path
-            record.client = getattr(self.client, "host", HERE)
             record.status = self.code if self.startedWriting else 0
             record.bytes_out = self.sentLength
             record.last = self.channel.connections.clock.seconds()

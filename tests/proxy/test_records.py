@@ -98,6 +98,20 @@ class OutcomeTests(RecordTestCase):
         assert record.usage is not None
         self.assertEqual((record.usage.prompt, record.usage.completion), (3, 4))
 
+    def test_the_first_byte_is_the_body_s_not_the_head_s(self) -> None:
+        told = self.listen()
+        self.bench.client(request({"model": "small", "stream": True}))
+        backend = self.bench.backend()
+        backend.says(STREAM_HEAD)
+        self.bench.reactor.advance(5)
+        backend.says(event(b"data: 1\n\n"))
+        self.bench.reactor.advance(1)
+        backend.says(event(b"data: 2\n\n") + b"0\r\n\r\n")
+        [record] = told
+        assert record.first is not None
+        assert record.arrived is not None
+        self.assertEqual((record.first - record.arrived, record.last - record.first), (5, 1))
+
     def test_who_left_who_was_refused_and_what_broke_off_are_told_apart(self) -> None:
         told = self.listen()
         client, _ = self.bench.streaming()

@@ -595,8 +595,7 @@ class AnswerHeadTests(BenchTestCase):
     def test_a_request_has_what_it_waits_for_while_it_waits(self) -> None:
         self.bench.hold()
         self.bench.client(request({"model": "small"}))
-        [channel] = self.bench.site.connections.open
-        [waiting] = channel.requests  # type: ignore[attr-defined]
+        [waiting] = self.bench.site.under_way()
         [(deferred, standing)] = self.bench.dispatcher.standings().items()
         self.assertIs(waiting.waiting, deferred)
         self.assertEqual((standing.model, standing.position), ("small", 1))
