@@ -38,8 +38,11 @@ const STATES = {
   client_left: ["Client left", ({ outcome }) => outcome === "client_left"],
 };
 
-/** By which a request is known: clients choose the ids, and may choose one twice. */
+/** By which a row is known: clients choose the ids, and may choose one twice. */
 const keyOf = ({ id, time }) => `${id} ${time}`;
+
+/** Whether both are one request: the time that is told of it may differ a little. */
+const same = (a, b) => a.id === b.id && Math.abs(a.time - b.time) < 0.05;
 
 export const page = { id: "activity", title: "Activity", show };
 
@@ -223,7 +226,7 @@ function show(root, params) {
       say(note, request.reason || request.waiting_for || request.client);
       const { tokens } = request;
       const numbers = [
-        seconds(request.waited_sec),
+        request.waited_sec > 0.001 ? seconds(request.waited_sec) : "",
         seconds(request.first_byte_sec),
         seconds(spent(request)),
         tokens ? `${count(tokens.prompt)} → ${count(tokens.completion)}` : "",
@@ -242,10 +245,10 @@ function show(root, params) {
   }
 
   function toggle(key) {
-    const same = opened === key;
+    const again = opened === key;
     part?.item.remove();
     close();
-    if (!same) opened = key;
+    if (!again) opened = key;
     render();
   }
 
@@ -270,7 +273,11 @@ function show(root, params) {
       if (!asked) lookBack();
     } else if (told.event === "more") untold = told.more;
     else if (told.event === "ended") {
-      now.delete(keyOf(told.request));
+      const before = [...now.values()].find((request) => same(request, told.request));
+      if (before) {
+        told.request.time = before.time;
+        now.delete(keyOf(before));
+      }
       ended.unshift(told.request);
       if (ended.length > MOST) ended.pop();
       if (unseen !== null) unseen += 1;
@@ -286,8 +293,9 @@ function show(root, params) {
 
   /** Put the last ones that have ended, newest first, before those that are known; some are both. */
   function end(last) {
-    const found = new Map([...last, ...ended].map((request) => [keyOf(request), request]));
-    ended = [...found.values()].slice(0, MOST);
+    const known = Map.groupBy(ended, ({ id }) => id);
+    const fresh = last.filter((request) => !known.get(request.id)?.some((other) => same(request, other)));
+    ended = [...fresh, ...ended].slice(0, MOST);
   }
 
   /** A snapshot has only some of those that have ended; ask for the others, once. */
@@ -295,9 +303,8 @@ function show(root, params) {
     asked = true;
     try {
       const { data } = await get(`activity?limit=${MOST}`);
-      const known = ended;
-      ended = [];
-      end([...known, ...data].sort((a, b) => b.time + b.total_sec - a.time - a.total_sec));
+      end(data);
+      ended.sort((a, b) => b.time + b.total_sec - a.time - a.total_sec);
       soon();
     } catch {
       asked = false; // with the next snapshot
