@@ -65,9 +65,10 @@ def test_one_request_in_full_says_where_its_time_went(
     gateway: Gateway, dashboard: Dashboard
 ) -> None:
     body = question(ALPHA, 6, stream=True)
-    reply = gateway.ask("POST", CHAT, body, headers={"X-Request-Id": "who/me?"})
+    reply = gateway.ask("POST", CHAT, body, headers={"X-Request-Id": "who/me:1"})
     assert reply.status == 200
-    page = dashboard.opens("#/activity?id=who/me%3F")
+    page = dashboard.opens("#/activity?text=who/me:1")
+    page.locator("tr.request .when button").first.click()
     parts = page.locator(".waterfall li")
     expect(parts.locator("b")).to_have_text(["load", "prefill", "generation"])
     expect(parts.last).to_contain_text("6 tokens")
@@ -80,7 +81,7 @@ def test_one_request_in_full_says_where_its_time_went(
 def test_a_request_that_failed_says_why(gateway: Gateway, dashboard: Dashboard) -> None:
     gateway.chat("nobody")
     page = dashboard.opens("#/activity?state=wrong&text=nobody")
-    [failed] = rows(page, "nobody").all()
+    failed = rows(page, "nobody").first
     expect(failed.locator(".chip")).to_have_text("refused · 404")
     expect(failed.locator(".what")).to_contain_text("does not exist")
     page.get_by_placeholder("Filter").fill("nothing that fits")

@@ -59,7 +59,7 @@ def test_a_stop_frees_the_slot(gateway: Gateway, dashboard: Dashboard) -> None:
     page.get_by_label("Others, as JSON").fill('{"ignore_eos": true}')
     page.get_by_label("Message").fill("Tell me a story.")
     page.get_by_role("button", name="Send").click()
-    expect(answer(page).locator(".text")).not_to_be_empty()
+    expect(answer(page).locator(".text").last).not_to_be_empty()
     assert gateway.busy_slots(ALPHA) == 1
     page.keyboard.press("Escape")
     expect(answer(page).locator(".head")).to_contain_text("stopped")

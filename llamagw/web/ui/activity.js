@@ -57,8 +57,8 @@ function show(root, params) {
   const pause = el("button", { type: "button", "aria-pressed": "false" }, "Pause");
   const summary = el("p", { class: "quiet", role: "status" });
   const hint = el("p", { class: "empty", hidden: true });
-  const live = group("Under way", () => render());
-  const over = group("Ended", () => render());
+  const live = group("Under way");
+  const over = group("Ended");
   const titles = COLUMNS.map(([name, title]) =>
     el("th", { scope: "col", class: name }, title || el("span", { class: "unseen" }, "Actions")),
   );
@@ -80,10 +80,9 @@ function show(root, params) {
   // What is shown
 
   const rows = new Map();
-  /** The key of the request that is shown in full, its part of the table, and the id to look for. */
+  /** The key of the request that is shown in full, and its part of the table. */
   let opened = null;
   let part = null;
-  let sought = params.get("id");
   let timer = 0;
   /** While paused, how many have ended since; null while not. */
   let unseen = null;
@@ -94,14 +93,11 @@ function show(root, params) {
   }
 
   function fits(request) {
-    const wanted = text.value.trim().toLowerCase();
     if (model.value && model.value !== request.model && model.value !== request.asked) return false;
     if (!STATES[state.value][1](request)) return false;
-    if (!wanted) return true;
-    const { id, client, path, asked, model: name, error, reason, waiting_for: reasonToWait, status } = request;
-    return [id, client, path, asked, name, error, reason, reasonToWait, status, words(request)[1]].some(
-      (value) => value && String(value).toLowerCase().includes(wanted),
-    );
+    const wanted = text.value.trim().toLowerCase();
+    const words = [...Object.values(request).filter((value) => typeof value === "string"), String(request.status)];
+    return words.some((word) => word.toLowerCase().includes(wanted));
   }
 
   function render() {
@@ -110,7 +106,6 @@ function show(root, params) {
     const focused = document.activeElement;
     const running = [...now.values()].reverse().filter(fits);
     const past = ended.filter(fits);
-    if (sought) find([...running, ...past]);
     const used = new Map();
     const inLive = live.show(running, now.size + untold, used);
     const inOver = over.show(past, ended.length, used);
@@ -120,13 +115,10 @@ function show(root, params) {
     if (focused !== document.activeElement && focused.isConnected) focused.focus({ preventScroll: true });
     live.body.hidden = !running.length;
     over.body.hidden = !past.length;
-    const none = running.length + past.length === 0;
-    hint.hidden = !none;
-    table.hidden = none;
-    if (none) {
-      const known = now.size + ended.length;
-      say(hint, lost === null ? "Asking for the requests…" : known ? "No request fits." : "No request for a model yet. Each one that comes is listed here.");
-    }
+    table.hidden = !running.length && !past.length;
+    const known = now.size + ended.length;
+    say(hint, lost === null ? "Asking for the requests…" : known ? "No request fits." : "No request yet. Each one for a model is listed here.");
+    hint.hidden = !table.hidden;
     tell();
   }
 
@@ -139,25 +131,17 @@ function show(root, params) {
     say(summary, lost === null ? "" : parts.join(" · "));
   }
 
-  /** Open the request with the id that was asked for, once it is there. */
-  function find(list) {
-    const found = list.find(({ id }) => id === sought);
-    if (!found) return;
-    sought = null;
-    opened = keyOf(found);
-    part = null;
-  }
-
-  function group(title, more) {
+  function group(title) {
     let shown = SHOWN;
     const head = el("th", { colspan: COLUMNS.length, scope: "rowgroup" });
-    const button = el("button", { type: "button" });
-    button.addEventListener("click", () => {
-      shown += SHOWN;
-      more();
-    });
+    const button = el("button", { type: "button", onclick: grow });
     const rest = el("tr", { class: "rest" }, el("td", { colspan: COLUMNS.length }, button));
     const body = el("tbody", {}, el("tr", { class: "group" }, head));
+
+    function grow() {
+      shown += SHOWN;
+      render();
+    }
 
     /** Show requests; returns whether one of them is shown in full. */
     function showAll(list, known, used) {
@@ -175,7 +159,7 @@ function show(root, params) {
         one.update(request, key === opened);
         wanted.push(one.item);
         if (key !== opened) continue;
-        part ||= whole(request);
+        part ||= detail(request, cancel, COLUMNS.length);
         part.update(request);
         wanted.push(part.item);
         full = true;
@@ -185,12 +169,6 @@ function show(root, params) {
       return full;
     }
     return { body, show: showAll };
-  }
-
-  function whole(request) {
-    const made = detail(request, { cancel });
-    const item = el("tr", { class: "full" }, el("td", { colspan: COLUMNS.length }, made.box));
-    return { item, update: made.update };
   }
 
   function row(key) {

@@ -1,5 +1,6 @@
 // The playground's chat: a conversation with one model, or with two side by side on the same prompts.
 // Answers are shown as text, as they come, with their times.
+import { rate } from "./detail.js";
 import { count, el, get, models, say, seconds } from "./lib.js";
 import { images } from "./images.js";
 import { events, program, send } from "./sending.js";
@@ -14,14 +15,7 @@ const NUMBERS = [
   ["seed", { min: "0", step: "1" }],
 ];
 
-/** Characters of an earlier message of a repeated request that are shown. */
-const SHOWN = 4000;
-
-/**
- * The chat.
- *
- * @param chosen gives the names of the models, one or two
- */
+/** The chat; `chosen` gives the names of the models, one or two. */
 export function chat(chosen) {
   const system = el("textarea", { rows: "3", placeholder: "None" });
   const fields = Object.fromEntries(
@@ -78,9 +72,9 @@ export function chat(chosen) {
 
   function content() {
     const text = prompt.value.trim();
-    const urls = pictures.urls();
-    if (!urls.length) return text;
-    return [{ type: "text", text }, ...urls.map((url) => ({ type: "image_url", image_url: { url } }))];
+    const list = pictures.list();
+    if (!list.length) return text;
+    return [{ type: "text", text }, ...list.map(({ url }) => ({ type: "image_url", image_url: { url } }))];
   }
 
   /** The messages for one of the models: a turn that it has not answered is left out. */
@@ -106,16 +100,11 @@ export function chat(chosen) {
     }
     const ends = stops.value.split("\n").filter(Boolean);
     if (ends.length) found.stop = ends;
-    let more = {};
-    if (others.value.trim()) {
-      try {
-        more = JSON.parse(others.value);
-      } catch (error) {
-        throw new Error(`Others: this is no JSON: ${error.message}`);
-      }
-      if (more === null || typeof more !== "object" || Array.isArray(more)) throw new Error('Others: an object is wanted, such as {"top_k": 40}.');
+    try {
+      return { ...found, ...JSON.parse(others.value.trim() || "{}") };
+    } catch (error) {
+      throw new Error(`Others: no JSON such as {"top_k": 40}: ${error.message}`);
     }
-    return { ...found, ...more };
   }
 
   function body(number, last) {
@@ -133,24 +122,20 @@ export function chat(chosen) {
     say(wrong, why);
     wrong.hidden = !why;
     if (why) settings.open = true;
-    code.update();
+    else code.update();
     return !why;
   }
 
   async function submit() {
     if (running) return;
-    if (!prompt.value.trim() && !pictures.urls().length) {
-      prompt.focus();
-      return;
-    }
-    if (!check() || !chosen()[0]) return;
+    if (!(prompt.value.trim() || pictures.list().length) || !check() || !chosen()[0]) return;
     const asked = content();
     const bodies = chosen().map((_, number) => body(number, asked));
-    const made = turn(asked, prompt.value.trim(), bodies.map(({ model }) => model));
+    const made = turn(asked, prompt.value.trim(), pictures.list(), bodies.map(({ model }) => model));
     turns.push(made);
     talk.append(made.item);
     prompt.value = "";
-    pictures.clear();
+    pictures.show([]);
     running = new AbortController();
     state();
     scrollDown(true);
@@ -174,47 +159,36 @@ export function chat(chosen) {
 
   // What is shown
 
-  function turn(asked, text, names) {
-    const edit = el("button", { type: "button", class: "plain", hidden: true }, "Edit");
-    edit.addEventListener("click", () => {
-      turns = turns.filter((one) => one !== made);
-      made.item.remove();
-      prompt.value = text;
-      if (Array.isArray(asked)) pictures.fill(asked.slice(1).map(({ image_url: { url } }) => url));
-      state();
-      code.update();
-      prompt.focus();
-    });
+  function turn(asked, text, list, names) {
+    const edit = el("button", { type: "button", class: "plain", hidden: true, onclick: again }, "Edit");
     const answers = names.map((name) => reply(name, () => scrollDown(false)));
-    const thumbs = el("div", { class: "thumbs" });
-    if (Array.isArray(asked)) pictures.draw(thumbs, asked.slice(1).map(({ image_url: { url } }) => url));
+    const thumbs = list.map(({ canvas }) => canvas);
     const item = el(
       "div",
       { class: "turn" },
-      el("div", { class: "said" }, el("div", { class: "text" }, text), thumbs, edit),
+      el("div", { class: "said" }, el("div", { class: "text" }, text), el("div", { class: "thumbs" }, thumbs), edit),
       el("div", { class: "answers", "data-count": String(names.length) }, answers.map((one) => one.item)),
     );
-    const made = { content: asked, answers, item, last: (is) => (edit.hidden = !is) };
-    return made;
+    function again() {
+      turns.pop();
+      item.remove();
+      prompt.value = text;
+      pictures.show(list);
+      state();
+      prompt.focus();
+    }
+    return { content: asked, answers, item, last: (is) => (edit.hidden = !is) };
   }
 
   /** Keep the end of the conversation in sight, unless somebody has scrolled away from it. */
   function scrollDown(always) {
     const page = document.documentElement;
-    if (!box.isConnected) return;
-    if (always || page.scrollHeight - page.scrollTop - page.clientHeight < 120) page.scrollTop = page.scrollHeight;
+    const near = page.scrollHeight - page.scrollTop - page.clientHeight < 120;
+    if (box.isConnected && (always || near)) page.scrollTop = page.scrollHeight;
   }
 
   go.addEventListener("click", () => (running ? stop() : submit()));
-  clear.addEventListener("click", () => {
-    stop();
-    turns = [];
-    before = [];
-    talk.replaceChildren();
-    state();
-    code.update();
-    prompt.focus();
-  });
+  clear.addEventListener("click", () => restart([]));
   prompt.addEventListener("keydown", (event) => {
     if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
     event.preventDefault();
@@ -224,20 +198,25 @@ export function chat(chosen) {
   box.addEventListener("input", check);
   state();
 
+  /** Begin a conversation, after these messages. */
+  function restart(messages) {
+    stop();
+    turns = [];
+    before = messages;
+    talk.replaceChildren(...before.map(earlier));
+    state();
+    check();
+    prompt.focus();
+  }
+
   /** Take over a request: its messages and its parameters. */
   function fill(request) {
-    stop();
-    const { messages: asked, model, stream, stream_options, ...more } = request;
-    const list = [...asked];
-    const first = list[0];
-    system.value = first?.role === "system" && typeof first.content === "string" ? list.shift().content : "";
-    const last = list.at(-1)?.role === "user" ? list.pop().content : "";
-    before = list;
-    turns = [];
-    const plain = Array.isArray(last) ? last.filter(({ type }) => type === "text").map(({ text }) => text).join("\n") : last;
-    prompt.value = plain || "";
-    pictures.clear();
-    if (Array.isArray(last)) pictures.fill(last.map((part) => part.image_url?.url).filter((url) => url?.startsWith("data:")));
+    const { messages: list, model, stream, stream_options, ...more } = request;
+    // What is no text is sent as it was.
+    const isText = (message, role) => message?.role === role && typeof message.content === "string";
+    system.value = isText(list[0], "system") ? list.shift().content : "";
+    prompt.value = isText(list.at(-1), "user") ? list.pop().content : "";
+    pictures.show([]);
     for (const [name, field] of Object.entries(fields)) {
       field.value = more[name] ?? "";
       delete more[name];
@@ -245,20 +224,16 @@ export function chat(chosen) {
     stops.value = [more.stop ?? []].flat().join("\n");
     delete more.stop;
     others.value = Object.keys(more).length ? JSON.stringify(more, null, 2) : "";
-    talk.replaceChildren(...before.map(earlier));
-    state();
-    check();
-    prompt.focus();
+    restart(list);
   }
 
-  return { box, fill, changed: code.update, sees: pictures.sees, focus: () => prompt.focus() };
+  return { box, fill, changed: check, sees: pictures.sees };
 }
 
 /** A message of a repeated request. */
 function earlier({ role, content, tool_calls: calls }) {
   const text = typeof content === "string" ? content : JSON.stringify(content ?? calls ?? "", null, 2);
-  const shown = text.length > SHOWN ? `${text.slice(0, SHOWN)}…` : text;
-  return el("div", { class: "turn earlier", "data-role": String(role) }, el("small", {}, String(role)), el("div", { class: "text" }, shown));
+  return el("div", { class: "turn earlier" }, el("small", {}, role), el("div", { class: "text" }, text));
 }
 
 /** One answer: what it waits for, its text as it comes, its times. */
@@ -290,7 +265,6 @@ function reply(name, grown) {
     let last = {};
     let id = null;
     const wait = () => first === null && waits(since(performance.now()), comment);
-    const stop = models.watch(wait);
     const timer = setInterval(wait, 500);
     item.setAttribute("aria-busy", "true");
     wait();
@@ -325,7 +299,6 @@ function reply(name, grown) {
       why.hidden = end !== "failed";
     }
     clearInterval(timer);
-    stop();
     bar.hidden = true;
     item.setAttribute("aria-busy", "false");
     say(status, end);
@@ -350,18 +323,18 @@ function reply(name, grown) {
 
   function tell(first, total, { timings, usage }, id) {
     const tokens = timings?.predicted_n ?? usage?.completion_tokens;
-    const each = timings?.predicted_per_second ?? (tokens > 1 && first !== null ? (tokens - 1) / (total - first) : null);
+    const each = timings ? rate(tokens, timings.predicted_ms / 1000) : rate(tokens - 1, total - first);
     const prompt = usage?.prompt_tokens ?? (timings && timings.prompt_n + (timings.cache_n || 0));
     const cached = timings?.cache_n ?? usage?.prompt_tokens_details?.cached_tokens;
     const parts = [
       first !== null && `first token ${seconds(first)}`,
-      each && `${each < 9.95 ? each.toFixed(1) : count(Math.round(each))} tokens/s`,
+      each && `${each} tokens/s`,
       tokens && `${count(tokens)} tokens`,
       prompt && `prompt ${count(prompt)}${cached ? `, ${count(cached)} cached` : ""}`,
       `total ${seconds(total)}`,
     ];
-    times.replaceChildren(...parts.filter(Boolean).flatMap((part, number) => [number ? " · " : "", el("span", { class: "nowrap" }, part)]));
-    if (id) times.append(" · ", el("a", { href: `#/activity?id=${encodeURIComponent(id)}` }, "in Activity"));
+    times.replaceChildren(...parts.filter(Boolean).map((part) => el("span", {}, part)));
+    if (id) times.append(el("a", { href: `#/activity?text=${encodeURIComponent(id)}` }, "in Activity"));
   }
 
   return made;
@@ -369,13 +342,8 @@ function reply(name, grown) {
 
 const pick = ({ timings, usage }) => ({ ...(timings && { timings }), ...(usage && { usage }) });
 
-/** Whether a model sees images: true, false, or null if that is not known (it is not loaded). */
+/** Whether a model sees images; false only if that is known, and so not of one that is not loaded. */
 export async function sees(name) {
-  if (models.get(name)?.state !== "loaded") return null;
-  try {
-    const { modalities } = await get(`props?model=${encodeURIComponent(name)}`);
-    return modalities ? Boolean(modalities.vision) : null;
-  } catch {
-    return null;
-  }
+  if (models.get(name)?.state !== "loaded") return true;
+  return get(`props?model=${encodeURIComponent(name)}`).then(({ modalities }) => modalities?.vision !== false, () => true);
 }

@@ -1,5 +1,6 @@
 // One request of the page Activity in full: what it waited for and how long each part of it took,
 // its tokens, why it failed, and what was asked and answered where that is kept (`capture`).
+import { wayOf } from "./playground.js";
 import { copying, count, el, get, say, seconds, size } from "./lib.js";
 
 const ENDS = {
@@ -44,7 +45,7 @@ function parts(request) {
   const waited = waits ? end : Math.min(request.waited_sec || 0, end);
   const load = state === "loading" ? null : Math.min(request.load_sec || 0, waited);
   const found = [];
-  if (state === "loading") found.push(["loading", load_(request), 0, end]);
+  if (state === "loading") found.push(["loading", wait(request), 0, end]);
   else {
     if (waited - load > 0.0005 || waits) found.push(["queue", waits ? wait(request) : "", 0, waited - load]);
     if (load) found.push(["load", "", waited - load, waited]);
@@ -63,12 +64,9 @@ function parts(request) {
   return found;
 }
 
-function wait({ position, waiting_for: reason }) {
-  return [position && `position ${position}`, reason].filter(Boolean).join(", ");
-}
-
-function load_({ position, usual_sec: usual }) {
-  return [usual && `usually takes ${seconds(usual)}`, position && `position ${position} when it is done`].filter(Boolean).join(", ");
+/** What is known of the wait of a request. */
+function wait({ position, waiting_for: reason, usual_sec: usual }) {
+  return [position && `position ${position}`, reason, usual && `a load usually takes ${seconds(usual)}`].filter(Boolean).join(", ");
 }
 
 function speed(number, duration, more) {
@@ -78,7 +76,7 @@ function speed(number, duration, more) {
 
 /** What is told beside the times, as pairs; those without a value are left out. */
 function facts(request) {
-  const { asked, model, tokens } = request;
+  const { asked, model } = request;
   return [
     ["Id", request.id],
     ["Client", request.client],
@@ -88,29 +86,23 @@ function facts(request) {
     ["Status", request.status],
     ["Error", request.error],
     ["Tries", request.tries > 1 ? request.tries : null],
-    ["Tokens", tokens && `${count(tokens.prompt)} in the prompt, ${count(tokens.cached || 0)} of them cached; ${count(tokens.completion)} in the answer`],
     ["Bytes", [request.bytes_in && `${size(request.bytes_in)} in`, request.bytes_out && `${size(request.bytes_out)} out`].filter(Boolean).join(", ")],
   ].filter(([, value]) => value);
 }
 
-/**
- * A request in full.
- *
- * @param cancel called with the request
- * @returns {{box: Element, update: (request) => void}}
- */
-export function detail(request, { cancel }) {
+/** A row of the table with a request in full; `cancel` is called with the request. */
+export function detail(request, cancel, colspan) {
   const times = el("ol", { class: "waterfall", "aria-label": "Where the time went" });
   const list = el("dl", { class: "facts" });
   const why = el("p", { class: "why", hidden: true });
-  const stop = el("button", { type: "button", class: "danger" }, "Cancel the request");
-  const again = el("a", { class: "button", hidden: true }, "Repeat in the playground");
+  const stop = el("button", { type: "button", class: "danger", onclick: () => cancel(last) }, "Cancel the request");
+  const again = el("a", { hidden: true }, "Repeat in the playground");
   const logs = el("a", { hidden: true }, "Engine’s log");
   const content = el("div", { class: "captured" });
   const box = el("div", { class: "detail" }, times, why, list, content, el("div", { class: "row" }, stop, again, logs));
+  const item = el("tr", { class: "full" }, el("td", { colspan }, box));
   let last = request;
   let asked = false;
-  stop.addEventListener("click", () => cancel(last));
 
   function update(next) {
     last = next;
@@ -138,15 +130,14 @@ export function detail(request, { cancel }) {
       const told = await get(`activity/${encodeURIComponent(last.id)}`);
       if (!told.captured) throw new Error("What was asked and answered is not kept any more.");
       content.replaceChildren(...["request", "response"].flatMap((side) => captured(side, told[side])));
-      again.hidden = !told.request || told.request.truncated;
+      again.hidden = told.request.truncated || !wayOf(told.path);
       again.href = `#/playground?repeat=${encodeURIComponent(last.id)}`;
     } catch (error) {
       content.replaceChildren(el("p", { class: "why" }, error.message));
     }
   }
 
-  update(request);
-  return { box, update };
+  return { item, update };
 }
 
 function captured(side, told) {
