@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import ast
 import json
+from collections.abc import Iterator
 
 import pytest
-from playwright.sync_api import Locator, Page, expect
+from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.ui.conftest import ALPHA, BETA, MISSING, ODD, Dashboard
-from tests.whole.harness import Gateway, wait_until
+from tests.whole.harness import Gateway, model, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_loaded")
 
 
-def opens(dashboard: Dashboard, model: str, **parameters: str) -> Page:
+def opens(dashboard: Dashboard, name: str, **parameters: str) -> Page:
     """The playground with a model, and values in its fields for parameters."""
     page = dashboard.opens("#/playground")
-    page.get_by_label("Model", exact=True).select_option(model)
-    for name, value in parameters.items():
-        page.get_by_label(name, exact=True).fill(value)
+    page.get_by_label("Model", exact=True).select_option(name)
+    for label, value in parameters.items():
+        page.get_by_label(label, exact=True).fill(value)
     return page
 
 
@@ -103,6 +104,7 @@ def test_the_command_and_the_program_are_the_request(
     page.get_by_label("Others, as JSON").fill('{"top_k": 1, "ignore_eos": true}')
     page.get_by_label("Message").fill(words)
     page.get_by_text("As curl and Python").click()
+    expect(page.locator(".curl")).to_contain_text("odd")
     result = gateway.run(["sh", "-c", page.locator(".curl").inner_text()])
     assert "data: [DONE]" in result.stdout, result.stdout
     tree = ast.parse(page.locator(".python").inner_text())
@@ -122,20 +124,39 @@ def test_the_command_and_the_program_are_the_request(
     expect(answer(page).locator(".times")).to_contain_text("3 tokens")
 
 
-def test_the_forms_beside_the_chat(dashboard: Dashboard) -> None:
-    page = opens(dashboard, BETA)
+@pytest.fixture
+def with_forms(browser: Browser) -> Iterator[Dashboard]:
+    """A dashboard of a gateway with models for embeddings and for ranking."""
+    models = {"vectors": ["--embeddings", "--pooling", "mean"], "ranks": ["--reranking"]}
+    gateway = Gateway([model(name, extra_args=options) for name, options in models.items()])
+    context = browser.new_context()
+    try:
+        gateway.start()
+        dashboard = Dashboard(context.new_page(), gateway)
+        yield dashboard
+        assert dashboard.faults == []
+        context.close()
+        gateway.stop()
+    finally:
+        gateway.clean_up()
+
+
+def test_embeddings_are_compared_and_documents_ranked(with_forms: Dashboard) -> None:
+    page = opens(with_forms, "vectors")
     page.get_by_role("button", name="Embeddings").click()
     page.get_by_label("Text", exact=True).fill("A river")
-    page.get_by_label("Compared with").fill("A stream")
+    page.get_by_label("Compared with").fill("A river")
     page.get_by_role("button", name="Embed", exact=True).click()
-    expect(page.locator(".tool .why")).to_contain_text("embeddings")
+    facts = page.locator(".facts")
+    expect(facts).to_contain_text("Cosine1.0000")
+    expect(facts).to_contain_text("576 numbers")
+    with_forms.shot("playground-embeddings")
     page.get_by_role("button", name="Rerank").click()
     page.get_by_label("Query").fill("What is a river?")
-    page.get_by_label("Documents").fill("Water\nFire")
+    page.get_by_label("Documents").fill("Water\nFire and flames\n")
     page.get_by_role("button", name="Rank", exact=True).click()
     expect(page.locator(".tool .why")).to_contain_text("rerank")
-    page.get_by_role("button", name="Request").click()
-    page.get_by_label("Body").fill('{"content": "Hi"}')
-    page.get_by_label("Path").fill("/tokenize")
-    page.keyboard.press("Control+Enter")
-    expect(page.get_by_label("Answer")).to_contain_text('"tokens"')
+    page.get_by_label("Model", exact=True).select_option("ranks")
+    page.get_by_role("button", name="Rank", exact=True).click()
+    expect(page.locator(".ranks li")).to_have_count(2)
+    expect(page.locator(".ranks")).to_contain_text("Fire and flames")
