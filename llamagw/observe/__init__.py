@@ -8,6 +8,7 @@ from llamagw.observe.access import HERE, log
 from llamagw.observe.activity import Activity, beginning, entry
 from llamagw.observe.capture import Capture, Captured
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
+from llamagw.observe.history import STEP, History
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
 from llamagw.observe.scrape import exposition
@@ -16,11 +17,13 @@ from llamagw.observe.usage import Usage, reason_of, usage_of
 __all__ = [
     "HERE",
     "MOST_MODELS",
+    "STEP",
     "Activity",
     "Capture",
     "Captured",
     "Counts",
     "Gauge",
+    "History",
     "Outcome",
     "Record",
     "Usage",
