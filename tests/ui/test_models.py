@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 
 import pytest
@@ -78,6 +79,43 @@ def test_an_unload_may_wait_for_the_answers(gateway: Gateway, dashboard: Dashboa
     assert b"[DONE]" in stream.rest()
     says(alpha, "unloaded")
     stream.leave()
+
+
+def test_a_model_is_pinned_and_the_idle_timeout_is_counted_down(
+    gateway: Gateway, dashboard: Dashboard
+) -> None:
+    gateway.chat(ALPHA)
+    page = dashboard.opens()
+    alpha = row(page, ALPHA)
+    expect(alpha.locator(".used")).to_contain_text(re.compile(r"unloads in (10|9) min"))
+    alpha.get_by_role("button", name="Pin").click()
+    expect(alpha.get_by_role("button", name="Unpin")).to_be_visible()
+    expect(alpha.get_by_text("· pinned")).to_be_visible()
+    assert gateway.report(ALPHA)["pinned"]
+    alpha.get_by_role("button", name="Unpin").click()
+    expect(alpha.get_by_text("· pinned")).to_be_hidden()
+    assert not gateway.report(ALPHA).get("pinned")
+
+
+def test_a_load_is_told_with_how_long_it_usually_takes(
+    gateway: Gateway, dashboard: Dashboard
+) -> None:
+    """The engine is held up, as a big model would hold it up."""
+    for _ in range(2):
+        gateway.ask("POST", "/models/load", {"model": BETA, "wait": True})
+        gateway.ask("POST", "/models/unload", {"model": BETA})
+    page = dashboard.opens()
+    beta = row(page, BETA)
+    beta.get_by_role("button", name="Load").click()
+    [engine] = wait_until(gateway.backends, "its engine runs")
+    engine.suspend()
+    try:
+        expect(beta.locator(".progress")).to_contain_text("usually takes")
+        expect(beta.get_by_role("progressbar")).to_be_visible()
+        dashboard.shot("loading")
+    finally:
+        engine.resume()
+    says(beta, "loaded")
 
 
 def test_why_a_model_cannot_be_loaded_is_told(dashboard: Dashboard) -> None:

@@ -64,7 +64,7 @@ const CHARTS = [
     marks: WHOLE,
     lines: [
       ["loaded", "in memory"],
-      ["swaps", "swaps"],
+      ["swaps", "swaps a minute", perMinute],
     ],
   },
 ];

@@ -287,7 +287,7 @@ class Models {
       const { state, why } = model;
       Object.assign(model, told(data.status, data));
       if (state === model.state && why === model.why) return;
-      model.progress = null;
+      Object.assign(model, { progress: null, waiting_for: null, waiting_sec: null });
       clearTimeout(this.#timer);
       this.#timer = setTimeout(() => this.look(), TOGETHER);
     }

@@ -271,14 +271,15 @@ function row({ name, remote }) {
     bar.hidden = !loading || done === null;
     if (!bar.hidden) bar.value = done;
     const exact = typeof model.progress?.done === "number" ? `${Math.round(100 * model.progress.done)}%; ` : "";
-    say(progress, loading ? `${exact}loading for ${seconds(Math.floor(elapsed))}${usual ? `; usually takes ${seconds(usual)}` : ""}` : "");
+    const soFar = elapsed < 1 ? "loading" : `loading for ${seconds(Math.floor(elapsed))}`;
+    say(progress, loading ? `${exact}${soFar}${usual ? `; usually takes ${seconds(usual)}` : ""}` : "");
     progress.hidden = !loading;
     let waits = "";
-    if (model.waiting && !loading) {
+    const reason = model.progress?.waiting_for ?? model.waiting_for;
+    if (model.waiting && reason && !loading) {
       const time = model.progress?.waiting_sec ?? model.waiting_sec;
-      const reason = model.progress?.waiting_for ?? model.waiting_for;
       const first = time === null || time === undefined ? "" : `, the first for ${seconds(Math.floor(time))}`;
-      waits = `${requests(model.waiting)} ${model.waiting === 1 ? "waits" : "wait"}${first}${reason ? `, for ${reason}` : ""}`;
+      waits = `${requests(model.waiting)} ${model.waiting === 1 ? "waits" : "wait"}${first}, for ${reason}`;
     } else if (model.drains) {
       waits = `Unloads when ${requests(model.in_flight)} ${model.in_flight === 1 ? "is" : "are"} answered.`;
     }
