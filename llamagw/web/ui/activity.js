@@ -1,7 +1,7 @@
 // The page Activity: the requests under way and the last ones that have ended, live. The gateway
 // tells all of it (/activity/sse); here it is chosen from and shown. One request in full: detail.js.
 import { detail, isWrong, rate, spent, words } from "./detail.js";
-import { ask, count, el, follow, get, keep, models, post, say, seconds, size, toast } from "./lib.js";
+import { ask, count, el, follow, get, keep, models, offer, post, say, seconds, size, toast } from "./lib.js";
 
 /** How many ended requests are known at most, and by how many rows a table grows. */
 const MOST = 1000;
@@ -9,9 +9,6 @@ const SHOWN = 200;
 
 /** Milliseconds between two renderings, however much happens. */
 const PAUSE = 250;
-
-/** Names of models that the filter offers at most. */
-const OFFERED = 500;
 
 /** The columns: the class of their cells, and their titles. */
 const COLUMNS = [
@@ -291,16 +288,7 @@ function show(root, params) {
 
   // What is asked
 
-  function offer(list) {
-    if (document.activeElement === model) return; // not while somebody chooses
-    const names = list.slice(0, OFFERED).map(({ name }) => name);
-    const chosen = model.options.length ? model.value : params.get("model") || "";
-    if (chosen && !names.includes(chosen)) names.unshift(chosen);
-    const had = [...model.options].slice(1).map(({ value }) => value);
-    if (model.options.length && names.join("\n") === had.join("\n")) return;
-    model.replaceChildren(el("option", { value: "" }, "All models"), ...names.map((name) => el("option", { value: name }, name)));
-    model.value = chosen;
-  }
+  const offered = (list) => offer(model, list.map(({ name }) => name), "All models");
 
   if (STATES[params.get("state")]) state.value = params.get("state");
   for (const field of [model, state, text]) {
@@ -316,9 +304,10 @@ function show(root, params) {
     render();
   });
 
-  offer(models.list);
+  offer(model, [], "All models", params.get("model") || "");
+  offered(models.list);
   const stops = [
-    models.watch(offer),
+    models.watch(offered),
     follow("activity/sse", {
       message: hear,
       state: (connected, why) => {

@@ -7,27 +7,21 @@ import { events, program, send } from "./sending.js";
 
 const PATH = "v1/chat/completions";
 
-/** The parameters that have a field: name, attributes of the field. */
-const NUMBERS = [
-  ["temperature", { min: "0", max: "5", step: "0.1" }],
-  ["top_p", { min: "0", max: "1", step: "0.05" }],
-  ["max_tokens", { min: "1", step: "1" }],
-  ["seed", { min: "0", step: "1" }],
-];
+/** The parameters that have a field, and its step. */
+const NUMBERS = { temperature: "0.1", top_p: "0.05", max_tokens: "1", seed: "1" };
 
 /** The chat; `chosen` gives the names of the models, one or two. */
 export function chat(chosen) {
   const system = el("textarea", { rows: "3", placeholder: "None" });
   const fields = Object.fromEntries(
-    NUMBERS.map(([name, more]) => [name, el("input", { type: "number", placeholder: "default", ...more })]),
+    Object.entries(NUMBERS).map(([name, step]) => [name, el("input", { type: "number", placeholder: "default", min: "0", step })]),
   );
   const stops = el("textarea", { rows: "1", placeholder: "none; one a line" });
   const others = el("textarea", { rows: "2", class: "mono", placeholder: '{"top_k": 40}', spellcheck: "false" });
   const wrong = el("p", { class: "why", hidden: true });
-  const prompt = el("textarea", { rows: "2", placeholder: "Say something", "aria-label": "Message" });
+  const prompt = el("textarea", { rows: "2", placeholder: "Enter sends, Shift+Enter begins a line", "aria-label": "Message" });
   const go = el("button", { type: "button", class: "main" }, "Send");
   const clear = el("button", { type: "button" }, "Clear");
-  const hint = el("span", { class: "quiet" }, "Enter sends, Shift+Enter begins a line");
   const talk = el("div", { class: "talk" });
   const pictures = images(prompt);
   const code = program(() => ({ path: PATH, body: body(0, content()) }));
@@ -37,7 +31,7 @@ export function chat(chosen) {
     { class: "card pad settings", open: matchMedia("(min-width: 62rem)").matches },
     el("summary", {}, "Parameters"),
     labelled("System prompt", system),
-    el("div", { class: "pairs" }, NUMBERS.map(([name]) => labelled(name, fields[name]))),
+    el("div", { class: "pairs" }, Object.entries(fields).map(([name, field]) => labelled(name, field))),
     labelled("stop", stops),
     labelled("Others, as JSON", others),
     wrong,
@@ -54,7 +48,7 @@ export function chat(chosen) {
         { class: "card composer" },
         pictures.box,
         prompt,
-        el("div", { class: "row" }, pictures.button, hint, el("span", { class: "grow" }), clear, go),
+        el("div", { class: "row" }, pictures.button, el("span", { class: "grow" }), clear, go),
       ),
       code.box,
     ),

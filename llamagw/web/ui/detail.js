@@ -129,7 +129,7 @@ export function detail(request, cancel, colspan) {
     try {
       const told = await get(`activity/${encodeURIComponent(last.id)}`);
       if (!told.captured) throw new Error("What was asked and answered is not kept any more.");
-      content.replaceChildren(...["request", "response"].flatMap((side) => captured(side, told[side])));
+      content.replaceChildren(captured("Request", told.request), captured("Answer", told.response));
       again.hidden = told.request.truncated || !wayOf(told.path);
       again.href = `#/playground?repeat=${encodeURIComponent(last.id)}`;
     } catch (error) {
@@ -140,20 +140,12 @@ export function detail(request, cancel, colspan) {
   return { item, update };
 }
 
-function captured(side, told) {
-  if (!told) return [];
-  const name = side === "request" ? "Request" : "Answer";
-  const body = el("pre", { tabindex: "0", "aria-label": name }, pretty(told.body));
-  const headers = Object.entries(told.headers || {}).map(([key, value]) => `${key}: ${value}`);
-  return [
-    el(
-      "details",
-      { open: true },
-      el("summary", {}, name, told.truncated && el("small", {}, " only its beginning was kept")),
-      headers.length > 0 && el("details", {}, el("summary", {}, "Headers"), el("pre", { tabindex: "0" }, headers.join("\n"))),
-      el("div", { class: "copy" }, body, copying(body, `the ${name.toLowerCase()}`)),
-    ),
-  ];
+/** One side of what is kept, its headers before it. */
+function captured(name, told) {
+  const headers = Object.entries(told.headers || {}).map(([key, value]) => `${key}: ${value}\n`);
+  const text = el("pre", { tabindex: "0", "aria-label": name }, ...headers, headers.length > 0 && "\n", pretty(told.body));
+  const cut = told.truncated && el("small", {}, " of which the beginning was kept");
+  return el("details", { open: true }, el("summary", {}, name, cut), el("div", { class: "copy" }, text, copying(text, name)));
 }
 
 /** JSON with line breaks; other text as it is. */
@@ -166,20 +158,11 @@ function pretty(text) {
 }
 
 function waterfall(list, found, total) {
-  while (list.children.length > found.length) list.lastChild.remove();
-  found.forEach(([name, note, begin, end], index) => {
-    let item = list.children[index];
-    if (!item) {
-      item = el("li", {}, el("b", {}), el("span", { class: "track", "aria-hidden": "true" }, el("span")), el("span", { class: "number" }), el("small", {}));
-      list.append(item);
-    }
-    const [title, track, time, more] = item.children;
-    const share = (value) => `${total > 0 ? (100 * value) / total : 0}%`;
-    item.dataset.part = name;
-    say(title, name);
-    say(time, seconds(end - begin));
-    say(more, note);
-    track.firstChild.style.setProperty("left", share(begin));
-    track.firstChild.style.setProperty("width", share(Math.max(0, end - begin)));
+  const share = (value) => `${total > 0 ? (100 * value) / total : 0}%`;
+  const items = found.map(([name, note, begin, end]) => {
+    const bar = el("span", { style: { left: share(begin), width: share(end - begin) } });
+    const track = el("span", { class: "track", "aria-hidden": "true" }, bar);
+    return el("li", { "data-part": name }, el("b", {}, name), track, el("span", { class: "number" }, seconds(end - begin)), el("small", {}, note));
   });
+  list.replaceChildren(...items);
 }

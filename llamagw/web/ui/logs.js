@@ -1,6 +1,6 @@
 // The page Logs: what the engines print, live, of one model or of all. One stream (/models/logs) is
 // open at a time, also for all models: a browser has six connections for all its tabs.
-import { copying, count, el, keep, models, refusal, root as gateway, say } from "./lib.js";
+import { copying, count, el, keep, models, offer, refusal, root as gateway, say } from "./lib.js";
 import { lines as linesOf } from "./sending.js";
 
 /** How many lines are kept and shown, and how many of a model a stream begins with. */
@@ -17,9 +17,6 @@ const LATER = 5000;
 /** How many lines before a line are compared when it is looked for in what came again. */
 const ALIKE = 20;
 
-/** Names of models that can be chosen at most. */
-const OFFERED = 500;
-
 /** An engine's line with the level that it marks, and the line that a run begins with. */
 const LEVEL = /^\d\d:\d\d:\d\d [\d.]+ ([DWE]) |^── (run) /;
 
@@ -35,7 +32,6 @@ function show(root, params) {
   const lines = el("ol", { class: "lines wrap" });
   const none = el("p", { class: "empty" });
   const box = el("div", { class: "card log", tabindex: "0", role: "region", "aria-label": "The engine's output", onscroll: scrolled }, lines, none);
-  const newest = el("button", { type: "button", class: "main newest", hidden: true, onclick: toEnd }, "Newest lines");
   root.append(
     el(
       "div",
@@ -43,7 +39,7 @@ function show(root, params) {
       el("div", { class: "row filters" }, choice, search, pause, status),
       el("div", { class: "row" }, el("label", {}, wrap, "Wrap"), copying(lines, "the lines"), save),
     ),
-    el("div", { class: "frame" }, box, newest),
+    box,
   );
 
   /** What has come, oldest first: {model, text, item}; the model is "" if only one is followed. */
@@ -94,7 +90,6 @@ function show(root, params) {
   function after() {
     due = 0;
     if (follows) box.scrollTop = box.scrollHeight;
-    newest.hidden = follows;
     const shown = lines.childElementCount;
     none.hidden = shown > 0;
     say(none, early ? "" : kept.length ? "No line has this text." : "Nothing has been printed yet.");
@@ -105,13 +100,6 @@ function show(root, params) {
 
   function scrolled() {
     follows = box.scrollTop + box.clientHeight > box.scrollHeight - 8;
-    newest.hidden = follows;
-  }
-
-  function toEnd() {
-    follows = true;
-    after();
-    box.focus();
   }
 
   function find() {
@@ -197,19 +185,12 @@ function show(root, params) {
     else open();
   }
 
-  function offer(list) {
-    if (document.activeElement === choice) return; // not while somebody chooses
-    const local = list.filter(({ remote }) => !remote).map(({ name }) => name);
-    const first = !choice.options.length;
-    const chosen = first ? params.get("model") || "" : choice.value;
-    const names = new Set(["", ...local.slice(0, OFFERED), chosen]);
-    choice.replaceChildren(...[...names].map((name) => el("option", { value: name }, name || "All models")));
-    choice.value = chosen;
-    if (first) begin();
-  }
+  const offered = (list) => offer(choice, list.filter(({ remote }) => !remote).map(({ name }) => name), "All models");
 
-  offer(models.list);
-  const stop = models.watch(offer);
+  offer(choice, [], "All models", params.get("model") || "");
+  offered(models.list);
+  begin();
+  const stop = models.watch(offered);
   document.addEventListener("visibilitychange", look);
   return () => {
     document.removeEventListener("visibilitychange", look);

@@ -1,11 +1,8 @@
 // The page Playground: models are tried here. Which model, and in which way: a chat (chat.js), or one
 // of the forms (tools.js). What was written and answered stays when another page is looked at.
 import { chat, sees } from "./chat.js";
-import { el, get, models, say, seconds, toast } from "./lib.js";
+import { el, get, models, offer, say, seconds, toast } from "./lib.js";
 import { embeddings, rerank } from "./tools.js";
-
-/** Names of models that can be chosen at most. */
-const OFFERED = 500;
 
 /** The ways to use a model: what the button says, and what makes its part. */
 const WAYS = { chat: ["Chat", chat], embeddings: ["Embeddings", embeddings], rerank: ["Rerank", rerank] };
@@ -18,7 +15,7 @@ function show(root, params) {
   made ||= make();
   root.append(made.box);
   made.begin(params);
-  return models.watch(made.offer);
+  return models.watch(made.offered);
 }
 
 function make() {
@@ -88,28 +85,19 @@ function make() {
     if (seeing === now) parts.chat.sees(!all.includes(false));
   }
 
-  function offer(list) {
-    const names = list.slice(0, OFFERED).map(({ name }) => name);
+  function offered(list) {
+    const names = list.map(({ name }) => name);
     const loaded = list.find((model) => model.state === "loaded")?.name;
-    fill(first, names, first.value || loaded || names[0]);
-    fill(second, ["", ...names], second.value);
+    offer(first, names, "", first.value || loaded || names[0] || "");
+    offer(second, names, "nothing");
     tell();
-  }
-
-  function fill(select, names, wanted) {
-    if (document.activeElement === select && select.options.length > 1) return; // not while somebody chooses
-    const all = names.includes(wanted) || !wanted ? names : [...names, wanted];
-    if (all.join("\n") !== [...select.options].map(({ value }) => value).join("\n")) {
-      select.replaceChildren(...all.map((name) => el("option", { value: name }, name || "nothing")));
-    }
-    select.value = wanted || "";
   }
 
   /** The page is shown: with a model, or a request that is to be repeated. */
   function begin(params) {
     const model = params.get("model");
-    if (model) fill(first, [], model);
-    offer(models.list);
+    if (model) offer(first, [], "", model);
+    offered(models.list);
     go(way);
     if (params.has("repeat")) repeat(params.get("repeat"));
   }
@@ -118,8 +106,8 @@ function make() {
     try {
       const { path, request } = await get(`activity/${encodeURIComponent(id)}`);
       const body = JSON.parse(request.body);
-      fill(first, [], body.model);
-      offer(models.list);
+      offer(first, [], "", body.model);
+      offered(models.list);
       go(wayOf(path));
       parts[way].fill(body);
       changed();
@@ -128,7 +116,7 @@ function make() {
     }
   }
 
-  return { box, offer, begin };
+  return { box, offered, begin };
 }
 
 /** Which way a request of this path goes; "" for one that is not tried here. */

@@ -2,11 +2,8 @@
 // a command and a program to copy.
 import { copying, el, refusal, root, say } from "./lib.js";
 
-/** Names of OpenAI's own that its Python library takes; all others go into its extra_body. */
-const OPENAI = new Set(
-  `model messages input temperature top_p max_tokens max_completion_tokens seed stop stream stream_options tools
-  tool_choice response_format n presence_penalty frequency_penalty logit_bias logprobs top_logprobs reasoning_effort`.split(/\s+/),
-);
+/** What is an argument of OpenAI's Python library; all else goes into its extra_body. */
+const OPENAI = new Set("model messages input temperature top_p max_tokens seed stop stream stream_options".split(" "));
 
 /**
  * Send JSON; gives the answer, not yet read.
@@ -83,24 +80,16 @@ export function program(request) {
 }
 
 function asPython(path, body) {
-  const call = { "v1/chat/completions": "chat.completions", "v1/embeddings": "embeddings" }[path];
-  if (!call) {
-    return `import json
-from urllib.request import Request, urlopen
-
-body = ${literal(body)}
-request = Request("${new URL(path, root)}", json.dumps(body).encode(), {"Content-Type": "application/json"})
-print(json.load(urlopen(request)))`;
-  }
   const entries = Object.entries(body);
   const known = entries.filter(([name]) => OPENAI.has(name));
   const other = entries.filter(([name]) => !OPENAI.has(name));
   if (other.length) known.push(["extra_body", Object.fromEntries(other)]);
+  const call = { "v1/chat/completions": "chat.completions", "v1/embeddings": "embeddings" }[path];
+  const values = known.map(([name, value]) => `    ${name}=${literal(value, "    ")},\n`).join("");
   return `from openai import OpenAI
 
 client = OpenAI(base_url="${new URL("v1", root)}", api_key="none")
-answer = client.${call}.create(
-${known.map(([name, value]) => `    ${name}=${literal(value, "    ")},\n`).join("")})
+answer = client.${call ? `${call}.create(\n${values}` : `post("${path.slice(2)}", cast_to=object, body=${literal(body)}`})
 ${
   body.stream
     ? `for chunk in answer:

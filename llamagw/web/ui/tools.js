@@ -27,7 +27,7 @@ function form(label, fields, ask, show) {
     result.replaceChildren();
     say(go, "Stop");
     const began = performance.now();
-    const timer = setInterval(() => say(status, `waiting for the answer · ${seconds(Math.floor((performance.now() - began) / 1000))}`), 1000);
+    say(status, "waiting for the answer…");
     let end = "";
     try {
       const answer = await send(path, body, running.signal);
@@ -38,7 +38,6 @@ function form(label, fields, ask, show) {
       else say(why, error.message);
       why.hidden = end !== "";
     }
-    clearInterval(timer);
     running = null;
     say(status, end);
     say(go, label);
