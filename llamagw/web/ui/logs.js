@@ -10,9 +10,8 @@ const FIRST = 200;
 /** Milliseconds of silence after which the lines that a stream begins with have all come. */
 const SETTLED = 150;
 
-/** Milliseconds until a lost stream is asked for again: at first, and at most. */
-const SOON = 500;
-const LATER = 5000;
+/** Milliseconds until a lost stream is asked for again. */
+const AGAIN = 1000;
 
 /** How many lines before a line are compared when it is looked for in what came again. */
 const ALIKE = 20;
@@ -144,11 +143,10 @@ function show(root, params) {
     const { signal } = (over = new AbortController());
     const named = !choice.value;
     const which = named ? "all=true" : `model=${encodeURIComponent(choice.value)}`;
-    for (let wait = SOON; ; wait = Math.min(2 * wait, LATER)) {
+    for (;;) {
       try {
         const answer = await fetch(new URL(`models/logs?follow=true&lines=${FIRST}&${which}`, gateway), { signal });
         if (!answer.ok) throw await refusal(answer);
-        wait = SOON;
         early = [];
         hear([]);
         for await (const found of linesOf(answer)) if (!signal.aborted) hear(found.map((line) => parsed(line, named)));
@@ -158,7 +156,7 @@ function show(root, params) {
       }
       if (signal.aborted) return;
       settle();
-      await new Promise((done) => setTimeout(done, wait));
+      await new Promise((done) => setTimeout(done, AGAIN));
       if (signal.aborted) return;
     }
   }
