@@ -78,6 +78,27 @@ def test_one_request_in_full_says_where_its_time_went(
     expect(page.locator(".detail")).to_have_count(0)
 
 
+def test_what_was_asked_is_looked_at_and_repeated_in_the_playground(
+    gateway: Gateway, dashboard: Dashboard
+) -> None:
+    said = [{"role": "system", "content": "Be <i>brief</i>."}, *question(ODD, 1)["messages"]]
+    body = question(ODD, 3, messages=said, temperature=0.5, top_k=7)
+    reply = gateway.ask("POST", CHAT, body, headers={"X-Request-Id": "kept/1"})
+    page = dashboard.opens("#/activity?text=kept/1")
+    page.locator("tr.request .when button").first.click()
+    expect(page.get_by_label("Request", exact=True)).to_contain_text("Be <i>brief</i>.")
+    expect(page.get_by_label("Answer", exact=True)).to_contain_text(reply.json()["id"])
+    dashboard.shot("activity-captured")
+    page.get_by_role("link", name="Repeat").click()
+    expect(page.get_by_label("Message")).to_have_value("Tell me a story about a river.")
+    expect(page.get_by_label("System prompt")).to_have_value("Be <i>brief</i>.")
+    expect(page.get_by_label("temperature")).to_have_value("0.5")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.get_by_role("button", name="Send").click()
+    again = sent.value.post_data_json
+    assert {key: again[key] for key in body} == body
+
+
 def test_a_request_that_failed_says_why(gateway: Gateway, dashboard: Dashboard) -> None:
     gateway.chat("nobody")
     page = dashboard.opens("#/activity?state=wrong&text=nobody")

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
-from tests.ui.conftest import ALPHA, BETA, MISSING, ODD, Dashboard
+from tests.ui.conftest import ALPHA, MISSING, ODD, Dashboard
 from tests.whole.harness import Gateway, model, wait_until
 
 pytestmark = pytest.mark.usefixtures("nothing_loaded")
@@ -94,6 +94,31 @@ def test_an_error_is_told_in_the_gateway_s_words(dashboard: Dashboard) -> None:
     page.keyboard.press("Enter")
     expect(page.locator(".settings .why")).to_contain_text("no JSON")
     expect(page.locator(".turn")).to_have_count(1)
+
+
+def test_an_image_is_not_taken_for_a_model_that_does_not_see(
+    gateway: Gateway, dashboard: Dashboard
+) -> None:
+    gateway.chat(ALPHA)
+    page = opens(dashboard, ALPHA)
+    page.get_by_role("button", name="Image").click()
+    expect(page.locator(".toast")).to_contain_text("does not see")
+
+
+def test_an_image_is_made_small_and_sent_with_the_message(dashboard: Dashboard) -> None:
+    page = opens(dashboard, ALPHA)  # which is not loaded: whether it sees is not known
+    with page.expect_file_chooser() as chooser:
+        page.get_by_role("button", name="Image").click()
+    chooser.value.set_files(dashboard.shot("playground"))
+    expect(page.locator(".composer canvas")).to_have_count(1)
+    page.get_by_label("Message").fill("What is it?")
+    with page.expect_request("**/v1/chat/completions") as sent:
+        page.keyboard.press("Enter")
+    text, image = sent.value.post_data_json["messages"][-1]["content"]
+    assert text == {"type": "text", "text": "What is it?"}
+    assert image["image_url"]["url"].startswith("data:image/jpeg;base64,")
+    expect(page.locator(".said canvas")).to_have_count(1)
+    expect(answer(page).locator(".why")).to_contain_text("image")
 
 
 def test_the_command_and_the_program_are_the_request(

@@ -23,7 +23,7 @@ export function chat(chosen) {
   const go = el("button", { type: "button", class: "main" }, "Send");
   const clear = el("button", { type: "button" }, "Clear");
   const talk = el("div", { class: "talk" });
-  const pictures = images(prompt);
+  const pictures = images(prompt, async () => !(await Promise.all(chosen().map(sees))).includes(false));
   const code = program(() => ({ path: PATH, body: body(0, content()) }));
   const labelled = (name, field) => el("label", { class: "field" }, el("span", {}, name), field);
   const settings = el(
@@ -221,7 +221,7 @@ export function chat(chosen) {
     restart(list);
   }
 
-  return { box, fill, changed: check, sees: pictures.sees };
+  return { box, fill, changed: check };
 }
 
 /** A message of a repeated request. */
@@ -337,7 +337,7 @@ function reply(name, grown) {
 const pick = ({ timings, usage }) => ({ ...(timings && { timings }), ...(usage && { usage }) });
 
 /** Whether a model sees images; false only if that is known, and so not of one that is not loaded. */
-export async function sees(name) {
+async function sees(name) {
   if (models.get(name)?.state !== "loaded") return true;
   return get(`props?model=${encodeURIComponent(name)}`).then(({ modalities }) => modalities?.vision !== false, () => true);
 }

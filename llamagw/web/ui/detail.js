@@ -71,7 +71,7 @@ function wait({ position, waiting_for: reason, usual_sec: usual }) {
 
 function speed(number, duration, more) {
   const each = rate(number, duration);
-  return `${count(number)} tokens${more}${each && `, ${each} tokens/s`}`;
+  return `${count(number)} token${number === 1 ? "" : "s"}${more}${each && `, ${each} tokens/s`}`;
 }
 
 /** What is told beside the times, as pairs; those without a value are left out. */

@@ -6,12 +6,21 @@ import { el, toast } from "./lib.js";
 const MOST = 4;
 const EDGE = 1280;
 
-/** @param field that images are pasted into */
-export function images(field) {
+/**
+ * @param field that images are pasted into
+ * @param sees tells by a Promise whether the model sees images
+ */
+export function images(field, sees) {
   const input = el("input", { type: "file", accept: "image/*", multiple: true, hidden: true });
-  const button = el("button", { type: "button", onclick: () => input.click() }, "Image…");
+  const button = el("button", { type: "button", onclick: async () => (await may()) && input.click() }, "Image…");
   const box = el("div", { class: "thumbs" }, input);
   let list = [];
+
+  async function may() {
+    const can = await sees();
+    if (!can) toast("This model does not see images.", { bad: true });
+    return can;
+  }
 
   async function add(files) {
     for (const file of files.slice(0, MOST - list.length)) {
@@ -39,24 +48,14 @@ export function images(field) {
     await add([...input.files]);
     input.value = "";
   });
-  field.addEventListener("paste", (event) => {
+  field.addEventListener("paste", async (event) => {
     const files = [...event.clipboardData.files];
-    if (!files.length || button.disabled) return;
+    if (!files.length) return;
     event.preventDefault();
-    add(files);
+    if (await may()) add(files);
   });
 
-  return {
-    box,
-    button,
-    show,
-    list: () => list,
-    /** Say whether the model sees images. */
-    sees(can) {
-      button.disabled = !can;
-      button.title = can ? "" : "This model does not see images.";
-    },
-  };
+  return { box, button, show, list: () => list };
 }
 
 /** A file as {url, canvas}: a JPEG of moderate size, which every engine can read. */

@@ -1,6 +1,6 @@
 // The page Playground: models are tried here. Which model, and in which way: a chat (chat.js), or one
 // of the forms (tools.js). What was written and answered stays when another page is looked at.
-import { chat, sees } from "./chat.js";
+import { chat } from "./chat.js";
 import { el, get, models, offer, say, seconds, toast } from "./lib.js";
 import { embeddings, rerank } from "./tools.js";
 
@@ -29,7 +29,6 @@ function make() {
   const parts = {};
   const buttons = {};
   let way = "chat";
-  let seeing = "";
 
   for (const [name, [title, part]] of Object.entries(WAYS)) {
     parts[name] = part(chosen);
@@ -73,16 +72,6 @@ function make() {
     if (model.state === "failed") words = model.why;
     say(hint, words);
     hint.hidden = !words;
-    look(chosen());
-  }
-
-  /** Find out whether those that are chosen see images. */
-  async function look(names) {
-    const now = names.map((name) => `${name} ${models.get(name)?.state}`).join("\n");
-    if (seeing === now) return;
-    seeing = now;
-    const all = await Promise.all(names.map(sees));
-    if (seeing === now) parts.chat.sees(!all.includes(false));
   }
 
   function offered(list) {
