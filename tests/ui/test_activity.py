@@ -1,4 +1,4 @@
-"""The page Activity in a real browser: requests as they wait, are answered and end; and hundreds."""
+"""The page Activity in a real browser: requests that wait, are answered, end; and hundreds."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_was_asked_is_looked_at_and_repeated_in_the_playground(
     expect(page.get_by_label("temperature")).to_have_value("0.5")
     with page.expect_request("**/v1/chat/completions") as sent:
         page.get_by_role("button", name="Send").click()
-    again = sent.value.post_data_json
+    again = json.loads(sent.value.post_data or "")
     assert {key: again[key] for key in body} == body
 
 
