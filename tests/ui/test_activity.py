@@ -36,7 +36,7 @@ def test_a_request_is_seen_to_be_answered_and_cancelled_by_keyboard(
     expect(live.locator(".chip")).to_have_text("answering")
     page.keyboard.press("Enter")
     dialog.get_by_role("button", name="Cancel the request").click()
-    expect(rows(page, ALPHA).first.locator(".chip")).to_contain_text("refused")
+    expect(rows(page, ALPHA).first.locator(".chip")).to_have_text("cancelled")
     assert b"cancelled" in stream.rest()
     stream.leave()
 
@@ -74,6 +74,7 @@ def test_one_request_in_full_says_where_its_time_went(
     expect(parts.last).to_contain_text("6 tokens")
     expect(parts.last).to_contain_text("tokens/s")
     expect(page.locator(".facts")).to_contain_text("POST /v1/chat/completions, as a stream")
+    expect(page.locator("tr.request")).to_have_count(1)
     page.locator("tr.request .when button[aria-expanded=true]").click()
     expect(page.locator(".detail")).to_have_count(0)
 
@@ -89,6 +90,8 @@ def test_what_was_asked_is_looked_at_and_repeated_in_the_playground(
     expect(page.get_by_label("Request", exact=True)).to_contain_text("Be <i>brief</i>.")
     expect(page.get_by_label("Answer", exact=True)).to_contain_text(reply.json()["id"])
     dashboard.shot("activity-captured")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert not dashboard.scrolls_sideways()
     page.get_by_role("link", name="Repeat").click()
     expect(page.get_by_label("Message")).to_have_value("Tell me a story about a river.")
     expect(page.get_by_label("System prompt")).to_have_value("Be <i>brief</i>.")

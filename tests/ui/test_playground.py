@@ -82,6 +82,8 @@ def test_two_models_answer_side_by_side_each_with_its_times(dashboard: Dashboard
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] < right["x"]
     dashboard.shot("playground-two")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert not dashboard.scrolls_sideways()
 
 
 def test_an_error_is_told_in_the_gateway_s_words(dashboard: Dashboard) -> None:

@@ -20,6 +20,7 @@ export function words(request) {
   const { state, position, outcome, status } = request;
   if (state === "waiting" || state === "loading") return [state, position ? `${state} · ${position}` : state];
   if (state) return [state, state];
+  if (request.error === "cancelled") return ["refused", "cancelled"];
   if (outcome === "ok") return [isWrong(request) ? "refused" : "ok", String(status)];
   return [outcome, status ? `${ENDS[outcome] || outcome} · ${status}` : ENDS[outcome] || outcome];
 }
