@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from twisted.logger import Logger
 from twisted.python import usage
 
 from llamagw import __version__, logs
@@ -33,10 +34,15 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
     from twisted.internet.defer import Deferred
 
+    from llamagw.api import Metrics
+    from llamagw.fleet import Dispatcher
     from llamagw.launch import Note
+    from llamagw.observe import Telemetry
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
 
+
+_log = Logger(namespace="llamagw")
 
 #: Seconds for which ``--check`` reads the files of models.
 CHECK_SEC = 60.0
@@ -232,12 +238,17 @@ def make_gateway(
         keepalive=config.stream_keepalive_sec,
         poison_sec=config.poison_sec,
     )
+    exported = config.otel
     transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
     metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
     activity = Activity(config.activity_size)
     records.add(activity.add)
+    exporting = _telemetry(config, dispatcher, metrics, reactor)
+    if exporting is not None:
+        records.add(exporting.tell)
+        reactor.callWhenRunning(exporting.start)
     api = Api(dispatcher, relay, reactor, metrics, activity)
     site = Site(
         api.tree,
@@ -246,6 +257,7 @@ def make_gateway(
         limits=limits(config),
         records=records,
         access_log=config.logs_access(foreground),
+        trace=None if exporting is None else exporting.begin,
     )
 
     def apply(config: Config) -> None:
@@ -253,6 +265,8 @@ def make_gateway(
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
         activity.resize(config.activity_size)
+        if config.otel != exported:
+            _log.warn("otel has changed; it takes effect at the next start")
 
     return Gateway(
         config,
@@ -267,7 +281,44 @@ def make_gateway(
         clock=reactor,
         transports=transports,
         foreground=foreground,
+        flush=None if exporting is None else exporting.stop,
     )
+
+
+def _telemetry(
+    config: Config, dispatcher: Dispatcher, metrics: Metrics, reactor: Any
+) -> Telemetry | None:
+    """What exports spans and metrics; None if nothing does. Why it cannot be is logged."""
+    wanted = config.otel
+    if wanted is None:
+        return None
+    from llamagw.dialects import operation_of, route_of
+    from llamagw.observe import Export, Names, telemetry
+
+    problem = wanted.problem
+    if not problem:
+        export = Export(
+            endpoint=wanted.endpoint,
+            headers=wanted.headers,
+            content=wanted.content,
+            sample=wanted.sample,
+            spans=wanted.spans,
+            metrics=wanted.metrics,
+        )
+        names = Names(
+            route=route_of, operation=operation_of, known=dispatcher.catalogue.__contains__
+        )
+        try:
+            return telemetry(export, names, metrics.counts, metrics.families, __version__, reactor)
+        except (ImportError, ValueError) as error:
+            problem = f"cannot be used: {error}"
+    _log.warn(
+        "{who} asks for OpenTelemetry, and nothing is exported: {why} "
+        "(OTEL_SDK_DISABLED=true asks for nothing)",
+        who=wanted.asked_by,
+        why=problem,
+    )
+    return None
 
 
 def limits(config: Config) -> Limits:

@@ -16,8 +16,8 @@ from twisted.python.failure import Failure
 
 from llamagw import __version__
 from llamagw.dialects import route_of
-from llamagw.fleet import Dispatcher, ModelReport, Turn
-from llamagw.observe import MOST_MODELS, Counts, Gauge, exposition
+from llamagw.fleet import Dispatcher, Turn
+from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families
 from llamagw.proxy import Request
 
 #: Seconds for which a text is given to all who ask: to make one takes up to 0.1 s.
@@ -97,10 +97,8 @@ class Metrics:
         told: _Told | Failure
         try:
             engines = await self._dispatcher.metrics()
-            many = len(self._dispatcher.config.models) > MOST_MODELS
-            gauges = self._gauges(self._dispatcher.report(busy=many)[:MOST_MODELS])
             accept = f"{_OPEN}; version=1.0.0" if is_open else ""
-            text = exposition(self.counts, gauges, engines, accept)
+            text = exposition(self.counts, self.gauges(), engines, accept)
             told = self._told[is_open] = _Told(self._clock.seconds(), *text)
         except Exception:
             told = Failure()
@@ -109,7 +107,15 @@ class Metrics:
             if not waiter.called:  # else its client has left
                 waiter.callback(told)
 
-    def _gauges(self, reports: list[ModelReport]) -> Iterator[Gauge]:
+    def families(self) -> Iterator[Family]:
+        """All of the gateway's own metrics: the counters, and the state of the moment."""
+        yield from families(self.counts)
+        yield from self.gauges()
+
+    def gauges(self) -> Iterator[Gauge]:
+        """The state of the moment; of many models, of those that are busy or failed."""
+        many = len(self._dispatcher.config.models) > MOST_MODELS
+        reports = self._dispatcher.report(busy=many)[:MOST_MODELS]
         yield Gauge(
             "llamagw_build_info",
             "The gateway's version, and what it runs on.",

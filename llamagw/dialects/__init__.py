@@ -18,6 +18,7 @@ from llamagw.dialects.routes import (
     Scope,
     Where,
     dialect_of,
+    operation_of,
     route_of,
     scope_of,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "Scope",
     "Where",
     "dialect_of",
+    "operation_of",
     "route_of",
     "scope_of",
 ]

@@ -52,6 +52,8 @@ class Route(NamedTuple):
     :ivar scope: what the requests do
     :ivar dialect: the API that the paths belong to
     :ivar body: an example of a POST's body, for messages; empty if it needs none
+    :ivar operation: ``gen_ai.operation.name`` of OpenTelemetry's conventions; "" if it is none of
+        those that they name
     """
 
     methods: tuple[str, ...]
@@ -62,6 +64,7 @@ class Route(NamedTuple):
     scope: Scope = Scope.INFER
     dialect: Dialect = OPENAI
     body: str = ""
+    operation: str = ""
 
 
 class Own(NamedTuple):
@@ -95,6 +98,7 @@ ROUTES = (
         'chat; `"stream": true` streams',
         shaped=True,
         body=_CHAT,
+        operation="chat",
     ),
     Route(
         POST,
@@ -103,6 +107,7 @@ ROUTES = (
         'plain completion; `"stream": true` streams',
         shaped=True,
         body=_PROMPT,
+        operation="text_completion",
     ),
     Route(
         POST,
@@ -110,6 +115,7 @@ ROUTES = (
         Where.BODY,
         "embeddings, of a model that is started with `--embeddings`",
         body=_INPUT,
+        operation="embeddings",
     ),
     Route(
         POST,
@@ -118,6 +124,7 @@ ROUTES = (
         "OpenAI's Responses API",
         shaped=True,
         body=_INPUT,
+        operation="chat",
     ),
     Route(
         POST,
@@ -127,6 +134,7 @@ ROUTES = (
         shaped=True,
         dialect=ANTHROPIC,
         body=_MESSAGES,
+        operation="chat",
     ),
     Route(
         POST,
@@ -162,6 +170,7 @@ ROUTES = (
         "fills a gap in code",
         shaped=True,
         body='{"model": "…", "input_prefix": "…", "input_suffix": "…"}',
+        operation="text_completion",
     ),
     Route(
         POST,
@@ -345,6 +354,19 @@ _OTHERS = [
     for path in route.paths
     if route.dialect is not OPENAI
 ]
+
+
+#: The operation of each path that has one.
+_OPERATIONS = {path.encode(): route.operation for route in ROUTES for path in route.paths}
+
+
+def operation_of(path: bytes) -> str:
+    """
+    ``gen_ai.operation.name`` of a path; "" if it has none.
+
+    :param path: as received, without the query
+    """
+    return _OPERATIONS.get(path, "")
 
 
 #: The first path of the row of each path.

@@ -1,5 +1,6 @@
 """
-What is told of requests: the record of each, its line in the log, and the gateway's counters.
+What is told of requests: the record of each, its line in the log, its spans, and the gateway's
+counters.
 
 Listens only; other rooms make records, and none of them knows who hears of them.
 """
@@ -7,9 +8,12 @@ Listens only; other rooms make records, and none of them knows who hears of them
 from llamagw.observe.access import HERE, log
 from llamagw.observe.activity import Activity, entry
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
+from llamagw.observe.families import Family, families
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
 from llamagw.observe.scrape import exposition
+from llamagw.observe.telemetry import Export, Names, Telemetry, telemetry
+from llamagw.observe.trace import Trace
 from llamagw.observe.usage import Usage, reason_of, usage_of
 
 __all__ = [
@@ -17,14 +21,21 @@ __all__ = [
     "MOST_MODELS",
     "Activity",
     "Counts",
+    "Export",
+    "Family",
     "Gauge",
+    "Names",
     "Outcome",
     "Record",
+    "Telemetry",
+    "Trace",
     "Usage",
     "entry",
     "exposition",
+    "families",
     "log",
     "reason_of",
     "request_id",
+    "telemetry",
     "usage_of",
 ]

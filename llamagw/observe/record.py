@@ -11,6 +11,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from llamagw.observe.trace import Trace
 from llamagw.observe.usage import Usage
 
 
@@ -64,6 +65,7 @@ class Record(Struct, kw_only=True):
     :ivar bytes_out: size of the answer's body
     :ivar error: the code of the gateway's own error; "" without one
     :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
+    :ivar trace: its spans; None while none are exported
     """
 
     id: str
@@ -89,6 +91,16 @@ class Record(Struct, kw_only=True):
     error: str = ""
     reason: str = ""
     usage: Usage | None = None
+    trace: Trace | None = None
+
+    @property
+    def error_type(self) -> str:
+        """How it failed, in one word: the error's code, else the outcome or status; "" if not."""
+        if self.error:
+            return self.error
+        if self.outcome is not Outcome.OK:
+            return str(self.outcome.value)
+        return str(self.status) if self.status >= 400 else ""
 
     @property
     def waited(self) -> float:

@@ -87,6 +87,8 @@ class Relay:
                 request.record.asked = call.model or self._dispatcher.config.default_model
                 request.record.stream = call.stream
                 request.record.bytes_in = len(request.body)
+                if request.record.trace is not None:
+                    request.record.trace.asked(request.body)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             # The client has disconnected.

@@ -17,6 +17,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, parse_qs
+from twisted.web.http_headers import Headers
 
 from llamagw.dialects import Dialect, Scope, dialect_of, scope_of
 from llamagw.errors import (
@@ -29,7 +30,7 @@ from llamagw.errors import (
     ServerBusy,
 )
 from llamagw.net import IConnection, of_answer
-from llamagw.observe import HERE, Outcome, Record, request_id
+from llamagw.observe import HERE, Outcome, Record, Trace, request_id
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, decoded_path
@@ -53,10 +54,12 @@ class Routing(Protocol):
 
     :ivar table: handlers of POST, by path; looked up before the tree
     :ivar tell: called with the record of each request that has ended
+    :ivar trace: begins the spans of a request, by its headers; None if it has none
     """
 
     table: Mapping[bytes, Callable[[Request], object]]
     tell: Callable[[Record], object]
+    trace: Callable[[Headers], Trace] | None
 
 
 class Request(KnownRequest):
@@ -198,6 +201,8 @@ class Request(KnownRequest):
         self.routing = routing
         given = self.requestHeaders.getRawHeaders(b"x-request-id")
         self.record = Record(id=request_id(given), arrived=self.channel.connections.clock.seconds())
+        if routing.trace is not None:
+            self.record.trace = routing.trace(self.requestHeaders)
         if self.method == b"POST":
             handler = routing.table.get(self.path)
             if handler is not None:

@@ -6,8 +6,12 @@ The real Site in memory (support/bench.py).
 from __future__ import annotations
 
 import gc
+import re
+from typing import Any
 
-from llamagw.observe import Outcome, Record
+from twisted.web.http_headers import Headers
+
+from llamagw.observe import Outcome, Record, Trace
 from llamagw.proxy.exchange import KEPT, KEPT_BYTES, Exchange
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import (
@@ -70,6 +74,41 @@ class IdTests(RecordTestCase):
     def test_a_request_that_was_refused_before_it_had_arrived_has_one_too(self) -> None:
         [answer] = self.bench.asks(b"GET / HTTP/1.1\nHost: x\n\n")
         self.assertEqual(answer.json()["request_id"], answer.headers["X-Request-Id"])
+
+
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+class TraceTests(RecordTestCase):
+    def sent(self, **keys: Any) -> list[str]:
+        """The headers ``traceparent`` that the backend gets when a client sends `PARENT`."""
+        self.bench = Bench(**keys)
+        self.told = self.listen()
+        given = [("TraceParent", PARENT), ("tracestate", "x=1")]
+        self.bench.client(request({"model": "small", "max_tokens": 7}, headers=given))
+        backend = self.bench.backend()
+        head = bytes(backend.heard).partition(b"\r\n\r\n")[0].decode()
+        self.assertIn("tracestate: x=1", head.lower())
+        backend.says(response(b'{"choices":[{"finish_reason":"stop"}],"id":"cmpl-1"}'))
+        return re.findall(r"(?i)\ntraceparent: ([^\r\n]*)", head)
+
+    def test_the_client_s_is_passed_on_while_no_spans_are_exported(self) -> None:
+        self.assertEqual(self.sent(), [PARENT])
+        self.assertEqual([record.trace for record in self.told], [None])
+
+    def test_else_the_engine_s_parent_is_the_gateway_s_upstream_span(self) -> None:
+        seen: list[Headers] = []
+
+        def begin(headers: Headers) -> Trace:
+            seen.append(headers)
+            return Trace(trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True)
+
+        self.assertEqual(self.sent(trace=begin), [f"00-{'a':0>32}-{'c':0>16}-01"])
+        self.assertEqual([head.getRawHeaders("traceparent") for head in seen], [[PARENT]])
+        [record] = self.told
+        assert record.trace is not None
+        noted = record.trace.max_tokens, record.trace.response_id, [*record.trace.reasons]
+        self.assertEqual(noted, (7, "cmpl-1", ["stop"]))
 
 
 class OutcomeTests(RecordTestCase):

@@ -18,6 +18,7 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
+from twisted.web.http_headers import Headers
 
 from llamagw.api import Api, Metrics
 from llamagw.config import Config, LocalModel, ModelConfig
@@ -26,7 +27,7 @@ from llamagw.fleet import Dispatcher, Lease
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
-from llamagw.observe import Activity, Record
+from llamagw.observe import Activity, Record, Trace
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
@@ -189,6 +190,7 @@ class Bench:
 
     :param names: the models: local ones by their names, or as they are configured
     :param loaded: whether the local ones are loaded from the start
+    :param trace: begins the spans of a request, if it has any
     :param keys: more of the configuration
     """
 
@@ -203,6 +205,7 @@ class Bench:
         origins: Iterable[str] = ("*",),
         poison: float = 0,
         loaded: bool = True,
+        trace: Callable[[Headers], Trace] | None = None,
         **keys: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -229,6 +232,7 @@ class Bench:
             limits=Limits(max_body, max_bodies, 60, 600, max_connections, Origins(origins)),
             records=self.records,
             access_log=access_log,
+            trace=trace,
         )
         self.accepted = 0
         self.dispatcher.begin()
