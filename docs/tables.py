@@ -87,7 +87,7 @@ def default(field: FieldInfo) -> str:
         return "required"
     factory = field.default_factory
     value = field.default if factory is msgspec.NODEFAULT else factory()
-    if not value and not isinstance(value, int | float):
+    if isinstance(value, Struct) or (not value and not isinstance(value, int | float)):
         return ""
     return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 

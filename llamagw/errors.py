@@ -195,6 +195,23 @@ class Moved(GatewayError):
         return [(b"Location", self.location)]
 
 
+class RequestNotFound(GatewayError):
+    """
+    No request with this id is under way, nor among the last ones that are kept.
+
+    :param request_id: as in the path
+    :param where: where it was looked for, as the end of a sentence
+    """
+
+    status = 404
+    type = "invalid_request_error"
+    code = "not_found"
+
+    def __init__(self, request_id: str, where: str) -> None:
+        shown = harmless(request_id, SHOWN)
+        super().__init__(f"No request with the id `{shown}` is {where}; GET /activity lists them.")
+
+
 class MethodNotAllowed(GatewayError):
     """The path does not take this method; ``Allow`` says which it takes."""
 
@@ -209,6 +226,19 @@ class BodyTooLarge(GatewayError):
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class RequestCancelled(GatewayError):
+    """
+    Somebody has cancelled the request (``POST /activity/{id}/cancel``). A stream ends with this as
+    its last event; any other answer that has begun is cut off.
+    """
+
+    status = 499
+    code = "cancelled"
+
+    def __init__(self) -> None:
+        super().__init__("The request was cancelled: the gateway was told to end it.")
 
 
 class BackendLost(GatewayError):

@@ -211,9 +211,16 @@ def make_gateway(
     :param foreground: whether the log goes to stdout
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
-    from llamagw.api import Api, Metrics
+    from llamagw.api import Api, Live, Metrics
     from llamagw.fleet import Dispatcher
-    from llamagw.launch import HttpProbe, Launchers, Leftovers, Processes, default_folder
+    from llamagw.launch import (
+        Durations,
+        HttpProbe,
+        Launchers,
+        Leftovers,
+        Processes,
+        default_folder,
+    )
     from llamagw.listeners import Listeners
     from llamagw.net import Connector, Pool, uses_uvloop
     from llamagw.observe import Activity, Record
@@ -225,19 +232,15 @@ def make_gateway(
     except ConfigError as error:
         raise SystemExit(str(error)) from None
     connect = Connector(reactor)
-    leftovers = Leftovers(default_folder())
+    leftovers, durations = Leftovers(default_folder()), Durations(default_folder())
     probe = HttpProbe(reactor, connect)
-    launchers = Launchers(Processes(reactor, config, leftovers, probe), probe, reactor)
+    processes = Processes(reactor, config, leftovers, probe, durations)
+    launchers = Launchers(processes, probe, reactor)
     dispatcher = Dispatcher(config, launchers, probe, reactor)
     pool = Pool(reactor, connect)
     dispatcher.on_hung = partial(pool.break_off, "it does not answer any more")
-    relay = Relay(
-        dispatcher,
-        pool,
-        reactor,
-        keepalive=config.stream_keepalive_sec,
-        poison_sec=config.poison_sec,
-    )
+    relay = Relay(dispatcher, pool, reactor)
+    relay.apply(config)
     exported = config.otel
     transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
     metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
@@ -249,7 +252,8 @@ def make_gateway(
     if exporting is not None:
         records.add(exporting.tell)
         reactor.callWhenRunning(exporting.start)
-    api = Api(dispatcher, relay, reactor, metrics, activity)
+    live = Live(dispatcher, lambda: site.under_way(), activity, records, reactor)
+    api = Api(dispatcher, relay, reactor, metrics, activity, live)
     site = Site(
         api.tree,
         api.table,

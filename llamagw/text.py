@@ -1,5 +1,5 @@
 """
-Text of unknown origin, made harmless for logs and terminals.
+Text for people: of unknown origin, made harmless for logs and terminals; and lengths of time.
 
 Control and formatting characters are escaped; the caller says how long the text may be.
 """
@@ -18,6 +18,10 @@ _INTERPRETED = re.compile(
 )
 
 
+#: The same, without the line feed.
+_NO_LINE = re.compile(_INTERPRETED.pattern.replace("\x0a", "\x0b", 1))
+
+
 def harmless(text: str, limit: int | None = None) -> str:
     """
     Escape each character that a terminal would interpret, such as ``\\x1b``.
@@ -33,8 +37,29 @@ def harmless(text: str, limit: int | None = None) -> str:
     return text if limit is None or len(text) <= limit else text[: limit - 1] + "…"
 
 
+def harmless_lines(text: str) -> str:
+    """
+    As `harmless`, for a text of several lines: these stay.
+
+    :param text: any text
+    """
+    return _NO_LINE.sub(_escaped, text.replace("\r\n", "\n"))
+
+
 def _escaped(found: re.Match[str]) -> str:
     number = ord(found[0])
     if number < 0x100:
         return f"\\x{number:02x}"
     return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+
+
+def span(seconds: float) -> str:
+    """
+    A length of time for people, such as ``3 min``.
+
+    :param seconds: its length
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{int(seconds // length)} {unit}"
+    return f"{int(seconds)} s" if seconds >= 1 else f"{seconds:.1f} s"

@@ -5,7 +5,8 @@ Requests for a model are passed to `llamagw.proxy`. Other packages import the na
 from the modules.
 """
 
+from llamagw.api.live import Live
 from llamagw.api.metrics import Metrics
 from llamagw.api.tree import Api
 
-__all__ = ["Api", "Metrics"]
+__all__ = ["Api", "Live", "Metrics"]

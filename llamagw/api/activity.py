@@ -8,29 +8,33 @@ from typing import Any
 from twisted.internet.interfaces import IReactorTime
 
 from llamagw.errors import BadRequest
-from llamagw.observe import Activity
+from llamagw.observe import Activity, Outcome
 from llamagw.proxy import Request, checked_name
 
 #: How many requests are told if the query does not say.
 COUNT = 100
 
+_OUTCOMES = [outcome.value for outcome in Outcome]
+
 
 def entries(request: Request, activity: Activity, clock: IReactorTime) -> list[dict[str, Any]]:
     """
-    The requests that a query asks for: ``model``, ``status``, ``since``, ``limit``.
+    The requests that a query asks for: ``model``, ``status``, ``outcome``, ``since``, ``limit``.
 
     :param clock: whose seconds the records have
     :return: newest first
     :raises BadRequest: if a value is not what it should be
     """
-    model = _last(request, "model")
-    status, since = _number(request, "status", 0), _number(request, "since", 0.0)
+    model, outcome = _last(request, "model"), _last(request, "outcome")
+    if outcome is not None and outcome not in _OUTCOMES:
+        raise BadRequest(f"?outcome= must be one of {', '.join(_OUTCOMES)}.", param="outcome")
     return activity.entries(
         time.time() - clock.seconds(),
-        None if model is None else checked_name(model),
-        int(status) or None,
-        since,
-        int(_number(request, "limit", COUNT)),
+        model=None if model is None else checked_name(model),
+        status=int(_number(request, "status", 0)) or None,
+        outcome=outcome,
+        since=_number(request, "since", 0.0),
+        count=int(_number(request, "limit", COUNT)),
     )
 
 

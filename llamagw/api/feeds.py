@@ -1,5 +1,6 @@
 """
-Streams that the gateway itself writes: changes of the models' states, and an engine's output.
+Streams that the gateway itself writes: changes of the models' states, an engine's output, and
+events that others send (live.py).
 
 Nothing is buffered for a client that does not read: what it misses is left out, and when it reads
 again it gets a new snapshot, or a note that lines are missing. The number of streams is limited.
@@ -7,27 +8,30 @@ again it gets a new snapshot, or a note that lines are missing. The number of st
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import msgspec
 from twisted.internet.interfaces import IPushProducer, IReactorTime
 from twisted.internet.task import LoopingCall
 from zope.interface import implementer
 
-from llamagw.api.listing import router_event
+from llamagw.api.listing import progress_event, router_event
 from llamagw.errors import ServerBusy
-from llamagw.fleet import Change, Dispatcher
+from llamagw.fleet import Change, Dispatcher, Progress
 from llamagw.proxy import Request
 
 #: Seconds between comments in a stream of events, so that proxies do not close it as idle.
 PING_SEC = 15.0
+
+#: Seconds between events that tell how far models are.
+PROGRESS_SEC = 1.0
 
 #: Maximum number of streams at a time: each takes time at every change.
 MOST_FOLLOWERS = 64
 
 
 @implementer(IPushProducer)
-class _Feed:
+class Feed:
     """
     One stream to one client.
 
@@ -39,7 +43,7 @@ class _Feed:
     def __init__(self, request: Request, content_type: bytes, again: Callable[[], None]) -> None:
         self._request = request
         self._again = again
-        self._paused = self._missed = False
+        self._paused = self._missed = self._over = False
         self._hooks: list[Callable[[], object]] = []
         request.notifyFinish().addErrback(lambda _: self._stop())
         head = [(b"Content-Type", content_type), (b"Cache-Control", b"no-cache")]
@@ -47,21 +51,27 @@ class _Feed:
         request.registerProducer(self, True)
 
     def __repr__(self) -> str:
-        return f"<_Feed to {self._request!r}{', paused' if self._paused else ''}>"
+        return f"<Feed to {self._request!r}{', paused' if self._paused else ''}>"
 
     def until_end(self, stop: Callable[[], object]) -> None:
         """
         Register a function to be called when the feed ends, or the client disconnects.
 
-        :param stop: called once, without arguments
+        :param stop: called once, without arguments; at once if the feed has ended
         """
         self._hooks.append(stop)
+        if self._over:
+            self._stop()
 
-    def send(self, data: bytes) -> None:
-        """Write data, or leave it out while the client does not read."""
+    def send(self, data: bytes, passing: bool = False) -> None:
+        """
+        Write data, or leave it out while the client does not read.
+
+        :param passing: whether it is out of date soon anyway, and so not missed
+        """
         if self._paused:
-            self._missed = True
-        elif data:
+            self._missed = self._missed or not passing
+        elif data and not self._over:
             self._request.pass_on(data)
 
     def end(self) -> None:
@@ -72,6 +82,7 @@ class _Feed:
             self._request.finish()
 
     def _stop(self) -> None:
+        self._over = True
         hooks, self._hooks = self._hooks, []
         for stop in hooks:
             stop()
@@ -100,11 +111,20 @@ class Feeds:
     def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
         self._dispatcher = dispatcher
         self._clock = clock
-        self._open: set[_Feed] = set()
+        self._open: set[Feed] = set()
+        #: Those of `changes`, and the loop that tells them how far models are: it runs while there
+        #: are any.
+        self._watching: set[Feed] = set()
+        self._ticking = LoopingCall(self._tick)
+        self._ticking.clock = clock
+        #: The models of which it was told in the last turn.
+        self._told: set[str] = set()
 
     def changes(self, request: Request) -> None:
         """
         ``GET /models/sse``: an event for the state of every model, then one for each change.
+
+        While models load or have requests in their queues: one for each of these every second.
 
         :raises ServerBusy: if `MOST_FOLLOWERS` feeds are open
         """
@@ -122,7 +142,10 @@ class Feeds:
                 for report in dispatcher.report()
             ]
             # In one write: if it were paused within a snapshot, it would start over each time.
-            feed.send(b"".join(_event(router_event(c, "model_status")) for c in changes))
+            told = b"".join(_event(router_event(c, "model_status")) for c in changes)
+            progress = dispatcher.progress()
+            self._told |= progress.keys()
+            feed.send(told + _progress(progress))
 
         def changed(change: Change | None) -> None:
             if change is None:
@@ -130,13 +153,28 @@ class Feeds:
             else:
                 feed.send(_event(router_event(change)))
 
-        feed = self._begin(request, b"text/event-stream", snapshot)
+        feed = self.events(request, snapshot)
+        self._watching.add(feed)
+        if not self._ticking.running:
+            self._ticking.start(PROGRESS_SEC, now=False)
+        feed.until_end(lambda: self._watch_no_more(feed))
         snapshot()
         feed.until_end(dispatcher.watch(changed))
-        ping = LoopingCall(feed.send, b": still here\n\n")
-        ping.clock = self._clock
-        ping.start(PING_SEC, now=False)
-        feed.until_end(ping.stop)
+
+    def _watch_no_more(self, feed: Feed) -> None:
+        self._watching.discard(feed)
+        if not self._watching and self._ticking.running:
+            self._ticking.stop()
+            self._told.clear()
+
+    def _tick(self) -> None:
+        """Tell all who watch how far each model is that loads or is waited for, then once more."""
+        progress = self._dispatcher.progress(self._told)
+        self._told = {name for name, how in progress.items() if how.state in ("loading", "waiting")}
+        if progress:
+            data = _progress(progress)
+            for feed in list(self._watching):
+                feed.send(data, passing=True)
 
     def log(self, request: Request, name: str, count: int) -> None:
         """
@@ -161,13 +199,27 @@ class Feeds:
         feed.until_end(log.follow(lambda lines: feed.send(as_text(lines))))
         feed.until_end(self._dispatcher.watch(ended))
 
-    def _begin(self, request: Request, content_type: bytes, again: Callable[[], None]) -> _Feed:
+    def events(self, request: Request, again: Callable[[], None]) -> Feed:
+        """
+        Begin a stream of events, with a comment now and then.
+
+        :param again: called when the client reads again after data was left out
+        :raises ServerBusy: if `MOST_FOLLOWERS` feeds are open
+        """
+        feed = self._begin(request, b"text/event-stream", again)
+        ping = LoopingCall(feed.send, b": still here\n\n", passing=True)
+        ping.clock = self._clock
+        ping.start(PING_SEC, now=False)
+        feed.until_end(ping.stop)
+        return feed
+
+    def _begin(self, request: Request, content_type: bytes, again: Callable[[], None]) -> Feed:
         if len(self._open) >= MOST_FOLLOWERS:
             raise ServerBusy(
                 f"{MOST_FOLLOWERS} clients follow events or logs already, as many as may.",
                 retry_after=5,
             )
-        feed = _Feed(request, content_type, again)
+        feed = Feed(request, content_type, again)
         self._open.add(feed)
         feed.until_end(lambda: self._open.discard(feed))
         return feed
@@ -185,6 +237,11 @@ def last(lines: Sequence[str], count: int) -> Sequence[str]:
 def as_text(lines: Iterable[str]) -> bytes:
     """Lines as the body of a text/plain answer."""
     return "".join(f"{line}\n" for line in lines).encode()
+
+
+def _progress(of: Mapping[str, Progress]) -> bytes:
+    """Events of how far models are, by name."""
+    return b"".join(_event(progress_event(name, progress)) for name, progress in of.items())
 
 
 def _event(value: object) -> bytes:

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from llamagw.config import ModelConfig, is_pattern
-from llamagw.fleet import Change, ModelReport
+from llamagw.fleet import Change, ModelReport, Progress
 from llamagw.models import file_size
 
 #: A description of a model by its engine (`llamagw.launch.described`), {} if unknown; or an entry.
@@ -90,6 +90,9 @@ def router_entry(report: ModelReport, model: ModelConfig, description: Described
         entry["memory"] = report.memory
     if report.waiting_for is not None:
         entry |= {"waiting_sec": report.waiting_sec, "waiting_for": report.waiting_for}
+    for key in ("usual_sec", "load_sec", "unloads_in_sec"):
+        if (seconds := getattr(report, key)) is not None:
+            entry[key] = seconds
     if report.replicas:
         entry["replicas"] = report.replicas
     return entry
@@ -104,6 +107,11 @@ def router_event(change: Change, event: str = "status_change") -> Described:
     data = _status(change)
     data = {"status": data.pop("value"), **data}
     return {"model": change.model, "event": event, "data": data}
+
+
+def progress_event(name: str, progress: Progress) -> Described:
+    """How far a model is, as an event of ``GET /models/sse`` that the router does not have."""
+    return {"model": name, "event": "progress", "data": progress}
 
 
 def _facts(model: ModelConfig, description: Described) -> Described:

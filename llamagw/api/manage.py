@@ -1,5 +1,5 @@
 """
-Management: load and unload models, follow their states, read their engines' output.
+Management: load, unload and pin models, follow their states, read their engines' output.
 
 Requests and answers have the format of llama-server's router (tools/server/README.md of llama.cpp).
 """
@@ -7,17 +7,17 @@ Requests and answers have the format of llama-server's router (tools/server/READ
 from __future__ import annotations
 
 import re
+from typing import TypeVar
 
 import msgspec
 from msgspec import Struct
-from twisted.internet.interfaces import IReactorTime
 
 from llamagw.api.feeds import Feeds, as_text, last
 from llamagw.errors import BadRequest
 from llamagw.fleet import Dispatcher
 from llamagw.proxy import Request, by_query, checked_name
 
-#: Maximum size, in bytes, of the body of a request to load or unload, which only names a model.
+#: Maximum size, in bytes, of the body of an order to load, unload or pin, which only names a model.
 MOST_ACTION = 16 * 1024
 
 
@@ -35,17 +35,29 @@ class ModelAction(Struct):
     force: bool = False
 
 
+class Pin(Struct):
+    """
+    The body of /models/pin.
+
+    :ivar model: the model's name or alias
+    :ivar pinned: whether it is never evicted from now on
+    """
+
+    model: str
+    pinned: bool = True
+
+
 class Management:
     """
     Handles the requests of management.
 
     :param dispatcher: carries them out
-    :param clock: the reactor, or a Clock
+    :param feeds: the streams
     """
 
-    def __init__(self, dispatcher: Dispatcher, clock: IReactorTime) -> None:
+    def __init__(self, dispatcher: Dispatcher, feeds: Feeds) -> None:
         self._dispatcher = dispatcher
-        self._feeds = Feeds(dispatcher, clock)
+        self._feeds = feeds
         #: Configured names of models that are being loaded for clients that do not wait.
         self._loading: set[str] = set()
 
@@ -56,7 +68,7 @@ class Management:
         :raises GatewayError: if the body is invalid, there is no such model, or it is known that
             the model cannot be loaded
         """
-        action = _action(request)
+        action = _action(request, ModelAction)
         name = self._dispatcher.catalogue.own_name(action.model)
         if action.wait:
             await self._dispatcher.load(name)
@@ -77,8 +89,18 @@ class Management:
 
         :raises GatewayError: if the body is invalid, there is no such model, or it is remote
         """
-        action = _action(request)
+        action = _action(request, ModelAction)
         await self._dispatcher.unload(action.model, action.force)
+
+    def pin(self, request: Request) -> None:
+        """
+        Pin or unpin a model, until its configuration changes.
+
+        :raises GatewayError: if the body is invalid, there is no such model, it is remote, or too
+            many are pinned
+        """
+        pin = _action(request, Pin)
+        self._dispatcher.pin(pin.model, pin.pinned)
 
     def changes(self, request: Request) -> None:
         """
@@ -106,16 +128,20 @@ class Management:
         return as_text(last(self._dispatcher.log(name).lines, int(count)))
 
 
-def _action(request: Request) -> ModelAction:
+_Action = TypeVar("_Action", ModelAction, Pin)
+
+
+def _action(request: Request, kind: type[_Action]) -> _Action:
     """
     Parse the body.
 
-    :raises BadRequest: if it is not a JSON object with a string `model`, or too long
+    :param kind: what it is to be
+    :raises BadRequest: if it is not a JSON object with what that needs, or too long
     """
     if len(request.body) > MOST_ACTION:
         raise BadRequest(f"The body is over {MOST_ACTION} bytes; it needs to name a model only.")
     try:
-        action = msgspec.json.decode(request.body, type=ModelAction)
+        action = msgspec.json.decode(request.body, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         what = str(error) if request.body else "it is empty"
         raise BadRequest(

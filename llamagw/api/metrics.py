@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from llamagw import __version__
 from llamagw.dialects import route_of
-from llamagw.fleet import Dispatcher, Turn
+from llamagw.fleet import LOADS, UNLOADS, Dispatcher, ModelReport, Turn
 from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families
 from llamagw.proxy import Request
 
@@ -98,7 +98,7 @@ class Metrics:
         try:
             engines = await self._dispatcher.metrics()
             accept = f"{_OPEN}; version=1.0.0" if is_open else ""
-            text = exposition(self.counts, self.gauges(), engines, accept)
+            text = exposition(self.families(), engines, accept)
             told = self._told[is_open] = _Told(self._clock.seconds(), *text)
         except Exception:
             told = Failure()
@@ -109,13 +109,15 @@ class Metrics:
 
     def families(self) -> Iterator[Family]:
         """All of the gateway's own metrics: the counters, and the state of the moment."""
-        yield from families(self.counts)
-        yield from self.gauges()
-
-    def gauges(self) -> Iterator[Gauge]:
-        """The state of the moment; of many models, of those that are busy or failed."""
         many = len(self._dispatcher.config.models) > MOST_MODELS
         reports = self._dispatcher.report(busy=many)[:MOST_MODELS]
+        if not many:
+            local = (report.id for report in reports if not report.elsewhere)
+            self.counts.expect(local, LOADS, UNLOADS)
+        yield from families(self.counts)
+        yield from self._gauges(reports)
+
+    def _gauges(self, reports: list[ModelReport]) -> Iterator[Gauge]:
         yield Gauge(
             "llamagw_build_info",
             "The gateway's version, and what it runs on.",

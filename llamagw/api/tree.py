@@ -22,11 +22,13 @@ from twisted.internet.task import deferLater
 from twisted.python.failure import Failure
 from werkzeug.exceptions import MethodNotAllowed as WerkzeugMethodNotAllowed
 from werkzeug.exceptions import NotFound as WerkzeugNotFound
-from werkzeug.routing import RequestRedirect
+from werkzeug.routing import PathConverter, RequestRedirect
 
 from llamagw import __version__, web
 from llamagw.api.activity import entries
+from llamagw.api.feeds import Feeds
 from llamagw.api.listing import Described, model_entries, model_list, router_entry
+from llamagw.api.live import Live
 from llamagw.api.manage import Management
 from llamagw.api.metrics import Metrics
 from llamagw.config import ModelConfig
@@ -84,6 +86,13 @@ def _guarded(handler: Callable[..., Any]) -> Callable[..., Any]:
     return guarded
 
 
+class _Id(PathConverter):
+    """The id of a request in a path; it may have slashes, and begin with one."""
+
+    regex = ".+?"
+    part_isolating = False
+
+
 class Api:
     """
     The gateway's HTTP interface.
@@ -93,12 +102,14 @@ class Api:
     :param clock: the reactor, or a Clock
     :param metrics: answers ``GET /metrics``
     :param activity: the last requests
+    :param live: those that are under way
     """
 
     app = Klein()
 
     # So that a doubled slash is answered with 404 instead of a redirect.
     app.url_map.merge_slashes = False
+    app.url_map.converters["id"] = _Id
 
     def __init__(
         self,
@@ -107,14 +118,17 @@ class Api:
         clock: IReactorTime,
         metrics: Metrics,
         activity: Activity,
+        live: Live,
     ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
         self._clock = clock
         self._started = clock.seconds()
-        self._management = Management(dispatcher, clock)
+        self._feeds = Feeds(dispatcher, clock)
+        self._management = Management(dispatcher, self._feeds)
         self._metrics = metrics
         self._activity = activity
+        self._live = live
 
     @property
     def tree(self) -> KleinResource:
@@ -215,6 +229,13 @@ class Api:
         await self._management.unload(request)
         return _json(request, {"success": True})
 
+    @app.route("/models/pin", methods=["POST"])
+    @_guarded
+    def pin(self, request: Request) -> bytes:
+        """Pin or unpin a model."""
+        self._management.pin(request)
+        return _json(request, {"success": True})
+
     @app.route("/models/sse", methods=["GET"])
     @_guarded
     def changes(self, request: Request) -> Deferred[None]:
@@ -238,6 +259,26 @@ class Api:
     def activity(self, request: Request) -> bytes:
         """The last requests for models."""
         return _json(request, {"data": entries(request, self._activity, self._clock)})
+
+    @app.route("/activity/sse", methods=["GET"])
+    @_guarded
+    def live(self, request: Request) -> Deferred[None]:
+        """Stream what happens to the requests that are under way."""
+        self._live.follow(request, self._feeds)
+        return Deferred()
+
+    @app.route("/activity/<id:request_id>", methods=["GET"])
+    @_guarded
+    def request(self, request: Request, request_id: str) -> bytes:
+        """One request, with its content if that is kept."""
+        request.responseHeaders.setRawHeaders(b"Cache-Control", [b"no-store"])
+        return _json(request, self._live.told(request_id))
+
+    @app.route("/activity/<id:request_id>/cancel", methods=["POST"])
+    @_guarded
+    def cancel(self, request: Request, request_id: str) -> bytes:
+        """End a request that is under way."""
+        return _json(request, {"success": True, "cancelled": self._live.cancel(request_id)})
 
     async def _model_entries(self) -> list[Described]:
         entries: list[Described] = []

@@ -1,8 +1,8 @@
 """
 A blocking client of a running gateway's management API, over HTTP, HTTPS or a unix socket.
 
-Uses the standard library's http.client, which is enough for three GETs (one a stream of lines) and
-two POSTs. Every failure becomes one line for the user.
+Uses the standard library's http.client, which is enough for a few GETs (two are streams of lines)
+and POSTs. Every failure becomes one line for the user.
 """
 
 from __future__ import annotations
@@ -97,6 +97,48 @@ class Client:
         # No timeout, here and below: the gateway limits how long a load or an unload takes.
         self._json("POST", "/models/load", {"model": name, "wait": True}, endless=True)
 
+    def order(self, name: str) -> None:
+        """
+        Have a model loaded, without waiting for it.
+
+        :param name: its name or an alias
+        :raises Failed: when it is known at once that it cannot be loaded
+        """
+        self._json("POST", "/models/load", {"model": name})
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """
+        Pin or unpin a model, until its configuration changes.
+
+        :param name: its name or an alias
+        :param pinned: whether it is never evicted
+        :raises Failed: when that is not possible
+        """
+        self._json("POST", "/models/pin", {"model": name, "pinned": pinned})
+
+    def own_name(self, name: str) -> str:
+        """
+        The configured name of a model.
+
+        :param name: this, or an alias
+        :raises Failed: when there is no such model
+        """
+        answer = self._json("GET", f"/v1/models/{quote(name)}")
+        return str(answer.get("alias_of") or name)
+
+    def changes(self) -> Iterator[dict[str, Any]]:
+        """
+        The events of the models: their states, each change, and how far those are that load.
+
+        :return: yields the events, until the gateway ends the stream
+        :raises Failed: when the connection breaks off
+        """
+        for line in self._lines("/models/sse"):
+            if line.startswith("data: "):
+                event = json.loads(line.removeprefix("data: "))
+                if isinstance(event, dict):
+                    yield event
+
     def unload(self, name: str, force: bool) -> None:
         """
         Unload a model; returns when its instances have ended.
@@ -127,7 +169,10 @@ class Client:
         :return: yields the lines
         :raises Failed: when the connection breaks off
         """
-        path = _logs(name, most) + "&follow=true"
+        return self._lines(_logs(name, most) + "&follow=true")
+
+    def _lines(self, path: str) -> Iterator[str]:
+        """The lines of an answer, as they come."""
         with self._ask("GET", path, endless=True) as response, self._one_line():
             begun = b""
             # Not readline(), which does not distinguish a lost connection from the end.

@@ -237,5 +237,5 @@ def completion(shell: str) -> None:
 
 for command in (serve.run, serve.stop, serve.reload, serve.status):
     cli.add_command(command)
-for command in (remote.ps, remote.load, remote.unload, remote.logs):
+for command in (remote.ps, remote.load, remote.unload, remote.pin, remote.unpin, remote.logs):
     cli.add_command(command)

@@ -1,5 +1,5 @@
 """
-The commands that talk to a running gateway: ps, load, unload, logs.
+The commands that talk to a running gateway: ps, load, unload, pin, unpin, logs.
 
 Their options and their output; the requests are made by client.py.
 """
@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llamagw.cli import show
+from llamagw.cli import show, waiting
 from llamagw.cli.client import Client, Failed, configured_url, names
-from llamagw.text import harmless
+from llamagw.text import harmless, span
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -117,7 +117,8 @@ def ps(client: Client, as_json: bool) -> None:
 
     Those in memory come first, each group in the order of the configuration. RSS is the memory that
     the engine has in use, FILE the part of it that is mapped from files, such as the weights. Below
-    the table: why a model has failed, and what requests wait for. In a narrow terminal PORT,
+    the table: why a model has failed, what requests wait for, how far a load is, when an idle model
+    is unloaded, and which are pinned. In a narrow terminal PORT,
     CONTEXT, FILE and SIZE are left out, as far as need be; in a pipe nothing is.
     """
     answer = client.models()
@@ -135,7 +136,10 @@ def ps(client: Client, as_json: bool) -> None:
         if number:
             row[1] = click.style(row[1], fg=_COLOURS.get(row[1].strip()))
         click.echo(show.GAP.join(row).rstrip())
-    notes = [note for model in models for note in (_failure(model), _wait(model)) if note]
+    notes = [note for model in models for note in _notes(model) if note]
+    pinned = [model["id"] for model in models if model.get("pinned")]
+    if pinned:
+        notes.append(f"pinned: {', '.join(pinned)}")
     if notes:
         click.echo()
     for note in notes:
@@ -186,6 +190,25 @@ def _ago(moment: float) -> str:
     return show.ago(max(time.time() - moment, 0))
 
 
+def _notes(model: dict[str, Any]) -> tuple[str, ...]:
+    return _failure(model), _wait(model), _load(model), _idle(model)
+
+
+def _load(model: dict[str, Any]) -> str:
+    """How far the model's load is; "" if it is not loading."""
+    seconds, usual = model.get("load_sec"), model.get("usual_sec")
+    if _status(model) != "loading" or seconds is None:
+        return ""
+    of = "" if usual is None else f", usually {span(round(usual) or usual)}"
+    return f"{model['id']} has been loading for {span(seconds)}{of}"
+
+
+def _idle(model: dict[str, Any]) -> str:
+    """When the model is unloaded if nobody asks for it; "" if it is not."""
+    seconds = model.get("unloads_in_sec")
+    return "" if seconds is None else f"{model['id']} is unloaded in {span(seconds)} if not used"
+
+
 def _failure(model: dict[str, Any]) -> str:
     """Why the model has failed, and when; "" if it has not."""
     error, failed_at = model["status"].get("error"), model["status"].get("failed_at")
@@ -200,25 +223,33 @@ def _wait(model: dict[str, Any]) -> str:
     if not count or seconds is None:
         return ""
     first = "1 waits" if count == 1 else f"{count} wait, the first"
-    return f"{model['id']}: {first} for {show.span(seconds)}, for {model.get('waiting_for')}"
+    return f"{model['id']}: {first} for {span(seconds)}, for {model.get('waiting_for')}"
 
 
 @click.command(
     epilog="""\b
 Examples:
   llamagw load qwen2.5-7b
-  llamagw load qwen2.5-7b && echo ready"""
+  llamagw load qwen2.5-7b && echo ready
+  llamagw load --no-wait qwen2.5-7b"""
 )
 @_gateway_command
 @_name_argument
+@click.option("--wait/--no-wait", default=True, help="Wait until it is loaded.  [default: wait]")
 @json_option
-def load(client: Client, name: str, as_json: bool) -> None:
+def load(client: Client, name: str, wait: bool, as_json: bool) -> None:
     """
     Load a model, and wait until it is.
 
+    Meanwhile a bar in the terminal, or lines on stderr, tell what it waits for and how far it is,
+    by how long its loads took before. Ctrl-C ends that with 130; a load that has begun goes on.
     When it cannot be loaded, the engine's last words are told, and the exit code is 1.
     """
-    _manage(name, "loaded", as_json, lambda: client.load(name))
+    if wait:
+        _manage(name, "loaded", as_json, lambda: waiting.load(client, name))
+    else:
+        client.order(name)
+        _tell(name, "asked for", as_json)
 
 
 @click.command(
@@ -239,6 +270,52 @@ def unload(client: Client, name: str, force: bool, as_json: bool) -> None:
     failure of one that has failed is forgotten.
     """
     _manage(name, "unloaded", as_json, lambda: client.unload(name, force))
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  llamagw pin qwen2.5-7b
+  llamagw pin qwen2.5-7b && llamagw load qwen2.5-7b"""
+)
+@_gateway_command
+@_name_argument
+@json_option
+def pin(client: Client, name: str, as_json: bool) -> None:
+    """
+    Keep a model in memory, once it is loaded.
+
+    No other model takes its room. An unload and its idle timeout unload it all the same. That lasts
+    until `llamagw unpin`, until a reload changes its configuration, or until the gateway ends.
+    """
+    client.pin(name, True)
+    _tell(name, "pinned", as_json)
+
+
+@click.command(
+    epilog="""\b
+Examples:
+  llamagw unpin qwen2.5-7b"""
+)
+@_gateway_command
+@_name_argument
+@json_option
+def unpin(client: Client, name: str, as_json: bool) -> None:
+    """
+    Let others take the room of a model again.
+
+    Of one that the configuration pins too: until a reload changes its configuration, or the gateway
+    ends.
+    """
+    client.pin(name, False)
+    _tell(name, "not pinned", as_json)
+
+
+def _tell(name: str, status: str, as_json: bool) -> None:
+    if as_json:
+        print_json({"model": name, "status": status})
+    else:
+        click.echo(f"{name} is {status}")
 
 
 def _manage(name: str, done: str, as_json: bool, action: Callable[[], None]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from llamagw.text import span
+
 GAP = "  "
 
 #: How many lines a note may have on a terminal.
@@ -41,18 +43,6 @@ def ago(seconds: float) -> str:
     :param seconds: since then
     """
     return "just now" if seconds < 5 else f"{span(seconds)} ago"
-
-
-def span(seconds: float) -> str:
-    """
-    A length of time for people, such as ``3 min``.
-
-    :param seconds: its length
-    """
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
-        if seconds >= length:
-            return f"{int(seconds // length)} {unit}"
-    return f"{int(seconds)} s"
 
 
 def note(text: str, width: int | None = None) -> str:

@@ -24,7 +24,7 @@ from llamagw.config.resolved import (
     RemoteModel,
     Replica,
 )
-from llamagw.config.schema import ConfigFile, ModelEntry, OtelEntry, ReplicaEntry
+from llamagw.config.schema import CaptureEntry, ConfigFile, ModelEntry, OtelEntry, ReplicaEntry
 from llamagw.config.walk import environment, fields, takes, texts
 
 
@@ -47,11 +47,16 @@ def load(path: str) -> Config:
 def _config(document: Document, raw: dict[Any, Any]) -> Config:
     fault = document.fault
     meant = rules.meant_at_top(raw)
-    apart = {"models", "otel"}
+    apart = {"models", "capture", "otel"}
     file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", apart, meant)})
     names = rules.NameRules(fault)
     models = list(_models(document, raw["models"], names)) if "models" in raw else []
-    names.default_model(file.default_model, names.check_aliases())
+    known = names.check_aliases()
+    names.default_model(file.default_model, known)
+    if "capture" in raw:
+        file = replace(file, capture=_capture(document, raw["capture"]))
+        names.captured(file.capture.models, known)
+        rules.capture(fault, file, raw["capture"])
     if "default_model" not in raw and len(models) == 1:
         file = replace(file, default_model=models[0].name)
     if file.llama_server_path:
@@ -80,6 +85,15 @@ def _otel(document: Document, raw: dict[Any, Any]) -> Otel | None:
     before = len(document.faults)
     entry = OtelEntry(**fields(document, OtelEntry, given, "otel"))
     return collector.settings(document.fault, entry) if len(document.faults) == before else None
+
+
+def _capture(document: Document, raw: Any) -> CaptureEntry:
+    """What is said about content to be kept; nothing is, where it is faulty."""
+    if isinstance(raw, dict):
+        return CaptureEntry(**fields(document, CaptureEntry, raw, "capture"))
+    wanted = takes(ConfigFile)["capture"]
+    document.fault("capture", f"expected {wanted}, got {show(raw)}")
+    return CaptureEntry()
 
 
 def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[ModelConfig]:

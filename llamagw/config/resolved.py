@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from msgspec import Struct
 
 from llamagw.config.addresses import origin, speaks_tls
-from llamagw.config.schema import ConfigFile, ModelEntry
+from llamagw.config.schema import CaptureEntry, ConfigFile, ModelEntry
 
 
 class Replica(Struct, frozen=True, kw_only=True):
@@ -193,6 +193,7 @@ class Config(Struct, frozen=True, kw_only=True):
     engine_log: Literal["warn", "all", "none"]
     log_format: Literal["text", "json"]
     activity_size: int
+    capture: CaptureEntry
     otel: Otel | None
 
     @classmethod

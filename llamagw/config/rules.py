@@ -9,6 +9,7 @@ been reported already (walk.py), and is its default here.
 from __future__ import annotations
 
 import difflib
+import fnmatch
 import math
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -56,6 +57,9 @@ CORS_NAMES = frozenset(
         b"max-age",
     )
 )
+
+#: The most that may be kept of the content of requests, in MB (2^20 bytes).
+MOST_CAPTURED_MB = 256
 
 #: Flags that the gateway sets itself: with another value it would not reach its own backend.
 _OWN_FLAGS = {"--host", "--port", "-m", "--model"}
@@ -163,13 +167,32 @@ class NameRules:
         :param name: its value; None if it is not set
         :param known: all names and aliases
         """
-        if name is None or not known:
+        if name is None or not known or self._names().find(name):
             return
-        if Names(zip(self._index, self._aliases.values(), strict=True)).find(name) is not None:
-            return
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"
-        self._fault("default_model", f'no model is called "{name}"; {hint}')
+        self._fault("default_model", f'no model is called "{name}"; {_hint(name, known)}')
+
+    def captured(self, patterns: Iterable[str], known: Collection[str]) -> None:
+        """
+        Each of the models in ``capture`` is one.
+
+        :param patterns: names, or patterns of them
+        :param known: all names and aliases
+        """
+        names = self._names()
+        for number, pattern in enumerate(patterns):
+            if known and not (names.find(pattern) or fnmatch.filter(known, pattern)):
+                self._fault(
+                    f"capture.models[{number}]",
+                    f'no model is called "{pattern}"; {_hint(pattern, known)}',
+                )
+
+    def _names(self) -> Names:
+        return Names(zip(self._index, self._aliases.values(), strict=True))
+
+
+def _hint(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f'did you mean "{near[0]}"?' if near else f"known are {', '.join(known)}"
 
 
 def own_flags(fault: Report, arguments: Iterable[str], place: str) -> None:
@@ -291,6 +314,36 @@ def bodies(fault: Report, file: ConfigFile) -> None:
             "max_bodies_mb",
             f"is {together:g}, less than the {one:g} MB of one body (max_body_mb); "
             f"raise it, or lower max_body_mb",
+        )
+
+
+def capture(fault: Report, file: ConfigFile, given: object) -> None:
+    """
+    ``capture`` says both of which models and of how many requests, and these are not too much.
+
+    :param fault: reports a fault
+    :param file: the file
+    :param given: the value of ``capture`` in it
+    """
+    kept = file.capture
+    if not isinstance(given, dict):
+        return
+    if kept.models and "requests" not in given:
+        fault("capture.requests", "is missing; a whole number, 0 to 10000, is needed")
+    if kept.requests and "models" not in given:
+        fault("capture.models", 'is missing; a list of models is needed, ["*"] for all')
+    total = kept.requests * 2 * kept.max_kb / 1024
+    if total > MOST_CAPTURED_MB:
+        fault(
+            "capture.requests",
+            f"{kept.requests} requests with {kept.max_kb} KB of either body are {total:g} MB; "
+            f"lower requests or max_kb, to {MOST_CAPTURED_MB} MB at most",
+        )
+    if kept.requests > file.activity_size:
+        fault(
+            "capture.requests",
+            f"is {kept.requests}, more than the {file.activity_size} requests that are kept at "
+            "all (activity_size); raise that, or lower this",
         )
 
 

@@ -51,6 +51,10 @@ _SwapAfter = Annotated[
     Meta(description='"auto", or a number of seconds, 0 or more, a year at most'),
 ]
 _Kept = Annotated[int, Meta(ge=0, le=100_000, description="a whole number, 0 to 100000")]
+_Captured = Annotated[int, Meta(ge=0, le=10_000, description="a whole number, 0 to 10000")]
+_Kilobytes = Annotated[
+    int, Meta(ge=1, le=1024, description="a whole number of kilobytes, 1 to 1024")
+]
 _Megabytes = Annotated[
     float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
 ]
@@ -66,6 +70,13 @@ _Aliases = Annotated[
     Meta(
         description="a list of names or patterns of 1 to 256 characters, "
         'such as ["gpt-4o", "gpt-4*"]'
+    ),
+]
+_Patterns = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH, pattern=TEXT)]],
+    Meta(
+        max_length=100,
+        description='a list of up to 100 names or patterns of models, such as ["qwen*"] or ["*"]',
     ),
 ]
 _Keys = Annotated[
@@ -202,6 +213,20 @@ class OtelEntry(Struct, frozen=True, kw_only=True):
     sample: _Share | None = None
 
 
+class CaptureEntry(Struct, frozen=True, kw_only=True):
+    """
+    The value of ``capture:``: for which requests the content is kept in memory.
+
+    :ivar models: names that requests ask for, names of models, or patterns of either
+    :ivar requests: how many requests, the last ones; 0 for none
+    :ivar max_kb: how much of either body, in units of 1024 bytes
+    """
+
+    models: _Patterns = []
+    requests: _Captured = 0
+    max_kb: _Kilobytes = 64
+
+
 class ConfigFile(Struct, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -232,6 +257,10 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     engine_log: _EngineLog = "warn"
     log_format: _LogFormat = "text"
     activity_size: _Kept = 1000
+    capture: Annotated[
+        CaptureEntry,
+        Meta(description='keys such as {models: ["*"], requests: 50, max_kb: 64}'),
+    ] = msgspec.field(default_factory=CaptureEntry)
     #: None for none, unless the OTEL_ variables ask for it.
     otel: Annotated[
         OtelEntry | None, Meta(description='keys such as {endpoint: "http://127.0.0.1:4318"}')

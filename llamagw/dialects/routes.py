@@ -282,6 +282,13 @@ OWN = (
         Scope.MANAGE,
     ),
     Own(
+        "POST",
+        "/models/pin",
+        '`{"model": …}`: it is not evicted any more, until its configuration changes; with '
+        '`"pinned": false` it may be',
+        Scope.MANAGE,
+    ),
+    Own(
         "GET",
         "/metrics",
         "without `model`: of the whole gateway and of the engines that are loaded, for Prometheus",
@@ -290,11 +297,36 @@ OWN = (
     Own(
         "GET",
         "/activity",
-        "the last requests, newest first; `?model=`, `&status=`, `&since=` (seconds since the "
-        "epoch), `&limit=`",
+        "the last requests, newest first; `?model=`, `&status=`, `&outcome=`, `&since=` (seconds "
+        "since the epoch), `&limit=`",
         Scope.OBSERVE,
     ),
-    Own("GET", "/models/sse", "an event for each change of a model's state", Scope.OBSERVE),
+    Own(
+        "GET",
+        "/activity/sse",
+        "what happens to the requests under way: begun, moved on, ended",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
+        "/activity/{id}",
+        "one request, by its `X-Request-Id`; with what was asked and answered, if `capture` "
+        "keeps it",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "POST",
+        "/activity/{id}/cancel",
+        "ends a request that is under way, wherever it is; needs no body",
+        Scope.MANAGE,
+    ),
+    Own(
+        "GET",
+        "/models/sse",
+        "an event for each change of a model's state, and one a second while it loads or is waited "
+        "for",
+        Scope.OBSERVE,
+    ),
     Own(
         "GET",
         "/models/logs",
@@ -321,7 +353,7 @@ INFERENCE = frozenset(
 
 #: An example of a POST's body, by path.
 BODIES = {path: route.body for route in ROUTES if route.body for path in route.paths} | {
-    own.path: _MODEL for own in OWN if own.method == "POST"
+    own.path: _MODEL for own in OWN if own.method == "POST" and "{" not in own.path
 }
 
 #: The scope of each method, by path; for paths with a variable part, by what precedes it.

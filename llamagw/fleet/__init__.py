@@ -8,6 +8,18 @@ Other packages import the names below, never from the modules.
 from llamagw.fleet.dispatch import Dispatcher
 from llamagw.fleet.lease import Lease
 from llamagw.fleet.report import Change, ModelReport, ReplicaReport
-from llamagw.fleet.turns import Turn
+from llamagw.fleet.standing import Progress, Standing
+from llamagw.fleet.turns import LOADS, UNLOADS, Turn
 
-__all__ = ["Change", "Dispatcher", "Lease", "ModelReport", "ReplicaReport", "Turn"]
+__all__ = [
+    "LOADS",
+    "UNLOADS",
+    "Change",
+    "Dispatcher",
+    "Lease",
+    "ModelReport",
+    "Progress",
+    "ReplicaReport",
+    "Standing",
+    "Turn",
+]

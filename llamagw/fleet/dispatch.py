@@ -21,6 +21,7 @@ from twisted.python.failure import Failure
 
 from llamagw.config import Config
 from llamagw.errors import BadRequest, QueueTimeout
+from llamagw.fleet import pins
 from llamagw.fleet.actions import in_words
 from llamagw.fleet.alarm import Alarm
 from llamagw.fleet.catalogue import Catalogue
@@ -41,6 +42,7 @@ from llamagw.fleet.registry import LaunchersOf, Registry, freest
 from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
+from llamagw.fleet.standing import Progress, Standing, Standings, progress
 from llamagw.fleet.turns import Turn, turn_of
 from llamagw.fleet.waits import Waits
 from llamagw.launch import Asks, Log
@@ -82,6 +84,7 @@ class Dispatcher:
         # Aliases of the registry's dicts: a look-up costs no function call.
         self._instances = self._registry.instances
         self._entries = self._registry.entries
+        self._standings = Standings(self.scheduler.models, self.scheduler.room, self._usual)
         self._unloads: dict[str, list[Deferred[None]]] = {}
         self._alarm = Alarm(clock, self._tick)
         self._drained: Deferred[None] | None = None
@@ -126,7 +129,38 @@ class Dispatcher:
         if not deferred.called:
             patience = self.config.queue_timeout_sec
             waiter.timer = self._clock.callLater(patience, self._timed_out, waiter)
+            self._standings.add(waiter, self._now())
         return deferred
+
+    def standing(self, waiting: Deferred[Lease]) -> Standing | None:
+        """
+        Where a request stands that waits.
+
+        :param waiting: from `acquire`
+        :return: None if it does not wait any more
+        """
+        return self._standings.of(waiting, self._now())
+
+    def standings(self) -> dict[Deferred[Lease], Standing]:
+        """Where all requests stand that wait, by the Deferreds that `acquire` has returned."""
+        return self._standings.all(self._now())
+
+    def progress(self, more: Iterable[str] = ()) -> dict[str, Progress]:
+        """
+        How far the models are that load on this machine, or have requests in their queues.
+
+        :param more: names of further ones, if they are still configured
+        :return: by name
+        """
+        models, room = self.scheduler.models, self.scheduler.room
+        keys = {model.key for model in self._standings.models()}
+        keys.update(model.key for model in room.in_memory if model.status is Status.LOADING)
+        names = {*(self._entries[key].model.name for key in keys), *more}
+        return {
+            name: progress(self.catalogue.find(name), models, room, self._now())
+            for name in sorted(names)
+            if name in self.catalogue
+        }
 
     def load(self, name: str) -> Deferred[None]:
         """
@@ -182,6 +216,20 @@ class Dispatcher:
         self._touch(instance.key)
         self._run(self.scheduler.unload(instance.key, self._now(), force))
         return gone
+
+    def pin(self, name: str, pinned: bool) -> None:
+        """
+        Pin or unpin a model, until its configuration changes.
+
+        :param name: as in `acquire`
+        :param pinned: whether it is never evicted
+        :raises ModelNotFound: if no model has this name
+        :raises BadRequest: if it is remote, or too many are pinned
+        """
+        key = self.catalogue.find(name).instances[0].key
+        models = self.scheduler.models
+        pins.check(models[key], pinned, models.values(), self.config.max_loaded_models)
+        self._run(self.scheduler.pin(key, pinned, self._now()))
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
         """
@@ -433,6 +481,10 @@ class Dispatcher:
 
     def _status_of(self, instance: Instance) -> Status:
         return self.scheduler.models[instance.key].status
+
+    def _usual(self, key: str) -> float | None:
+        """What a load of an instance usually takes, in seconds."""
+        return self._instances[key].launcher.usual()
 
     def _now(self) -> float:
         return self._clock.seconds()

@@ -247,8 +247,10 @@ class Instance:
 
     def loaded(self) -> None:
         assert self.life is not None, "an instance that is ready has a run"
+        took = self._clock.seconds() - self.life.since
+        self.launcher.took(took)
         if self.launcher.takes_room or self._logged != set():
-            line = self.launcher.ready_line(self._clock.seconds() - self.life.since)
+            line = self.launcher.ready_line(took)
             _log.info("{name} {line}", name=self.model.name, line=line)
         self._logged = set()
         if self.model.idle_unload_sec:

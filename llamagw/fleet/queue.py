@@ -36,6 +36,14 @@ class Line:
         """When the first ticket joined, in seconds on the scheduler's clock; must not be empty."""
         return next(iter(self._since.values()))
 
+    def place(self, ticket: Hashable) -> int:
+        """
+        The place of a ticket in the line, from 1; walks past those before it.
+
+        :raises ValueError: if the ticket is not in the queue
+        """
+        return list(self._since).index(ticket) + 1
+
     def join(self, ticket: Hashable, now: float) -> None:
         """
         Add a ticket at the end.

@@ -11,9 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable
 
 from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
 
 from llamagw.config import Config
 from llamagw.errors import ModelNotFound
+from llamagw.fleet import pins
 from llamagw.fleet.actions import Action
 from llamagw.fleet.catalogue import Catalogue, diff
 from llamagw.fleet.instance import Settings
@@ -22,6 +24,8 @@ from llamagw.fleet.registry import Registry, freest
 from llamagw.fleet.report import Watchers
 from llamagw.fleet.scheduler import Scheduler
 from llamagw.launch import Log
+
+_log = Logger(namespace="llamagw.fleet")
 
 
 class Reload:
@@ -77,6 +81,7 @@ class Reload:
             self._catalogue.put(self._registry.add(model, log, settings))
         self._catalogue.apply(new)
         self._requeue(waiters, names)
+        self._give_up_pins(new.max_loaded_models)
         self._run(
             self._scheduler.limits(
                 limit=new.max_loaded_models,
@@ -88,6 +93,17 @@ class Reload:
         for instance in self._registry.instances.values():
             instance.check_every(new.health_check_sec)
         return [model.name for model in plan.added]
+
+    def _give_up_pins(self, limit: int) -> None:
+        """Have the models pinned that the configuration pins, if more would be too many."""
+        models = self._scheduler.models
+        if not pins.too_many(models.values(), limit):
+            return
+        for entry in self._catalogue:
+            key = entry.instances[0].key
+            if models[key].pinned and not entry.model.pinned:
+                _log.warn("{name} is not pinned any more: too many are", name=entry.model.name)
+                self._run(self._scheduler.pin(key, False, self._clock.seconds()))
 
     def _requeue(self, waiters: Iterable[Hashable], names: dict[str, str]) -> None:
         """

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from llamagw.fleet.catalogue import Entry
-from llamagw.fleet.model import Model, Status
+from llamagw.fleet.model import IN_MEMORY, Model, Status
 from llamagw.fleet.waits import Waits
 from llamagw.launch import Memory
 from llamagw.listeners import Listeners
@@ -66,6 +66,10 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar memory: what its run has in use on this machine; None if it has none, or it is not known
     :ivar waiting_sec: seconds that the first of its waiters has waited; None if none waits
     :ivar waiting_for: for what, such as "room: `b` is busy"
+    :ivar usual_sec: what a load of it usually takes; None if that is not known
+    :ivar load_sec: what its load has taken, so far if it is loading; None if it is not in memory
+    :ivar unloads_in_sec: seconds until its idle timeout, if it is not used before; None if it has
+        none, or is not idle
     :ivar replicas: its remote servers; empty for a local model
     """
 
@@ -83,6 +87,9 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     memory: Memory | None = None
     waiting_sec: float | None = None
     waiting_for: str | None = None
+    usual_sec: float | None = None
+    load_sec: float | None = None
+    unloads_in_sec: float | None = None
     replicas: list[ReplicaReport] = []
 
 
@@ -225,7 +232,7 @@ def report(
         in_flight=sum(m.in_flight for m in of_scheduler),
         waiting=sum(len(m.waiting) for m in of_scheduler),
         last_used=since_epoch + max(used) if used else None,
-        pinned=entry.model.pinned,
+        pinned=of_scheduler[0].pinned,
         elsewhere=not takes_room,
         exit_code=now.exit_code,
         error=now.error,
@@ -233,6 +240,9 @@ def report(
         memory=first.life.run.memory() if first.life else None,
         waiting_sec=wait and wait.seconds,
         waiting_for=wait and wait.reason,
+        usual_sec=first.launcher.usual(),
+        load_sec=_load_sec(of_scheduler[0], waits.now) if takes_room else None,
+        unloads_in_sec=_idle_for(of_scheduler[0], entry.model.idle_unload_sec, waits.now),
         replicas=[]
         if takes_room
         else [
@@ -240,6 +250,22 @@ def report(
             for instance, model in zip(entry.instances, of_scheduler, strict=True)
         ],
     )
+
+
+def _load_sec(model: Model, now: float) -> float | None:
+    """See `ModelReport`."""
+    if model.status is Status.LOADING:
+        return round(now - model.started_at, 3)
+    was_loaded = model.status in IN_MEMORY and model.loaded_at >= model.started_at
+    return round(model.loaded_at - model.started_at, 3) if was_loaded else None
+
+
+def _idle_for(model: Model, limit: float, now: float) -> float | None:
+    """See `ModelReport.unloads_in_sec`."""
+    idle = model.status is Status.READY and not model.leaving and not model.in_flight
+    if not (limit and idle) or model.last_used is None:
+        return None
+    return round(max(model.last_used + limit - now, 0.0), 3)
 
 
 def replica_report(url: str, model: Model, since_epoch: float) -> ReplicaReport:

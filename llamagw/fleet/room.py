@@ -200,6 +200,10 @@ class Room:
         self._stoppable.renew()
         self._open.renew()
 
+    def place_of(self, model: Model) -> int | None:
+        """The place of a model in `wanting`, from 1; None if it is not there."""
+        return None if model.place is None else bisect_left(self.wanting, model.place) + 1
+
     @property
     def free(self) -> int:
         """How many more models fit (4); less than 0 when the limit was lowered."""

@@ -80,7 +80,7 @@ from llamagw.fleet.actions import (
     unloaded_by_force,
 )
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
-from llamagw.fleet.room import Room
+from llamagw.fleet.room import Room, is_closing
 
 __all__ = [
     "Action",
@@ -263,6 +263,19 @@ class Scheduler:
         self._leave(model, Why.IDLE)
         return self._settle(now, model), None
 
+    def pin(self, key: str, pinned: bool, now: float) -> list[Action]:
+        """
+        Pin a model, or unpin it. One that closes because its room is needed opens again.
+
+        :param pinned: whether it is never evicted from now on; not all that fit may be pinned
+        """
+        model = self.models[key]
+        model.pinned = pinned
+        actions: list[Action] = []
+        if self._opens_when_pinned(model):
+            self._open(model, now, actions)
+        return actions + self._settle(now, model)
+
     # Changes of the configuration, and the end
 
     def limits(
@@ -430,6 +443,10 @@ class Scheduler:
             return limit
         assert model.last_used is not None, "a model that is ready was loaded"
         return model.last_used + limit - now
+
+    def _opens_when_pinned(self, model: Model) -> bool:
+        """Whether a model was to be evicted that is pinned now (3); else it would stay closed."""
+        return model.pinned and is_closing(model) and not self.draining
 
     def _kill(self, model: Model, now: float) -> list[Action]:
         """Unload it by force (9)."""

@@ -9,7 +9,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from llamagw.fleet.instance import Event, Exited, Hung, Loaded, LoadFailed
-from llamagw.fleet.model import Model, Status
+from llamagw.fleet.model import Model, Status, Why
+
+#: The outcomes of loads, and the reasons of unloads.
+LOADS = ("loaded", "failed")
+UNLOADS = (*(why.value for why in Why), "crash", "hang")
 
 
 class Turn(NamedTuple):
@@ -18,8 +22,7 @@ class Turn(NamedTuple):
 
     :ivar model: its name
     :ivar load: whether it is about a load
-    :ivar how: of a load, ``loaded`` or ``failed``; of an unload its reason: ``room``, ``idle``,
-        ``asked``, ``reload``, ``end``, ``crash`` or ``hang``
+    :ivar how: of a load, one of `LOADS`; of an unload its reason, one of `UNLOADS`
     :ivar seconds: what the load took; 0 if it failed
     """
 
@@ -37,7 +40,7 @@ def turn_of(event: Event, name: str, before: Status, model: Model) -> Turn | Non
     :param model: the scheduler's, after the event
     """
     if isinstance(event, Loaded):
-        return Turn(name, True, "loaded", model.load_sec or 0.0)
+        return Turn(name, True, "loaded", model.loaded_at - model.started_at)
     if isinstance(event, LoadFailed) or (isinstance(event, Exited) and before is Status.LOADING):
         return Turn(name, True, "failed")
     if isinstance(event, Hung):

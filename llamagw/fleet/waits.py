@@ -37,14 +37,15 @@ class Waits:
 
     :param room: the scheduler's
     :param now: seconds on the scheduler's clock
+    :ivar now: as given
     """
 
     def __init__(self, room: Room, now: float) -> None:
         self._room = room
-        self._now = now
+        self.now = now
 
     def __repr__(self) -> str:
-        return f"<Waits at {self._now} for {self._room}>"
+        return f"<Waits at {self.now} for {self._room}>"
 
     def of(self, models: Iterable[Model]) -> Wait | None:
         """
@@ -56,13 +57,14 @@ class Waits:
         if not waited:
             return None
         first = min(waited, key=lambda model: model.waiting.since)
-        return Wait(round(self._now - first.waiting.since, 3), self._reason(first))
+        return Wait(round(self.now - first.waiting.since, 3), self.reason(first))
 
-    def _reason(self, model: Model) -> str:
+    def reason(self, model: Model) -> str:
+        """What the requests in a model's queue wait for, as in `Wait`."""
         if model.status is Status.LOADING:
             return "its server to be reached" if model.takes_no_room else "its load"
         if model.status is Status.FAILED:
-            return f"its restart in {max(model.retry_at - self._now, 0):.0f} s"
+            return f"its restart in {max(model.retry_at - self.now, 0):.0f} s"
         if model.status is Status.UNLOADED:
             return self._for_room
         if model.status is Status.READY and not model.leaving:

@@ -8,6 +8,7 @@ modules are private.
 
 from llamagw.launch.advice import Note
 from llamagw.launch.base import ENGINE, Exit, Launcher, Memory, Run, Watch
+from llamagw.launch.durations import Durations
 from llamagw.launch.httpprobe import HttpProbe
 from llamagw.launch.known import Known
 from llamagw.launch.launchers import Launchers
@@ -20,6 +21,7 @@ from llamagw.launch.processes import Processes
 __all__ = [
     "ENGINE",
     "Asks",
+    "Durations",
     "Exit",
     "Health",
     "HttpProbe",

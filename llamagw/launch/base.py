@@ -134,3 +134,13 @@ class Launcher(Protocol):
 
         :param seconds: since it was launched
         """
+
+    def took(self, seconds: float) -> None:
+        """
+        Learn how long a load of it has taken.
+
+        :param seconds: since it was launched
+        """
+
+    def usual(self) -> float | None:
+        """What a load of it usually takes, in seconds; None if that is not known."""

@@ -68,6 +68,16 @@ def default_folder() -> str:
     return os.path.join(tempfile.gettempdir(), f"llamagw-{os.getuid()}")
 
 
+def is_ours(folder: str) -> bool:
+    """Whether a folder exists (it is made if not), is ours, and is writable by us only."""
+    try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
+        found = os.lstat(folder)
+    except OSError:
+        return False
+    return found.st_uid == os.getuid() and not found.st_mode & 0o022
+
+
 class Leftovers:
     """
     The file of this gateway, and those of earlier ones.
@@ -89,7 +99,7 @@ class Leftovers:
         Blocks until they have ended, at most `PATIENCE` seconds.
         """
         gateway = Known.of(os.getpid())
-        if gateway is None or not self._safe():
+        if gateway is None or not is_ours(self._folder):
             _log.warn("no state is kept: {folder} is not ours alone", folder=self._folder)
             return
         ended: list[psutil.Process] = []
@@ -139,15 +149,6 @@ class Leftovers:
             with contextlib.suppress(OSError):
                 os.unlink(self._path)
             self._path = None
-
-    def _safe(self) -> bool:
-        """Whether the folder exists (it is made if not), is ours, and is writable by us only."""
-        try:
-            os.makedirs(self._folder, mode=0o700, exist_ok=True)
-            found = os.lstat(self._folder)
-        except OSError:
-            return False
-        return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
     def _write(self) -> None:
         if self._path is None:

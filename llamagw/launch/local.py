@@ -315,3 +315,11 @@ class LocalLauncher:
     def ready_line(self, seconds: float) -> str:
         """See `Launcher.ready_line`."""
         return f"is loaded ({seconds:.1f} s)"
+
+    def took(self, seconds: float) -> None:
+        """See `Launcher.took`."""
+        self._processes.durations.add(self._model, seconds)
+
+    def usual(self) -> float | None:
+        """See `Launcher.usual`: from earlier loads, those before a restart too."""
+        return self._processes.durations.usual(self._model)

@@ -17,6 +17,7 @@ from llamagw.config import Config, ConfigError
 from llamagw.launch.advice import Note
 from llamagw.launch.base import Memory
 from llamagw.launch.command import become
+from llamagw.launch.durations import Durations
 from llamagw.launch.effort import Effort
 from llamagw.launch.known import Known
 from llamagw.launch.leftovers import Leftovers
@@ -39,6 +40,7 @@ class Processes:
     :param config: for the binary, the ports and the timeouts
     :param leftovers: records each process
     :param probe: probes engines while they load
+    :param durations: learns how long loads take
     :ivar known: the flags of the binary, and the models' files
     """
 
@@ -46,9 +48,15 @@ class Processes:
     who_listens = staticmethod(who_listens)
 
     def __init__(
-        self, reactor: Reactor, config: Config, leftovers: Leftovers, probe: Probe
+        self,
+        reactor: Reactor,
+        config: Config,
+        leftovers: Leftovers,
+        probe: Probe,
+        durations: Durations,
     ) -> None:
         self.reactor = reactor
+        self.durations = durations
         self.leftovers = leftovers
         self.probe = probe
         self.config = config

@@ -75,6 +75,13 @@ class RemoteLauncher:
         """See `Launcher.ready_line`."""
         return f"is reached at {self.name}"
 
+    def took(self, seconds: float) -> None:
+        """See `Launcher.took`: nothing is loaded here."""
+
+    def usual(self) -> float | None:
+        """See `Launcher.usual`: nothing is loaded here."""
+        return None
+
 
 class RemoteRun:
     """

@@ -6,13 +6,15 @@ Listens only; other rooms make records, and none of them knows who hears of them
 """
 
 from llamagw.observe.access import HERE, log
-from llamagw.observe.activity import Activity, entry
+from llamagw.observe.activity import Activity, beginning, entry
+from llamagw.observe.capture import Capture, Captured
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
+from llamagw.observe.export import Export, Names
 from llamagw.observe.families import Family, families
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
 from llamagw.observe.scrape import exposition
-from llamagw.observe.telemetry import Export, Names, Telemetry, telemetry
+from llamagw.observe.telemetry import Telemetry, telemetry
 from llamagw.observe.trace import Trace
 from llamagw.observe.usage import Usage, reason_of, usage_of
 
@@ -20,6 +22,8 @@ __all__ = [
     "HERE",
     "MOST_MODELS",
     "Activity",
+    "Capture",
+    "Captured",
     "Counts",
     "Export",
     "Family",
@@ -30,6 +34,7 @@ __all__ = [
     "Telemetry",
     "Trace",
     "Usage",
+    "beginning",
     "entry",
     "exposition",
     "families",

@@ -1,7 +1,7 @@
 """
 The last requests for models, for whoever looks: a ring of their records.
 
-Nothing of what was asked or answered is in it.
+Of what was asked and answered there is only what capture.py has kept.
 """
 
 from __future__ import annotations
@@ -43,7 +43,14 @@ class Activity:
         self._records.append(record)
 
     def entries(
-        self, since_epoch: float, model: str | None, status: int | None, since: float, count: int
+        self,
+        since_epoch: float,
+        *,
+        model: str | None = None,
+        status: int | None = None,
+        outcome: str | None = None,
+        since: float = 0.0,
+        count: int,
     ) -> list[dict[str, Any]]:
         """
         What is told of them, newest first.
@@ -51,6 +58,7 @@ class Activity:
         :param since_epoch: seconds since the epoch at which the reactor's clock was 0
         :param model: only those for this model, by the name asked or the configured one
         :param status: only those with this status
+        :param outcome: only those with this value of `Outcome`
         :param since: only those that ended after this time, in seconds since the epoch
         :param count: so many at most
         """
@@ -58,9 +66,18 @@ class Activity:
         for record in reversed(self._records):
             if len(found) >= count or record.last + since_epoch <= since:
                 break
-            if model in (None, record.model, record.asked) and status in (None, record.status):
+            if (
+                model in (None, record.model, record.asked)
+                and status in (None, record.status)
+                and outcome in (None, record.outcome.value)
+            ):
                 found.append(entry(record, since_epoch))
         return found
+
+    def find(self, request_id: str) -> Record | None:
+        """The last record with this id; None without one."""
+        found = (record for record in reversed(self._records) if record.id == request_id)
+        return next(found, None)
 
 
 def entry(record: Record, since_epoch: float) -> dict[str, Any]:
@@ -70,16 +87,8 @@ def entry(record: Record, since_epoch: float) -> dict[str, Any]:
     :param since_epoch: seconds since the epoch at which the reactor's clock was 0
     """
     arrived = record.last if record.arrived is None else record.arrived
-    first = None if record.first is None else round(record.first - arrived, 6)
-    told: dict[str, Any] = {
-        "id": record.id,
-        "time": round(arrived + since_epoch, 3),
-        "client": record.client,
-        "method": harmless(record.method.decode(errors="replace"), 20),
-        "path": harmless(record.path.decode(errors="replace"), PATH),
-        "asked": harmless(record.asked or "", PATH),
-        "model": record.model or None,
-        "stream": record.stream,
+    told = {
+        **beginning(record, since_epoch),
         "status": record.status or None,
         "outcome": record.outcome.value,
         "error": record.error or None,
@@ -89,8 +98,9 @@ def entry(record: Record, since_epoch: float) -> dict[str, Any]:
         "bytes_out": record.bytes_out,
         "waited_sec": round(record.waited, 6),
         "load_sec": round(record.load_sec, 6),
-        "first_byte_sec": first,
+        "first_byte_sec": None if record.first is None else round(record.first - arrived, 6),
         "total_sec": round(record.last - arrived, 6),
+        "captured": record.captured is not None and not record.captured.dropped,
     }
     usage = record.usage
     if usage is not None:
@@ -102,3 +112,22 @@ def entry(record: Record, since_epoch: float) -> dict[str, Any]:
         told["prompt_sec"] = usage.prompt_sec
         told["completion_sec"] = usage.completion_sec
     return told
+
+
+def beginning(record: Record, since_epoch: float) -> dict[str, Any]:
+    """
+    What is told of a request as soon as it has arrived; see `entry`.
+
+    :param since_epoch: seconds since the epoch at which the reactor's clock was 0
+    """
+    arrived = record.last if record.arrived is None else record.arrived
+    return {
+        "id": record.id,
+        "time": round(arrived + since_epoch, 3),
+        "client": record.client,
+        "method": harmless(record.method.decode(errors="replace"), 20),
+        "path": harmless(record.path.decode(errors="replace"), PATH),
+        "asked": harmless(record.asked or "", PATH),
+        "model": record.model or None,
+        "stream": record.stream,
+    }

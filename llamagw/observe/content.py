@@ -12,8 +12,8 @@ from typing import Any
 
 import msgspec
 
-#: Bytes of either body that are kept, and characters of an attribute.
-MOST_KEPT, MOST = 64 * 1024, 16 * 1024
+#: Characters of an attribute.
+MOST = 16 * 1024
 
 #: Messages of one attribute, and parts of a message, at most.
 MOST_MESSAGES = 200

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from llamagw.observe.record import Outcome, Record
@@ -162,6 +162,24 @@ class Counts:
     def count_unload(self, model: str, why: str) -> None:
         """Count the end of a model's run."""
         self.unloads[self.label(model), why] += 1
+
+    def expect(self, models: Iterable[str], loads: Sequence[str], unloads: Sequence[str]) -> None:
+        """
+        Have the loads and unloads of models counted from 0, not from the first one.
+
+        Prometheus does not see the first step of a counter that was not there before.
+
+        :param models: their names; `MOST_MODELS` are told apart
+        :param loads: the outcomes of loads
+        :param unloads: the reasons of unloads
+        """
+        for model in models:
+            if len(self.loads) >= MOST_MODELS * len(loads):
+                return
+            for outcome in loads:
+                self.loads.setdefault((model, outcome), 0)
+            for reason in unloads:
+                self.unloads.setdefault((model, reason), 0)
 
     def label(self, name: str) -> str:
         """

@@ -39,12 +39,12 @@ from twisted.logger import Logger
 from twisted.web.http_headers import Headers
 
 from llamagw.observe.counts import Counts
+from llamagw.observe.export import Export, Names
 from llamagw.observe.families import Family
 from llamagw.observe.genai import GenAi
 from llamagw.observe.meters import metrics_data
 from llamagw.observe.record import Record
 from llamagw.observe.spans import Origin, Spans
-from llamagw.observe.telemetry import Export, Names
 from llamagw.observe.trace import Trace
 from llamagw.text import harmless
 
@@ -219,6 +219,7 @@ class Exporting:
     ) -> None:
         self._names = names
         self._families = families
+        self._content = export.content
         self._reactor = reactor
         self._begun = time.time_ns()
         self._complaints = _Complaints(reactor)
@@ -278,6 +279,7 @@ class Exporting:
             upstream_id=self._ids.generate_span_id(),
             sampled=decision.decision.is_sampled(),
             parent=parent if parent is not None and parent.is_valid else None,
+            keeps_content=self._content,
         )
 
     def tell(self, record: Record) -> None:

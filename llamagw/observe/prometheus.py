@@ -7,7 +7,7 @@ series are fetched and passed in by api/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
@@ -20,8 +20,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
-from llamagw.observe.counts import Counts, Gauge
-from llamagw.observe.families import Distribution, Sum, families
+from llamagw.observe.counts import Gauge
+from llamagw.observe.families import Distribution, Family, Sum
 
 #: What is read of one engine's metrics, in bytes; build 10068 has some 3,000.
 MOST_OF_ENGINE = 64 * 1024
@@ -33,15 +33,10 @@ _ENGINES = "llamacpp:"
 _MISSPELT = b"\nllamacpp_"
 
 
-class _Collector:
-    """Makes the families of metrics from the counters, when they are asked for."""
-
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
-
-    def collect(self) -> Iterator[Metric]:
-        for family in families(self._counts):
-            yield _counter(family) if isinstance(family, Sum) else _histogram(family)
+def _metric(family: Family) -> Metric:
+    if isinstance(family, Sum):
+        return _counter(family)
+    return _histogram(family) if isinstance(family, Distribution) else _gauge(family)
 
 
 def _counter(counter: Sum) -> Metric:
@@ -79,13 +74,11 @@ class _Given:
 
 
 def exposition(
-    counts: Counts, gauges: Iterable[Gauge], engines: Mapping[str, bytes], accept: str
+    families: Iterable[Family], engines: Mapping[str, bytes], accept: str
 ) -> tuple[bytes, str]:
     """All metrics as text; see `llamagw.observe.exposition`."""
-    more = [*map(_gauge, gauges), *_labelled(engines)]
     registry = CollectorRegistry()
-    registry.register(_Collector(counts))
-    registry.register(_Given(more))
+    registry.register(_Given([*map(_metric, families), *_labelled(engines)]))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

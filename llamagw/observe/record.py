@@ -11,6 +11,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from llamagw.observe.capture import Captured
 from llamagw.observe.trace import Trace
 from llamagw.observe.usage import Usage
 
@@ -65,6 +66,7 @@ class Record(Struct, kw_only=True):
     :ivar bytes_out: size of the answer's body
     :ivar error: the code of the gateway's own error; "" without one
     :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
+    :ivar captured: its content, if that is kept
     :ivar trace: its spans; None while none are exported
     """
 
@@ -91,6 +93,7 @@ class Record(Struct, kw_only=True):
     error: str = ""
     reason: str = ""
     usage: Usage | None = None
+    captured: Captured | None = None
     trace: Trace | None = None
 
     @property
@@ -104,7 +107,7 @@ class Record(Struct, kw_only=True):
 
     @property
     def waited(self) -> float:
-        """Seconds in the queue of its model."""
+        """Seconds in the queue of its model; of a request that has ended, or was admitted."""
         if self.queued is None:
             return 0.0
         return (self.last if self.admitted is None else self.admitted) - self.queued

@@ -15,9 +15,10 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, TraceFlags
 from opentelemetry.trace.status import Status, StatusCode
 
+from llamagw.observe.content import content
+from llamagw.observe.export import Names
 from llamagw.observe.genai import PROVIDER
 from llamagw.observe.record import Outcome, Record
-from llamagw.observe.telemetry import Names
 from llamagw.observe.trace import Trace
 from llamagw.text import harmless
 
@@ -164,6 +165,9 @@ class Spans:
                 "gen_ai.usage.output_tokens": usage.completion,
                 "gen_ai.usage.cache_read.input_tokens": usage.cached,
             }
+        if trace.content is not None:
+            told = trace.content.told()
+            found |= content(told["request"]["body"], told["response"]["body"])
         return {name: value for name, value in found.items() if value is not None}
 
     def _context(self, trace: Trace, span_id: int) -> SpanContext:

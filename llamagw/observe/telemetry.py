@@ -5,12 +5,11 @@ takes memory and half a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from msgspec import Struct
-
 from llamagw.observe.counts import Counts
+from llamagw.observe.export import Export, Names
 from llamagw.observe.families import Family
 from llamagw.observe.record import Record
 from llamagw.observe.trace import Trace
@@ -18,42 +17,6 @@ from llamagw.observe.trace import Trace
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
     from twisted.web.http_headers import Headers
-
-
-class Export(Struct, frozen=True, kw_only=True):
-    """
-    What is exported, and where to.
-
-    :ivar endpoint: the collector's address, without ``/v1/traces``; None if the environment says it
-    :ivar headers: sent to it; empty if the environment says them
-    :ivar content: whether prompts and answers are exported
-    :ivar sample: the share of requests that get spans, of those whose client has not decided it;
-        None if the environment says it
-    :ivar spans: whether spans are exported
-    :ivar metrics: whether metrics are exported
-    """
-
-    endpoint: str | None = None
-    headers: Mapping[str, str] = {}
-    content: bool = False
-    sample: float | None = None
-    spans: bool = True
-    metrics: bool = True
-
-
-class Names(Struct, frozen=True, kw_only=True):
-    """
-    What a path and a name are called.
-
-    :ivar route: the first path of a path's row, with ``{…}`` for a variable part; None for paths
-        that no model answers
-    :ivar operation: ``gen_ai.operation.name`` of a path; "" if it has none
-    :ivar known: whether a name is that of a configured model
-    """
-
-    route: Callable[[bytes], str | None]
-    operation: Callable[[bytes], str]
-    known: Callable[[str], bool]
 
 
 class Telemetry(Protocol):

@@ -15,6 +15,11 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from llamagw.observe.capture import Captured
+
+#: Bytes of either body that are kept to be exported.
+MOST_CONTENT = 64 * 1024
+
 #: Maximum size, in bytes, of a request's body in which its parameters are looked for.
 MOST_BODY = 1024 * 1024
 
@@ -55,6 +60,8 @@ class Trace(Struct, kw_only=True):
     :ivar max_tokens: the limit that the request gives; None without one
     :ivar response_id: the answer's; "" if it is not told
     :ivar reasons: why the answer's choices ended, each once
+    :ivar keeps_content: whether prompt and answer are exported too
+    :ivar content: these
     """
 
     trace_id: int
@@ -66,6 +73,8 @@ class Trace(Struct, kw_only=True):
     max_tokens: int | None = None
     response_id: str = ""
     reasons: Sequence[str] = ()
+    keeps_content: bool = False
+    content: Captured | None = None
 
     @property
     def header(self) -> bytes:
@@ -76,13 +85,19 @@ class Trace(Struct, kw_only=True):
             self.sampled,
         )
 
-    def asked(self, body: bytes) -> None:
+    def asked(self, target: bytes, body: bytes, captured: Captured | None) -> None:
         """
         Note what a request's body asks for; never fails.
 
+        :param target: path and query
         :param body: the whole body
+        :param captured: its content, if that is kept anyway
         """
-        if not self.sampled or len(body) > MOST_BODY:
+        if not self.sampled:
+            return
+        if self.keeps_content:
+            self.content = captured or Captured(target, (), body, MOST_CONTENT)
+        if len(body) > MOST_BODY:
             return
         try:
             found = _asked(body)

@@ -7,7 +7,7 @@ The `Site` makes one `Connections` and gives it to each `Channel`; HTTP is handl
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from twisted.internet.defer import Deferred
@@ -115,7 +115,14 @@ class Turns:
 
 
 class Closable(Protocol):
-    """A connection in the registry."""
+    """
+    A connection in the registry.
+
+    :ivar requests: those that it has; the first may be under way
+    """
+
+    @property
+    def requests(self) -> Sequence[object]: ...
 
     def close_when_idle(self) -> None:
         """Close now if idle, else after the answer under way."""

@@ -2,16 +2,19 @@
 One sending of a request to a backend over one connection, and the relaying of its answer.
 
 `send` writes the request; then the answer's bytes go from the connection to the client through an
-`Exchange`, one call for each read. Whether to retry is relay.py's decision.
+`Exchange`, one call for each read; through a `CapturingExchange`, if the content of the request is
+kept. Whether to retry is relay.py's decision.
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 from twisted.internet.defer import Deferred
 
 from llamagw.fleet import Lease
 from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
-from llamagw.observe import Record, reason_of, usage_of
+from llamagw.observe import Captured, Record, reason_of, usage_of
 from llamagw.proxy.call import Call
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import outgoing
@@ -46,12 +49,18 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     :param lease: on the instance that it is sent to
     :param upstream: an idle connection to the lease's address
     :return: fires when the whole answer was passed on; fails with `UpstreamLost`. Cancelling it
-        closes the connection: at once, or for a tunnel when all written bytes are sent
+        closes the connection: at once, or when all written bytes are sent if it was a tunnel whose
+        client has left
     :raises BadRequest: if the request cannot be changed as the model's configuration requires
     """
     # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
-    exchange = Exchange(request, call, lease, upstream)
+    record = request.record
+    captured = None if record is None else record.captured
+    if captured is None and record is not None and record.trace is not None:
+        captured = record.trace.content
+    kind = Exchange if captured is None else partial(CapturingExchange, captured)
+    exchange = kind(request, call, lease, upstream)
     upstream.send(
         _head(request, call, lease, target, body),
         body,
@@ -174,11 +183,37 @@ class Exchange:
         self.done.errback(error)
 
     def _cancelled(self, _: Deferred[None]) -> None:
-        if self._tunnel:
-            # The bytes that the client sent before it disconnected are still to arrive.
+        if self._tunnel and self._request.disconnected:
+            # The bytes that the client sent before that are still to arrive.
             self._upstream.hang_up()
         else:
             self._upstream.abort()
+
+
+class CapturingExchange(Exchange):
+    """
+    An exchange whose answer is captured; see `Exchange`.
+
+    :param captured: takes the answer
+    """
+
+    __slots__ = ("_captured",)
+
+    def __init__(
+        self, captured: Captured, request: Request, call: Call, lease: Lease, upstream: Upstream
+    ) -> None:
+        super().__init__(request, call, lease, upstream)
+        self._captured = captured
+
+    def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
+        if not self._begun and status != 101:
+            self._captured.answer.add(data)
+        # Else it is passed to `body`.
+        super().head(status, reason, headers, data, whole)
+
+    def body(self, data: bytes) -> None:
+        self._captured.answer.add(data)
+        super().body(data)
 
 
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:

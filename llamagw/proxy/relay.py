@@ -16,11 +16,12 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llamagw.config import Config
+from llamagw.config import NAME_LENGTH, Config
 from llamagw.dialects import INFERENCE
-from llamagw.errors import BackendLost, GatewayError, NotAllowed
+from llamagw.errors import BackendLost, GatewayError, NotAllowed, RequestCancelled
 from llamagw.fleet import Dispatcher, Lease
 from llamagw.net import Pool, Received, UpstreamLost, in_words
+from llamagw.observe import Capture, Record
 from llamagw.proxy.call import Call, Reader
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
@@ -48,6 +49,7 @@ class Relay:
     :param keepalive: seconds between comments in a stream that waits for its model; 0 for none
     :param poison_sec: seconds for which a request that has crashed two backends is refused; 0 for
         not at all
+    :ivar capture: keeps the content of requests, if `apply` says so
     :ivar poisoned: the requests that are refused
     """
 
@@ -64,11 +66,14 @@ class Relay:
         self._clock = clock
         self.keepalive = keepalive
         self.poisoned = Poisoned(clock, poison_sec)
+        self.capture = Capture()
 
     def apply(self, config: Config) -> None:
         """Take the settings from another configuration."""
         self.keepalive = config.stream_keepalive_sec
         self.poisoned.refuse_for(config.poison_sec)
+        kept = config.capture
+        self.capture.keep(kept.models, kept.requests, kept.max_kb * 1024)
 
     def render(self, request: Request, read: Reader) -> Deferred[None]:
         """
@@ -87,12 +92,15 @@ class Relay:
                 request.record.asked = call.model or self._dispatcher.config.default_model
                 request.record.stream = call.stream
                 request.record.bytes_in = len(request.body)
+                if self.capture.models:
+                    self._captures(request, request.record)
                 if request.record.trace is not None:
-                    request.record.trace.asked(request.body)
+                    request.record.trace.asked(request.uri, request.body, request.record.captured)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
-            # The client has disconnected.
-            return
+            if not request.unanswered:
+                return  # the client has disconnected
+            _cancelled(request)
         except GatewayError as error:
             if not request.startedWriting:
                 request.fail(error)
@@ -100,6 +108,17 @@ class Relay:
             request.pass_on(request.dialect.event(request.failed(error)))
         if request.unanswered:
             request.finish()
+
+    def _captures(self, request: Request, record: Record) -> None:
+        """Keep the content of a request that has arrived, if its model is one of those."""
+        asked = record.asked
+        if asked is None or len(asked) > NAME_LENGTH:
+            return
+        own = self._dispatcher.catalogue.names.find(asked)
+        if own is not None:
+            sent = request.requestHeaders.getAllRawHeaders()
+            headers = [(name, value) for name, values in sent for value in values]
+            record.captured = self.capture.begin((asked, own), request.uri, headers, request.body)
 
     async def _relay(self, request: Request, call: Call) -> None:
         """
@@ -162,17 +181,36 @@ class Relay:
         waiting = self._dispatcher.acquire(model, call.load, failed)
         if waiting.called:
             return await waiting
-        if request.record is not None and request.record.queued is None:
-            request.record.queued = self._clock.seconds()
-        if not self.keepalive or not call.stream:
-            return await waiting
-        comments = LoopingCall(_keep_alive, request)
-        comments.clock = self._clock
-        comments.start(self.keepalive, now=False)
+        record = request.record
+        if record is not None and record.queued is None:
+            record.queued = self._clock.seconds()
+            if record.trace is not None:
+                standing = self._dispatcher.standing(waiting)
+                record.trace.position = 0 if standing is None else standing.position
+        request.waiting = waiting
+        comments = None
+        if self.keepalive and call.stream:
+            comments = LoopingCall(self._keep_alive, request, waiting)
+            comments.clock = self._clock
+            comments.start(self.keepalive, now=False)
         try:
             return await waiting
         finally:
-            comments.stop()
+            request.waiting = None
+            if comments is not None:
+                comments.stop()
+
+    def _keep_alive(self, request: Request, waiting: Deferred[Lease]) -> None:
+        """
+        Show the client of a stream, and proxies before it, that the request is being processed.
+
+        The comment says how it stands.
+        """
+        if not request.startedWriting:
+            request.begin(200, b"OK", _STREAM, b"")
+        standing = self._dispatcher.standing(waiting)
+        if standing is not None:
+            request.pass_on(b": %b\n\n" % standing.in_words().encode())
 
     async def _attempt(self, request: Request, call: Call, lease: Lease) -> None:
         """
@@ -209,13 +247,6 @@ class Relay:
         await send(request, call, lease, upstream)
 
 
-def _keep_alive(request: Request) -> None:
-    """Show the client of a stream, and proxies before it, that the request is being processed."""
-    if not request.startedWriting:
-        request.begin(200, b"OK", _STREAM, b"")
-    request.pass_on(b": waiting for the model\n\n")
-
-
 def _permit(request: Request, call: Call, lease: Lease) -> None:
     """
     Check that a request may be sent with the gateway's own API key.
@@ -243,8 +274,27 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
     if not request.startedWriting:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error
     _log.warn("an answer broke off: {error}", error=str(error))
-    lost = BackendLost(f"The backend broke off in the middle of its answer: {error}.")
-    envelope = request.failed(lost)
+    _cut_short(request, BackendLost(f"The backend broke off in the middle of its answer: {error}."))
+
+
+def _cancelled(request: Request) -> None:
+    """Answer a request that was cancelled (`Request.cancel`) with that, or end its answer."""
+    if request.producer is not None:
+        # The connection to the backend, which is closed.
+        request.unregisterProducer()
+    if request.startedWriting:
+        _cut_short(request, RequestCancelled())
+    else:
+        request.fail(RequestCancelled())
+
+
+def _cut_short(request: Request, error: GatewayError) -> None:
+    """
+    End an answer that has begun with an event, for `finish` to follow, or cut it off.
+
+    :param error: why
+    """
+    envelope = request.failed(error)
     if request.streams_events:
         request.pass_on(request.dialect.event(envelope))
     else:

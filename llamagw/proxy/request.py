@@ -10,7 +10,7 @@ whose URL match would take longer than everything else. Both are given by the `S
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote_to_bytes
 
 from twisted.internet.defer import Deferred
@@ -27,6 +27,7 @@ from llamagw.errors import (
     InternalError,
     NotAllowed,
     PathNotFound,
+    RequestCancelled,
     ServerBusy,
 )
 from llamagw.net import IConnection, of_answer
@@ -35,6 +36,9 @@ from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, decoded_path
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
+
+if TYPE_CHECKING:
+    from llamagw.fleet import Lease
 
 _log = Logger(namespace="llamagw.server")
 
@@ -46,6 +50,10 @@ FREE_CHUNKS, CHUNK_BYTES = 4096, 512
 #: parsing slow. Lists of numbers have a sixth; text, images and audio much less. A backslash counts
 #: twice, since an escape takes twice as long.
 DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
+
+
+#: The reason phrases of statuses that Twisted does not know.
+_REASONS = {RequestCancelled.status: b"Cancelled"}
 
 
 class Routing(Protocol):
@@ -70,7 +78,8 @@ class Request(KnownRequest):
     :ivar routing: the site; None until the request has arrived
     :ivar record: what is known of it; None until it has arrived, and when it is told
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
-        disconnects
+        disconnects, and by `cancel`
+    :ivar waiting: what it waits for in the queue of its model; None when it does not
     :ivar streams_events: whether the answer is a stream of server-sent events
     :ivar open_to_all: whether any web page may read the answer if ``cors_origins`` has ``*``
     :ivar cacheable: whether a backend's ``Cache-Control`` is passed on; if not, a browser asks each
@@ -83,6 +92,7 @@ class Request(KnownRequest):
     record: Record | None = None
     cacheable = True
     answering: Deferred[None] | None = None
+    waiting: Deferred[Lease] | None = None
     streams_events = False
     routing: Routing | None = None
     channel: Channel
@@ -200,7 +210,13 @@ class Request(KnownRequest):
         routing: Routing = self.channel.site
         self.routing = routing
         given = self.requestHeaders.getRawHeaders(b"x-request-id")
-        self.record = Record(id=request_id(given), arrived=self.channel.connections.clock.seconds())
+        self.record = Record(
+            id=request_id(given),
+            arrived=self.channel.connections.clock.seconds(),
+            method=self.method,
+            path=self.path,
+            client=getattr(self.client, "host", HERE),
+        )
         if routing.trace is not None:
             self.record.trace = routing.trace(self.requestHeaders)
         if self.method == b"POST":
@@ -374,7 +390,7 @@ class Request(KnownRequest):
 
         :return: the body, for Klein to write
         """
-        self.setResponseCode(status)
+        self.setResponseCode(status, _REASONS.get(status))
         for name, value in headers:
             self.responseHeaders.setRawHeaders(name, [value])
         if body:
@@ -415,6 +431,11 @@ class Request(KnownRequest):
         # Else `finish` would write a last chunk, which marks the answer as complete.
         self.finished = 1
         self.channel.loseConnection()
+
+    def cancel(self) -> None:
+        """Have the relay end this request: its client gets `RequestCancelled`."""
+        if self.answering is not None:
+            self.answering.cancel()
 
     def processingFailed(self, reason: Failure) -> Failure:
         _log.failure("{method} {path} failed", reason, method=self.method, path=self.path)
@@ -459,8 +480,6 @@ class Request(KnownRequest):
         """Tell the record of this request, which has ended, unless that was done."""
         record, self.record = self.record, None
         if record is not None and self.routing is not None:
-            record.method, record.path = self.method, self.path
-            record.client = getattr(self.client, "host", HERE)
             record.status = self.code if self.startedWriting else 0
             record.bytes_out = self.sentLength
             record.last = self.channel.connections.clock.seconds()

@@ -79,6 +79,17 @@ class Site(server.Site):
             self._silence()
             self._silence = None
 
+    def under_way(self) -> list[Request]:
+        """The requests for models that have arrived, and that have not ended."""
+        return [
+            request
+            for channel in self.connections.open
+            for request in channel.requests
+            if isinstance(request, Request)
+            and request.record is not None
+            and request.record.asked is not None
+        ]
+
     def startFactory(self) -> None:
         """Does nothing: Twisted's would update the time of its log lines once a second."""
 

@@ -99,6 +99,7 @@ export function follow({ listed, changed, connected }) {
     };
     source.onmessage = ({ data }) => {
       const event = JSON.parse(data);
+      if (event.event === "progress") return; // no news of its state
       const one = [event.model, told(event.data.status, event.data)];
       if (early) early.push(one);
       else changed(...one);

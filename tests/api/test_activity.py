@@ -57,7 +57,23 @@ class ActivityTests(BenchTestCase):
         [refused] = self.told("?status=404")
         self.assertEqual(refused["outcome"], "refused")
         self.assertIn("nope", refused["reason"])
+        self.assertEqual([e["asked"] for e in self.told("?outcome=refused")], ["nope"])
+        self.assertEqual(len(self.told("?outcome=ok&limit=5")), 2)
         self.assertEqual(self.told(f"?since={time.time() + 60}"), [])
+
+    def test_one_is_found_by_its_id_and_of_several_the_newest(self) -> None:
+        for model in ("a", "b"):
+            self.bench.asks(request({"model": model}, headers=[("X-Request-Id", "x/1")]))
+        [answer] = self.bench.asks(request(path="/activity/x/1"))
+        told = answer.json()
+        self.assertEqual((told["asked"], told["captured"]), ("b", False))
+        self.assertEqual(told["id"], self.told("?limit=1")[0]["id"])
+        self.bench.client(request({"model": "small"}, headers=[("X-Request-Id", "x/1")]))
+        [answer] = self.bench.asks(request(path="/activity/x/1"))
+        self.assertEqual(answer.json()["state"], "processing")
+        [answer] = self.bench.asks(request(path="/activity/y"))
+        error = self.assert_envelope(answer, 404, open_to_all=False)
+        self.assertEqual(error["code"], "not_found")
 
     def test_who_only_looks_at_the_gateway_is_not_in_it(self) -> None:
         for path in ("/health", "/metrics", "/v1/models", "/nothing"):
@@ -73,7 +89,16 @@ class ActivityTests(BenchTestCase):
         self.assertEqual([e["asked"] for e in self.told()], ["c"])
 
     def test_a_query_that_is_none_is_refused(self) -> None:
-        for query in ("status=x", "since=nan", "since=-1", "limit=1e3", "limit=-1", "limit="):
+        for query in (
+            "status=x",
+            "since=nan",
+            "since=-1",
+            "limit=1e3",
+            "limit=-1",
+            "limit=",
+            "outcome=cancelled",
+            "outcome=",
+        ):
             [answer] = self.bench.asks(request(path=f"/activity?{query}"))
             error = self.assert_envelope(answer, 400, open_to_all=False)
             self.assertIn(f"?{query.partition('=')[0]}=", error["message"])
@@ -83,6 +108,6 @@ class ActivityTests(BenchTestCase):
         record = Record(id="x", arrived=0.0, asked="m\x1b[2J", path=b"/" * 9999)
         record.reason = "\r\n" * 9999
         activity.add(record)
-        [entry] = activity.entries(0.0, None, None, -1.0, 1)
+        [entry] = activity.entries(0.0, since=-1.0, count=1)
         self.assertTrue(entry["asked"].isprintable() and entry["reason"].isprintable())
         self.assertLess(len(entry["path"]) + len(entry["reason"]), 2 * (PATH + REASON))

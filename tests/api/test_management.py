@@ -158,7 +158,7 @@ class ListingTests(ManagementTestCase):
                 "id": "a", "aliases": ["gpt-4o"], "tags": [], "object": "model", "created": 0,
                 "owned_by": "llamagw", "context_size": 4096, "size": 17, "meta": {"n_params": 7},
                 "status": {"value": "loaded"}, "port": self.bench.engines.last("a").port,
-                "in_flight": 2, "waiting": 0, "pinned": True,
+                "in_flight": 2, "waiting": 0, "pinned": True, "load_sec": 0.0,
             },
         )  # fmt: skip
         error = "The model `b` cannot be loaded: llama-server exited with status 1: out of memory"
@@ -246,13 +246,13 @@ class OrderTests(ManagementTestCase):
         )
 
     def test_what_is_wrong_with_an_order_is_told(self) -> None:
-        for path in ("/models/load", "/models/unload"):
+        for path in ("/models/load", "/models/unload", "/models/pin"):
             for body, said in (
                 (b"", "it is empty"),
                 (b"{}", "missing required field `model`"),
                 (b"[]", "Expected `object`"),
                 (b'{"model": 1}', "Expected `str`"),
-                (b'{"model": "small", "wait": 1}', "Expected `bool`"),
+                (b'{"model": "small", "wait": 1, "pinned": 1}', "Expected `bool`"),
                 (b'{"model": "\xff"}', "JSON object"),
             ):
                 error = self.assert_envelope(self.post(path, body), 400, open_to_all=False)
@@ -260,6 +260,37 @@ class OrderTests(ManagementTestCase):
             error = self.assert_envelope(self.post(path, {"model": "smal"}), 404, open_to_all=False)
             self.assertIn("`small`", error["message"])
         self.assertEqual(self.bench.dispatcher.orders, [])
+
+
+class PinTests(ManagementTestCase):
+    """POST /models/pin."""
+
+    def pinned(self) -> list[str]:
+        return [entry["id"] for entry in self.get("/models").json()["data"] if entry["pinned"]]
+
+    def test_a_model_is_pinned_and_unpinned_by_any_of_its_names(self) -> None:
+        self.configure(local_model("a", aliases=["x"]), local_model("b"))
+        for body in ({"model": "x"}, {"model": "a", "pinned": True}):
+            answer = self.post("/models/pin", body)
+            self.assertEqual((answer.status, answer.json()), (200, {"success": True}))
+            self.assertEqual(self.pinned(), ["a"])
+        self.assertEqual(self.post("/models/pin", {"model": "a", "pinned": False}).status, 200)
+        self.assertEqual(self.pinned(), [])
+
+    def test_what_cannot_be_pinned_is_told_why(self) -> None:
+        self.configure(*map(local_model, "abc"), remote_model("far", Replica(url="http://far")))
+        self.assertEqual(self.post("/models/pin", {"model": "a"}).status, 200)
+        for model, said in (("b", "2 models would be pinned"), ("far", "lives elsewhere")):
+            answer = self.post("/models/pin", {"model": model})
+            error = self.assert_envelope(answer, 400, open_to_all=False)
+            self.assertIn(said, error["message"])
+        self.assertEqual(self.pinned(), ["a"])
+
+    def test_a_page_of_another_origin_pins_nothing(self) -> None:
+        data = request({"model": "small"}, "/models/pin", headers=[("Origin", "http://evil")])
+        [answer] = self.bench.asks(data)
+        self.assert_envelope(answer, 403, open_to_all=False)
+        self.assertEqual(self.pinned(), [])
 
 
 class ModestOrderTests(ManagementTestCase):
@@ -276,7 +307,7 @@ class ModestOrderTests(ManagementTestCase):
         self.assertEqual(self.bench.waiting, 1)
 
     def test_a_body_or_a_name_out_of_all_bounds_is_a_bad_request(self) -> None:
-        for path in ("/models/load", "/models/unload"):
+        for path in ("/models/load", "/models/unload", "/models/pin"):
             for name in ("x" * 257, "x" * 1_000_000):
                 answer = self.post(path, {"model": name})
                 error = self.assert_envelope(answer, 400, open_to_all=False)
@@ -337,6 +368,70 @@ class ChangesTests(ManagementTestCase):
         self.assertEqual(self.told(client), [], "it stays failed")
         [snapshot, _] = self.told(self.bench.client(request(path="/models/sse")))
         self.assertEqual(snapshot["data"]["error"], error)
+
+    def test_how_far_a_load_is_is_told_once_a_second_and_once_more_at_its_end(self) -> None:
+        self.bench.engines.usual["small"] = 12.0
+        self.bench.hold_loads()
+        self.bench.dispatcher.load("small")
+        client = self.bench.client(request(path="/models/sse"))
+        told = {
+            "state": "loading",
+            **{"elapsed_sec": 0.0, "usual_sec": 12.0, "done": None, "position": None},
+            **{"waiting": 1, "waiting_sec": 0.0, "waiting_for": "its load"},
+        }
+        *_, first = self.told(client)
+        self.assertEqual(first, {"model": "small", "event": "progress", "data": told})
+        for seconds in (1.0, 2.0):
+            for _ in range(4):
+                self.bench.reactor.advance(0.25)
+            [event] = self.told(client)
+            self.assertEqual((event["data"]["elapsed_sec"], event["event"]), (seconds, "progress"))
+        self.bench.ready()
+        self.assertEqual(self.told(client), [self.changed({"status": "loaded"})])
+        self.bench.reactor.advance(1)
+        [last] = self.told(client)
+        self.assertEqual((last["data"]["state"], last["data"]["waiting"]), ("loaded", 0))
+        self.bench.reactor.advance(10)
+        self.assertEqual(self.told(client), [])
+
+    def test_one_that_is_not_waited_for_any_more_is_told_too(self) -> None:
+        self.bench = Bench(loaded=False, max_loaded_models=1)
+        self.bench.load("org/big")
+        self.bench.dispatcher.acquire("org/big")
+        waiting = self.bench.dispatcher.acquire("small").addErrback(lambda _: None)
+        client = self.bench.client(request(path="/models/sse"))
+        data = self.told(client)[-1]["data"]
+        self.assertEqual((data["state"], data["position"]), ("waiting", 1))
+        self.assertEqual(data["waiting_for"], "room: `org/big` is busy")
+        waiting.cancel()
+        self.bench.reactor.advance(1)
+        data = self.told(client)[-1]["data"]
+        self.assertEqual((data["state"], data["waiting"]), ("unloaded", 0))
+
+    def test_who_reads_slowly_gets_no_snapshot_for_progress_that_it_missed(self) -> None:
+        client = self.bench.client(request(path="/models/sse"))
+        self.bench.hold_loads()
+        self.bench.dispatcher.load("small")
+        self.told(client)
+        client.stalls()
+        while not self.bench.api._management._feeds._open.copy().pop()._paused:
+            self.bench.reactor.advance(1)
+        missed = client.most_waiting
+        for _ in range(50):
+            self.bench.reactor.advance(1)
+        self.assertEqual(client.most_waiting, missed)
+        client.reads_on()
+        self.assertEqual({event["event"] for event in self.told(client)}, {"progress"})
+
+    def test_while_nobody_watches_nothing_is_looked_at(self) -> None:
+        self.bench.hold_loads()
+        self.bench.dispatcher.load("small")
+        client = self.bench.client(request(path="/models/sse"))
+        client.hangs_up()
+        self.bench.settle()
+        self.patch(self.bench.dispatcher, "progress", None)
+        self.bench.reactor.pump([1.0] * 5)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_a_silent_time_has_signs_of_life(self) -> None:
         client = self.bench.client(request(path="/models/sse"))

@@ -9,9 +9,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from twisted.internet.defer import Deferred
 
 from llamagw.api.metrics import FRESH_SEC
+from llamagw.config import Replica
 from llamagw.observe import MOST_MODELS, Record
 from llamagw.observe.counts import MOST_ANSWERS, MOST_PAIRS
 from tests.support.bench import Bench, BenchTestCase
+from tests.support.configs import remote_model
 from tests.support.messages import Answer, answers, event, request, response
 
 USAGE = (
@@ -94,6 +96,31 @@ class MetricsTests(BenchTestCase):
         self.bench.client(request({"model": "b"}))
         self.bench.go_on()
         self.assertEqual(self.scrape(model="a", reason="room")["llamagw_model_unloads_total"], 1)
+
+    def test_loads_and_unloads_are_counted_from_0_on(self) -> None:
+        self.bench = Bench(["a", remote_model("far", Replica(url="http://far"))], loaded=False)
+        found = self.scrape(model="a")
+        self.assertEqual(found["llamagw_model_loads_total outcome=failed"], 0)
+        self.assertEqual(found["llamagw_model_unloads_total reason=crash"], 0)
+        self.assertNotIn("llamagw_model_loads_total outcome=failed", self.scrape(model="far"))
+        self.bench.load("a")
+        self.assertEqual(self.scrape(model="a")["llamagw_model_loads_total outcome=loaded"], 1)
+
+    def test_however_often_the_names_change_those_counters_are_few(self) -> None:
+        for number in range(3):
+            self.bench.reload(*(f"m{number}-{n}" for n in range(MOST_MODELS - 10)))
+            found = self.scrape(outcome="loaded")
+        loads = [name for name in found if name.startswith("llamagw_model_loads_total")]
+        self.assertLessEqual(len(loads), 2 * (MOST_MODELS + 1))
+
+    def test_a_second_load_is_counted_with_its_own_time(self) -> None:
+        self.bench = Bench(["a"], loaded=False)
+        for seconds in (3, 5):
+            self.bench.hold()
+            self.bench.client(request({"model": "a"}, "/models/load"))
+            self.bench.reactor.advance(seconds)
+            self.bench.ready()
+        self.assertEqual(self.scrape(model="a")["llamagw_load_seconds_sum"], 8)
 
     def test_a_crash_is_an_unload_for_that_reason(self) -> None:
         self.bench.crash("small")

@@ -22,13 +22,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llamagw import __version__
-from llamagw.cli import remote, show
+from llamagw.cli import remote, show, waiting
 from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.main import cli
 from tests.support.fake_llama_server import GGUF_HEAD
@@ -36,7 +37,7 @@ from tests.whole.harness import DEADLINE, free_port, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
-TALKERS = ("ps", "load x", "unload x", "logs x", "logs -f x")
+TALKERS = ("ps", "load x", "unload x", "pin x", "unpin x", "logs x", "logs -f x")
 
 
 def a_model(name: str, status: str = "unloaded", **more: Any) -> dict[str, Any]:
@@ -89,11 +90,14 @@ class FakeGateway(socketserver.ThreadingMixIn, http.server.HTTPServer):
             "/models": (200, {"object": "list", "data": MODELS}),
             "/models/load": (200, {"success": True}),
             "/models/unload": (200, {"success": True}),
+            "/models/pin": (200, {"success": True}),
             "/models/logs": (200, "one\ntwo\nthree\n"),
         }
         #: What a followed log goes on with; None is its end, and it waits for more otherwise.
         self.to_come: list[str | None] = [None]
         self.more = threading.Event()
+        #: The paths that are answered when `more` is set.
+        self.late: set[str] = set()
         self.before_answer: Callable[[], object] = lambda: None
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
 
@@ -120,13 +124,15 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         self.server.asked.append((self.command, self.path, body))
         self.server.before_answer()
         where = urlsplit(self.path)
+        if where.path in self.server.late:
+            self.server.more.wait(DEADLINE)
         status, content = self.server.answers[where.path]
         for lines in parse_qs(where.query).get("lines", []):
             kept = content.splitlines(keepends=True)
             content = "".join(kept[max(len(kept) - int(lines), 0) :])
         data = (content if isinstance(content, str) else json.dumps(content)).encode()
         self.send_response(status)
-        if "follow" in parse_qs(where.query):
+        if "follow" in parse_qs(where.query) or (where.path == "/models/sse" and status == 200):
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
             if data:  # or it would be the end
@@ -529,6 +535,142 @@ def test_load_and_unload_in_json(gateway: FakeGateway) -> None:
         assert isinstance(told["seconds"], float)
 
 
+def test_a_load_that_is_not_waited_for_is_only_asked_for(gateway: FakeGateway) -> None:
+    assert llamagw("load --no-wait a").stdout == "a is asked for\n"
+    assert gateway.asked == [("POST", "/models/load", {"model": "a"})]
+
+
+def test_pin_and_unpin_say_so(gateway: FakeGateway) -> None:
+    assert llamagw("pin a").stdout == "a is pinned\n"
+    assert llamagw("unpin a").stdout == "a is not pinned\n"
+    assert json.loads(llamagw("pin --json a").stdout) == {"model": "a", "status": "pinned"}
+    assert [body["pinned"] for _, _, body in gateway.asked] == [True, False, True]
+
+
+def progress(**told: Any) -> str:
+    """An event of `/models/sse`, for the model `a`."""
+    return f"data: {json.dumps({'model': 'a', 'event': 'progress', 'data': told})}\n\n"
+
+
+LOADING = {"state": "loading", "elapsed_sec": 3.0, "usual_sec": 12.0, "waiting_for": "its load"}
+IN_LINE = {
+    **{"state": "waiting", "usual_sec": 12.0, "position": 2},
+    "waiting_for": "room: `b\x1b` is busy",
+}
+
+
+@pytest.fixture
+def slow(gateway: FakeGateway) -> FakeGateway:
+    """A gateway that has a load under way, which ends when `more` is set."""
+    gateway.answers["/v1/models/x"] = 200, {"id": "x", "alias_of": "a"}
+    gateway.answers["/models/sse"] = 200, ""
+    gateway.late = {"/models/load"}
+    return gateway
+
+
+def ends_when(gateway: FakeGateway, said: Callable[[], bool], what: str) -> None:
+    """Have the load end when the command has said what it is to say."""
+
+    def end() -> None:
+        wait_until(said, what)
+        gateway.more.set()
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def test_who_waits_on_a_pipe_is_told_in_lines(
+    slow: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[str] = []
+    echo = click.echo
+
+    def heard(text: str, **more: Any) -> None:
+        told.append(text)
+        echo(text, **more)
+
+    monkeypatch.setattr(click, "echo", heard)
+    monkeypatch.setattr(waiting, "BEGIN", 0.01)
+    slow.to_come = [
+        "data: {}\n\n",
+        progress(**IN_LINE),
+        progress(**LOADING),
+        progress(**LOADING),
+    ]
+    ends_when(slow, lambda: any("loading" in line for line in told), "the load is told")
+    done = llamagw("load x")
+    assert re.fullmatch(r"x is loaded \(\d+\.\d s\)\n", done.stdout)
+    assert [re.sub(r"\d\.\d s", "T", line) for line in done.stderr.splitlines()] == [
+        "x: waiting for T (position 2), for room: `b?` is busy; its load usually takes 12 s",
+        "x: loading 3 s of usually 12 s",
+    ]
+
+
+def test_a_gateway_without_events_is_waited_for_all_the_same(
+    slow: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "BEGIN", 0.01)
+    slow.answers["/models/sse"] = 404, error("nothing there", "path_not_found")
+    ends_when(slow, lambda: len(slow.asked) == 3, "it was asked for events")
+    assert "x is loaded" in llamagw("load x").stdout
+
+
+def test_a_load_that_fails_while_it_is_shown_is_one_line_and_1(
+    slow: FakeGateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(waiting, "BEGIN", 0.01)
+    slow.answers["/models/load"] = 503, error("out of memory", "model_unavailable")
+    ends_when(slow, lambda: len(slow.asked) == 3, "it was asked for events")
+    done = llamagw("load x", status=1)
+    assert (done.stdout, done.stderr.splitlines()[-1]) == ("", "Error: out of memory")
+
+
+@pytest.mark.parametrize(
+    ("told", "farewell"),
+    [
+        (LOADING, "Stopped waiting: a goes on loading."),
+        (IN_LINE, "Stopped waiting: the order to load a is withdrawn."),
+    ],
+)
+def test_ctrl_c_ends_the_wait_with_130_and_says_what_becomes_of_the_load(
+    slow: FakeGateway, told: dict[str, Any], farewell: str
+) -> None:
+    slow.answers["/v1/models/a"] = 200, {"id": "a"}
+    slow.to_come = [progress(**told)]
+    process = subprocess.Popen(
+        [*COMMAND, "load", "a"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    while told["state"] not in (line := process.stderr.readline()):
+        assert line, "it ended"
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=DEADLINE)
+    assert (process.returncode, stdout, stderr) == (130, "", f"{farewell}\n")
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        (LOADING, "a: loading [######------------------] 3 s of usually 12 s"),
+        ({**LOADING, "done": 0.5}, "a: loading [############------------] 3 s of usually 12 s"),
+        ({**LOADING, "elapsed_sec": 99}, f"a: loading [{'#' * 23}-] 1 min of usually 12 s"),
+        ({**LOADING, "usual_sec": None}, "a: loading 3 s"),
+        ({**LOADING, "usual_sec": 0.4, "elapsed_sec": 0.1}, "] 0.1 s of usually 0.4 s"),
+        ({"state": "waiting", "waiting_for": "its restart in 3 s"}, ", for its restart in 3 s"),
+        ({"state": "loaded"}, "a: asked for 0.0 s ago"),
+        ({"state": 5, "usual_sec": "x"}, "a: asked for 0.0 s ago"),
+        ([], "a: asked for 0.0 s ago"),
+    ],
+)
+def test_what_is_told_is_shown_in_a_line(told: Any, shown: str) -> None:
+    display = waiting.Display("a")
+    display.progress(told)
+    assert display.text(display._at, waiting.BAR).endswith(shown)
+
+
 def test_a_load_may_take_longer_than_an_answer_at_hand(gateway: FakeGateway) -> None:
     late = threading.Event()
     gateway.before_answer = lambda: late.wait(DEADLINE)
@@ -812,7 +954,7 @@ def completed(*words: str) -> list[str]:
 def test_names_of_models_are_completed_from_the_gateway(gateway: FakeGateway) -> None:
     assert completed("load", "") == ["cold", "broken", "Qwen2.5-7B-Q4_K_M", "qwen", "far"]
     assert completed("unload", "q") == ["qwen"]
-    assert completed("un") == ["unload"]
+    assert completed("un") == ["unload", "unpin"]
     assert completed("logs", "--fo") == ["--follow"]
 
 

@@ -10,6 +10,7 @@ from unittest import mock
 import msgspec
 
 from llamagw.config import (
+    CaptureEntry,
     ConfigFile,
     ModelEntry,
     OtelEntry,
@@ -56,6 +57,7 @@ class DefaultsTests(ConfigCase):
                 "engine_log": "warn",
                 "log_format": "text",
                 "activity_size": 1000,
+                "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,
             },
         )

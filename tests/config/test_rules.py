@@ -35,6 +35,27 @@ class RuleTests(ConfigCase):
             self.assertIn("models[0].pass_headers", fault)
             self.assertIn(said, fault)
 
+    def test_what_is_captured_is_of_models_that_there_are_and_fits(self) -> None:
+        given = LEAST + "    aliases: [gpt-4o, 'claude-*']\ncapture: {models: %s, requests: %s}\n"
+        for models in ("[tiny]", "['t*']", "['*']", "[gpt-4o, 'gpt*']", "[claude-3]", "[]"):
+            self.load(given % (models, 10))
+        self.assertEqual(self.load(given % ("[]", 0)).capture.max_kb, 64)
+        self.assertIn(
+            'capture.models[0]: no model is called "tny"; did', self.fault(given % ("[tny]", 1))
+        )
+        for text, said in (
+            ("{models: [tiny]}", "capture.requests: is missing"),
+            ("{requests: 5}", "capture.models: is missing"),
+            ("{models: [tiny], requests: 1001}", "more than the 1000 requests"),
+            ("{models: [tiny], requests: 1000, max_kb: 200}", "at most"),
+            ("{models: tiny, requests: 1}", "expected a list of up to 100 names"),
+            ("{models: [tiny], requests: 1, max_kb: 0}", "1 to 1024"),
+            ("{models: [tiny], requests: 1, kb: 1}", "did you mean max_kb?"),
+            ("true", "expected keys such as {models"),
+            ("", "expected keys such as {models"),
+        ):
+            self.assertIn(said, self.fault(LEAST + f"capture: {text}\n"), text)
+
     def test_two_models_of_one_name(self) -> None:
         self.assertEqual(
             self.fault(LEAST + LEAST[LEAST.index("  - ") :]),

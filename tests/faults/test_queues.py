@@ -70,7 +70,7 @@ def test_one_that_waits_too_long_is_told_504(busy: Faulty) -> None:
 
 def test_a_stream_that_waits_is_kept_alive_by_comments(gateway: Faulty) -> None:
     stream = gateway.stream("late")
-    beginning = stream.read_until(b": waiting for the model\n\n")
+    beginning = stream.read_until(b": waiting for late: position 1, 0.")
     assert beginning.startswith(b"HTTP/1.1 200 ")
     assert b"Content-Type: text/event-stream" in beginning
     whole = stream.rest()

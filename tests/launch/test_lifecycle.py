@@ -63,6 +63,12 @@ class Recorder:
     name = "llama-server"
     takes_room = True
 
+    def took(self, seconds: float) -> None:
+        """The instance's part."""
+
+    def usual(self) -> None:
+        """The instance's part."""
+
     def __init__(self, relaunches: bool = True, longest_backoff: float = 60.0) -> None:
         self.launcher: Launcher = self
         self.relaunches = relaunches

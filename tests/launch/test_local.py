@@ -35,6 +35,7 @@ from llamagw.launch.command import (
     library_path,
     masked,
 )
+from llamagw.launch.durations import Durations
 from llamagw.launch.leftovers import Leftovers
 from llamagw.launch.local import LOOK_AGAIN_SEC, LocalLauncher, LocalRun
 from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
@@ -569,6 +570,7 @@ class EngineCase(SynchronousTestCase):
             config,
             Leftovers(self.mktemp()),
             self.probe,
+            Durations(),
         )
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None

@@ -20,7 +20,18 @@ from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
 from llamagw.dialects import operation_of, route_of
-from llamagw.observe import Counts, Export, Family, Names, Outcome, Record, Trace, Usage, families
+from llamagw.observe import (
+    Captured,
+    Counts,
+    Export,
+    Family,
+    Names,
+    Outcome,
+    Record,
+    Trace,
+    Usage,
+    families,
+)
 from llamagw.observe import otel as room
 from llamagw.observe.counts import Gauge
 from llamagw.observe.otel import GOODBYE, SILENCE, Exporting
@@ -136,6 +147,13 @@ class SpanTests(SynchronousTestCase):
                 "llamagw.tries": 1,
             },
         )
+
+    def test_prompt_and_answer_are_told_if_they_are_kept(self) -> None:
+        kept = Captured(b"/", (), b'{"prompt": "Hi"}', 100)
+        kept.answer.add(b'{"choices":[{"text":"Ho"}]}')
+        told = self.of(record(), trace(content=kept))["chat small"].attributes
+        self.assertIn('"Hi"', told["gen_ai.input.messages"])
+        self.assertIn('"Ho"', told["gen_ai.output.messages"])
 
     def test_one_that_did_not_wait_has_no_queue(self) -> None:
         found = self.of(record(queued=None, admitted=10.0, load_sec=0.0, connected=10.0))

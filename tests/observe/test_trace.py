@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.observe import Trace
-from llamagw.observe.trace import MOST_BODY, MOST_REASONS
+from llamagw.observe import Captured, Trace
+from llamagw.observe.trace import MOST_BODY, MOST_CONTENT, MOST_REASONS
 
 
 def trace(sampled: bool = True) -> Trace:
@@ -15,7 +15,7 @@ def trace(sampled: bool = True) -> Trace:
 class TraceTests(SynchronousTestCase):
     def limit(self, body: bytes) -> int | None:
         found = trace()
-        found.asked(body)
+        found.asked(b"/", body, None)
         return found.max_tokens
 
     def told(self, begin: bytes, end: bytes = b"") -> tuple[str, list[str]]:
@@ -69,8 +69,23 @@ class TraceTests(SynchronousTestCase):
         self.assertEqual(len(self.told(reasons)[1]), MOST_REASONS)
         self.assertEqual(self.told(b'"id":"cmpl-%b"' % (b"x" * 500)), ("", []))
 
+    def test_content_is_kept_only_if_it_is_wanted(self) -> None:
+        body = b'{"prompt": "' + b"x" * 2 * MOST_CONTENT + b'"}'
+        found = trace()
+        found.asked(b"/", body, None)
+        self.assertIsNone(found.content)
+        found.keeps_content = True
+        found.asked(b"/", body, None)
+        assert found.content is not None
+        self.assertEqual(len(found.content.told()["request"]["body"]), MOST_CONTENT)
+        captured = Captured(b"/", (), b"", 1)
+        found.asked(b"/", body, captured)
+        self.assertIs(found.content, captured, "it is not kept twice")
+
     def test_nothing_is_noted_for_spans_that_are_not_exported(self) -> None:
         found = trace(sampled=False)
-        found.asked(b'{"max_tokens": 12}')
+        found.keeps_content = True
+        found.asked(b"/", b'{"max_tokens": 12}', None)
         found.answered(b'"id":"cmpl-1","finish_reason":"stop"', b"")
+        found.keeps_content = False
         self.assertEqual(found, trace(sampled=False))

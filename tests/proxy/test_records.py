@@ -110,6 +110,35 @@ class TraceTests(RecordTestCase):
         noted = record.trace.max_tokens, record.trace.response_id, [*record.trace.reasons]
         self.assertEqual(noted, (7, "cmpl-1", ["stop"]))
 
+    def test_who_waits_is_told_the_place_that_he_took(self) -> None:
+        def begin(_: Headers) -> Trace:
+            return Trace(trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True)
+
+        self.bench = Bench(loaded=False, trace=begin)
+        told = self.listen()
+        self.bench.hold_loads()
+        for _ in range(2):
+            self.bench.client(request({"model": "small"})).hangs_up()
+            self.bench.client(request({"model": "small"}))
+        self.bench.reactor.advance(self.bench.config.queue_timeout_sec)
+        places = [record.trace.position for record in told if record.trace is not None]
+        self.assertEqual(places, [1, 2, 1, 2])
+
+    def test_an_answer_is_kept_for_spans_that_tell_it(self) -> None:
+        def begin(_: Headers) -> Trace:
+            return Trace(
+                trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True, keeps_content=True
+            )
+
+        self.sent(trace=begin)
+        [record] = self.told
+        assert record.trace is not None
+        assert record.trace.content is not None
+        kept = record.trace.content.told()
+        self.assertIn('"max_tokens": 7', kept["request"]["body"])
+        self.assertIn('"finish_reason":"stop"', kept["response"]["body"])
+        self.assertIsNone(record.captured, "nobody else is shown it")
+
 
 class OutcomeTests(RecordTestCase):
     def test_an_answer_tells_how_long_it_waited_and_loaded(self) -> None:

@@ -17,7 +17,15 @@ from llamagw.proxy.connections import LARGE
 from llamagw.proxy.rewrite import MOST_COLONS
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.configs import local_model, remote_model
-from tests.support.messages import Answer, answers, event, head_and_body, request, response
+from tests.support.messages import (
+    STREAM_HEAD,
+    Answer,
+    answers,
+    event,
+    head_and_body,
+    request,
+    response,
+)
 from tests.support.wire import Wire
 
 UPGRADE = [("Connection", "Upgrade"), ("Upgrade", "websocket"), ("Sec-WebSocket-Key", "abc")]
@@ -565,6 +573,34 @@ class AnswerHeadTests(BenchTestCase):
             self.bench.client(request({"model": "small"}, headers=[("Cookie", "session=1")]))
             _, headers, _ = head_and_body(self.bench.backend().heard)
             self.assertEqual("cookie" in headers, sent)
+
+    def test_a_stream_that_waits_is_told_how_it_stands(self) -> None:
+        self.bench = Bench(keepalive=5)
+        self.bench.engines.usual["small"] = 12.0
+        self.bench.hold()
+        clients = [self.bench.client(request({"model": "small", "stream": True})) for _ in range(2)]
+        self.bench.reactor.advance(5)
+        self.bench.reactor.advance(5)
+        for position, client in enumerate(clients, 1):
+            for seconds in (5, 10):
+                said = f": waiting for small: position {position}, {seconds} s so far; its load "
+                self.assertIn(f"{said}usually takes 12 s\n\n".encode(), bytes(client.heard))
+        self.bench.ready()
+        for _ in clients:
+            self.bench.backend().says(STREAM_HEAD + event(b"data: 1\n\n"))
+        self.bench.reactor.advance(50)
+        for client in clients:
+            self.assertEqual(bytes(client.heard).count(b": waiting for"), 2)
+
+    def test_a_request_has_what_it_waits_for_while_it_waits(self) -> None:
+        self.bench.hold()
+        self.bench.client(request({"model": "small"}))
+        [waiting] = self.bench.site.under_way()
+        [(deferred, standing)] = self.bench.dispatcher.standings().items()
+        self.assertIs(waiting.waiting, deferred)
+        self.assertEqual((standing.model, standing.position), ("small", 1))
+        self.bench.ready()
+        self.assertIsNone(waiting.waiting)
 
     def test_an_error_without_end_in_a_stream_that_was_begun_early_is_cut_off(self) -> None:
         self.bench = Bench(keepalive=5)

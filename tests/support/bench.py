@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
-from llamagw.api import Api, Metrics
+from llamagw.api import Api, Live, Metrics
 from llamagw.config import Config, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
 from llamagw.fleet import Dispatcher, Lease
@@ -221,8 +221,17 @@ class Bench:
             self.dispatcher, lambda: len(self.site.connections.open), "memory", self.reactor
         )
         self.activity = Activity(self.config.activity_size)
-        self.api = Api(self.dispatcher, self.relay, self.reactor, self.metrics, self.activity)
         self.records = Listeners[Record]()
+        self.live = Live(
+            self.dispatcher,
+            lambda: self.site.under_way(),
+            self.activity,
+            self.records,
+            self.reactor,
+        )
+        self.api = Api(
+            self.dispatcher, self.relay, self.reactor, self.metrics, self.activity, self.live
+        )
         self.records.add(self.metrics.counts.count)
         self.records.add(self.activity.add)
         self.site = Site(

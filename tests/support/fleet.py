@@ -106,6 +106,12 @@ class FakeLauncher:
     def ready_line(self, seconds: float) -> str:
         return f"is loaded ({seconds:.1f} s)"
 
+    def took(self, seconds: float) -> None:
+        self._launchers.took.setdefault(self._model.name, []).append(seconds)
+
+    def usual(self) -> float | None:
+        return self._launchers.usual.get(self._model.name)
+
 
 class FakeLaunchers:
     """
@@ -113,6 +119,8 @@ class FakeLaunchers:
 
     :ivar runs: all that were launched here, the latest last
     :ivar refuses: the models whose launch fails at once
+    :ivar took: what loads have taken, by model
+    :ivar usual: what a load usually takes, by model
     """
 
     def __init__(self, probe: FakeProbe, clock: IReactorTime, load_timeout: float = 600) -> None:
@@ -121,6 +129,8 @@ class FakeLaunchers:
         self.load_timeout = load_timeout
         self.runs: list[FakeRun] = []
         self.refuses: set[str] = set()
+        self.took: dict[str, list[float]] = {}
+        self.usual: dict[str, float] = {}
 
     def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
         if not model.remote:

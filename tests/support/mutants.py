@@ -315,6 +315,11 @@ def may_close_pinned(model: Model) -> bool:
     return model.status is Status.READY and not model.closing and not model.leaving
 
 
+@mutant(5, "one that closes when it is pinned goes on closing", (Scheduler, "_opens_when_pinned"))
+def opens_nothing_when_pinned(self: Scheduler, model: Model) -> bool:
+    return False
+
+
 @mutant(5, "only one model closes at a time", (Room, "_next_to_close"))
 def one_closes_at_a_time(self: Room, needed: int) -> Model | None:
     return None if self.closing else next_to_close(self, needed)

@@ -508,6 +508,20 @@ class Fleet:
         self.hear(actions, settled=self.settled or rested)
         self.look()
 
+    def pin(self, which: int, pinned: bool) -> None:
+        """Somebody pins a model, or unpins it."""
+        local = [name for name in self.alive() if name not in self.elsewhere]
+        name = local[which % len(local)]
+        if not pinned:
+            self.pinned.discard(name)
+        elif len(self.pinned | {name}) < self.limit:
+            self.pinned.add(name)
+            self.closed.discard(name)
+        else:
+            return
+        self.hear(self.scheduler.pin(name, pinned, self.now))
+        self.look()
+
     # What can happen otherwise
 
     def time_passes(self, seconds: float) -> None:
@@ -762,6 +776,7 @@ STEPS = [
     Step(Fleet.unload, {"which": one}),
     Step(Fleet.unload_by_force, {"which": one}, weight=2),
     Step(Fleet.rest, {"which": one, "limit": Pick([0.1, 5.0])}),
+    Step(Fleet.pin, {"which": one, "pinned": maybe}, weight=2),
     Step(Fleet.time_passes, {"seconds": Pick([0.1, 0.6, 5.0, 10.0])}),
     Step(
         Fleet.retire, {"which": one}, lambda fleet: not fleet.draining and fleet.added < 3, weight=2

@@ -108,6 +108,9 @@ def test_a_load_that_is_waited_for_is_done_when_it_is_answered(gateway: Gateway)
     described = {m["id"]: m for m in gateway.get("/v1/models")["data"]}
     assert described["second"]["meta"]["n_params"] > 100_000_000
     assert described["second"]["size"] == small_model().stat().st_size
+    report = gateway.report("second")
+    assert 0.05 < report["load_sec"] < DEADLINE
+    assert abs(report["usual_sec"] - report["load_sec"]) < 0.5, "it was loaded once"
 
 
 def test_the_environment_is_the_engine_s_and_not_its_command_line_s(gateway: Gateway) -> None:
@@ -208,6 +211,10 @@ def test_a_load_that_fails_says_why_and_so_do_the_list_and_the_log(gateway: Gate
     assert entry["status"]["exit_code"] == 1
 
 
+#: A change of that model; how far its load is, is told in between.
+SECOND = '"model":"second","event":"status_change"'
+
+
 def test_each_change_is_told_as_it_happens(gateway: Gateway) -> None:
     order(gateway, "unload", "second")
     changes = Following(gateway, "/models/sse")
@@ -216,11 +223,11 @@ def test_each_change_is_told_as_it_happens(gateway: Gateway) -> None:
     assert {e["event"] for e in first} == {"model_status"}
     order(gateway, "load", "second")
     for wanted in ("loading", "loaded"):
-        event = json.loads(changes.until('"model":"second"')[-1][6:])
+        event = json.loads(changes.until(SECOND)[-1][6:])
         assert (event["event"], event["data"]) == ("status_change", {"status": wanted})
     order(gateway, "unload", "second")
     for data in ({"status": "stopping"}, {"status": "unloaded", "exit_code": 0}):
-        assert json.loads(changes.until('"model":"second"')[-1][6:])["data"] == data
+        assert json.loads(changes.until(SECOND)[-1][6:])["data"] == data
     changes.leave()
 
 
