@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 import tempfile
 import urllib.request
@@ -14,15 +13,10 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
+from tests.support.parts import part
 from tests.whole.harness import DEADLINE, Gateway, model, wait_until
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-)
-
-pytestmark = pytest.mark.skipif(
-    BROWSER is None, reason="no browser here; Debian: apt-get install chromium"
-)
+BROWSER = part("chromium", "apt-get install chromium", "chromium-browser", "google-chrome")
 
 NAME = "<b>a</b> 'b'/c"
 
@@ -87,7 +81,6 @@ class Tab:
 
 @pytest.fixture(scope="module")
 def tab() -> Iterator[Tab]:
-    assert BROWSER is not None
     options = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage"]
     # Its profile is still written to while its last processes end.
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
