@@ -9,6 +9,7 @@ from llamagw.config import Otel, collector
 from tests.config.support import LEAST, ConfigCase
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
+IS_INSTALLED = collector._is_installed
 URL = "http://collector:4318"
 
 
@@ -96,6 +97,10 @@ class CollectorTests(ConfigCase):
         found = self.otel(**{ENDPOINT: URL})
         assert found is not None
         self.assertIn("pip install 'llamagw[otel]'", found.problem)
+
+    def test_a_package_that_is_not_there_is_not_installed(self) -> None:
+        for name, installed in (("email.mime", True), ("email.no", False), ("no.such.one", False)):
+            self.assertIs(IS_INSTALLED(name), installed, name)
 
     def test_a_collector_is_not_spoken_to_in_another_protocol(self) -> None:
         grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc", ENDPOINT: "http://collector:4317"}

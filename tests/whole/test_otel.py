@@ -1,11 +1,14 @@
 """
 What a collector of OpenTelemetry gets of real requests, and what it can do to the gateway.
 
-How a record becomes spans is for tests/observe/test_otel.py.
+How a record becomes spans is for tests/observe/test_otel.py. The collector is a real one, Rotel (in
+Rust), which PyPI has as a binary. It decodes what the gateway exports, and sends it on, encoded
+anew, to tests/support/collector.py, which decodes that by OpenTelemetry's own messages.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import socket
@@ -18,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.parts import missing
 from tests.whole.harness import (
     CHAT,
     COMPLETIONS,
@@ -34,30 +38,51 @@ TRACE, PARENT = "a" * 32, "b" * 16
 
 
 class Collector:
-    """A collector in a process of its own, and what it has got."""
+    """A collector in a process of its own, and what it has passed on to another one."""
 
     def __init__(self, folder: Path) -> None:
-        self.port = free_port()
-        self.path = folder / "telemetry"
+        spec = importlib.util.find_spec("rotel")
+        if spec is None or spec.origin is None:
+            missing("there is no Rotel here; pip install rotel==0.0.1a15 (Linux on x86_64)")
+        self.port, behind, grpc = free_port(), free_port(), free_port()
+        self.path, self.log = folder / "telemetry", folder / "log"
         self.path.touch()
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.collector", str(self.port), str(self.path)],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-        )
-        wait_until(self._listens, "the collector listens")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        decoder = [sys.executable, "-m", "tests.support.collector", str(behind), str(self.path)]
+        self._run(decoder, behind)
+        binary = Path(spec.origin).with_name("rotel-agent")
+        options = {
+            "otlp-http-endpoint": f"127.0.0.1:{self.port}",
+            "otlp-grpc-endpoint": f"127.0.0.1:{grpc}",
+            "exporter": "otlp",
+            "otlp-exporter-endpoint": f"http://127.0.0.1:{behind}",
+            "otlp-exporter-protocol": "http",
+        }
+        self._run([str(binary), "start", *(f"--{k}={v}" for k, v in options.items())], self.port)
 
-    def _listens(self) -> bool:
-        assert self.process.poll() is None
-        with socket.socket() as sock:
-            return sock.connect_ex(("127.0.0.1", self.port)) == 0
+    def _run(self, command: list[str], port: int) -> None:
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT
+            )
+        self._processes.append(process)
+
+        def listens() -> bool:
+            assert process.poll() is None, self.log.read_text()
+            with socket.socket() as sock:
+                return sock.connect_ex(("127.0.0.1", port)) == 0
+
+        wait_until(listens, f"{command[0]} listens")
 
     def got(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.path.read_text().splitlines()]
 
     def end(self) -> None:
-        self.process.terminate()
-        self.process.wait(DEADLINE)
+        """End the collector, which sends on what it has; then the other."""
+        while self._processes:
+            process = self._processes.pop()
+            process.terminate()
+            process.wait(DEADLINE)
 
 
 @pytest.fixture
@@ -92,6 +117,7 @@ def test_a_collector_gets_the_spans_and_metrics_of_real_requests(collector: Coll
     finally:
         gateway.clean_up()
     ended = time.time_ns()
+    collector.end()
     got = collector.got()
     spans = [one for one in got if "span" in one]
     chat, completion, refused = (one for one in spans if one["kind"] == "server")
