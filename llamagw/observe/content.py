@@ -7,7 +7,7 @@ what looks like a key; what is kept of it while a request lasts is for capture.p
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -21,30 +21,37 @@ MOST_MESSAGES = 200
 _decode = msgspec.json.Decoder().decode
 
 
-def content(asked: str, answered: str) -> dict[str, str]:
+def content(asked: str, answered: str, reasons: Sequence[str] = ()) -> dict[str, str]:
     """
     The attributes.
 
     :param asked: the beginning of the request's body
     :param answered: the beginning of the answer's
+    :param reasons: why its choices ended
     :return: ``gen_ai.input.messages`` and ``gen_ai.output.messages``; for what is none of the known
         forms, or cut off, ``llamagw.request.body`` and ``llamagw.response.body``
     """
     found = {}
-    for messages, name, raw, body in (
-        (_input(_json(asked)), "gen_ai.input.messages", "llamagw.request.body", asked),
-        (_output(answered), "gen_ai.output.messages", "llamagw.response.body", answered),
-    ):
-        if messages:
-            found[name] = _written(messages)
-        elif body:
-            found[raw] = body[:MOST]
+    messages = _written(_input(_json(asked)))
+    if messages:
+        found["gen_ai.input.messages"] = msgspec.json.encode(messages).decode()
+    elif asked:
+        found["llamagw.request.body"] = asked[:MOST]
+    messages = _written(_output(answered))
+    for number, message in enumerate(messages):
+        # Of choices that ended alike, the reason is known once.
+        message["finish_reason"] = reasons[min(number, len(reasons) - 1)] if reasons else ""
+    if messages:
+        found["gen_ai.output.messages"] = msgspec.json.encode(messages).decode()
+    elif answered:
+        found["llamagw.response.body"] = answered[:MOST]
     return found
 
 
-def _written(messages: list[tuple[str, list[str]]]) -> str:
-    """Messages as JSON of `MOST` characters, more or less: the last ones get what room there is."""
-    room, written = MOST, []
+def _written(messages: list[tuple[str, list[str]]]) -> list[dict[str, Any]]:
+    """Messages of `MOST` characters in all: the last ones get what room there is."""
+    room = MOST
+    written: list[dict[str, Any]] = []
     for role, texts in reversed(messages[-MOST_MESSAGES:]):
         parts = []
         for text in texts[:MOST_MESSAGES]:
@@ -53,7 +60,7 @@ def _written(messages: list[tuple[str, list[str]]]) -> str:
         written.append({"role": role, "parts": parts})
         if room <= 0:
             break
-    return msgspec.json.encode(written[::-1]).decode()
+    return written[::-1]
 
 
 def _json(text: str) -> Any:

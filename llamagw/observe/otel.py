@@ -73,6 +73,7 @@ _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)")
 #: The schema of the attributes that are stable; docs/observing.md has what the others follow.
 _CONVENTIONS = "https://opentelemetry.io/schemas/1.41.0"
 
+_NOTHING = Resource({})
 _SAMPLED = SpanContext(1, 1, False, TraceFlags(TraceFlags.SAMPLED))
 
 
@@ -86,7 +87,8 @@ class _Ended(ReadableSpan):
     """
 
     def __init__(self, record: Record, trace: Trace, since: int) -> None:
-        super().__init__("", _SAMPLED)
+        # Without a resource it would make one, which takes longer than all else.
+        super().__init__("", _SAMPLED, resource=_NOTHING)
         self.record = record
         self.trace = trace
         self.since = since
@@ -258,10 +260,10 @@ class Exporting:
 
     def begin(self, headers: Headers) -> Trace:
         found = {}
-        for name in ("traceparent", "tracestate"):
+        for name in (b"traceparent", b"tracestate"):
             values = headers.getRawHeaders(name)
             if values is not None and len(values) == 1:
-                found[name] = values[0]
+                found[name.decode()] = values[0].decode("latin-1")
         return self._trace(found)
 
     def _trace(self, carried: dict[str, str]) -> Trace:
@@ -318,9 +320,13 @@ class Exporting:
     def _measure(self) -> None:
         assert self._metric_exporter is not None, "it is exported"
         assert self._gen_ai is not None, "it is exported"
-        families = [*self._families(), *self._gen_ai.families()]
-        data = metrics_data(families, self._origin, self._begun, time.time_ns())
-        self._metric_exporter.put(data)
+        try:
+            families = [*self._families(), *self._gen_ai.families()]
+            data = metrics_data(families, self._origin, self._begun, time.time_ns())
+        except Exception:  # else there would be no metrics any more
+            _log.failure("the metrics could not be read")
+        else:
+            self._metric_exporter.put(data)
 
     def stop(self) -> Deferred[None]:
         stopped: Deferred[None] = Deferred()
@@ -343,12 +349,13 @@ class Exporting:
     # In other threads
 
     def _flush(self, over: Callable[[], None]) -> None:
-        if self._metric_exporter is not None:
-            self._metric_exporter.put(None)
+        metrics = None if self._clockwork is None else self._metric_exporter
+        if metrics is not None:
+            metrics.put(None)
         if self._processor is not None:
             self._processor.shutdown()
-        if self._metric_exporter is not None:
-            self._metric_exporter.join()
+        if metrics is not None:
+            metrics.join()
         self._reactor.callFromThread(over)
 
     def _was_sent(self, count: int, why: str) -> None:

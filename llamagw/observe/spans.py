@@ -167,7 +167,7 @@ class Spans:
             }
         if trace.content is not None:
             told = trace.content.told()
-            found |= content(told["request"]["body"], told["response"]["body"])
+            found |= content(told["request"]["body"], told["response"]["body"], trace.reasons)
         return {name: value for name, value in found.items() if value is not None}
 
     def _context(self, trace: Trace, span_id: int) -> SpanContext:

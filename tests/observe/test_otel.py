@@ -151,9 +151,10 @@ class SpanTests(SynchronousTestCase):
     def test_prompt_and_answer_are_told_if_they_are_kept(self) -> None:
         kept = Captured(b"/", (), b'{"prompt": "Hi"}', 100)
         kept.answer.add(b'{"choices":[{"text":"Ho"}]}')
-        told = self.of(record(), trace(content=kept))["chat small"].attributes
+        told = self.of(record(), trace(content=kept, reasons=["length"]))["chat small"].attributes
         self.assertIn('"Hi"', told["gen_ai.input.messages"])
         self.assertIn('"Ho"', told["gen_ai.output.messages"])
+        self.assertIn('"finish_reason":"length"', told["gen_ai.output.messages"])
 
     def test_one_that_did_not_wait_has_no_queue(self) -> None:
         found = self.of(record(queued=None, admitted=10.0, load_sec=0.0, connected=10.0))
@@ -400,6 +401,11 @@ class TroubleTests(ExportCase):
             os.environ["OTEL_METRIC_EXPORT_INTERVAL"] = given
             self.assertRaises(ValueError, self.exporting, metrics=True)
 
+    def test_one_that_was_never_started_ends_as_well(self) -> None:
+        stopped = self.exporting(start=False, metrics=True).stop()
+        self.reactor.advance(GOODBYE)
+        self.successResultOf(stopped)
+
 
 class MetricTests(ExportCase):
     def setUp(self) -> None:
@@ -458,6 +464,14 @@ class MetricTests(ExportCase):
         of = [one["attributes"] for one in found["gen_ai.server.request.duration"]["points"]]
         self.assertEqual([one["gen_ai.request.model"] for one in of], ["small", "other"])
         self.assertEqual([one.get("error.type") for one in of], [None, "500"])
+
+    def test_what_cannot_be_read_once_is_read_again(self) -> None:
+        exporting = self.exporting(spans=False, metrics=True, start=False)
+        exporting.start()
+        with mock.patch.object(exporting, "_families", side_effect=KeyError):
+            self.reactor.advance(5)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)
+        self.assertIn("llamagw_connections", self.measured(exporting))
 
     def test_they_are_sent_again_and_again_and_a_collector_that_hangs_delays_nothing(self) -> None:
         exporting = self.exporting(spans=False, metrics=True)
