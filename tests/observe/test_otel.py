@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -474,11 +475,14 @@ class MetricTests(ExportCase):
         self.assertIn("llamagw_connections", self.measured(exporting))
 
     def test_they_are_sent_again_and_again_and_a_collector_that_hangs_delays_nothing(self) -> None:
+        os.environ["OTEL_EXPORTER_OTLP_TIMEOUT"] = "2"
         exporting = self.exporting(spans=False, metrics=True)
         self.collector.hangs = threading.Event()
         self.addCleanup(self.collector.hangs.set)
+        begun = time.monotonic()
         for _ in range(10):
             self.reactor.advance(5)
+        self.assertLess(time.monotonic() - begun, 2)
         assert exporting._metric_exporter is not None
         self.assertLessEqual(exporting._metric_exporter._waiting.qsize(), 2)
 
