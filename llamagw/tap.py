@@ -246,7 +246,7 @@ def make_gateway(
     metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
-    activity = Activity(config.activity_size)
+    activity = Activity(config.activity_size, relay.capture)
     records.add(activity.add)
     exporting = _telemetry(config, dispatcher, metrics, reactor)
     if exporting is not None:
@@ -296,7 +296,7 @@ def _telemetry(
     wanted = config.otel
     if wanted is None:
         return None
-    from llamagw.dialects import operation_of, route_of
+    from llamagw.dialects import OPERATIONS, ROUTE_OF
     from llamagw.observe import Export, Names, telemetry
 
     problem = wanted.problem
@@ -310,7 +310,7 @@ def _telemetry(
             metrics=wanted.metrics,
         )
         names = Names(
-            route=route_of, operation=operation_of, known=dispatcher.catalogue.__contains__
+            routes=ROUTE_OF, operations=OPERATIONS, known=dispatcher.catalogue.__contains__
         )
         try:
             return telemetry(export, names, metrics.counts, metrics.families, __version__, reactor)

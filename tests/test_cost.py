@@ -17,7 +17,7 @@ from types import FrameType, SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.dialects import operation_of, route_of
+from llamagw.dialects import OPERATIONS, ROUTE_OF
 from llamagw.fleet import Dispatcher
 from llamagw.observe import Export, Names, log
 from llamagw.observe.otel import Exporting
@@ -28,7 +28,7 @@ from tests.support.messages import STREAM_HEAD, request, response
 #: event of a stream: what they took when this was written, with Python 3.11 and the versions of
 #: tests/requirements.txt. Other versions of Python take up to a few calls less. 12 of a request's
 #: are for its record: id, counters, tokens.
-REQUEST, CHUNK = 193, 6
+REQUEST, CHUNK = 175, 6
 
 #: What a request's spans cost on top, where they are exported: its ids at its head, what its bodies
 #: tell of it, a place in the SDK's queue. They are made and sent in another thread.
@@ -96,7 +96,7 @@ class CostTests(SynchronousTestCase):
 
     def test_spans_are_begun_and_ended_within_their_budget(self) -> None:
         plain = self.calls(self.one_request)
-        names = Names(route=route_of, operation=operation_of, known="small".__eq__)
+        names = Names(routes=ROUTE_OF, operations=OPERATIONS, known="small".__eq__)
         exporting = Exporting(
             Export(endpoint="http://127.0.0.1:1"),
             names,

@@ -28,7 +28,6 @@ from twisted.logger import LogLevel, formatEvent
 from twisted.python import usage
 from twisted.python.reflect import namedAny
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http_headers import Headers
 from zope.interface.verify import verifyObject
 
 from llamagw import __version__, announce, launch, logs, service, system, tap
@@ -344,7 +343,7 @@ class TelemetryTests(ServiceTestCase):
         self.values["otel"] = {"endpoint": "http://127.0.0.1:1"}
         gateway = self.make()
         assert gateway._site.trace is not None
-        self.assertTrue(gateway._site.trace(Headers()).sampled)
+        self.assertTrue(gateway._site.trace({}).sampled)
         self.assertIsNotNone(gateway._flush)
 
     def test_who_asks_for_what_cannot_be_is_told_and_served(self) -> None:

@@ -49,6 +49,8 @@ class Feed:
         head = [(b"Content-Type", content_type), (b"Cache-Control", b"no-cache")]
         request.begin(200, b"OK", head, b"")
         request.registerProducer(self, True)
+        if request.method == b"HEAD":
+            self.end()
 
     def __repr__(self) -> str:
         return f"<Feed to {self._request!r}{', paused' if self._paused else ''}>"

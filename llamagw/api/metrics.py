@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from llamagw import __version__
-from llamagw.dialects import route_of
+from llamagw.dialects import ROUTE_OF
 from llamagw.fleet import LOADS, UNLOADS, Dispatcher, ModelReport, Turn
 from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families
 from llamagw.proxy import Request
@@ -57,7 +57,7 @@ class Metrics:
         self._dispatcher = dispatcher
         self._connections = connections
         self._transports = transports
-        self.counts = Counts(dispatcher.catalogue.__contains__, route_of)
+        self.counts = Counts(dispatcher.catalogue.__contains__, ROUTE_OF)
         self._clock = clock
         #: What was told last, and who waits for the next, by whether it is in OpenMetrics' format.
         self._told: dict[bool, _Told] = {}

@@ -10,6 +10,7 @@ that speak OpenAI's API.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -388,33 +389,26 @@ _OTHERS = [
 ]
 
 
-#: The operation of each path that has one.
-_OPERATIONS = {path.encode(): route.operation for route in ROUTES for path in route.paths}
+#: ``gen_ai.operation.name`` of each path that has one, as received, without the query.
+OPERATIONS: Mapping[bytes, str] = {
+    path.encode(): route.operation for route in ROUTES if route.operation for path in route.paths
+}
 
 
-def operation_of(path: bytes) -> str:
-    """
-    ``gen_ai.operation.name`` of a path; "" if it has none.
+class _RouteOf(dict[bytes, str | None]):
+    """A dict, so that a path without a variable part costs no call."""
 
-    :param path: as received, without the query
-    """
-    return _OPERATIONS.get(path, "")
-
-
-#: The first path of the row of each path.
-_ROUTE_OF = {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
+    def __missing__(self, path: bytes) -> str | None:
+        if path.startswith(b"/upstream/"):
+            return "/upstream/{model}/{rest}"
+        return "/slots/{id}" if path.startswith(b"/slots/") else None
 
 
-def route_of(path: bytes) -> str | None:
-    """
-    The first path of a path's row in `ROUTES`; None for paths that no model answers.
-
-    :param path: as received, without the query
-    """
-    found = _ROUTE_OF.get(path)
-    if found is None and path.startswith(b"/upstream/"):
-        return "/upstream/{model}/{rest}"
-    return "/slots/{id}" if found is None and path.startswith(b"/slots/") else found
+#: The first path of a path's row in `ROUTES`, by the path as received, without the query; None for
+#: paths that no model answers.
+ROUTE_OF: Mapping[bytes, str | None] = _RouteOf(
+    {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
+)
 
 
 def dialect_of(path: bytes) -> Dialect:

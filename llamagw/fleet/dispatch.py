@@ -229,6 +229,9 @@ class Dispatcher:
         key = self.catalogue.find(name).instances[0].key
         models = self.scheduler.models
         pins.check(models[key], pinned, models.values(), self.config.max_loaded_models)
+        if models[key].pinned != pinned:
+            how = "pinned" if pinned else "not pinned any more"
+            _log.info("{name} is {how}: asked by POST /models/pin", name=models[key].name, how=how)
         self._run(self.scheduler.pin(key, pinned, self._now()))
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:

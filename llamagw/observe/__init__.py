@@ -15,13 +15,14 @@ from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
 from llamagw.observe.scrape import exposition
 from llamagw.observe.telemetry import Telemetry, telemetry
-from llamagw.observe.trace import Trace
+from llamagw.observe.trace import Begin, Trace
 from llamagw.observe.usage import Usage, reason_of, usage_of
 
 __all__ = [
     "HERE",
     "MOST_MODELS",
     "Activity",
+    "Begin",
     "Capture",
     "Captured",
     "Counts",

@@ -83,7 +83,7 @@ class Counts:
     All counters.
 
     :param known: whether a name is that of a configured model; others are counted as one
-    :param routes: the route of each path that counts; requests for other paths are left out
+    :param routes: the route of each path; None for those whose requests are left out
     :ivar requests: by model, route and status
     :ivar durations: by model and route
     :ivar refusals: by the code of the error
@@ -93,7 +93,7 @@ class Counts:
     :ivar unloads: by model and reason
     """
 
-    def __init__(self, known: Callable[[str], bool], routes: Callable[[bytes], str | None]) -> None:
+    def __init__(self, known: Callable[[str], bool], routes: Mapping[bytes, str | None]) -> None:
         self._known = known
         self._routes = routes
         self.requests: Counter[tuple[str, str, int]] = Counter()
@@ -111,7 +111,7 @@ class Counts:
         """Count a request that has ended."""
         if record.error:
             self.refusals[record.error] += 1
-        route = self._routes(record.path)
+        route = self._routes[record.path]
         # What named no model and is no error was no request for one, such as a scrape.
         if route is None or (record.asked is None and not record.error):
             return
@@ -127,16 +127,23 @@ class Counts:
         duration = self.durations.get((name, route))
         if duration is None:
             duration = self._duration(name, route)
-        duration.add(record.last - record.arrived)
+        # Not by `Histogram.add`: this is done for every request.
+        seconds = record.last - record.arrived
+        duration.counts[bisect_left(SECONDS, seconds)] += 1
+        duration.sum += seconds
         if record.admitted is None:
             return
         of_model = self.models[name]
-        queued = record.admitted if record.queued is None else record.queued
-        of_model.queue.add(record.admitted - queued)
+        if record.queued is None:
+            of_model.queue.counts[0] += 1
+        else:
+            of_model.queue.add(record.admitted - record.queued)
         of_model.retries += record.tries - 1
-        of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.first is not None
+        of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.status < 400
         if record.first is not None:
-            of_model.first.add(record.first - record.arrived)
+            seconds = record.first - record.arrived
+            of_model.first.counts[bisect_left(SECONDS, seconds)] += 1
+            of_model.first.sum += seconds
         usage = record.usage
         if usage is not None:
             of_model.prompt += usage.prompt or 0

@@ -34,12 +34,12 @@ class Names(Struct, frozen=True, kw_only=True):
     """
     What a path and a name are called.
 
-    :ivar route: the first path of a path's row, with ``{…}`` for a variable part; None for paths
-        that no model answers
-    :ivar operation: ``gen_ai.operation.name`` of a path; "" if it has none
+    :ivar routes: the first path of each path's row, with ``{…}`` for a variable part; None for
+        paths that no model answers
+    :ivar operations: ``gen_ai.operation.name`` of each path that has one
     :ivar known: whether a name is that of a configured model
     """
 
-    route: Callable[[bytes], str | None]
-    operation: Callable[[bytes], str]
+    routes: Mapping[bytes, str | None]
+    operations: Mapping[bytes, str]
     known: Callable[[str], bool]

@@ -6,7 +6,7 @@ Counted from records only while metrics are exported; our own are in counts.py.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 
 from llamagw.observe.counts import MOST_PAIRS, OTHER, Histogram
 from llamagw.observe.families import Distribution
@@ -38,18 +38,18 @@ class GenAi:
     """
     Counts the requests whose operation the conventions name.
 
-    :param operation: ``gen_ai.operation.name`` of a path; "" if it has none
+    :param operations: ``gen_ai.operation.name`` of each path that has one
     :param label: the label of a model's name
     """
 
-    def __init__(self, operation: Callable[[bytes], str], label: Callable[[str], str]) -> None:
-        self._operation = operation
+    def __init__(self, operations: Mapping[bytes, str], label: Callable[[str], str]) -> None:
+        self._operations = operations
         self._label = label
         self._values: list[dict[tuple[str, ...], Histogram]] = [{} for _ in _ALL]
 
     def count(self, record: Record) -> None:
         """Count a request that has ended."""
-        operation = self._operation(record.path)
+        operation = self._operations.get(record.path)
         if not operation or record.asked is None or record.arrived is None:
             return
         of = (operation, PROVIDER, self._label(record.model or record.asked))

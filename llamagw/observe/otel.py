@@ -13,7 +13,7 @@ import logging
 import os
 import re
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from queue import Full, Queue
 from threading import Thread
@@ -36,7 +36,6 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web.http_headers import Headers
 
 from llamagw.observe.counts import Counts
 from llamagw.observe.export import Export, Names
@@ -72,6 +71,9 @@ _ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)")
 
 #: The schema of the attributes that are stable; docs/observing.md has what the others follow.
 _CONVENTIONS = "https://opentelemetry.io/schemas/1.41.0"
+
+#: The headers that tell of the client's span, as Twisted and the SDK spell them.
+_CARRIED = ((b"Traceparent", "traceparent"), (b"Tracestate", "tracestate"))
 
 _NOTHING = Resource({})
 _SAMPLED = SpanContext(1, 1, False, TraceFlags(TraceFlags.SAMPLED))
@@ -248,7 +250,7 @@ class Exporting:
             self._span_exporter = _SpanExporter(spans, self._was_sent, **to)
         self._gen_ai: GenAi | None = None
         if export.metrics:
-            self._gen_ai = GenAi(names.operation, counts.label)
+            self._gen_ai = GenAi(names.operations, counts.label)
             to = {"endpoint": base and f"{base.rstrip('/')}/v1/metrics", "headers": headers}
             self._metric_exporter = _MetricExporter(self._metrics_lost, **to)
             self._interval = _interval()
@@ -258,12 +260,12 @@ class Exporting:
 
     # In the reactor's thread
 
-    def begin(self, headers: Headers) -> Trace:
+    def begin(self, given: Mapping[bytes, Sequence[bytes]]) -> Trace:
         found = {}
-        for name in (b"traceparent", b"tracestate"):
-            values = headers.getRawHeaders(name)
+        for name, key in _CARRIED:
+            values = given.get(name)
             if values is not None and len(values) == 1:
-                found[name.decode()] = values[0].decode("latin-1")
+                found[key] = values[0].decode("latin-1")
         return self._trace(found)
 
     def _trace(self, carried: dict[str, str]) -> Trace:
@@ -289,7 +291,7 @@ class Exporting:
             self._gen_ai.count(record)
         if self._processor is None or (record.asked is None and not record.error):
             return
-        if self._names.route(record.path) is None:
+        if self._names.routes[record.path] is None:
             return
         trace = record.trace
         if trace is None:  # it was refused before its head was complete

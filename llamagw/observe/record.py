@@ -11,7 +11,6 @@ from enum import Enum
 
 from msgspec import Struct
 
-from llamagw.observe.capture import Captured
 from llamagw.observe.trace import Trace
 from llamagw.observe.usage import Usage
 
@@ -42,7 +41,7 @@ _OUTCOMES = {
 }
 
 
-class Record(Struct, kw_only=True):
+class Record(Struct, kw_only=True, gc=False):
     """
     One request. Times are seconds of the reactor's clock; None for what did not happen.
 
@@ -58,7 +57,8 @@ class Record(Struct, kw_only=True):
     :ivar load_sec: seconds of the wait in which its model was loading
     :ivar timing: the header ``Server-Timing`` of its answer
     :ivar connected: when it had a connection to its last backend
-    :ivar first: when the first bytes of the answer came
+    :ivar first: when the first bytes of the answer's body came: the head of a stream comes before
+        the engine has read the prompt
     :ivar last: when the answer, or the request without one, had ended
     :ivar tries: to how many backends it was sent
     :ivar status: of the answer; 0 if the client left before one
@@ -66,7 +66,7 @@ class Record(Struct, kw_only=True):
     :ivar bytes_out: size of the answer's body
     :ivar error: the code of the gateway's own error; "" without one
     :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
-    :ivar captured: its content, if that is kept
+    :ivar captured: the number of its content in `llamagw.observe.Capture`; 0 if that is not kept
     :ivar trace: its spans; None while none are exported
     """
 
@@ -93,7 +93,7 @@ class Record(Struct, kw_only=True):
     error: str = ""
     reason: str = ""
     usage: Usage | None = None
-    captured: Captured | None = None
+    captured: int = 0
     trace: Trace | None = None
 
     @property

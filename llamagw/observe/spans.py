@@ -119,9 +119,9 @@ class Spans:
             yield "upstream", trace.upstream_id, (sent, record.last), attributes, events
 
     def _name(self, record: Record) -> str:
-        operation = self._names.operation(record.path)
+        operation = self._names.operations.get(record.path, "")
         if not operation:
-            return f"{_method(record)} {self._names.route(record.path) or ''}".rstrip()
+            return f"{_method(record)} {self._names.routes[record.path] or ''}".rstrip()
         return f"{operation} {self._model(record)}".rstrip()
 
     def _model(self, record: Record) -> str:
@@ -133,7 +133,7 @@ class Spans:
     def _attributes(self, record: Record, trace: Trace) -> Attributes:
         found: Attributes = {
             "http.request.method": _method(record),
-            "http.route": self._names.route(record.path),
+            "http.route": self._names.routes[record.path],
             "http.response.status_code": record.status or None,
             "http.request.body.size": record.bytes_in or None,
             "http.response.body.size": record.bytes_out or None,
@@ -144,7 +144,7 @@ class Spans:
             "llamagw.tries": record.tries,
             "llamagw.queue_position": trace.position or None,
         }
-        operation = self._names.operation(record.path)
+        operation = self._names.operations.get(record.path, "")
         if operation:
             found |= {
                 "gen_ai.operation.name": operation,

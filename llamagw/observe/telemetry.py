@@ -5,7 +5,7 @@ takes memory and half a second.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 from llamagw.observe.counts import Counts
@@ -16,17 +16,16 @@ from llamagw.observe.trace import Trace
 
 if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
-    from twisted.web.http_headers import Headers
 
 
 class Telemetry(Protocol):
     """Exports spans and metrics while the gateway runs."""
 
-    def begin(self, headers: Headers) -> Trace:
+    def begin(self, given: Mapping[bytes, Sequence[bytes]]) -> Trace:
         """
         Begin the spans of a request.
 
-        :param headers: the request's
+        :param given: the values of its headers by their names, spelled as in ``X-Request-Id``
         """
 
     def tell(self, record: Record) -> None:

@@ -9,7 +9,7 @@ for otel.py; nothing of the SDK is here.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -47,7 +47,7 @@ class _Asked(Struct):
 _asked = msgspec.json.Decoder(_Asked).decode
 
 
-class Trace(Struct, kw_only=True):
+class Trace:
     """
     The spans of one request.
 
@@ -64,17 +64,44 @@ class Trace(Struct, kw_only=True):
     :ivar content: these
     """
 
-    trace_id: int
-    span_id: int
-    upstream_id: int
-    sampled: bool
-    parent: Any = None
-    position: int = 0
-    max_tokens: int | None = None
-    response_id: str = ""
-    reasons: Sequence[str] = ()
-    keeps_content: bool = False
-    content: Captured | None = None
+    # No Struct: a record is packed, and this is not (activity.py).
+    __slots__ = (
+        "content",
+        "keeps_content",
+        "max_tokens",
+        "parent",
+        "position",
+        "reasons",
+        "response_id",
+        "sampled",
+        "span_id",
+        "trace_id",
+        "upstream_id",
+    )
+
+    def __init__(
+        self,
+        trace_id: int,
+        span_id: int,
+        upstream_id: int,
+        sampled: bool,
+        parent: Any = None,
+        keeps_content: bool = False,
+    ) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.upstream_id = upstream_id
+        self.sampled = sampled
+        self.parent = parent
+        self.keeps_content = keeps_content
+        self.position = 0
+        self.max_tokens: int | None = None
+        self.response_id = ""
+        self.reasons: Sequence[str] = ()
+        self.content: Captured | None = None
+
+    def __repr__(self) -> str:
+        return f"<Trace {self.trace_id:032x}{'' if self.sampled else ', not sampled'}>"
 
     @property
     def header(self) -> bytes:
@@ -85,28 +112,22 @@ class Trace(Struct, kw_only=True):
             self.sampled,
         )
 
-    def asked(self, target: bytes, body: bytes, captured: Captured | None) -> None:
+    def asked(self, target: bytes, body: bytes, captured: Captured | None) -> Captured | None:
         """
         Note what a request's body asks for; never fails.
 
         :param target: path and query
         :param body: the whole body
         :param captured: its content, if that is kept anyway
+        :return: its content, if that is kept; takes the answer
         """
         if not self.sampled:
-            return
+            return captured
         if self.keeps_content:
-            self.content = captured or Captured(target, (), body, MOST_CONTENT)
-        if len(body) > MOST_BODY:
-            return
-        try:
-            found = _asked(body)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            return
-        given = (getattr(found, name) for name in found.__struct_fields__)
-        limit = next((value for value in given if value is not None), None)
-        if limit is not None and 0 <= limit <= _MOST_TOKENS:
-            self.max_tokens = int(limit)
+            self.content = captured = captured or Captured(target, (), body, MOST_CONTENT)
+        if len(body) <= MOST_BODY:
+            self.max_tokens = _limit(body)
+        return captured
 
     def answered(self, begin: bytes, end: bytes) -> None:
         """
@@ -122,3 +143,23 @@ class Trace(Struct, kw_only=True):
             self.response_id = found[1].decode()
         reasons = dict.fromkeys(_REASON.findall(begin) + _REASON.findall(end))
         self.reasons = [reason.decode() for reason in reasons][:MOST_REASONS]
+
+
+#: Begins the spans of a request; see `llamagw.observe.Telemetry.begin`.
+Begin = Callable[[Mapping[bytes, Sequence[bytes]]], Trace]
+
+
+def _limit(body: bytes) -> int | None:
+    """The number of tokens that an answer may have; None if a body gives none."""
+    try:
+        found = _asked(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
+    given = (
+        found.max_tokens,
+        found.max_completion_tokens,
+        found.max_output_tokens,
+        found.n_predict,
+    )
+    limit = next((value for value in given if value is not None), None)
+    return int(limit) if limit is not None and 0 <= limit <= _MOST_TOKENS else None

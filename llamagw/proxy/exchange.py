@@ -8,13 +8,11 @@ kept. Whether to retry is relay.py's decision.
 
 from __future__ import annotations
 
-from functools import partial
-
 from twisted.internet.defer import Deferred
 
 from llamagw.fleet import Lease
 from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
-from llamagw.observe import Captured, Record, reason_of, usage_of
+from llamagw.observe import Record, reason_of, usage_of
 from llamagw.proxy.call import Call
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import outgoing
@@ -55,11 +53,7 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     """
     # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
-    record = request.record
-    captured = None if record is None else record.captured
-    if captured is None and record is not None and record.trace is not None:
-        captured = record.trace.content
-    kind = Exchange if captured is None else partial(CapturingExchange, captured)
+    kind = Exchange if request.captured is None else CapturingExchange
     exchange = kind(request, call, lease, upstream)
     upstream.send(
         _head(request, call, lease, target, body),
@@ -121,11 +115,11 @@ class Exchange:
         # From here on there is no retry, which would need the body.
         self._request.drop_body()
         record = self._record = self._request.record
-        if record is not None:
-            record.first = self._request.channel.connections.clock.seconds()
         if data:
             self._begin, self._kept[0] = data[:KEPT_BYTES], data[-KEPT_BYTES:]
             self._reads = 1
+            if record is not None:
+                record.first = self._request.channel.connections.clock.seconds()
         if status == 101:
             self._tunnel = True
             protocol = self._call.upgrade or b""
@@ -151,6 +145,8 @@ class Exchange:
         # No call here: this is done for each event of a stream.
         if not self._reads:
             self._begin = data[:KEPT_BYTES]
+            if self._record is not None:
+                self._record.first = self._request.channel.connections.clock.seconds()
         self._kept[self._reads % KEPT] = data[-KEPT_BYTES:]
         self._reads += 1
         if self._refusal is None:
@@ -191,38 +187,29 @@ class Exchange:
 
 
 class CapturingExchange(Exchange):
-    """
-    An exchange whose answer is captured; see `Exchange`.
+    """An exchange whose answer is captured; see `Exchange`."""
 
-    :param captured: takes the answer
-    """
+    __slots__ = ("_answer",)
 
-    __slots__ = ("_captured",)
-
-    def __init__(
-        self, captured: Captured, request: Request, call: Call, lease: Lease, upstream: Upstream
-    ) -> None:
+    def __init__(self, request: Request, call: Call, lease: Lease, upstream: Upstream) -> None:
         super().__init__(request, call, lease, upstream)
-        self._captured = captured
+        assert request.captured is not None, "else it is an Exchange"
+        self._answer = request.captured.answer
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         if not self._begun and status != 101:
-            self._captured.answer.add(data)
+            self._answer.add(data)
         # Else it is passed to `body`.
         super().head(status, reason, headers, data, whole)
 
     def body(self, data: bytes) -> None:
-        self._captured.answer.add(data)
+        self._answer.add(data)
         super().body(data)
 
 
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:
     address = lease.address
-    headers = [
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    ]
+    headers = [(name, value) for name, values in request.given.items() for value in values]
     own = _OWN_HEADERS
     if address.api_key is not None:
         own |= _KEYS

@@ -13,11 +13,10 @@ from functools import partial
 from twisted.internet.interfaces import IReactorTime
 from twisted.web import server
 from twisted.web.http import Request as HTTPRequest
-from twisted.web.http_headers import Headers
 from twisted.web.resource import IResource
 
 from llamagw.listeners import Listeners
-from llamagw.observe import Record, Trace, log
+from llamagw.observe import Begin, Record, log
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import Connections, Limits
 from llamagw.proxy.request import Request
@@ -47,7 +46,7 @@ class Site(server.Site):
         limits: Limits,
         records: Listeners[Record],
         access_log: bool = False,
-        trace: Callable[[Headers], Trace] | None = None,
+        trace: Begin | None = None,
     ) -> None:
         super().__init__(tree, Request, timeout=None, reactor=clock)
         self.table = table

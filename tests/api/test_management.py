@@ -280,7 +280,7 @@ class PinTests(ManagementTestCase):
     def test_what_cannot_be_pinned_is_told_why(self) -> None:
         self.configure(*map(local_model, "abc"), remote_model("far", Replica(url="http://far")))
         self.assertEqual(self.post("/models/pin", {"model": "a"}).status, 200)
-        for model, said in (("b", "2 models would be pinned"), ("far", "lives elsewhere")):
+        for model, said in (("b", "1 is pinned already"), ("far", "lives elsewhere")):
             answer = self.post("/models/pin", {"model": model})
             error = self.assert_envelope(answer, 400, open_to_all=False)
             self.assertIn(said, error["message"])

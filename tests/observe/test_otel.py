@@ -18,9 +18,8 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, StatusCode, TraceFlags
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http_headers import Headers
 
-from llamagw.dialects import operation_of, route_of
+from llamagw.dialects import OPERATIONS, ROUTE_OF
 from llamagw.observe import (
     Captured,
     Counts,
@@ -41,7 +40,7 @@ from tests.support.collector import Collector
 from tests.support.logs import events_of
 
 CHAT = b"/v1/chat/completions"
-NAMES = Names(route=route_of, operation=operation_of, known="small".__eq__)
+NAMES = Names(routes=ROUTE_OF, operations=OPERATIONS, known="small".__eq__)
 
 #: 2026-01-01, in nanoseconds since the epoch.
 SINCE = 1_767_225_600_000_000_000
@@ -74,7 +73,10 @@ def record(**more: Any) -> Record:
 
 
 def trace(**more: Any) -> Trace:
-    return Trace(trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True, **more)
+    found = Trace(trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True)
+    for name, value in more.items():
+        setattr(found, name, value)
+    return found
 
 
 class SpanTests(SynchronousTestCase):
@@ -231,7 +233,7 @@ class ExportCase(SynchronousTestCase):
         self.addCleanup(self.collector.server_close)
         self.addCleanup(self.collector.shutdown)
         self.reactor = Reactor()
-        self.counts = Counts("small".__eq__, route_of)
+        self.counts = Counts("small".__eq__, ROUTE_OF)
         self.events = events_of(self)
 
     def exporting(self, start: bool = True, **more: Any) -> Exporting:
@@ -251,7 +253,7 @@ class ExportCase(SynchronousTestCase):
 
     def request(self, exporting: Exporting, parent: str = "", **more: Any) -> Record:
         told = record(**more)
-        told.trace = exporting.begin(Headers({"traceparent": [parent]} if parent else {}))
+        told.trace = exporting.begin({b"Traceparent": [parent.encode()]} if parent else {})
         self.counts.count(told)
         exporting.tell(told)
         return told
@@ -296,15 +298,15 @@ class ExportTests(ExportCase):
     def test_a_traceparent_that_is_none_is_as_if_there_were_none(self) -> None:
         exporting = self.exporting(start=False)
         for wrong in ("", "x", f"00-{'0' * 32}-{'b' * 16}-01", f"ff-{'a' * 32}-{'b' * 16}-01"):
-            found = exporting.begin(Headers({"traceparent": [wrong]}))
+            found = exporting.begin({b"Traceparent": [wrong.encode()]})
             self.assertEqual((found.parent, found.sampled), (None, True))
             self.assertNotIn(found.trace_id, (0, int("a" * 32, 16)))
-        twice = exporting.begin(Headers({"traceparent": [f"00-{'a' * 32}-{'b' * 16}-01"] * 2}))
+        twice = exporting.begin({b"Traceparent": [b"00-%b-%b-01" % (b"a" * 32, b"b" * 16)] * 2})
         self.assertIsNone(twice.parent)
 
     def test_of_those_that_nobody_has_decided_a_share_is_sampled(self) -> None:
         exporting = self.exporting(start=False, sample=0.25)
-        sampled = sum(exporting.begin(Headers()).sampled for _ in range(2000))
+        sampled = sum(exporting.begin({}).sampled for _ in range(2000))
         self.assertTrue(350 < sampled < 650, sampled)
 
     def test_what_the_file_leaves_out_the_variables_say(self) -> None:

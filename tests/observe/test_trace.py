@@ -79,13 +79,14 @@ class TraceTests(SynchronousTestCase):
         assert found.content is not None
         self.assertEqual(len(found.content.told()["request"]["body"]), MOST_CONTENT)
         captured = Captured(b"/", (), b"", 1)
-        found.asked(b"/", body, captured)
+        self.assertIs(found.asked(b"/", body, captured), captured)
         self.assertIs(found.content, captured, "it is not kept twice")
+        self.assertIs(trace(sampled=False).asked(b"/", body, captured), captured)
 
     def test_nothing_is_noted_for_spans_that_are_not_exported(self) -> None:
         found = trace(sampled=False)
         found.keeps_content = True
         found.asked(b"/", b'{"max_tokens": 12}', None)
         found.answered(b'"id":"cmpl-1","finish_reason":"stop"', b"")
-        found.keeps_content = False
-        self.assertEqual(found, trace(sampled=False))
+        known = found.content, found.max_tokens, found.response_id, [*found.reasons]
+        self.assertEqual(known, (None, None, "", []))

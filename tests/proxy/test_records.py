@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import gc
 import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
-
-from twisted.web.http_headers import Headers
 
 from llamagw.observe import Outcome, Record, Trace
 from llamagw.proxy.exchange import KEPT, KEPT_BYTES, Exchange
@@ -79,6 +79,10 @@ class IdTests(RecordTestCase):
 PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
 
 
+def begin(_: Mapping[bytes, Sequence[bytes]], keeps_content: bool = False) -> Trace:
+    return Trace(0xA, span_id=0xB, upstream_id=0xC, sampled=True, keeps_content=keeps_content)
+
+
 class TraceTests(RecordTestCase):
     def sent(self, **keys: Any) -> list[str]:
         """The headers ``traceparent`` that the backend gets when a client sends `PARENT`."""
@@ -97,23 +101,20 @@ class TraceTests(RecordTestCase):
         self.assertEqual([record.trace for record in self.told], [None])
 
     def test_else_the_engine_s_parent_is_the_gateway_s_upstream_span(self) -> None:
-        seen: list[Headers] = []
+        seen: list[object] = []
 
-        def begin(headers: Headers) -> Trace:
-            seen.append(headers)
-            return Trace(trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True)
+        def note(given: Mapping[bytes, Sequence[bytes]]) -> Trace:
+            seen.append(given[b"Traceparent"])
+            return begin(given)
 
-        self.assertEqual(self.sent(trace=begin), [f"00-{'a':0>32}-{'c':0>16}-01"])
-        self.assertEqual([head.getRawHeaders("traceparent") for head in seen], [[PARENT]])
+        self.assertEqual(self.sent(trace=note), [f"00-{'a':0>32}-{'c':0>16}-01"])
+        self.assertEqual(seen, [[PARENT.encode()]])
         [record] = self.told
         assert record.trace is not None
         noted = record.trace.max_tokens, record.trace.response_id, [*record.trace.reasons]
         self.assertEqual(noted, (7, "cmpl-1", ["stop"]))
 
     def test_who_waits_is_told_the_place_that_he_took(self) -> None:
-        def begin(_: Headers) -> Trace:
-            return Trace(trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True)
-
         self.bench = Bench(loaded=False, trace=begin)
         told = self.listen()
         self.bench.hold_loads()
@@ -125,19 +126,16 @@ class TraceTests(RecordTestCase):
         self.assertEqual(places, [1, 2, 1, 2])
 
     def test_an_answer_is_kept_for_spans_that_tell_it(self) -> None:
-        def begin(_: Headers) -> Trace:
-            return Trace(
-                trace_id=0xA, span_id=0xB, upstream_id=0xC, sampled=True, keeps_content=True
-            )
-
-        self.sent(trace=begin)
+        self.sent(trace=partial(begin, keeps_content=True))
         [record] = self.told
         assert record.trace is not None
         assert record.trace.content is not None
-        kept = record.trace.content.told()
-        self.assertIn('"max_tokens": 7', kept["request"]["body"])
-        self.assertIn('"finish_reason":"stop"', kept["response"]["body"])
-        self.assertIsNone(record.captured, "nobody else is shown it")
+        content = record.trace.content.told()
+        self.assertIn('"max_tokens": 7', content["request"]["body"])
+        self.assertIn('"finish_reason":"stop"', content["response"]["body"])
+        self.assertEqual(record.captured, 0, "nobody else is shown it")
+        [kept] = self.bench.activity.entries(1, count=9)
+        self.assertEqual((kept["id"], kept["captured"]), (record.id, False))
 
 
 class OutcomeTests(RecordTestCase):
@@ -165,6 +163,20 @@ class OutcomeTests(RecordTestCase):
         [record] = told
         assert record.usage is not None
         self.assertEqual((record.usage.prompt, record.usage.completion), (3, 4))
+
+    def test_the_first_byte_is_the_body_s_not_the_head_s(self) -> None:
+        told = self.listen()
+        self.bench.client(request({"model": "small", "stream": True}))
+        backend = self.bench.backend()
+        backend.says(STREAM_HEAD)
+        self.bench.reactor.advance(5)
+        backend.says(event(b"data: 1\n\n"))
+        self.bench.reactor.advance(1)
+        backend.says(event(b"data: 2\n\n") + b"0\r\n\r\n")
+        [record] = told
+        assert record.first is not None
+        assert record.arrived is not None
+        self.assertEqual((record.first - record.arrived, record.last - record.first), (5, 1))
 
     def test_who_left_who_was_refused_and_what_broke_off_are_told_apart(self) -> None:
         told = self.listen()

@@ -18,7 +18,6 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
-from twisted.web.http_headers import Headers
 
 from llamagw.api import Api, Live, Metrics
 from llamagw.config import Config, LocalModel, ModelConfig
@@ -27,7 +26,7 @@ from llamagw.fleet import Dispatcher, Lease
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
-from llamagw.observe import Activity, Record, Trace
+from llamagw.observe import Activity, Begin, Record
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
@@ -205,7 +204,7 @@ class Bench:
         origins: Iterable[str] = ("*",),
         poison: float = 0,
         loaded: bool = True,
-        trace: Callable[[Headers], Trace] | None = None,
+        trace: Begin | None = None,
         **keys: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -220,7 +219,7 @@ class Bench:
         self.metrics = Metrics(
             self.dispatcher, lambda: len(self.site.connections.open), "memory", self.reactor
         )
-        self.activity = Activity(self.config.activity_size)
+        self.activity = Activity(self.config.activity_size, self.relay.capture)
         self.records = Listeners[Record]()
         self.live = Live(
             self.dispatcher,

@@ -511,6 +511,8 @@ class Fleet:
     def pin(self, which: int, pinned: bool) -> None:
         """Somebody pins a model, or unpins it."""
         local = [name for name in self.alive() if name not in self.elsewhere]
+        # Those that close are few, and the ones for which it makes a difference.
+        local = [name for name in local if name in self.closed] or local
         name = local[which % len(local)]
         if not pinned:
             self.pinned.discard(name)
