@@ -243,7 +243,7 @@ class Exporting:
         self._metric_exporter: _MetricExporter | None = None
         self._clockwork: LoopingCall | None = None
         base, headers = export.endpoint, dict(export.headers) or None
-        self._where = base or "the collector"
+        self._where = base or "the environment's collector"
         if export.spans:
             spans = Spans(self._origin, names, self._ids.generate_span_id)
             to = {"endpoint": base and f"{base.rstrip('/')}/v1/traces", "headers": headers}
