@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def leave_out_tls() -> None:
@@ -98,11 +98,62 @@ def machine_memory() -> int:
     import psutil
 
     total = int(psutil.virtual_memory().total)
-    # A container's own group is the root of the hierarchy that it sees (cgroup v2, then v1).
-    for path in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{path}") as file:
-            return min(total, int(file.read()))
+    for group in _GROUPS:
+        with contextlib.suppress(OSError, ValueError):
+            return min(total, int(_read(group.limit)))
     return total
+
+
+def available_memory() -> int:
+    """
+    How much memory this process could get without swapping, what files have in the cache included.
+
+    That has the weights too that engines have mapped: to take their room is to have them read from
+    the disk again.
+
+    :return: bytes; within its container's limit too
+    """
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    for group in _GROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            limit, used = int(_read(group.limit)), int(_read(group.used))
+            told = dict(line.split() for line in _read(group.stat).splitlines())
+            cached = sum(
+                int(told[group.prefix + name]) for name in ("inactive_file", "active_file")
+            )
+            return max(min(available, limit - used + cached), 0)
+    return available
+
+
+class _Group(NamedTuple):
+    """Where a control group tells of its memory, and how names in its ``memory.stat`` begin."""
+
+    limit: str
+    used: str
+    stat: str
+    prefix: str
+
+
+#: Where Linux tells of control groups.
+_CGROUP = "/sys/fs/cgroup"
+
+#: A container's own group is the root of the hierarchy that it sees: cgroup v2, then v1.
+_GROUPS = (
+    _Group("memory.max", "memory.current", "memory.stat", ""),
+    _Group(
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_",
+    ),
+)
+
+
+def _read(path: str) -> str:
+    with open(f"{_CGROUP}/{path}", encoding="ascii") as file:
+        return file.read()
 
 
 def raise_open_files() -> int:

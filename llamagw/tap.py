@@ -211,7 +211,7 @@ def make_gateway(
     :param foreground: whether the log goes to stdout
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
-    from llamagw.api import Api, Live, Metrics
+    from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
     from llamagw.fleet import Dispatcher
     from llamagw.launch import (
         Durations,
@@ -223,7 +223,7 @@ def make_gateway(
     )
     from llamagw.listeners import Listeners
     from llamagw.net import Connector, Pool, uses_uvloop
-    from llamagw.observe import Activity, Record
+    from llamagw.observe import Activity, History, Record
     from llamagw.proxy import Relay, Site
     from llamagw.service import Gateway
 
@@ -243,7 +243,10 @@ def make_gateway(
     relay.apply(config)
     exported = config.otel
     transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
-    metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
+    devices = Devices(dispatcher.totals, reactor)
+    metrics = Metrics(dispatcher, devices, lambda: len(site.connections.open), transports, reactor)
+    charts = Charts(History(metrics.counts, lambda: dispatcher.totals()[:4]), reactor)
+    reactor.callWhenRunning(charts.begin)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
     activity = Activity(config.activity_size, relay.capture)
@@ -253,7 +256,8 @@ def make_gateway(
         records.add(exporting.tell)
         reactor.callWhenRunning(exporting.start)
     live = Live(dispatcher, lambda: site.under_way(), activity, records, reactor)
-    api = Api(dispatcher, relay, reactor, metrics, activity, live)
+    configuration = Configuration(lambda: gateway)
+    api = Api(dispatcher, relay, reactor, metrics, activity, live, devices, charts, configuration)
     site = Site(
         api.tree,
         api.table,
@@ -272,12 +276,13 @@ def make_gateway(
         if config.otel != exported:
             _log.warn("otel has changed; it takes effect at the next start")
 
-    return Gateway(
+    gateway = Gateway(
         config,
         site,
         dispatcher,
         pool,
         prepare=launchers.prepare,
+        examine=launchers.examine,
         in_thread=in_thread,
         leftovers=leftovers,
         apply=apply,
@@ -287,6 +292,7 @@ def make_gateway(
         foreground=foreground,
         flush=None if exporting is None else exporting.stop,
     )
+    return gateway
 
 
 def _telemetry(
@@ -363,9 +369,6 @@ def endpoint(reactor: Any, config: Config) -> Any:
 def _handle_signals(reactor: Any, gateway: Gateway, options: Options) -> None:
     """SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGHUP reloads."""
 
-    def reload() -> None:
-        gateway.reload(options["config"])
-
-    handle_signals(reactor, gateway.hurry, reload)
+    handle_signals(reactor, gateway.hurry, gateway.reload)
     if options.hung_up:
-        reload()
+        gateway.reload()

@@ -31,9 +31,10 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from llamagw import __version__, announce, launch, logs, service, system, tap
-from llamagw.config import ConfigError, load
+from llamagw.config import ConfigError, load, with_lines
 from llamagw.launch import known
 from llamagw.models import look_at
+from llamagw.observe import STEP
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.models.support import gguf_bytes
@@ -282,7 +283,8 @@ class ServiceTestCase(ConfigTestCase):
         self.reactor = MemoryReactorClock()
         self.patch(known, "known_flags", lambda *_: {})
         self.patch(known, "look_apart", lambda paths, seconds, asking: look_at(paths, seconds))
-        self.patch(service, "load_apart", lambda path, asking: load(path))
+        self.patch(service, "load_apart", lambda path, asking, text=None: load(path, text))
+        self.patch(service, "lines_apart", lambda found, asking, text=None: with_lines(found, text))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
         self.logged: list[str] = []
@@ -387,6 +389,13 @@ class StartTests(ServiceTestCase):
         self.assertEqual((allowed.client_stall, allowed.request_timeout), (7, 9))
         self.assertGreaterEqual(allowed.max_connections, 8)
 
+    def test_samples_for_charts_are_taken_while_it_runs(self) -> None:
+        self.make()
+        [(begin, _, _)] = self.reactor.whenRunningHooks
+        begin()
+        self.reactor.advance(STEP)
+        self.assertIn("1 samples", repr(begin.__self__))
+
     def test_requests_are_logged_in_the_foreground(self) -> None:
         for foreground in (True, False):
             self.foreground = foreground
@@ -471,7 +480,8 @@ class StartTests(ServiceTestCase):
         self.values["llama_server_path"] = str(self.folder / "other")
         (self.folder / "other").touch(mode=0o755)
         self.values["models"][1]["extra_args"] = ["--embedings"]
-        gateway.reload(self.write())
+        self.write()
+        gateway.reload()
         self.assertIn("is no flag of this llama-server; did you mean", self.warned[-2])
         self.assertIn("was not reloaded", self.warned[-1])
         self.assertEqual(gateway._config.llama_server_path, sys.executable)
@@ -658,7 +668,8 @@ class ReloadTests(ServiceTestCase):
     """SIGHUP: another configuration, or none of it."""
 
     def reload(self, gateway: Gateway) -> None:
-        gateway.reload(str(self.write()))
+        self.write()
+        gateway.reload()
 
     def relay(self, gateway: Gateway) -> Relay:
         """The one that the table's handlers are methods of."""

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from llamagw import __version__
+from llamagw.api.devices import Devices
 from llamagw.dialects import ROUTE_OF
 from llamagw.fleet import LOADS, UNLOADS, Dispatcher, ModelReport, Turn
 from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families
@@ -41,6 +42,7 @@ class Metrics:
     The gateway's metrics.
 
     :param dispatcher: reports on the models, and tells of their loads
+    :param devices: what memory there is
     :param connections: how many clients are connected
     :param transports: the kind of transports, such as "uvloop"
     :param clock: the reactor, or a Clock
@@ -50,11 +52,13 @@ class Metrics:
     def __init__(
         self,
         dispatcher: Dispatcher,
+        devices: Devices,
         connections: Callable[[], int],
         transports: str,
         clock: IReactorTime,
     ) -> None:
         self._dispatcher = dispatcher
+        self._devices = devices
         self._connections = connections
         self._transports = transports
         self.counts = Counts(dispatcher.catalogue.__contains__, ROUTE_OF)
@@ -150,6 +154,16 @@ class Metrics:
                 (report.id, state): int(report.status == state)
                 for report in reports
                 for state in _STATES
+            },
+        )
+        yield Gauge(
+            "llamagw_memory_bytes",
+            "Memory of the machine: free is what a further model could take.",
+            ("device", "kind"),
+            {
+                (device.device, kind): getattr(device, kind)
+                for device in self._devices.read()
+                for kind in ("total", "free", "used_by_models")
             },
         )
         yield Gauge(

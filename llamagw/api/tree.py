@@ -26,6 +26,9 @@ from werkzeug.routing import PathConverter, RequestRedirect
 
 from llamagw import __version__, web
 from llamagw.api.activity import entries
+from llamagw.api.charts import Charts
+from llamagw.api.config import Configuration
+from llamagw.api.devices import Devices
 from llamagw.api.feeds import Feeds
 from llamagw.api.listing import Described, model_entries, model_list, router_entry
 from llamagw.api.live import Live
@@ -103,6 +106,9 @@ class Api:
     :param metrics: answers ``GET /metrics``
     :param activity: the last requests
     :param live: those that are under way
+    :param devices: what memory there is
+    :param charts: answers ``GET /history``
+    :param configuration: answers requests about the configuration
     """
 
     app = Klein()
@@ -119,6 +125,9 @@ class Api:
         metrics: Metrics,
         activity: Activity,
         live: Live,
+        devices: Devices,
+        charts: Charts,
+        configuration: Configuration,
     ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
@@ -129,6 +138,9 @@ class Api:
         self._metrics = metrics
         self._activity = activity
         self._live = live
+        self._devices = devices
+        self._charts = charts
+        self._configuration = configuration
 
     @property
     def tree(self) -> KleinResource:
@@ -188,6 +200,7 @@ class Api:
                 "version": __version__,
                 "uptime_sec": round(self._clock.seconds() - self._started, 3),
                 "max_loaded_models": self._dispatcher.config.max_loaded_models,
+                "devices": self._devices.read(),
                 "models": self._dispatcher.report(busy=True),
             },
         )
@@ -279,6 +292,30 @@ class Api:
     def cancel(self, request: Request, request_id: str) -> bytes:
         """End a request that is under way."""
         return _json(request, {"success": True, "cancelled": self._live.cancel(request_id)})
+
+    @app.route("/history", methods=["GET"])
+    @_guarded
+    def history(self, request: Request) -> bytes:
+        """The last minutes or hours in numbers, for charts."""
+        return request.prepare(200, self._charts.body(request))
+
+    @app.route("/config", methods=["GET"])
+    @_guarded
+    async def config(self, request: Request) -> bytes:
+        """The configuration in force, where each value comes from, and the text of its file."""
+        return request.prepare(200, await self._configuration.told(request))
+
+    @app.route("/config/check", methods=["POST"])
+    @_guarded
+    async def check(self, request: Request) -> bytes:
+        """What a reload of the text in the body would change, or the faults that it has."""
+        return _json(request, await self._configuration.checked(request))
+
+    @app.route("/config/reload", methods=["POST"])
+    @_guarded
+    async def reload(self, request: Request) -> bytes:
+        """Reload the configuration; answer when that is done, with changes or faults."""
+        return _json(request, await self._configuration.reloaded())
 
     async def _model_entries(self) -> list[Described]:
         entries: list[Described] = []

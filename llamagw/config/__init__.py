@@ -32,6 +32,8 @@ from llamagw.config.schema import (
     OtelEntry,
     ReplicaEntry,
 )
+from llamagw.config.secrets import masked_arguments, unmasked
+from llamagw.config.sources import described, told_faults
 
 __all__ = [
     "ANY_ORIGIN",
@@ -58,13 +60,17 @@ __all__ = [
     "address_url",
     "base_url",
     "cannot_listen",
+    "described",
     "endpoint_string",
     "is_loopback",
     "is_pattern",
     "load",
+    "masked_arguments",
     "origin",
     "physical_cores",
     "shown_address",
     "speaks_tls",
+    "told_faults",
+    "unmasked",
     "with_lines",
 ]

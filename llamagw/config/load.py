@@ -28,20 +28,33 @@ from llamagw.config.schema import CaptureEntry, ConfigFile, ModelEntry, OtelEntr
 from llamagw.config.walk import environment, fields, takes, texts
 
 
-def load(path: str) -> Config:
+def load(path: str, text: bytes | None = None) -> Config:
     """
     Read and check a configuration file.
 
     :param path: the YAML file; relative paths in it are relative to its folder
+    :param text: checked as if the file said that; None to read it
     :return: the configuration, complete and valid
     :raises ConfigError: with every fault of the file, each with its place and remedy
     """
     document = Document(path)
-    raw = document.parse()
-    config = None if raw is None else _config(document, raw)
-    if config is None or document.faults:
+    config = resolve(document, document.parse(text))
+    if config is None:
         raise ConfigError(document.sorted_faults())
     return config
+
+
+def resolve(document: Document, raw: dict[Any, Any] | None) -> Config | None:
+    """
+    Check what a document says.
+
+    :param document: gets the faults
+    :param raw: its plain values, from `Document.parse`
+    :return: the configuration, complete and valid; None if the document has faults
+    :raises ConfigError: if there are too many
+    """
+    config = None if raw is None else _config(document, raw)
+    return None if document.faults else config
 
 
 def _config(document: Document, raw: dict[Any, Any]) -> Config:

@@ -323,6 +323,32 @@ OWN = (
     ),
     Own(
         "GET",
+        "/history",
+        "the last `?minutes=` (15, up to 1440) in numbers for charts: requests, tokens a second, "
+        "first byte, queue, memory, swaps, errors",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
+        "/config",
+        "the configuration in force, where each value comes from, and the text of the file; "
+        "without secrets",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "POST",
+        "/config/check",
+        "a configuration's text: what a reload of it would change, or its faults; never applied",
+        Scope.MANAGE,
+    ),
+    Own(
+        "POST",
+        "/config/reload",
+        "reloads the file, and answers when that is done: what has changed, or the faults",
+        Scope.MANAGE,
+    ),
+    Own(
+        "GET",
         "/models/sse",
         "an event for each change of a model's state, and one a second while it loads or is waited "
         "for",
@@ -338,8 +364,8 @@ OWN = (
         "GET",
         "/health",
         "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
-        "memory, on their way or failed with port, memory, running and waiting requests. Loads "
-        "nothing",
+        "memory, on their way or failed with port, memory, running and waiting requests; the "
+        "machine's memory. Loads nothing",
     ),
 )
 
@@ -354,7 +380,7 @@ INFERENCE = frozenset(
 
 #: An example of a POST's body, by path.
 BODIES = {path: route.body for route in ROUTES if route.body for path in route.paths} | {
-    own.path: _MODEL for own in OWN if own.method == "POST" and "{" not in own.path
+    own.path: _MODEL for own in OWN if own.method == "POST" and own.path.startswith("/models/")
 }
 
 #: The scope of each method, by path; for paths with a variable part, by what precedes it.

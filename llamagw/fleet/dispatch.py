@@ -43,6 +43,7 @@ from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
 from llamagw.fleet.standing import Progress, Standing, Standings, progress
+from llamagw.fleet.totals import Totals, totals
 from llamagw.fleet.turns import Turn, turn_of
 from llamagw.fleet.waits import Waits
 from llamagw.launch import Asks, Log
@@ -269,6 +270,10 @@ class Dispatcher:
                 for i in entry.instances
             )
         ]
+
+    def totals(self) -> Totals:
+        """All instances together, those of an earlier configuration that still run included."""
+        return totals(self._instances.values(), self.scheduler.models)
 
     async def descriptions(self) -> dict[str, dict[str, Any]]:
         """

@@ -11,6 +11,7 @@ from llamagw.observe.capture import Capture, Captured
 from llamagw.observe.counts import MOST_MODELS, Counts, Gauge
 from llamagw.observe.export import Export, Names
 from llamagw.observe.families import Family, families
+from llamagw.observe.history import STEP, History
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
 from llamagw.observe.scrape import exposition
@@ -21,6 +22,7 @@ from llamagw.observe.usage import Usage, reason_of, usage_of
 __all__ = [
     "HERE",
     "MOST_MODELS",
+    "STEP",
     "Activity",
     "Begin",
     "Capture",
@@ -29,6 +31,7 @@ __all__ = [
     "Export",
     "Family",
     "Gauge",
+    "History",
     "Names",
     "Outcome",
     "Record",

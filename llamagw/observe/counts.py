@@ -66,13 +66,21 @@ class Gauge(NamedTuple):
 
 
 class OfModel:
-    """What is counted of one model's requests."""
+    """
+    What is counted of one model's requests.
 
-    __slots__ = ("broken", "cached", "completion", "first", "prompt", "queue", "retries", "token")
+    :ivar generating: seconds in which `completion` was generated, of all requests together
+    """
+
+    __slots__ = (
+        *("broken", "cached", "completion", "first", "generating", "prompt", "queue"),
+        *("retries", "token"),
+    )
 
     def __init__(self) -> None:
         self.prompt = self.cached = self.completion = 0
         self.retries = self.broken = 0
+        self.generating = 0.0
         self.queue = Histogram(SECONDS)
         self.first = Histogram(SECONDS)
         self.token = Histogram(TOKEN_SECONDS)
@@ -151,6 +159,7 @@ class Counts:
             of_model.completion += usage.completion or 0
             if usage.completion and usage.completion_sec:
                 of_model.token.add(usage.completion_sec / usage.completion)
+                of_model.generating += usage.completion_sec
 
     def count_load(self, model: str, how: str, seconds: float) -> None:
         """
