@@ -316,7 +316,7 @@ class Gateway(Service):
         self._apply(config)
         if self._port is not None and self._port is not port and port is not None:
             port.stopListening()
-            announce.log_address(self._port.getHost(), config.listen_addr)
+            announce.log_address(self._port.getHost(), config)
 
     def _listen(self, config: Config) -> tuple[IStreamServerEndpoint, IListeningPort]:
         """

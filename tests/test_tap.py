@@ -39,6 +39,7 @@ from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.models.support import gguf_bytes
 from tests.support.bench import Bench
+from tests.support.configs import configuration
 from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.logs import observe
 from tests.support.messages import CHAT, answers, event, request
@@ -412,7 +413,7 @@ class StartTests(ServiceTestCase):
             f"llamagw {__version__}",
             "2 models configured, at most 2 in memory",
             "listening on 0.0.0.0:8000; base URL: http://localhost:8000/v1",
-            "http://localhost:8000/ in a browser",
+            "http://localhost:8000/ui/ in a browser",
             "Ctrl-C stops",
         ):
             self.assertIn(text, log)
@@ -433,7 +434,7 @@ class StartTests(ServiceTestCase):
             (IPv4Address("TCP", "192.0.2.1", 8000), 1),
         ):
             self.warned.clear()
-            announce.log_address(address, ":8000")
+            announce.log_address(address, configuration(listen_addr=":8000"))
             said = [line for line in self.warned if "no password" in line]
             self.assertEqual((len(said), len(self.warned)), (told, told), address)
 

@@ -66,7 +66,7 @@ _PATHS = [
 ]
 #: What is named if it resembles none of them, and where all of them are.
 _USUAL = "The usual paths are /v1/chat/completions, /v1/models and /health."
-_ALL = "All of them: / in a browser, or docs/endpoints.md."
+_ALL = "All of them: /ui/ in a browser, or docs/endpoints.md."
 
 #: For a browser that asks for the script of a service worker (it sends a header of that name).
 _NO_WORKER = (
@@ -178,11 +178,22 @@ class Api:
     # For any method, since it is there for browsers only.
     @app.route("/", methods=list(ANY))
     def home(self, request: Request) -> bytes:
-        """The page of the models, for a browser."""
-        if not web.wanted(request):
+        """The way to the dashboard, for a browser."""
+        if not self._dispatcher.config.ui or not web.wanted(request):
             raise _nowhere(request)
-        request.guard()
-        return web.home(request)
+        return web.moved(request, b"ui/")
+
+    @app.route("/ui", methods=["GET"])
+    @app.route("/ui/", methods=["GET"])
+    @app.route("/ui/<name>", methods=["GET"])
+    @_guarded
+    def dashboard(self, request: Request, name: str = "") -> bytes:
+        """The dashboard, and the files that it loads."""
+        if not self._dispatcher.config.ui:
+            raise PathNotFound("The dashboard is off: the configuration has `ui: false`.")
+        if request.path == b"/ui":
+            return web.moved(request, b"ui/")
+        return web.dashboard(request, name)
 
     @app.route("/web/<name>", methods=["GET"])
     def asset(self, request: Request, name: str) -> bytes:

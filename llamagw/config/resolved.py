@@ -195,6 +195,7 @@ class Config(Struct, frozen=True, kw_only=True):
     activity_size: int
     capture: CaptureEntry
     otel: Otel | None
+    ui: bool
 
     @classmethod
     def of(

@@ -265,6 +265,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     otel: Annotated[
         OtelEntry | None, Meta(description='keys such as {endpoint: "http://127.0.0.1:4318"}')
     ] = None
+    ui: _Switch = True
 
 
 #: The values of keys that a file does not have.

@@ -257,7 +257,8 @@ ROUTES = (
 
 #: The paths that the gateway answers itself.
 OWN = (
-    Own("GET", "/", "in a browser: a page with the models, to load and to unload them"),
+    Own("GET", "/", "in a browser: leads to `/ui/`"),
+    Own("GET", "/ui/", "the dashboard, for browsers (`ui: false`: none)", Scope.OBSERVE),
     Own(
         "GET",
         "/v1/models",

@@ -59,6 +59,7 @@ class DefaultsTests(ConfigCase):
                 "activity_size": 1000,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,
+                "ui": True,
             },
         )
 
