@@ -239,10 +239,17 @@ class ExportCase(SynchronousTestCase):
     def exporting(self, start: bool = True, **more: Any) -> Exporting:
         export = Export(**{"endpoint": self.collector.url, "metrics": False, **more})
         found = Exporting(export, NAMES, self.counts, self.families, "1.2", self.reactor)
+        self.addCleanup(self.silence, found)
         if start:
             found.start()
             self.addCleanup(self.end, found)
         return found
+
+    def silence(self, exporting: Exporting) -> None:
+        """No thread tries again after the test."""
+        for exporter in (exporting._span_exporter, exporting._metric_exporter):
+            if exporter is not None:
+                exporter._sends.shutdown()
 
     def end(self, exporting: Exporting) -> None:
         exporting.stop()
