@@ -1,36 +1,29 @@
 """
-Exports spans (spans.py) and metrics (meters.py) by OpenTelemetry's SDK, over OTLP/HTTP.
+Exports spans and metrics by OpenTelemetry's SDK: what begins and ends with the gateway.
 
 In the reactor's thread a request costs its ids when it comes and a place in a queue when it ends;
-spans are made and sent in the SDK's thread, metrics in one of ours. A collector that is slow or not
-there costs spans, which are counted and logged, and no request waits for it. Entered by
-telemetry.py only.
+spans are made and sent in the SDK's thread, metrics in one of ours (exporters.py). A collector that
+is slow or not there costs spans, which are counted and logged, and no request waits for it. Entered
+by telemetry.py only.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
-from queue import Full, Queue
 from threading import Thread
 from typing import Any
 from uuid import uuid4
 
-import requests
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
-from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-from opentelemetry.sdk.metrics.export import MetricExportResult, MetricsData
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
-from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import ParentBasedTraceIdRatio
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import SpanContext, SpanKind, TraceFlags, get_current_span
+from opentelemetry.trace import SpanKind, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
@@ -39,6 +32,7 @@ from twisted.logger import Logger
 
 from llamagw.observe.counts import Counts
 from llamagw.observe.export import Export, Names
+from llamagw.observe.exporters import Ended, MetricExporter, SpansExporter
 from llamagw.observe.families import Family
 from llamagw.observe.genai import GenAi
 from llamagw.observe.meters import metrics_data
@@ -64,137 +58,16 @@ INTERVAL = 60.0
 #: Characters of what the SDK or a collector says that are logged.
 SAID = 200
 
-#: The reason while there is no other.
-OURS = "that is a fault of llamagw"
-
-_ERRNO = re.compile(r"\[Errno -?\d+\] ([^'\")\]]+)")
-
 #: The schema of the attributes that are stable; docs/observing.md has what the others follow.
 _CONVENTIONS = "https://opentelemetry.io/schemas/1.41.0"
 
 #: The headers that tell of the client's span, as Twisted and the SDK spell them.
 _CARRIED = ((b"Traceparent", "traceparent"), (b"Tracestate", "tracestate"))
 
-_NOTHING = Resource({})
-_SAMPLED = SpanContext(1, 1, False, TraceFlags(TraceFlags.SAMPLED))
-
-
-class _Ended(ReadableSpan):
-    """
-    A request that has ended, in the SDK's queue: its spans are made in the SDK's thread.
-
-    :param record: the request's
-    :param trace: the ids of its spans
-    :param since: nanoseconds since the epoch at which the reactor's clock was 0
-    """
-
-    def __init__(self, record: Record, trace: Trace, since: int) -> None:
-        # Without a resource it would make one, which takes longer than all else.
-        super().__init__("", _SAMPLED, resource=_NOTHING)
-        self.record = record
-        self.trace = trace
-        self.since = since
-
-
-class _Session(requests.Session):
-    """
-    Sends to the collector.
-
-    :ivar why: why the last export failed, in words
-    """
-
-    why = ""
-
-    def request(self, *arguments: Any, **more: Any) -> requests.Response:
-        try:
-            answer = super().request(*arguments, **more)
-        except requests.RequestException as error:
-            self.why = _in_words(error)
-            raise
-        if not answer.ok:
-            self.why = f"it answers {answer.status_code}"
-        return answer
-
-
-class _SpanExporter(SpanExporter):
-    """
-    Makes the spans of the requests in a batch, and sends them.
-
-    :param spans: makes them
-    :param done: called with how many requests a batch had, and why it was lost; "" if it was not
-    :param to: where to, for the SDK
-    """
-
-    def __init__(self, spans: Spans, done: Callable[[int, str], object], **to: Any) -> None:
-        self._session = _Session()
-        self._sends = OTLPSpanExporter(session=self._session, **to)
-        self._spans = spans
-        self._done = done
-
-    def export(self, batch: Sequence[ReadableSpan]) -> SpanExportResult:
-        self._session.why = why = OURS
-        try:
-            spans = [
-                span
-                for one in batch
-                if isinstance(one, _Ended)
-                for span in self._spans.of(one.record, one.trace, one.since)
-            ]
-            result = self._sends.export(spans)
-            why = "" if result is SpanExportResult.SUCCESS else self._session.why
-        finally:
-            self._done(len(batch), why)
-        return result
-
-    def shutdown(self) -> None:
-        self._sends.shutdown()
-
-    def force_flush(self, timeout_millis: int = 30000) -> bool:
-        return True
-
-
-class _MetricExporter:
-    """
-    Sends snapshots of metrics, one after the other, in a thread of its own.
-
-    A snapshot that comes while two others wait is left out: the next one has all that it had.
-
-    :param lost: called with the reason when one could not be sent
-    :param to: where to, for the SDK
-    """
-
-    def __init__(self, lost: Callable[[str], object], **to: Any) -> None:
-        self._session = _Session()
-        self._sends = OTLPMetricExporter(session=self._session, **to)
-        self._lost = lost
-        self._waiting: Queue[MetricsData | None] = Queue(2)
-        self._thread = Thread(target=self._run, name="llamagw metrics", daemon=True)
-        self.start = self._thread.start
-        self.join = self._thread.join
-
-    def put(self, data: MetricsData | None) -> None:
-        """
-        Send a snapshot, at some time.
-
-        :param data: None to end
-        """
-        with suppress(Full):
-            self._waiting.put(data, block=data is None)
-
-    def _run(self) -> None:
-        while (data := self._waiting.get()) is not None:
-            self._session.why = OURS
-            try:
-                failed = self._sends.export(data) is not MetricExportResult.SUCCESS
-            except Exception:  # else there would be no metrics any more
-                failed = True
-            if failed:
-                self._lost(self._session.why)
-
 
 class _Said(logging.Handler):
     """
-    Hands on what the SDK logs, but for what `_Session` knows better.
+    Hands on what the SDK logs, but for what `exporters.Session` knows better.
 
     :param tell: called with the text, in any thread
     """
@@ -239,20 +112,20 @@ class Exporting:
         self._client = TraceContextTextMapPropagator()
         self._taken = self._sent = 0
         self._processor: BatchSpanProcessor | None = None
-        self._span_exporter: _SpanExporter | None = None
-        self._metric_exporter: _MetricExporter | None = None
+        self._span_exporter: SpansExporter | None = None
+        self._metric_exporter: MetricExporter | None = None
         self._clockwork: LoopingCall | None = None
         base, headers = export.endpoint, dict(export.headers) or None
         self._where = base or "the environment's collector"
         if export.spans:
             spans = Spans(self._origin, names, self._ids.generate_span_id)
             to = {"endpoint": base and f"{base.rstrip('/')}/v1/traces", "headers": headers}
-            self._span_exporter = _SpanExporter(spans, self._was_sent, **to)
+            self._span_exporter = SpansExporter(spans, self._was_sent, **to)
         self._gen_ai: GenAi | None = None
         if export.metrics:
             self._gen_ai = GenAi(names.operations, counts.label)
             to = {"endpoint": base and f"{base.rstrip('/')}/v1/metrics", "headers": headers}
-            self._metric_exporter = _MetricExporter(self._metrics_lost, **to)
+            self._metric_exporter = MetricExporter(self._metrics_lost, **to)
             self._interval = _interval()
 
     def __repr__(self) -> str:
@@ -303,7 +176,7 @@ class Exporting:
             return
         self._taken += 1
         since = time.time_ns() - int(self._reactor.seconds() * 1e9)
-        self._processor.on_end(_Ended(record, trace, since))
+        self._processor.on_end(Ended(record, trace, since))
 
     def start(self) -> None:
         if self._span_exporter is not None:
@@ -465,15 +338,3 @@ def _interval() -> float:
             f"OTEL_METRIC_EXPORT_INTERVAL is {given}; it takes milliseconds, 10 or more"
         )
     return seconds
-
-
-def _in_words(error: requests.RequestException) -> str:
-    """Why something could not be sent, in a few words."""
-    if isinstance(error, requests.Timeout):
-        return "it does not answer in time"
-    found = _ERRNO.search(str(error))
-    if found is not None:
-        return found[1].lower()
-    if isinstance(error, requests.ConnectionError):
-        return "the connection broke off"
-    return f"{type(error).__name__}: {error}"
