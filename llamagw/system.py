@@ -1,5 +1,6 @@
 """
-What the gateway asks of the system for its own process: signals, limits, memory, the event loop.
+What the gateway asks of the system for its own process: signals, limits, memory, folders, the event
+loop.
 
 The global reactor is passed in by tap.py; that of uvloop is installed here before there is one. At
 import this must load nothing that imports a reactor. The limits of clients are for tap.py to work
@@ -9,6 +10,7 @@ out from these numbers.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import sys
@@ -154,6 +156,31 @@ _GROUPS = (
 def _read(path: str) -> str:
     with open(f"{_CGROUP}/{path}", encoding="ascii") as file:
         return file.read()
+
+
+def state_folder() -> str:
+    """
+    The folder for what is to outlive a restart of the machine, such as ``~/.local/state/llamagw``.
+
+    Under systemd with ``StateDirectory=``, that one.
+    """
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if os.path.isabs(given):
+        return given
+    home = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/state"
+    return user_folder("XDG_STATE_HOME", home)
+
+
+def user_folder(variable: str, default: str) -> str:
+    """
+    The folder of llamagw in one of the user's (XDG Base Directory Specification).
+
+    :param variable: the environment variable that has the user's
+    :param default: the user's without it
+    """
+    given = os.environ.get(variable, "")
+    # By that specification, a relative one is invalid and ignored.
+    return os.path.join(given if os.path.isabs(given) else os.path.expanduser(default), "llamagw")
 
 
 def raise_open_files() -> int:

@@ -28,6 +28,7 @@ from llamagw.system import (
     leave_out_tls,
     machine_memory,
     raise_open_files,
+    state_folder,
 )
 
 if TYPE_CHECKING:
@@ -232,7 +233,7 @@ def make_gateway(
     except ConfigError as error:
         raise SystemExit(str(error)) from None
     connect = Connector(reactor)
-    leftovers, durations = Leftovers(default_folder()), Durations(default_folder())
+    leftovers, durations = Leftovers(default_folder()), Durations(state_folder())
     probe = HttpProbe(reactor, connect)
     processes = Processes(reactor, config, leftovers, probe, durations)
     launchers = Launchers(processes, probe, reactor)

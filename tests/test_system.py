@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import psutil
@@ -65,3 +66,23 @@ def test_a_group_that_is_over_its_limit_has_nothing_left(groups: Path) -> None:
 def test_a_group_that_tells_nonsense_is_no_limit(groups: Path) -> None:
     write(groups, max=str(GIB), current="x", stat="inactive_file\n")
     assert system.available_memory() > 0
+
+
+@pytest.mark.parametrize(
+    ("environ", "folder"),
+    [
+        ({"STATE_DIRECTORY": "/var/lib/a:/var/lib/b"}, "/var/lib/a"),
+        ({"XDG_STATE_HOME": "/state"}, "/state/llamagw"),
+        ({"XDG_STATE_HOME": "no/absolute/path", "HOME": "/home/a"}, "/home/a/.local/state/llamagw"),
+    ],
+    ids=["systemd", "xdg", "home"],
+)
+def test_what_outlives_a_restart_is_in_the_users_state_folder(
+    environ: dict[str, str], folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("STATE_DIRECTORY", "XDG_STATE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    assert system.state_folder() == folder

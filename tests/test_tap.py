@@ -288,6 +288,7 @@ class ServiceTestCase(ConfigTestCase):
         self.patch(service, "lines_apart", lambda found, asking, text=None: with_lines(found, text))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
+        self.patch(tap, "state_folder", lambda: str(self.folder / "state"))
         self.logged: list[str] = []
         self.warned: list[str] = []
         self.addCleanup(observe(self.observe))

@@ -193,9 +193,9 @@ class Config(Struct, frozen=True, kw_only=True):
     engine_log: Literal["warn", "all", "none"]
     log_format: Literal["text", "json"]
     activity_size: int
+    ui: bool
     capture: CaptureEntry
     otel: Otel | None
-    ui: bool
 
     @classmethod
     def of(

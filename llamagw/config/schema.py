@@ -257,6 +257,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     engine_log: _EngineLog = "warn"
     log_format: _LogFormat = "text"
     activity_size: _Kept = 1000
+    ui: _Switch = True
     capture: Annotated[
         CaptureEntry,
         Meta(description='keys such as {models: ["*"], requests: 50, max_kb: 64}'),
@@ -265,7 +266,6 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     otel: Annotated[
         OtelEntry | None, Meta(description='keys such as {endpoint: "http://127.0.0.1:4318"}')
     ] = None
-    ui: _Switch = True
 
 
 #: The values of keys that a file does not have.

@@ -57,9 +57,9 @@ class DefaultsTests(ConfigCase):
                 "engine_log": "warn",
                 "log_format": "text",
                 "activity_size": 1000,
+                "ui": True,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,
-                "ui": True,
             },
         )
 
