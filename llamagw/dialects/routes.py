@@ -358,7 +358,8 @@ OWN = (
     Own(
         "GET",
         "/models/logs",
-        "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on",
+        "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on; "
+        "`?all=true`: of all models, each line with the model's name and a tab before it",
         Scope.OBSERVE,
     ),
     Own(
