@@ -29,8 +29,11 @@ UNIT := not whole and not faults
 # PYTEST_ARGS may choose none of a part's tests (pytest's status 5). Without them none is a failure.
 NONE_CHOSEN = $(if $(PYTEST_ARGS),|| [ $$? = 5 ])
 
-.PHONY: help run test test-unit test-whole test-faults test-oldest test-clients test-open-webui lint format bench \
-	soak fuzz hostile clean
+# What `make test` does not need; tests that want one of these are skipped without it.
+PARTS := prometheus chromium
+
+.PHONY: help run test test-unit test-whole test-faults test-parts test-oldest \
+	test-clients test-open-webui lint format bench soak fuzz hostile clean
 .DEFAULT_GOAL := help
 
 help:
@@ -38,6 +41,7 @@ help:
 	@echo "make test          all tests, against a real engine and model"
 	@echo "make test-unit     the tests that need neither"
 	@echo "make test-whole    those that start one, with a real engine; make test-faults: with faults"
+	@echo "make test-parts    install what some tests want beside: $(PARTS) (Debian, root)"
 	@echo "make test-oldest   the unit tests with the oldest Twisted that is allowed"
 	@echo "make test-clients  the tests with real clients (docs/clients.md)"
 	@echo "make test-open-webui  the same with Open WebUI: 3 GB, with Python 3.11 or 3.12"
@@ -74,6 +78,17 @@ test-whole: $(VENV)/.test $(VENV)/.engine
 
 test-faults: $(VENV)/.test $(VENV)/.engine
 	$(BIN)/python -m pytest -q --durations=8 -m "faults and not whole" $(PYTEST_ARGS) $(NONE_CHOSEN)
+
+# Debian starts a Prometheus that it installs, unless a policy forbids that. One that is there stays.
+test-parts:
+	@missing=; for part in $(PARTS); do command -v $$part > /dev/null || missing="$$missing $$part"; done; \
+	test -n "$$missing" || exit 0; \
+	command -v apt-get > /dev/null && test "$$(id -u)" = 0 || \
+		{ echo "not installed:$$missing. On Debian, as root: make test-parts"; exit 1; }; \
+	policy=/usr/sbin/policy-rc.d; \
+	test -e $$policy || { trap "rm -f $$policy" EXIT; printf '#!/bin/sh\nexit 101\n' > $$policy; chmod 755 $$policy; }; \
+	apt-get update --quiet && \
+	DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends $$missing
 
 # What does not know of Twisted and takes long is left out.
 test-oldest: $(OLDEST)/.test

@@ -36,7 +36,7 @@ def log_start(
     _log.info("llamagw {version} ({transports})", version=__version__, transports=transports)
     _log.info("{scope}", scope=scope(config))
     log_notes(notes)
-    log_address(address, config.listen_addr)
+    log_address(address, config)
     if foreground:
         _log.info("Ctrl-C stops; again ends at once")
 
@@ -64,20 +64,21 @@ def log_notes(notes: Sequence[Note]) -> None:
         )
 
 
-def log_address(address: IAddress, listen_addr: str) -> None:
+def log_address(address: IAddress, config: Config) -> None:
     """
     Log where the gateway listens, the URL for clients, and that there is no password.
 
     :param address: what the port is bound to
-    :param listen_addr: what that was made from; says whether clients use TLS
+    :param config: its `listen_addr`, which that was made from, says whether clients use TLS
     """
-    where, base = shown_address(address), base_url(address, listen_addr)
+    where, base = shown_address(address), base_url(address, config.listen_addr)
     if not base.startswith(("http:", "https:")):
         # No browser opens a socket, and its file has permissions.
         _log.info("listening on {where}", where=where)
         return
     _log.info("listening on {where}; base URL: {base}/v1", where=where, base=base)
-    _log.info("models: {base}/ in a browser; endpoints: docs/endpoints.md", base=base)
+    if config.ui:
+        _log.info("dashboard: {base}/ui/ in a browser; endpoints: docs/endpoints.md", base=base)
     if not is_loopback(address):
         _log.warn(
             "no password: other machines can use it too; "

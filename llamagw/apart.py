@@ -1,6 +1,6 @@
 """
-Slow questions, answered by another process: what a configuration file says, what the files of the
-models are, which flags an engine has.
+Slow questions, answered by another process: what a configuration says and where, what the files of
+the models are, which flags an engine has.
 
 The caller blocks, in a thread or before anything is served, and can be cancelled. A file is loaded
 in a process of its own rather than in a thread of the gateway: PyYAML makes hundreds of thousands
@@ -20,9 +20,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from twisted.logger import Logger
 
-from llamagw.config import Config, ConfigError, Fault, load
+from llamagw.config import Config, ConfigError, Fault, described, load, with_lines
 from llamagw.models import Facts, look_at
 
 _log = Logger(namespace="llamagw")
@@ -48,11 +49,11 @@ class Cancelled(Exception):
 
 
 class Commands:
-    """Runs commands in other processes, one at a time, until it is cancelled by another thread."""
+    """Runs commands in other processes, until it is cancelled by another thread."""
 
     def __init__(self) -> None:
         self._cancelled = False
-        self._process: subprocess.Popen[bytes] | None = None
+        self._running: set[subprocess.Popen[bytes]] = set()
 
     def __repr__(self) -> str:
         return f"<Commands{' cancelled' if self._cancelled else ''}>"
@@ -85,46 +86,86 @@ class Commands:
             stderr=subprocess.PIPE,
             start_new_session=True,
         ) as process:
-            self._process = process
+            self._running.add(process)
             try:
                 if self._cancelled:
                     raise Cancelled
                 out, err = process.communicate(stdin, timeout=timeout)
             except BaseException:
-                self._kill()
+                _kill(process)
                 raise
+            finally:
+                self._running.discard(process)
         if self._cancelled:
             raise Cancelled
         return out, err, process.returncode
 
     def cancel(self) -> None:
-        """Kill the command that runs, if any; it and every later `run` raise `Cancelled`."""
+        """Kill the commands that run; they and every later `run` raise `Cancelled`."""
         self._cancelled = True
-        self._kill()
-
-    def _kill(self) -> None:
-        if self._process is not None and self._process.poll() is None:
-            # It leads a group: the engine's path may be that of a script.
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, signal.SIGKILL)
+        for process in list(self._running):
+            _kill(process)
 
 
-def load_apart(path: str, commands: Commands) -> Config:
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is None:
+        # It leads a group: the engine's path may be that of a script.
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid, signal.SIGKILL)
+
+
+def load_apart(path: str, commands: Commands, text: bytes | None = None) -> Config:
     """
     As `llamagw.config.load`, in another process.
 
     :param path: the YAML file
     :param commands: runs the process
+    :param text: checked as if the file said that; None to read it
     :raises ConfigError: as there, and when that process fails or takes longer than `READ_TIMEOUT`
     :raises Cancelled: when `commands` is cancelled
     """
     try:
-        result: Config | list[Fault] = _ask("load", path, READ_TIMEOUT, commands)
+        result: Config | list[Fault] = _ask("load", (path, text), READ_TIMEOUT, commands)
     except _Unanswered as error:
         raise ConfigError([Fault(path, None, "", str(error))]) from error
     if isinstance(result, list):
         raise ConfigError(result)
     return result
+
+
+def describe_apart(
+    config: Config, derived: Mapping[str, Any], only: str | None, commands: Commands
+) -> bytes:
+    """
+    As `llamagw.config.described`, in another process.
+
+    :param commands: runs the process
+    :return: as JSON
+    :raises ConfigError: when that process fails, or takes longer than `READ_TIMEOUT`
+    :raises Cancelled: when `commands` is cancelled
+    """
+    try:
+        told: bytes = _ask("describe", (config, derived, only), READ_TIMEOUT, commands)
+    except _Unanswered as error:
+        raise ConfigError([Fault(config.path, None, "", str(error))]) from error
+    return told
+
+
+def lines_apart(
+    faults: Sequence[Fault], commands: Commands, text: bytes | None = None
+) -> list[Fault]:
+    """
+    As `llamagw.config.with_lines`, in another process.
+
+    :param commands: runs the process
+    :return: as they are if that process fails
+    :raises Cancelled: when `commands` is cancelled
+    """
+    try:
+        found: list[Fault] = _ask("lines", (faults, text), READ_TIMEOUT, commands)
+    except _Unanswered:
+        return list(faults)
+    return found
 
 
 def look_apart(paths: Sequence[str], seconds: float, commands: Commands) -> dict[str, Facts]:
@@ -153,7 +194,7 @@ class _Unanswered(Exception):
     """A question without an answer; the message says why, as a predicate."""
 
 
-def _ask(question: str, about: object, timeout: float, commands: Commands) -> Any:
+def _ask(question: str, about: tuple[object, ...], timeout: float, commands: Commands) -> Any:
     command = [sys.executable, "-c", _ASKED, json.dumps(sys.path)]
     asked = pickle.dumps((question, about))
     try:
@@ -172,16 +213,22 @@ def _ask(question: str, about: object, timeout: float, commands: Commands) -> An
 def answer() -> None:
     """Answer the question on stdin on stdout, both pickled. Called in the other process."""
     question, about = pickle.load(sys.stdin.buffer)
-    answers: dict[str, Callable[[Any], object]] = {"load": _load, "look": _look}
-    sys.stdout.buffer.write(pickle.dumps(answers[question](about)))
+    answers: dict[str, Callable[..., object]] = {
+        "load": _load,
+        "describe": _describe,
+        "lines": with_lines,
+        "look": look_at,
+    }
+    sys.stdout.buffer.write(pickle.dumps(answers[question](*about)))
 
 
-def _load(path: str) -> Config | list[Fault]:
+def _load(path: str, text: bytes | None) -> Config | list[Fault]:
     try:
-        return load(path)
+        return load(path, text)
     except ConfigError as error:
         return error.faults
 
 
-def _look(asked: tuple[Sequence[str], float]) -> dict[str, Facts]:
-    return look_at(*asked)
+def _describe(config: Config, derived: Mapping[str, Any], only: str | None) -> bytes:
+    # YAML knows dates, JSON does not.
+    return msgspec.json.encode(described(config, derived, only), enc_hook=str)

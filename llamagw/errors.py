@@ -221,7 +221,7 @@ class MethodNotAllowed(GatewayError):
 
 
 class BodyTooLarge(GatewayError):
-    """The request's body is over ``max_body_mb``."""
+    """The request's body is over ``max_body_mb``, or a configuration to be checked over 1 MB."""
 
     status = 413
     type = "invalid_request_error"
@@ -271,8 +271,8 @@ class ModelUnavailable(GatewayError):
 class ServerBusy(GatewayError):
     """
     ``max_queue`` requests wait for this model already, or ``max_bodies_mb`` of bodies are held, or
-    64 clients follow events or logs, or there are too many connections for the limit of open files;
-    with ``Retry-After``.
+    64 clients follow events or logs, or 8 look at the configuration, or there are too many
+    connections for the limit of open files; with ``Retry-After``.
     """
 
     status = 503

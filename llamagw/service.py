@@ -11,10 +11,11 @@ only then the process.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 from twisted.application.service import Service
-from twisted.internet.defer import Deferred, DeferredList, maybeDeferred
+from twisted.internet.defer import Deferred, DeferredList, fail, maybeDeferred
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import (
     IListeningPort,
@@ -25,17 +26,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw import announce
-from llamagw.apart import Cancelled, Commands, load_apart
-from llamagw.config import (
-    Config,
-    ConfigError,
-    Fault,
-    is_loopback,
-)
+from llamagw.apart import Cancelled, Commands, describe_apart, lines_apart, load_apart
+from llamagw.config import Config, ConfigError, Fault, is_loopback, speaks_tls, unmasked
+from llamagw.errors import ShuttingDown
 from llamagw.fleet import Dispatcher
 from llamagw.launch import Leftovers, Note
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy import Site
+from llamagw.system import machine_memory
 
 _log = Logger(namespace="llamagw")
 
@@ -43,13 +41,17 @@ _log = Logger(namespace="llamagw")
 GOODBYE_SEC = 1.0
 
 
+def _stopping() -> ShuttingDown:
+    return ShuttingDown("The gateway is being stopped; its configuration stays.", retry_after=1)
+
+
 class CannotStart(Exception):
     """The gateway cannot serve; the message is for the person who starts it, one line."""
 
 
-class _Reading(NamedTuple):
+class Reading(NamedTuple):
     """
-    A reload that is ready to be applied.
+    A configuration that was read, and could be applied.
 
     :ivar config: the new configuration
     :ivar tls: certificate and key of its ``listen_addr``; None if that does not use TLS
@@ -74,6 +76,7 @@ class Gateway(Service):
     :param prepare: called with a configuration before that is applied, gives what is to be said of
         its models; may block until the `Commands` is cancelled, and is called by `in_thread` for a
         reload
+    :param examine: as `prepare`, for a configuration that is only looked at
     :param in_thread: calls a function in a thread; the Deferred fires in the reactor's
     :param leftovers: cleaned up before anything is started
     :param apply: applies a configuration to everything but the listening port
@@ -81,6 +84,8 @@ class Gateway(Service):
     :param clock: times the drain
     :param transports: the kind of transports, such as "uvloop", for the start-up lines
     :param foreground: whether it runs in the foreground, for them too
+    :param flush: called when the last request has ended; fires when all that is known of them has
+        been told, or at least soon
     """
 
     name = "llamagw"
@@ -92,6 +97,7 @@ class Gateway(Service):
         dispatcher: Dispatcher,
         pool: Pool,
         prepare: Callable[[Config, Commands], list[Note]],
+        examine: Callable[[Config, Commands], list[Note]],
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         leftovers: Leftovers,
         apply: Callable[[Config], None],
@@ -99,12 +105,14 @@ class Gateway(Service):
         clock: IReactorTime,
         transports: str,
         foreground: bool,
+        flush: Callable[[], Deferred[None]] | None = None,
     ) -> None:
         self._config = config
         self._site = site
         self._dispatcher = dispatcher
         self._pool = pool
         self._prepare = prepare
+        self._examine = examine
         self._commands = Commands()
         self._in_thread = in_thread
         self._leftovers = leftovers
@@ -113,12 +121,14 @@ class Gateway(Service):
         self._clock = clock
         self._transports = transports
         self._foreground = foreground
+        self._flush = flush
         self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
         #: What is to be said at the start.
         self._notes: list[Note] = []
-        #: Whether the file is to be read (again), and whether it is being read.
-        self._reload_wanted = self._reloading = False
+        #: Who waits for the file to be read (again), and whether it is being read.
+        self._waiting: list[Deferred[Reading]] = []
+        self._reloading = False
         self._hurry: Deferred[None] | None = None
 
     def bind(self) -> None:
@@ -142,70 +152,152 @@ class Gateway(Service):
         # With the port bound: a second gateway that was started by mistake has ended before.
         self._leftovers.clean_up()
 
-    def reload(self, path: str) -> None:
+    def reload(self) -> None:
+        """Do as `reloaded`, for one who reads the log."""
+        self.reloaded().addErrback(lambda _: None)
+
+    def reloaded(self) -> Deferred[Reading]:
         """
         Read the configuration again and apply it; one with faults is logged and changes nothing.
 
         Connections, streams and the backends of models that did not change are left as they are.
         The file is read in a thread. Calls meanwhile, however many, cause one further reload, so
-        that the last content of the file is applied. While the gateway stops, nothing is reloaded.
+        that the last content of the file is applied.
 
-        :param path: the YAML file
+        :return: fires with what was applied; fails with `ConfigError`, and with `ShuttingDown` when
+            the gateway stops
         """
         if not self.running:
-            return self._not_reloaded()
-        self._reload_wanted = True
+            self._not_reloaded()
+            return fail(_stopping())
+        waiter: Deferred[Reading] = Deferred()
+        self._waiting.append(waiter)
         if not self._reloading:
             self._reloading = True
-            Deferred.fromCoroutine(self._reload(path)).addErrback(
-                lambda failure: _log.failure("the configuration was not reloaded", failure)
-            )
+            Deferred.fromCoroutine(self._reload())
+        return waiter
 
-    async def _reload(self, path: str) -> None:
+    async def _reload(self) -> None:
+        while self._waiting:
+            waiting, self._waiting = self._waiting, []
+            result: Reading | Failure
+            try:
+                result = await self._reload_once()
+            except Exception:
+                result = Failure()
+            for waiter in waiting:
+                waiter.callback(result)
+        self._reloading = False
+
+    async def _reload_once(self) -> Reading:
+        """
+        Read the file and apply it.
+
+        :raises ConfigError: after a line in the log for each fault
+        :raises ShuttingDown: when the gateway stops meanwhile
+        """
         try:
-            while self._reload_wanted:
-                self._reload_wanted = False
-                try:
-                    reading = await self._in_thread(lambda: self._read(path))
-                    if not self.running:
-                        return
-                    self._adopt(reading)
-                    _log.info("the configuration was reloaded: {what}", what=reading.changes)
-                    announce.log_notes(reading.notes)
-                except Cancelled:
-                    return
-                except (ConfigError, CannotStart) as error:
-                    for line in str(error).splitlines():
-                        _log.error("{line}", line=line)
-                    _log.error("the configuration was not reloaded; all goes on as before")
-        finally:
-            self._reloading = False
+            if not self.running:
+                raise Cancelled
+            reading: Reading = await self._in_thread(self._read)
+            if not self.running:
+                raise Cancelled
+            self._adopt(reading)
+        except Cancelled:
+            raise _stopping() from None
+        except (ConfigError, CannotStart) as error:
+            for line in str(error).splitlines():
+                _log.error("{line}", line=line)
+            _log.error("the configuration was not reloaded; all goes on as before")
+            raise self._as_faults(error) from None
+        except Exception:
+            _log.failure("the configuration was not reloaded")
+            raise
+        _log.info("the configuration was reloaded: {what}", what=reading.changes)
+        announce.log_notes(reading.notes)
+        return reading
+
+    def _as_faults(self, error: ConfigError | CannotStart) -> ConfigError:
+        if isinstance(error, ConfigError):
+            return error
+        return ConfigError([Fault(self._config.path, None, "", str(error))])
 
     def _not_reloaded(self) -> None:
         _log.info("the configuration is not reloaded: the gateway is stopping")
 
-    def _read(self, path: str) -> _Reading:
+    async def check(self, text: bytes) -> Reading:
+        """
+        Look what a reload would make of the file if it said something else; nothing is applied.
+
+        No binary is run but the one in use, and no certificate is read.
+
+        :param text: what it would say; secrets may be masked
+        :return: what could be applied
+        :raises ConfigError: when it has faults
+        :raises ShuttingDown: when the gateway stops
+        """
+        try:
+            reading: Reading = await self._in_thread(partial(self._read, text))
+            if not speaks_tls(reading.config.listen_addr):
+                self._make_endpoint(reading.config)
+        except Cancelled:
+            raise _stopping() from None
+        except CannotStart as error:
+            raise self._as_faults(error) from None
+        return reading
+
+    async def described(self, only: str | None) -> bytes:
+        """
+        What is in force and where it comes from, see `llamagw.config.described`.
+
+        :param only: of this model only; None for all
+        :return: as JSON
+        :raises ConfigError: when it cannot be told
+        :raises ShuttingDown: when the gateway stops
+        """
+        config = self._config
+        derived = {
+            "max_bodies_mb": config.bodies_mb(machine_memory()),
+            "access_log": config.logs_access(self._foreground),
+        }
+        describe = partial(describe_apart, config, derived, only, self._commands)
+        try:
+            told: bytes = await self._in_thread(describe)
+        except Cancelled:
+            raise _stopping() from None
+        return told
+
+    def _read(self, text: bytes | None = None) -> Reading:
         """
         The slow part of a reload; runs in a thread, so it changes no state.
 
+        :param text: what the file would say, to be looked at only; None to read it
         :raises ConfigError: when the configuration has faults
         :raises CannotStart: when it needs a restart
         :raises Cancelled: when the gateway stops
         """
-        config = load_apart(path, self._commands)
+        old, commands, tls = self._config, self._commands, None
+        path = old.path
+        config = load_apart(path, commands, text)
         if config.uses_tls and not has_tls():
             raise CannotStart("TLS (an https: url, listen_addr ssl:) is new: it wants a restart")
+        if text is None:
+            try:
+                tls = read_tls(config.listen_addr)
+            except ValueError as error:
+                raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
+        else:
+            config = unmasked(config, old)
         try:
-            tls = read_tls(config.listen_addr)
-        except ValueError as error:
-            raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
-        notes, old = self._prepare(config, self._commands), self._config
+            notes = (self._prepare if text is None else self._examine)(config, commands)
+        except ConfigError as error:
+            raise ConfigError(lines_apart(error.faults, commands, text)) from None
         changes = announce.changes(old, config)
         if tls is not None and config.listen_addr == old.listen_addr:
             changes += "; its certificate is read anew"
-        return _Reading(config, tls, changes, announce.new_notes(notes, old, config))
+        return Reading(config, tls, changes, announce.new_notes(notes, old, config))
 
-    def _adopt(self, reading: _Reading) -> None:
+    def _adopt(self, reading: Reading) -> None:
         """
         Apply a reload.
 
@@ -224,7 +316,7 @@ class Gateway(Service):
         self._apply(config)
         if self._port is not None and self._port is not port and port is not None:
             port.stopListening()
-            announce.log_address(self._port.getHost(), config.listen_addr)
+            announce.log_address(self._port.getHost(), config)
 
     def _listen(self, config: Config) -> tuple[IStreamServerEndpoint, IListeningPort]:
         """
@@ -306,5 +398,7 @@ class Gateway(Service):
         if timer.active():
             timer.cancel()
         self._site.connections.abort()
+        if self._flush is not None:
+            await self._flush()
         self._leftovers.close()
         _log.info("stopped; no backend is left")

@@ -1,5 +1,6 @@
 """
-What the gateway asks of the system for its own process: signals, limits, memory, the event loop.
+What the gateway asks of the system for its own process: signals, limits, memory, folders, the event
+loop.
 
 The global reactor is passed in by tap.py; that of uvloop is installed here before there is one. At
 import this must load nothing that imports a reactor. The limits of clients are for tap.py to work
@@ -9,11 +10,12 @@ out from these numbers.
 from __future__ import annotations
 
 import contextlib
+import os
 import resource
 import signal
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 
 def leave_out_tls() -> None:
@@ -98,11 +100,87 @@ def machine_memory() -> int:
     import psutil
 
     total = int(psutil.virtual_memory().total)
-    # A container's own group is the root of the hierarchy that it sees (cgroup v2, then v1).
-    for path in ("memory.max", "memory/memory.limit_in_bytes"):
-        with contextlib.suppress(OSError, ValueError), open(f"/sys/fs/cgroup/{path}") as file:
-            return min(total, int(file.read()))
+    for group in _GROUPS:
+        with contextlib.suppress(OSError, ValueError):
+            return min(total, int(_read(group.limit)))
     return total
+
+
+def available_memory() -> int:
+    """
+    How much memory this process could get without swapping, what files have in the cache included.
+
+    That has the weights too that engines have mapped: to take their room is to have them read from
+    the disk again.
+
+    :return: bytes; within its container's limit too
+    """
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    for group in _GROUPS:
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            limit, used = int(_read(group.limit)), int(_read(group.used))
+            told = dict(line.split() for line in _read(group.stat).splitlines())
+            cached = sum(
+                int(told[group.prefix + name]) for name in ("inactive_file", "active_file")
+            )
+            return max(min(available, limit - used + cached), 0)
+    return available
+
+
+class _Group(NamedTuple):
+    """Where a control group tells of its memory, and how names in its ``memory.stat`` begin."""
+
+    limit: str
+    used: str
+    stat: str
+    prefix: str
+
+
+#: Where Linux tells of control groups.
+_CGROUP = "/sys/fs/cgroup"
+
+#: A container's own group is the root of the hierarchy that it sees: cgroup v2, then v1.
+_GROUPS = (
+    _Group("memory.max", "memory.current", "memory.stat", ""),
+    _Group(
+        "memory/memory.limit_in_bytes",
+        "memory/memory.usage_in_bytes",
+        "memory/memory.stat",
+        "total_",
+    ),
+)
+
+
+def _read(path: str) -> str:
+    with open(f"{_CGROUP}/{path}", encoding="ascii") as file:
+        return file.read()
+
+
+def state_folder() -> str:
+    """
+    The folder for what is to outlive a restart of the machine, such as ``~/.local/state/llamagw``.
+
+    Under systemd with ``StateDirectory=``, that one.
+    """
+    given = os.environ.get("STATE_DIRECTORY", "").partition(":")[0]
+    if os.path.isabs(given):
+        return given
+    home = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/state"
+    return user_folder("XDG_STATE_HOME", home)
+
+
+def user_folder(variable: str, default: str) -> str:
+    """
+    The folder of llamagw in one of the user's (XDG Base Directory Specification).
+
+    :param variable: the environment variable that has the user's
+    :param default: the user's without it
+    """
+    given = os.environ.get(variable, "")
+    # By that specification, a relative one is invalid and ignored.
+    return os.path.join(given if os.path.isabs(given) else os.path.expanduser(default), "llamagw")
 
 
 def raise_open_files() -> int:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from twisted.logger import Logger
 from twisted.python import usage
 
 from llamagw import __version__, logs
@@ -27,16 +28,22 @@ from llamagw.system import (
     leave_out_tls,
     machine_memory,
     raise_open_files,
+    state_folder,
 )
 
 if TYPE_CHECKING:
     from twisted.application.service import IService
     from twisted.internet.defer import Deferred
 
+    from llamagw.api import Metrics
+    from llamagw.fleet import Dispatcher
     from llamagw.launch import Note
+    from llamagw.observe import Telemetry
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
 
+
+_log = Logger(namespace="llamagw")
 
 #: Seconds for which ``--check`` reads the files of models.
 CHECK_SEC = 60.0
@@ -205,7 +212,7 @@ def make_gateway(
     :param foreground: whether the log goes to stdout
     :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
-    from llamagw.api import Api, Live, Metrics
+    from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
     from llamagw.fleet import Dispatcher
     from llamagw.launch import (
         Durations,
@@ -217,7 +224,7 @@ def make_gateway(
     )
     from llamagw.listeners import Listeners
     from llamagw.net import Connector, Pool, uses_uvloop
-    from llamagw.observe import Activity, Record
+    from llamagw.observe import Activity, History, Record
     from llamagw.proxy import Relay, Site
     from llamagw.service import Gateway
 
@@ -226,7 +233,7 @@ def make_gateway(
     except ConfigError as error:
         raise SystemExit(str(error)) from None
     connect = Connector(reactor)
-    leftovers, durations = Leftovers(default_folder()), Durations(default_folder())
+    leftovers, durations = Leftovers(default_folder()), Durations(state_folder())
     probe = HttpProbe(reactor, connect)
     processes = Processes(reactor, config, leftovers, probe, durations)
     launchers = Launchers(processes, probe, reactor)
@@ -235,14 +242,23 @@ def make_gateway(
     dispatcher.on_hung = partial(pool.break_off, "it does not answer any more")
     relay = Relay(dispatcher, pool, reactor)
     relay.apply(config)
+    exported = config.otel
     transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
-    metrics = Metrics(dispatcher, lambda: len(site.connections.open), transports, reactor)
+    devices = Devices(dispatcher.totals, reactor)
+    metrics = Metrics(dispatcher, devices, lambda: len(site.connections.open), transports, reactor)
+    charts = Charts(History(metrics.counts, lambda: dispatcher.totals()[:4]), reactor)
+    reactor.callWhenRunning(charts.begin)
     records = Listeners[Record]()
     records.add(metrics.counts.count)
-    activity = Activity(config.activity_size)
+    activity = Activity(config.activity_size, relay.capture)
     records.add(activity.add)
+    exporting = _telemetry(config, dispatcher, metrics, reactor)
+    if exporting is not None:
+        records.add(exporting.tell)
+        reactor.callWhenRunning(exporting.start)
     live = Live(dispatcher, lambda: site.under_way(), activity, records, reactor)
-    api = Api(dispatcher, relay, reactor, metrics, activity, live)
+    configuration = Configuration(lambda: gateway)
+    api = Api(dispatcher, relay, reactor, metrics, activity, live, devices, charts, configuration)
     site = Site(
         api.tree,
         api.table,
@@ -250,6 +266,7 @@ def make_gateway(
         limits=limits(config),
         records=records,
         access_log=config.logs_access(foreground),
+        trace=None if exporting is None else exporting.begin,
     )
 
     def apply(config: Config) -> None:
@@ -257,13 +274,16 @@ def make_gateway(
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
         activity.resize(config.activity_size)
+        if config.otel != exported:
+            _log.warn("otel has changed; it takes effect at the next start")
 
-    return Gateway(
+    gateway = Gateway(
         config,
         site,
         dispatcher,
         pool,
         prepare=launchers.prepare,
+        examine=launchers.examine,
         in_thread=in_thread,
         leftovers=leftovers,
         apply=apply,
@@ -271,7 +291,45 @@ def make_gateway(
         clock=reactor,
         transports=transports,
         foreground=foreground,
+        flush=None if exporting is None else exporting.stop,
     )
+    return gateway
+
+
+def _telemetry(
+    config: Config, dispatcher: Dispatcher, metrics: Metrics, reactor: Any
+) -> Telemetry | None:
+    """What exports spans and metrics; None if nothing does. Why it cannot be is logged."""
+    wanted = config.otel
+    if wanted is None:
+        return None
+    from llamagw.dialects import OPERATIONS, ROUTE_OF
+    from llamagw.observe import Export, Names, telemetry
+
+    problem = wanted.problem
+    if not problem:
+        export = Export(
+            endpoint=wanted.endpoint,
+            headers=wanted.headers,
+            content=wanted.content,
+            sample=wanted.sample,
+            spans=wanted.spans,
+            metrics=wanted.metrics,
+        )
+        names = Names(
+            routes=ROUTE_OF, operations=OPERATIONS, known=dispatcher.catalogue.__contains__
+        )
+        try:
+            return telemetry(export, names, metrics.counts, metrics.families, __version__, reactor)
+        except (ImportError, ValueError) as error:
+            problem = f"cannot be used: {error}"
+    _log.warn(
+        "{who} asks for OpenTelemetry, and nothing is exported: {why} "
+        "(OTEL_SDK_DISABLED=true asks for nothing)",
+        who=wanted.asked_by,
+        why=problem,
+    )
+    return None
 
 
 def limits(config: Config) -> Limits:
@@ -312,9 +370,6 @@ def endpoint(reactor: Any, config: Config) -> Any:
 def _handle_signals(reactor: Any, gateway: Gateway, options: Options) -> None:
     """SIGTERM and SIGINT stop the gateway in order, a second one hurries; SIGHUP reloads."""
 
-    def reload() -> None:
-        gateway.reload(options["config"])
-
-    handle_signals(reactor, gateway.hurry, reload)
+    handle_signals(reactor, gateway.hurry, gateway.reload)
     if options.hung_up:
-        reload()
+        gateway.reload()

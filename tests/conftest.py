@@ -14,8 +14,8 @@ import pytest
 
 TESTS = Path(__file__).parent
 
-#: The folders whose tests bear a mark of that name. pyproject.toml says what they mean.
-MARKED = frozenset({"whole", "faults", "clients"})
+#: The mark of the tests of a folder. pyproject.toml says what they mean.
+MARKED = {"whole": "whole", "ui": "whole", "faults": "faults", "clients": "clients"}
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A shell has what it runs in the background ignore it, and so would all that is started here.
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         folder = item.path.relative_to(TESTS).parts[0]
         if folder in MARKED:
-            item.add_marker(folder)
+            item.add_marker(MARKED[folder])
 
 
 @pytest.fixture(autouse=True, scope="session")

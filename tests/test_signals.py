@@ -6,8 +6,10 @@ its end comes when the test says so. What it finds is what the file says when it
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -16,13 +18,15 @@ from unittest import mock
 
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.error import CannotListenError
 from twisted.python import usage
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw import apart, service, tap
 from llamagw.announce import changes
-from llamagw.apart import Cancelled, Commands, load_apart
-from llamagw.config import Config, ConfigError, load
+from llamagw.apart import Cancelled, Commands, describe_apart, lines_apart, load_apart
+from llamagw.config import Config, ConfigError, Fault, described, load
+from llamagw.errors import ShuttingDown
 from llamagw.launch import known
 from llamagw.service import Gateway
 from tests.faults.support import is_gone
@@ -68,7 +72,7 @@ class ReloadTests(ServiceTestCase):
 
     def test_a_file_is_read_in_a_thread_and_gone_by_when_it_has_been(self) -> None:
         self.says(access_log=True)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.assertFalse(self.gateway._site.access_log)
         self.thread.end()
         self.assertTrue(self.gateway._site.access_log)
@@ -76,7 +80,7 @@ class ReloadTests(ServiceTestCase):
 
     def test_five_hundred_at_once_are_two(self) -> None:
         for _ in range(500):
-            self.gateway.reload(self.path)
+            self.gateway.reload()
         self.assertEqual(len(self.thread.calls), 1)
         self.thread.end()
         self.assertEqual(len(self.thread.calls), 1)
@@ -85,46 +89,46 @@ class ReloadTests(ServiceTestCase):
         self.assertEqual(self.said("the configuration was reloaded"), 2)
 
     def test_what_the_file_says_last_holds(self) -> None:
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         call, deferred = self.thread.calls.pop()
         early = call()  # it has read the file, and is not back yet
         self.says(access_log=True)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         deferred.callback(early)
         self.thread.end()
         self.assertTrue(self.gateway._site.access_log)
 
     def test_after_one_that_was_refused_the_next_is_read(self) -> None:
         self.says(max_queue=-1)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.thread.end()
         self.assertEqual(self.said("not reloaded; all goes on as before"), 1)
         self.says(max_queue=7)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.thread.end()
         self.assertEqual(self.gateway._config.max_queue, 7)
 
     def test_after_one_that_failed_in_an_unforeseen_way_the_next_is_read(self) -> None:
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         _, deferred = self.thread.calls.pop()
         deferred.errback(ZeroDivisionError())
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.thread.end()
         self.assertEqual(self.said("the configuration was reloaded"), 1)
 
     def test_a_gateway_that_stops_reads_nothing_and_listens_nowhere_again(self) -> None:
         self.gateway.stopService()
         self.says(listen_addr="127.0.0.1:8007")
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.assertEqual(self.thread.calls, [])
         self.assertEqual(self.said("is not reloaded: the gateway is stopping"), 1)
         self.assertEqual(len(self.reactor.tcpServers), 1)
 
     def test_a_stop_while_a_file_is_read_cancels_the_reload(self) -> None:
         self.says(listen_addr="127.0.0.1:8007", access_log=True)
-        self.gateway.reload(self.path)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
+        self.gateway.reload()
         call, deferred = self.thread.calls.pop()
         found = call()
         self.gateway.stopService()
@@ -136,7 +140,7 @@ class ReloadTests(ServiceTestCase):
 
     def test_a_stop_takes_back_what_another_process_is_asked(self) -> None:
         self.patch(service, "load_apart", load_apart)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.gateway.stopService()
         self.thread.end()
         self.assertEqual(self.said("is not reloaded: the gateway is stopping"), 1)
@@ -153,11 +157,11 @@ class ReloadTests(ServiceTestCase):
         other = self.folder / "other-server"
         other.touch(mode=0o755)
         self.says(llama_server_path=str(other))
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.assertEqual(asked, [])
         self.thread.end()
         self.assertEqual(asked, [str(other)])
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.thread.end()
         self.assertEqual(asked, [str(other)], "it is asked once")
 
@@ -165,7 +169,7 @@ class ReloadTests(ServiceTestCase):
         before = len(self.logged)
         self.values["models"].append({"name": "third", "model_path": "small.gguf"})
         self.says(max_queue=7)
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.thread.end()
         self.assertEqual(
             self.logged[before:],
@@ -176,10 +180,150 @@ class ReloadTests(ServiceTestCase):
         before = len(self.warned)
         self.values["models"].append({"name": "third", "model_path": "none.gguf"})
         self.says()
-        self.gateway.reload(self.path)
+        self.gateway.reload()
         self.thread.end()
         [warning] = self.warned[before:]
         self.assertIn("model third cannot be served: there is no file", warning)
+
+    def test_who_waits_for_a_reload_is_told_what_was_applied(self) -> None:
+        self.says(max_queue=7)
+        waiting = self.gateway.reloaded()
+        self.assertNoResult(waiting)
+        self.thread.end()
+        self.assertEqual(self.successResultOf(waiting).changes, "other keys: max_queue")
+
+    def test_who_waits_for_one_that_is_refused_gets_its_faults_with_their_lines(self) -> None:
+        self.says(max_queue=-1)
+        waiting = self.gateway.reloaded()
+        self.thread.end()
+        [fault] = self.failureResultOf(waiting, ConfigError).value.faults
+        self.assertEqual((fault.place, fault.line), ("max_queue", 1))
+        self.patch(known, "known_flags", lambda *_: {"--model": True})
+        self.values["models"][1]["extra_args"] = ["--nonsense"]
+        self.says(max_queue=7, llama_server_path="/bin/sh")
+        waiting = self.gateway.reloaded()
+        self.thread.end()
+        [fault] = self.failureResultOf(waiting, ConfigError).value.faults
+        self.assertEqual((fault.place, fault.line), ("models[1].extra_args[0]", 1))
+        self.assertEqual(self.gateway._config.max_queue, 512)
+
+    def test_who_waits_for_an_address_that_is_taken_is_told(self) -> None:
+        def listen(port: int, factory: object, backlog: int = 50, interface: str = "") -> None:
+            raise CannotListenError(interface, port, OSError(98, "Address already in use"))
+
+        self.patch(self.reactor, "listenTCP", listen)
+        self.says(listen_addr="127.0.0.1:8007")
+        waiting = self.gateway.reloaded()
+        self.thread.end()
+        [fault] = self.failureResultOf(waiting, ConfigError).value.faults
+        self.assertIn("cannot listen on 127.0.0.1:8007", fault.message)
+
+    def test_all_who_ask_while_a_file_is_read_share_one_further_reload(self) -> None:
+        first = self.gateway.reloaded()
+        others = [self.gateway.reloaded() for _ in range(100)]
+        self.gateway.reload()
+        self.thread.end()
+        self.successResultOf(first)
+        for waiting in others:
+            self.assertNoResult(waiting)
+        self.thread.end()
+        for waiting in others:
+            self.successResultOf(waiting)
+        self.assertEqual(self.thread.calls, [])
+
+    def test_who_waits_when_it_stops_or_asks_later_is_told_so(self) -> None:
+        waiting = [self.gateway.reloaded(), self.gateway.reloaded()]
+        call, deferred = self.thread.calls.pop()
+        found = call()
+        self.gateway.stopService()
+        deferred.callback(found)
+        for one in (*waiting, self.gateway.reloaded()):
+            self.failureResultOf(one, ShuttingDown)
+        self.assertEqual(self.thread.calls, [])
+
+
+class CheckTests(ServiceTestCase):
+    """A text that is looked at, and never applied."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.values["models"].append(
+            {"name": "far", "url": "http://10.0.0.5:8000", "api_key": "sk-1"}
+        )
+        self.values["models"][0]["env"] = {"HF_TOKEN": "sk-2"}
+        self.gateway = self.start()
+        self.before = self.gateway._config
+
+    def check(self, **values: Any) -> Deferred[Any]:
+        self.values.update(values)
+        text = json.dumps(self.values).encode()  # JSON is YAML
+        return Deferred.fromCoroutine(self.gateway.check(text))
+
+    def tearDown(self) -> None:
+        self.assertIs(self.gateway._config, self.before)
+
+    def faults(self, checked: Deferred[Any]) -> list[tuple[str, int | None]]:
+        faults = self.failureResultOf(checked, ConfigError).value.faults
+        return [(fault.place, fault.line) for fault in faults]
+
+    def test_what_it_would_change_is_told(self) -> None:
+        self.values["models"][1]["threads"] = 3
+        reading = self.successResultOf(self.check(max_queue=7))
+        self.assertEqual(reading.changes, "changed: org/big; other keys: max_queue")
+        [note] = reading.notes
+        self.assertEqual((note.model, note.key), ("org/big", "model_path"))
+
+    def test_relative_paths_count_from_the_folder_of_the_file(self) -> None:
+        (self.folder / "other").touch(mode=0o755)
+        self.values["models"][0]["model_path"] = "./small.gguf"
+        reading = self.successResultOf(self.check(llama_server_path="./other"))
+        self.assertEqual(reading.config.llama_server_path, str(self.folder / "other"))
+        self.assertEqual(reading.changes, "other keys: llama_server_path")
+
+    def test_its_faults_are_told_with_their_lines(self) -> None:
+        self.assertEqual(self.faults(self.check(max_queue=-1)), [("max_queue", 1)])
+
+    def test_masked_secrets_are_those_of_the_file(self) -> None:
+        self.values["models"][0]["env"] = {"HF_TOKEN": "***"}
+        self.values["models"][2]["api_key"] = "***"
+        reading = self.successResultOf(self.check())
+        self.assertEqual(reading.changes, "nothing has changed")
+
+    def test_a_binary_that_it_names_is_not_run_and_nothing_of_it_is_kept(self) -> None:
+        self.patch(known, "known_flags", lambda *_: self.fail("it is run"))
+        self.values["models"][1]["extra_args"] = ["--anything"]
+        self.values["models"][1]["model_path"] = "small.gguf"
+        self.successResultOf(self.check(llama_server_path="/bin/sh"))
+        facts = self.gateway._prepare.__self__._processes.known._facts  # type: ignore[attr-defined]
+        self.assertIn(str(self.folder / "big.gguf"), facts)
+
+    def test_flags_that_the_engine_in_use_does_not_have_are_faults(self) -> None:
+        processes = self.gateway._prepare.__self__._processes  # type: ignore[attr-defined]
+        processes.known._flags = {sys.executable: {"--model": True}}
+        self.values["models"][1]["extra_args"] = ["--nonsense"]
+        self.assertEqual(self.faults(self.check()), [("models[1].extra_args[0]", 1)])
+
+    def test_an_address_that_twisted_does_not_know_is_a_fault_and_none_is_bound(self) -> None:
+        self.assertEqual(self.faults(self.check(listen_addr="frob:x=1")), [("listen_addr", None)])
+        self.successResultOf(self.check(listen_addr="127.0.0.1:8007"))
+        self.assertEqual(len(self.reactor.tcpServers), 1)
+
+    def test_a_certificate_is_not_read(self) -> None:
+        """Its path may be anybody's, and /dev/zero does not end."""
+        self.patch(service, "has_tls", lambda: True)
+        self.patch(service, "read_tls", lambda *_: self.fail("it is read"))
+        address = "ssl:8443:privateKey=/dev/zero:certKey=/dev/zero"
+        reading = self.successResultOf(self.check(listen_addr=address))
+        self.assertEqual(reading.changes, "other keys: listen_addr")
+
+    def test_a_gateway_that_stops_says_so(self) -> None:
+        def cancelled(*_: object) -> None:
+            raise Cancelled
+
+        self.patch(service, "load_apart", cancelled)
+        self.patch(service, "describe_apart", cancelled)
+        self.failureResultOf(self.check(), ShuttingDown)
+        self.failureResultOf(Deferred.fromCoroutine(self.gateway.described(None)), ShuttingDown)
 
 
 class ChangesTests(SynchronousTestCase):
@@ -229,7 +373,7 @@ class HangupTests(ConfigTestCase):
         reactor, gateway = mock.Mock(), mock.Mock()
         with mock.patch.object(signal, "signal"):
             tap._handle_signals(reactor, gateway, options)
-        gateway.reload.assert_called_once_with(options["config"])
+        gateway.reload.assert_called_once_with()
 
     def test_without_one_nothing_is_reloaded(self) -> None:
         gateway = mock.Mock()
@@ -255,6 +399,25 @@ class ApartTests(ConfigTestCase):
     def test_a_file_says_the_same_there_as_here(self) -> None:
         path = str(self.write())
         self.assertEqual(load_apart(path, Commands()), load(path))
+        text = json.dumps({**self.values, "max_queue": 7}).encode()
+        self.assertEqual(load_apart(path, Commands(), text), load(path, text))
+
+    def test_what_is_told_of_a_configuration_is_the_same_there(self) -> None:
+        config = load(self.write())
+        told = json.loads(describe_apart(config, {}, "small", Commands()))
+        self.assertEqual(told, described(config, {}, "small"))
+        with (
+            mock.patch.object(Commands, "run", return_value=(b"", b"Killed\n", -9)),
+            self.assertRaises(ConfigError),
+        ):
+            describe_apart(config, {}, None, Commands())
+
+    def test_the_lines_of_faults_are_found_there(self) -> None:
+        fault = Fault(self.write(), None, "max_queue", "is wrong")
+        [found] = lines_apart([fault], Commands(), b"a: 1\nmax_queue: 2\n")
+        self.assertEqual(found.line, 2)
+        with mock.patch.object(Commands, "run", return_value=(b"", b"Killed\n", -9)):
+            self.assertEqual(lines_apart([fault], Commands()), [fault])
 
     def test_its_faults_are_the_same_too(self) -> None:
         self.values.update(max_queue=-1, nonsense="\udcff")

@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.application.service import IService
 from twisted.internet import asyncioreactor
@@ -29,13 +31,15 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from llamagw import __version__, announce, launch, logs, service, system, tap
-from llamagw.config import ConfigError, load
+from llamagw.config import ConfigError, load, with_lines
 from llamagw.launch import known
 from llamagw.models import look_at
+from llamagw.observe import STEP
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.models.support import gguf_bytes
 from tests.support.bench import Bench
+from tests.support.configs import configuration
 from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.logs import observe
 from tests.support.messages import CHAT, answers, event, request
@@ -280,9 +284,11 @@ class ServiceTestCase(ConfigTestCase):
         self.reactor = MemoryReactorClock()
         self.patch(known, "known_flags", lambda *_: {})
         self.patch(known, "look_apart", lambda paths, seconds, asking: look_at(paths, seconds))
-        self.patch(service, "load_apart", lambda path, asking: load(path))
+        self.patch(service, "load_apart", lambda path, asking, text=None: load(path, text))
+        self.patch(service, "lines_apart", lambda found, asking, text=None: with_lines(found, text))
         # No real processes here, so nothing of an earlier gateway either.
         self.patch(launch, "default_folder", lambda: str(self.folder / "leftovers"))
+        self.patch(tap, "state_folder", lambda: str(self.folder / "state"))
         self.logged: list[str] = []
         self.warned: list[str] = []
         self.addCleanup(observe(self.observe))
@@ -306,6 +312,59 @@ class ServiceTestCase(ConfigTestCase):
     def settle(self) -> None:
         for _ in range(5):
             self.reactor.advance(0)
+
+
+class TelemetryTests(ServiceTestCase):
+    """What `otel` and the OTEL_ variables bring about."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        others = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
+        environ = mock.patch.dict(os.environ, others, clear=True)
+        environ.start()
+        self.addCleanup(environ.stop)
+
+    def test_what_is_off_is_not_loaded(self) -> None:
+        path = self.write()
+        code = (
+            "import sys\n"
+            "from twisted.internet.defer import maybeDeferred\n"
+            "from twisted.internet.testing import MemoryReactorClock\n"
+            "from llamagw import tap\n"
+            "from llamagw.config import load\n"
+            f"tap.make_gateway(load({path!r}), MemoryReactorClock(), maybeDeferred)\n"
+            "found = [name for name in sys.modules if name.startswith('opentelemetry')]\n"
+        )
+        fresh = partial(subprocess.run, capture_output=True, text=True, check=False)
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        for endpoint, count in (("", "not found"), ("http://127.0.0.1:1", "len(found) > 50")):
+            environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
+            done = fresh([sys.executable, "-c", f"{code}assert {count}, found"], env=environ)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), endpoint)
+
+    def test_spans_begin_with_requests_and_are_flushed_at_the_end(self) -> None:
+        self.assertIsNone(self.make()._site.trace)
+        self.values["otel"] = {"endpoint": "http://127.0.0.1:1"}
+        gateway = self.make()
+        assert gateway._site.trace is not None
+        self.assertTrue(gateway._site.trace({}).sampled)
+        self.assertIsNotNone(gateway._flush)
+
+    def test_who_asks_for_what_cannot_be_is_told_and_served(self) -> None:
+        os.environ.update(
+            OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
+        )
+        self.assertIsNone(self.make()._site.trace)
+        [warned] = self.warned
+        self.assertIn("OTEL_EXPORTER_OTLP_ENDPOINT asks for OpenTelemetry, and nothing", warned)
+        self.assertIn("http/protobuf only", warned)
+
+    def test_a_variable_that_is_not_taken_is_told(self) -> None:
+        os.environ["OTEL_METRIC_EXPORT_INTERVAL"] = "soon"
+        self.values["otel"] = {}
+        self.assertIsNone(self.make()._site.trace)
+        [warned] = self.warned
+        self.assertIn("OTEL_METRIC_EXPORT_INTERVAL is soon", warned)
 
 
 class StartTests(ServiceTestCase):
@@ -332,6 +391,13 @@ class StartTests(ServiceTestCase):
         self.assertEqual((allowed.client_stall, allowed.request_timeout), (7, 9))
         self.assertGreaterEqual(allowed.max_connections, 8)
 
+    def test_samples_for_charts_are_taken_while_it_runs(self) -> None:
+        self.make()
+        [(begin, _, _)] = self.reactor.whenRunningHooks
+        begin()
+        self.reactor.advance(STEP)
+        self.assertIn("1 samples", repr(begin.__self__))
+
     def test_requests_are_logged_in_the_foreground(self) -> None:
         for foreground in (True, False):
             self.foreground = foreground
@@ -348,7 +414,7 @@ class StartTests(ServiceTestCase):
             f"llamagw {__version__}",
             "2 models configured, at most 2 in memory",
             "listening on 0.0.0.0:8000; base URL: http://localhost:8000/v1",
-            "http://localhost:8000/ in a browser",
+            "http://localhost:8000/ui/ in a browser",
             "Ctrl-C stops",
         ):
             self.assertIn(text, log)
@@ -369,7 +435,7 @@ class StartTests(ServiceTestCase):
             (IPv4Address("TCP", "192.0.2.1", 8000), 1),
         ):
             self.warned.clear()
-            announce.log_address(address, ":8000")
+            announce.log_address(address, configuration(listen_addr=":8000"))
             said = [line for line in self.warned if "no password" in line]
             self.assertEqual((len(said), len(self.warned)), (told, told), address)
 
@@ -416,7 +482,8 @@ class StartTests(ServiceTestCase):
         self.values["llama_server_path"] = str(self.folder / "other")
         (self.folder / "other").touch(mode=0o755)
         self.values["models"][1]["extra_args"] = ["--embedings"]
-        gateway.reload(self.write())
+        self.write()
+        gateway.reload()
         self.assertIn("is no flag of this llama-server; did you mean", self.warned[-2])
         self.assertIn("was not reloaded", self.warned[-1])
         self.assertEqual(gateway._config.llama_server_path, sys.executable)
@@ -603,7 +670,8 @@ class ReloadTests(ServiceTestCase):
     """SIGHUP: another configuration, or none of it."""
 
     def reload(self, gateway: Gateway) -> None:
-        gateway.reload(str(self.write()))
+        self.write()
+        gateway.reload()
 
     def relay(self, gateway: Gateway) -> Relay:
         """The one that the table's handlers are methods of."""
@@ -621,6 +689,13 @@ class ReloadTests(ServiceTestCase):
         self.assertEqual(gateway._site.connections.max_body, 2**18)
         self.assertTrue(gateway._site.access_log)
         self.assertIn("the configuration was reloaded", "\n".join(self.logged))
+
+    def test_another_collector_takes_effect_at_the_next_start_which_is_told(self) -> None:
+        gateway = self.start()
+        self.values["otel"] = {"endpoint": "http://127.0.0.1:1"}
+        self.reload(gateway)
+        self.assertIn("otel has changed; it takes effect at the next start", self.warned)
+        self.assertIn("other keys: otel", "\n".join(self.logged))
 
     def test_the_listener_is_left_alone_when_its_address_is_the_same(self) -> None:
         gateway = self.start()

@@ -5,8 +5,11 @@ Requests for a model are passed to `llamagw.proxy`. Other packages import the na
 from the modules.
 """
 
+from llamagw.api.charts import Charts
+from llamagw.api.config import Configuration
+from llamagw.api.devices import Devices
 from llamagw.api.live import Live
 from llamagw.api.metrics import Metrics
 from llamagw.api.tree import Api
 
-__all__ = ["Api", "Live", "Metrics"]
+__all__ = ["Api", "Charts", "Configuration", "Devices", "Live", "Metrics"]

@@ -24,7 +24,7 @@ from llamagw.api.feeds import Feed, Feeds
 from llamagw.errors import RequestNotFound
 from llamagw.fleet import Change, Dispatcher, Lease, Standing
 from llamagw.listeners import Listeners
-from llamagw.observe import Activity, Record, beginning, entry
+from llamagw.observe import Activity, Record, beginning
 from llamagw.proxy import Request
 
 _log = Logger(namespace="llamagw.api")
@@ -161,7 +161,7 @@ class Live:
         now = self._clock.seconds()
         since_epoch = time.time() - now
         record = self._activity.find(request_id)
-        told = None if record is None else entry(record, since_epoch)
+        told = None if record is None else self._activity.entry(record, since_epoch)
         for request in self._with_id(request_id):
             record = request.record
             assert record is not None, "it is under way"
@@ -171,9 +171,9 @@ class Live:
             told = live_entry(known, record, request, standing, now)
         if told is None or record is None:
             raise RequestNotFound(request_id, "under way, or among the last ones")
-        captured = record.captured
-        told["captured"] = captured is not None and not captured.dropped
-        return {**told, **captured.told()} if captured is not None and told["captured"] else told
+        captured = self._activity.capture.get(record.captured)
+        told["captured"] = captured is not None
+        return told if captured is None else {**told, **captured.told()}
 
     def cancel(self, request_id: str) -> int:
         """
@@ -265,7 +265,7 @@ class Live:
                 known = beginning(record, since_epoch)
                 live = live_entry(known, record, None, None, record.last)
                 events.append({"event": "begun", "request": live})
-            events.append({"event": "ended", "request": entry(record, since_epoch)})
+            events.append({"event": "ended", "request": self._activity.entry(record, since_epoch)})
         return events
 
 

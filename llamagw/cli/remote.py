@@ -217,7 +217,9 @@ def _load(model: dict[str, Any]) -> str:
 def _idle(model: dict[str, Any]) -> str:
     """When the model is unloaded if nobody asks for it; "" if it is not."""
     seconds = model.get("unloads_in_sec")
-    return "" if seconds is None else f"{model['id']} is unloaded in {span(seconds)} if not used"
+    if seconds is None:
+        return ""
+    return f"{model['id']} will be unloaded in {span(seconds)} if it is not used"
 
 
 def _failure(model: dict[str, Any]) -> str:

@@ -21,6 +21,7 @@ import click
 from llamagw.cli import places, show
 from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.remote import json_option, print_json
+from llamagw.system import state_folder
 
 if TYPE_CHECKING:
     from llamagw.cli.daemon import Daemon
@@ -222,8 +223,8 @@ def _announce(pidfile: str, logfile: str | None, again: str) -> None:
 def _writable(path: str) -> None:
     """Make sure that a pidfile or a log can be written: twistd would end with a traceback."""
     try:
-        if os.path.dirname(path) == places.state_folder():
-            os.makedirs(places.state_folder(), mode=0o700, exist_ok=True)
+        if os.path.dirname(path) == state_folder():
+            os.makedirs(state_folder(), mode=0o700, exist_ok=True)
         with open(path, "a"):
             pass
     except OSError as error:

@@ -127,7 +127,9 @@ class Display:
         now = time.monotonic()
         if self._bar:
             # One character less: at the edge some terminals begin a new line.
-            text = self.text(now, BAR)[: shutil.get_terminal_size().columns - 1]
+            room = shutil.get_terminal_size().columns - 1
+            text = self.text(now, BAR)
+            text = text if len(text) <= room else f"{text[: room - 1]}…"
             click.echo(f"\r{text}\x1b[K", nl=False, err=True)
             return
         if self._what != self._said or now >= self._printed + REPEAT:
@@ -168,9 +170,11 @@ class Display:
             done = _number(told, "done")
             if done is None and usual:
                 done = elapsed / usual
-            bar = _bar(done, width) if done is not None and width else ""
+            if done is None or not width:
+                than = f", usually {_about(usual)}" if usual else ""
+                return f"{self._name}: loading for {span(elapsed)}{than}"
             of = f" of usually {_about(usual)}" if usual else ""
-            return f"{self._name}: loading {bar}{span(elapsed)}{of}"
+            return f"{self._name}: loading {_bar(done, width)} {span(elapsed)}{of}"
         if self._state != "waiting":
             return f"{self._name}: asked for {span(now - self._began)} ago"
         position = told.get("position")
@@ -193,4 +197,4 @@ def _about(seconds: float) -> str:
 def _bar(done: float, width: int) -> str:
     """A bar that is full only when it is over."""
     filled = min(int(done * width), width - 1)
-    return f"[{'#' * filled}{'-' * (width - filled)}] "
+    return f"[{'#' * filled}{'-' * (width - filled)}]"

@@ -20,7 +20,7 @@ from llamagw.config.document import ConfigError, Fault, with_lines
 from llamagw.config.load import load
 from llamagw.config.machine import physical_cores
 from llamagw.config.names import NAME_LENGTH, Names, is_pattern
-from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
+from llamagw.config.resolved import Config, LocalModel, ModelConfig, Otel, RemoteModel, Replica
 from llamagw.config.rules import CORS_NAMES, HOP_BY_HOP
 from llamagw.config.schema import (
     ANY_ORIGIN,
@@ -29,8 +29,11 @@ from llamagw.config.schema import (
     CaptureEntry,
     ConfigFile,
     ModelEntry,
+    OtelEntry,
     ReplicaEntry,
 )
+from llamagw.config.secrets import masked_arguments, unmasked
+from llamagw.config.sources import described, told_faults
 
 __all__ = [
     "ANY_ORIGIN",
@@ -49,19 +52,25 @@ __all__ = [
     "ModelEntry",
     "Names",
     "Origin",
+    "Otel",
+    "OtelEntry",
     "RemoteModel",
     "Replica",
     "ReplicaEntry",
     "address_url",
     "base_url",
     "cannot_listen",
+    "described",
     "endpoint_string",
     "is_loopback",
     "is_pattern",
     "load",
+    "masked_arguments",
     "origin",
     "physical_cores",
     "shown_address",
     "speaks_tls",
+    "told_faults",
+    "unmasked",
     "with_lines",
 ]

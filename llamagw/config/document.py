@@ -106,6 +106,8 @@ class Document:
     A file, and the faults found in it so far.
 
     :ivar folder: that of the file, absolute
+    :ivar text: what it says; None before `parse`, and if it could not be read
+    :ivar root: its values with their positions in the text; None if it is not YAML, or empty
     :ivar lines: the line of each place, such as ``models[1].threads``
     :ivar texts: the scalar at each place as written: YAML reads 0755 as 493
     """
@@ -114,6 +116,8 @@ class Document:
         """:param path: the file, which is not read yet"""
         self.path = path
         self.folder = os.path.dirname(os.path.abspath(path))
+        self.text: str | None = None
+        self.root: yaml.Node | None = None
         self.faults: list[Fault] = []
         self.lines: dict[str, int] = {}
         self.texts: dict[str, str] = {}
@@ -159,20 +163,20 @@ class Document:
         """All faults, in the order of their lines."""
         return sorted(self.faults, key=lambda fault: fault.line or 0)
 
-    def parse(self) -> dict[Any, Any] | None:
+    def parse(self, given: bytes | None = None) -> dict[Any, Any] | None:
         """
         Read and parse the file.
 
+        :param given: a text to be parsed as if it stood there; None to read the file
         :return: its plain values; None, after adding a fault, if it cannot be read or parsed
         :raises ConfigError: when there are more than `MOST_FAULTS`
         """
         try:
-            with open(self.path, "rb") as file:
-                data = file.read(MOST_BYTES + 1)
+            data = self._content() if given is None else given
             if len(data) > MOST_BYTES:
                 self.fault("", f"is no configuration: it is over {MOST_BYTES // 2**20} MB")
                 return None
-            text = data.decode()
+            text = self.text = data.decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
             self.fault("", f"cannot be read: {reason}; see config.example.yaml for a beginning")
@@ -184,6 +188,7 @@ class Document:
                 _weigh(node, {})
                 self._walk(node, "")
             raw = None if node is None else loader.construct_document(node)
+            self.root = node
         except yaml.MarkedYAMLError as error:
             slip = mistakes.explain(error, text)
             self._note(slip.line, "", f"is not YAML: {slip.message}", slip.excerpt)
@@ -201,6 +206,10 @@ class Document:
             )
             return None
         return raw
+
+    def _content(self) -> bytes:
+        with open(self.path, "rb") as file:
+            return file.read(MOST_BYTES + 1)
 
     def _walk(self, node: yaml.Node, place: str) -> None:
         """Record the line of each place, and report duplicate keys (YAML would keep the last)."""
@@ -279,18 +288,19 @@ def _weigh(node: yaml.Node, known: dict[int, int | None]) -> int:
     return weight
 
 
-def with_lines(faults: list[Fault]) -> list[Fault]:
+def with_lines(faults: list[Fault], text: bytes | None = None) -> list[Fault]:
     """
     Add the lines to faults that were found after their file had been read.
 
     :param faults: of one file
+    :param text: what the file would say; None to read it
     :return: the same, in the order of their lines; as they are if the file cannot be read now
     """
     if not faults:
         return []
     document = Document(faults[0].file)
     with contextlib.suppress(ConfigError):
-        document.parse()
+        document.parse(text)
     found = [msgspec.structs.replace(f, line=document.line_of(f.place)) for f in faults]
     return sorted(found, key=lambda fault: fault.line or 0)
 

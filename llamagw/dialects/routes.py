@@ -10,6 +10,7 @@ that speak OpenAI's API.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum
 from typing import NamedTuple
 
@@ -52,6 +53,8 @@ class Route(NamedTuple):
     :ivar scope: what the requests do
     :ivar dialect: the API that the paths belong to
     :ivar body: an example of a POST's body, for messages; empty if it needs none
+    :ivar operation: ``gen_ai.operation.name`` of OpenTelemetry's conventions; "" if it is none of
+        those that they name
     """
 
     methods: tuple[str, ...]
@@ -62,6 +65,7 @@ class Route(NamedTuple):
     scope: Scope = Scope.INFER
     dialect: Dialect = OPENAI
     body: str = ""
+    operation: str = ""
 
 
 class Own(NamedTuple):
@@ -95,6 +99,7 @@ ROUTES = (
         'chat; `"stream": true` streams',
         shaped=True,
         body=_CHAT,
+        operation="chat",
     ),
     Route(
         POST,
@@ -103,6 +108,7 @@ ROUTES = (
         'plain completion; `"stream": true` streams',
         shaped=True,
         body=_PROMPT,
+        operation="text_completion",
     ),
     Route(
         POST,
@@ -110,6 +116,7 @@ ROUTES = (
         Where.BODY,
         "embeddings, of a model that is started with `--embeddings`",
         body=_INPUT,
+        operation="embeddings",
     ),
     Route(
         POST,
@@ -118,6 +125,7 @@ ROUTES = (
         "OpenAI's Responses API",
         shaped=True,
         body=_INPUT,
+        operation="chat",
     ),
     Route(
         POST,
@@ -127,6 +135,7 @@ ROUTES = (
         shaped=True,
         dialect=ANTHROPIC,
         body=_MESSAGES,
+        operation="chat",
     ),
     Route(
         POST,
@@ -162,6 +171,7 @@ ROUTES = (
         "fills a gap in code",
         shaped=True,
         body='{"model": "…", "input_prefix": "…", "input_suffix": "…"}',
+        operation="text_completion",
     ),
     Route(
         POST,
@@ -247,7 +257,8 @@ ROUTES = (
 
 #: The paths that the gateway answers itself.
 OWN = (
-    Own("GET", "/", "in a browser: a page with the models, to load and to unload them"),
+    Own("GET", "/", "in a browser: leads to `/ui/`"),
+    Own("GET", "/ui/", "the dashboard, for browsers (`ui: false`: none)", Scope.OBSERVE),
     Own(
         "GET",
         "/v1/models",
@@ -313,6 +324,32 @@ OWN = (
     ),
     Own(
         "GET",
+        "/history",
+        "the last `?minutes=` (15, up to 1440) in numbers for charts: requests, tokens a second, "
+        "first byte, queue, memory, swaps, errors",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
+        "/config",
+        "the configuration in force, where each value comes from, and the text of the file; "
+        "without secrets",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "POST",
+        "/config/check",
+        "a configuration's text: what a reload of it would change, or its faults; never applied",
+        Scope.MANAGE,
+    ),
+    Own(
+        "POST",
+        "/config/reload",
+        "reloads the file, and answers when that is done: what has changed, or the faults",
+        Scope.MANAGE,
+    ),
+    Own(
+        "GET",
         "/models/sse",
         "an event for each change of a model's state, and one a second while it loads or is waited "
         "for",
@@ -321,15 +358,16 @@ OWN = (
     Own(
         "GET",
         "/models/logs",
-        "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on",
+        "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on; "
+        "`?all=true`: of all models, each line with the model's name and a tab before it",
         Scope.OBSERVE,
     ),
     Own(
         "GET",
         "/health",
         "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
-        "memory, on their way or failed with port, memory, running and waiting requests. Loads "
-        "nothing",
+        "memory, on their way or failed with port, memory, running and waiting requests; the "
+        "machine's memory. Loads nothing",
     ),
 )
 
@@ -344,7 +382,7 @@ INFERENCE = frozenset(
 
 #: An example of a POST's body, by path.
 BODIES = {path: route.body for route in ROUTES if route.body for path in route.paths} | {
-    own.path: _MODEL for own in OWN if own.method == "POST" and "{" not in own.path
+    own.path: _MODEL for own in OWN if own.method == "POST" and own.path.startswith("/models/")
 }
 
 #: The scope of each method, by path; for paths with a variable part, by what precedes it.
@@ -379,20 +417,26 @@ _OTHERS = [
 ]
 
 
-#: The first path of the row of each path.
-_ROUTE_OF = {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
+#: ``gen_ai.operation.name`` of each path that has one, as received, without the query.
+OPERATIONS: Mapping[bytes, str] = {
+    path.encode(): route.operation for route in ROUTES if route.operation for path in route.paths
+}
 
 
-def route_of(path: bytes) -> str | None:
-    """
-    The first path of a path's row in `ROUTES`; None for paths that no model answers.
+class _RouteOf(dict[bytes, str | None]):
+    """A dict, so that a path without a variable part costs no call."""
 
-    :param path: as received, without the query
-    """
-    found = _ROUTE_OF.get(path)
-    if found is None and path.startswith(b"/upstream/"):
-        return "/upstream/{model}/{rest}"
-    return "/slots/{id}" if found is None and path.startswith(b"/slots/") else found
+    def __missing__(self, path: bytes) -> str | None:
+        if path.startswith(b"/upstream/"):
+            return "/upstream/{model}/{rest}"
+        return "/slots/{id}" if path.startswith(b"/slots/") else None
+
+
+#: The first path of a path's row in `ROUTES`, by the path as received, without the query; None for
+#: paths that no model answers.
+ROUTE_OF: Mapping[bytes, str | None] = _RouteOf(
+    {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
+)
 
 
 def dialect_of(path: bytes) -> Dialect:

@@ -9,6 +9,7 @@ from llamagw.fleet.dispatch import Dispatcher
 from llamagw.fleet.lease import Lease
 from llamagw.fleet.report import Change, ModelReport, ReplicaReport
 from llamagw.fleet.standing import Progress, Standing
+from llamagw.fleet.totals import Totals
 from llamagw.fleet.turns import LOADS, UNLOADS, Turn
 
 __all__ = [
@@ -21,5 +22,6 @@ __all__ = [
     "Progress",
     "ReplicaReport",
     "Standing",
+    "Totals",
     "Turn",
 ]

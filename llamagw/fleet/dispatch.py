@@ -43,6 +43,7 @@ from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
 from llamagw.fleet.standing import Progress, Standing, Standings, progress
+from llamagw.fleet.totals import Totals, totals
 from llamagw.fleet.turns import Turn, turn_of
 from llamagw.fleet.waits import Waits
 from llamagw.launch import Asks, Log
@@ -229,6 +230,9 @@ class Dispatcher:
         key = self.catalogue.find(name).instances[0].key
         models = self.scheduler.models
         pins.check(models[key], pinned, models.values(), self.config.max_loaded_models)
+        if models[key].pinned != pinned:
+            how = "pinned" if pinned else "not pinned any more"
+            _log.info("{name} is {how}: asked by POST /models/pin", name=models[key].name, how=how)
         self._run(self.scheduler.pin(key, pinned, self._now()))
 
     def watch(self, tell: Callable[[Change | None], object]) -> Callable[[], None]:
@@ -266,6 +270,10 @@ class Dispatcher:
                 for i in entry.instances
             )
         ]
+
+    def totals(self) -> Totals:
+        """All instances together, those of an earlier configuration that still run included."""
+        return totals(self._instances.values(), self.scheduler.models)
 
     async def descriptions(self) -> dict[str, dict[str, Any]]:
         """

@@ -22,6 +22,9 @@ class Status(Enum):
     STOPPING = "stopping"
     FAILED = "failed"
 
+    # Its own is written in Python, and is called for each request.
+    __hash__ = object.__hash__
+
 
 class Why(Enum):
     """Why a model is stopped."""

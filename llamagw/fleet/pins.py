@@ -30,9 +30,11 @@ def check(model: Model, pinned: bool, models: Iterable[Model], limit: int) -> No
         )
     if pinned and not model.pinned and too_many(models, limit, more=1):
         count = sum(each.pinned for each in _local(models))
+        already = f"{count} {'is' if count == 1 else 'are'} pinned already and " if count else ""
         raise BadRequest(
-            f"With `{model.name}`, {count + 1} models would be pinned and max_loaded_models is "
-            f"{limit}, so that no other could be loaded; unpin one, or raise max_loaded_models.",
+            f"`{model.name}` cannot be pinned: {already}max_loaded_models is {limit}, so that no "
+            f"other model could be loaded any more; {'unpin one, or ' if count else ''}raise "
+            "max_loaded_models.",
             param="model",
         )
 

@@ -17,7 +17,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from twisted.logger import Logger
 
 from llamagw.apart import Commands
-from llamagw.config import LocalModel
+from llamagw.config import LocalModel, masked_arguments
 from llamagw.launch.ports import LOOPBACK
 
 _log = Logger(namespace="llamagw.process")
@@ -182,17 +182,7 @@ def masked(command: Sequence[str]) -> str:
     :param command: the program and its arguments
     :return: joined by spaces
     """
-    shown, secret = [], False
-    for word in command:
-        flag, equals, _ = word.partition("=")
-        names_one = bool(re.fullmatch(r"-hft|-.*[-_](key|token)", flag, re.IGNORECASE))
-        if secret:
-            word = "***"
-        elif names_one and equals:
-            word = f"{flag}=***"
-        shown.append(word)
-        secret = names_one and not equals and not secret
-    return " ".join(shown)
+    return " ".join(masked_arguments(command))
 
 
 def has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:

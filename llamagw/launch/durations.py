@@ -1,7 +1,7 @@
 """
 How long loads have taken, by model; kept across restarts, to tell how long the next one will.
 
-One small file for all gateways of a user, in the folder of leftovers.py. Each load adds to what the
+One small file for all gateways of a user, in the user's state folder. Each load adds to what the
 file has by then, so that gateways side by side learn from each other; if two write at the same
 moment, one load is forgotten. Whether and when a model is loaded does not depend on it.
 """

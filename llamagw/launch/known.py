@@ -60,6 +60,17 @@ class Known:
                 sec=seconds,
             )
 
+    def for_look(self, config: Config) -> Known:
+        """
+        A copy to `read` a configuration with that may be anybody's.
+
+        What is read into it is not kept here, and a binary that is not known is not run.
+        """
+        copy = Known()
+        copy._facts = dict(self._facts)
+        copy._flags = {config.llama_server_path: self.flags(config.llama_server_path)}
+        return copy
+
     def _is_read(self, path: str) -> bool:
         facts = self._facts.get(path)
         return facts is not None and facts.stamp is not None and facts.stamp == stamp(path)

@@ -73,6 +73,18 @@ class Launchers:
         """
         return self._processes.prepare(config, commands)
 
+    def examine(self, config: Config, commands: Commands) -> list[Note]:
+        """
+        As `prepare`, for a configuration that is not to be applied and may be anybody's.
+
+        :param config: the configuration
+        :param commands: runs the process that reads the models' files
+        :return: what is to be said of its models
+        :raises ConfigError: when the engine in use cannot be called as configured
+        :raises Cancelled: when `commands` is cancelled
+        """
+        return self._processes.examine(config, commands)
+
     def apply(self, config: Config) -> None:
         """
         Use a configuration for all launches from now on.

@@ -89,11 +89,14 @@ class Processes:
         :raises ConfigError: when the binary cannot be called as configured
         :raises Cancelled: when `commands` is cancelled
         """
-        self.known.read(config, commands)
-        faults = self.known.faults(config)
-        if faults:
-            raise ConfigError(faults)
-        return self.known.notes(config)
+        return _judged(self.known, config, commands)
+
+    def examine(self, config: Config, commands: Commands) -> list[Note]:
+        """
+        As `prepare`, for a configuration that is not to be applied and may be anybody's: nothing is
+        kept, and a binary that is not in use is not run.
+        """
+        return _judged(self.known.for_look(config), config, commands)
 
     @property
     def flags(self) -> Mapping[str, bool]:
@@ -138,3 +141,11 @@ class Processes:
         :param pid: of a process that leads a session; None for one that does not run
         """
         return None if pid is None else self._memory.of(pid)
+
+
+def _judged(known: Known, config: Config, commands: Commands) -> list[Note]:
+    known.read(config, commands)
+    faults = known.faults(config)
+    if faults:
+        raise ConfigError(faults)
+    return known.notes(config)

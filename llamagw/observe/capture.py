@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import codecs
 import re
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Iterable, Sequence
 from fnmatch import fnmatchcase
+from itertools import count
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
@@ -84,28 +85,33 @@ class Captured:
     :param headers: the request's
     :param body: the request's
     :param limit: how many bytes are kept of either body
+    :param number: in `Capture`
     :ivar answer: the backend's answer, as far as it has come
     """
 
-    __slots__ = ("_headers", "_request", "_target", "answer", "dropped")
+    __slots__ = ("_headers", "_request", "_target", "answer", "number")
 
     def __init__(
-        self, target: bytes, headers: Iterable[tuple[bytes, bytes]], body: bytes, limit: int
+        self,
+        target: bytes,
+        headers: Iterable[tuple[bytes, bytes]],
+        body: bytes,
+        limit: int,
+        number: int = 0,
     ) -> None:
+        self.number = number
         self._target = scrubbed(target)
         self._headers = [_header(name, value) for name, value in headers]
         self._request = Part(limit)
         self._request.add(_MEMBER.sub(rb"\1" + MASK, body[:limit]))
         self._request.truncated |= len(body) > limit
         self.answer = Part(limit)
-        self.dropped = False
 
     def __repr__(self) -> str:
         return f"<Captured {self._request!r}, {self.answer!r}>"
 
     def drop(self) -> None:
-        """Keep nothing of it."""
-        self.dropped = True
+        """Keep nothing of it: a request that is under way may hold it for long."""
         self._target, self._headers = b"", []
         self._request.drop()
         self.answer.drop()
@@ -148,12 +154,24 @@ class Capture:
 
     def __init__(self) -> None:
         self.models: Sequence[str] = ()
-        self._limit = 0
-        self._last: deque[Captured] = deque()
-        self._requests = 0
+        self._requests = self._limit = 0
+        #: By number, the oldest first. Numbers begin with 1, and are not used again.
+        self._kept: OrderedDict[int, Captured] = OrderedDict()
+        self._numbers = count(1)
 
     def __repr__(self) -> str:
-        return f"<Capture: {len(self._last)} of {self._requests} for {list(self.models)}>"
+        return f"<Capture: {len(self._kept)} of {self._requests} for {list(self.models)}>"
+
+    def __contains__(self, number: int) -> bool:
+        return number in self._kept
+
+    def get(self, number: int) -> Captured | None:
+        """
+        The content of a request; None if it is not kept any more, or never was.
+
+        :param number: `Captured.number`
+        """
+        return self._kept.get(number)
 
     def keep(self, models: Sequence[str], requests: int, limit: int) -> None:
         """
@@ -168,8 +186,8 @@ class Capture:
         if (list(self.models), self._requests, self._limit) == (list(models), requests, limit):
             return
         self.models, self._requests, self._limit = models, requests, limit
-        while self._last:
-            self._last.popleft().drop()
+        while self._kept:
+            self._drop()
 
     def begin(
         self,
@@ -182,12 +200,16 @@ class Capture:
         Keep the content of a request that has arrived; the oldest one makes room for it.
 
         :param names: of its model: as asked, and as configured
-        :return: None if it is not to be kept; otherwise it takes the answer as it comes
+        :return: takes the answer as it comes; None if it is not kept
         """
         if not any(fnmatchcase(name, model) for model in self.models for name in names):
             return None
-        if len(self._last) >= self._requests:
-            self._last.popleft().drop()
-        captured = Captured(target, headers, body, self._limit)
-        self._last.append(captured)
+        if len(self._kept) >= self._requests:
+            self._drop()
+        number = next(self._numbers)
+        captured = self._kept[number] = Captured(target, headers, body, self._limit, number)
         return captured
+
+    def _drop(self) -> None:
+        _, captured = self._kept.popitem(last=False)
+        captured.drop()

@@ -66,13 +66,21 @@ class Gauge(NamedTuple):
 
 
 class OfModel:
-    """What is counted of one model's requests."""
+    """
+    What is counted of one model's requests.
 
-    __slots__ = ("broken", "cached", "completion", "first", "prompt", "queue", "retries", "token")
+    :ivar generating: seconds in which `completion` was generated, of all requests together
+    """
+
+    __slots__ = (
+        *("broken", "cached", "completion", "first", "generating", "prompt", "queue"),
+        *("retries", "token"),
+    )
 
     def __init__(self) -> None:
         self.prompt = self.cached = self.completion = 0
         self.retries = self.broken = 0
+        self.generating = 0.0
         self.queue = Histogram(SECONDS)
         self.first = Histogram(SECONDS)
         self.token = Histogram(TOKEN_SECONDS)
@@ -83,7 +91,7 @@ class Counts:
     All counters.
 
     :param known: whether a name is that of a configured model; others are counted as one
-    :param routes: the route of each path that counts; requests for other paths are left out
+    :param routes: the route of each path; None for those whose requests are left out
     :ivar requests: by model, route and status
     :ivar durations: by model and route
     :ivar refusals: by the code of the error
@@ -93,7 +101,7 @@ class Counts:
     :ivar unloads: by model and reason
     """
 
-    def __init__(self, known: Callable[[str], bool], routes: Callable[[bytes], str | None]) -> None:
+    def __init__(self, known: Callable[[str], bool], routes: Mapping[bytes, str | None]) -> None:
         self._known = known
         self._routes = routes
         self.requests: Counter[tuple[str, str, int]] = Counter()
@@ -111,13 +119,13 @@ class Counts:
         """Count a request that has ended."""
         if record.error:
             self.refusals[record.error] += 1
-        route = self._routes(record.path)
+        route = self._routes[record.path]
         # What named no model and is no error was no request for one, such as a scrape.
         if route is None or (record.asked is None and not record.error):
             return
         name = record.model
         if name not in self.models:
-            name = self._label(name or record.asked or OTHER)
+            name = self.label(name or record.asked or OTHER)
         answer = name, route, record.status
         if answer not in self.requests and len(self.requests) >= MOST_ANSWERS:
             answer = OTHER, OTHER, 0
@@ -127,16 +135,23 @@ class Counts:
         duration = self.durations.get((name, route))
         if duration is None:
             duration = self._duration(name, route)
-        duration.add(record.last - record.arrived)
+        # Not by `Histogram.add`: this is done for every request.
+        seconds = record.last - record.arrived
+        duration.counts[bisect_left(SECONDS, seconds)] += 1
+        duration.sum += seconds
         if record.admitted is None:
             return
         of_model = self.models[name]
-        queued = record.admitted if record.queued is None else record.queued
-        of_model.queue.add(record.admitted - queued)
+        if record.queued is None:
+            of_model.queue.counts[0] += 1
+        else:
+            of_model.queue.add(record.admitted - record.queued)
         of_model.retries += record.tries - 1
         of_model.broken += record.outcome is Outcome.BACKEND_LOST and record.status < 400
         if record.first is not None:
-            of_model.first.add(record.first - record.arrived)
+            seconds = record.first - record.arrived
+            of_model.first.counts[bisect_left(SECONDS, seconds)] += 1
+            of_model.first.sum += seconds
         usage = record.usage
         if usage is not None:
             of_model.prompt += usage.prompt or 0
@@ -144,6 +159,7 @@ class Counts:
             of_model.completion += usage.completion or 0
             if usage.completion and usage.completion_sec:
                 of_model.token.add(usage.completion_sec / usage.completion)
+                of_model.generating += usage.completion_sec
 
     def count_load(self, model: str, how: str, seconds: float) -> None:
         """
@@ -152,7 +168,7 @@ class Counts:
         :param how: ``loaded`` or ``failed``
         :param seconds: what it took, if it did not fail
         """
-        model = self._label(model)
+        model = self.label(model)
         self.loads[model, how] += 1
         if how == "loaded":
             if model not in self.load_seconds:
@@ -161,7 +177,7 @@ class Counts:
 
     def count_unload(self, model: str, why: str) -> None:
         """Count the end of a model's run."""
-        self.unloads[self._label(model), why] += 1
+        self.unloads[self.label(model), why] += 1
 
     def expect(self, models: Iterable[str], loads: Sequence[str], unloads: Sequence[str]) -> None:
         """
@@ -181,8 +197,13 @@ class Counts:
             for reason in unloads:
                 self.unloads.setdefault((model, reason), 0)
 
-    def _label(self, name: str) -> str:
-        """The label of a model; from here on it has counters."""
+    def label(self, name: str) -> str:
+        """
+        The label of a model; from here on it has counters.
+
+        :param name: any text
+        :return: the name, or `OTHER`
+        """
         if name in self.models:
             return name
         if not self._known(name) or len(self.models) >= MOST_MODELS:

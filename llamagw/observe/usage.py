@@ -8,10 +8,10 @@ bytes are kept is for the relay; nothing here is called while an answer passes.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 #: Maximum number of bytes of an answer's end that are looked at.
 TAIL = 64 * 1024
@@ -25,10 +25,14 @@ _OBJECT, _INNER = 2000, 6
 #: Maximum number of blanks between a key and its object.
 _BLANKS = 4
 
-_COUNT = int | float | None
+#: More tokens or milliseconds than this are no count: 2**53 is where JSON numbers become inexact.
+_MOST = 2**53
+
+_Count = Annotated[int, Meta(ge=0, le=_MOST)] | None
+_Milliseconds = Annotated[float, Meta(ge=0, le=_MOST)] | None
 
 
-class Usage(Struct, kw_only=True):
+class Usage(Struct, kw_only=True, gc=False):
     """
     What an answer tells of its tokens.
 
@@ -57,29 +61,29 @@ class _Failed(Struct):
 
 
 class _Details(Struct):
-    cached_tokens: _COUNT = None
+    cached_tokens: _Count = None
 
 
 class _Usage(Struct):
     """OpenAI's chat and completions, its responses, and Anthropic's messages."""
 
-    prompt_tokens: _COUNT = None
-    completion_tokens: _COUNT = None
+    prompt_tokens: _Count = None
+    completion_tokens: _Count = None
     prompt_tokens_details: _Details | None = None
-    input_tokens: _COUNT = None
-    output_tokens: _COUNT = None
+    input_tokens: _Count = None
+    output_tokens: _Count = None
     input_tokens_details: _Details | None = None
-    cache_read_input_tokens: _COUNT = None
+    cache_read_input_tokens: _Count = None
 
 
 class _Timings(Struct):
     """llama-server's own."""
 
-    cache_n: _COUNT = None
-    prompt_n: _COUNT = None
-    prompt_ms: _COUNT = None
-    predicted_n: _COUNT = None
-    predicted_ms: _COUNT = None
+    cache_n: _Count = None
+    prompt_n: _Count = None
+    prompt_ms: _Milliseconds = None
+    predicted_n: _Count = None
+    predicted_ms: _Milliseconds = None
 
 
 _usage = msgspec.json.Decoder(_Usage).decode
@@ -98,22 +102,29 @@ def usage_of(first: bytes, tail: bytes) -> Usage:
     :param tail: the last bytes of the body, of which `TAIL` are read; may begin anywhere
     """
     usage = Usage()
-    tail = tail[-TAIL:]
-    # Looked for here as well, since most answers of other kinds have neither.
-    told = _last(tail, b'"usage":', _usage) if b'"usage":' in tail else None
-    if told is not None:
-        _count_tokens(usage, told)
-    timings = _last(tail, b'"timings":', _timings) if b'"timings":' in tail else None
+    if len(tail) > TAIL:
+        tail = tail[-TAIL:]
+    told = None
+    at = tail.rfind(b'"usage":')
+    if at >= 0:
+        told = _object(tail, at + 8, _usage)
+        if told is not None:
+            _count_tokens(usage, told)
+    at = tail.rfind(b'"timings":')
+    timings = _object(tail, at + 10, _timings) if at >= 0 else None
     if timings is not None:
-        usage.prompt_sec = _seconds(timings.prompt_ms)
-        usage.completion_sec = _seconds(timings.predicted_ms)
+        if timings.prompt_ms is not None:
+            usage.prompt_sec = timings.prompt_ms / 1000
+        if timings.predicted_ms is not None:
+            usage.completion_sec = timings.predicted_ms / 1000
         if told is None:
-            usage.cached = _count(timings.cache_n) or 0
-            computed = _count(timings.prompt_n)
-            usage.prompt = None if computed is None else computed + usage.cached
-            usage.completion = _count(timings.predicted_n)
+            usage.cached = timings.cache_n or 0
+            if timings.prompt_n is not None:
+                usage.prompt = timings.prompt_n + usage.cached
+            usage.completion = timings.predicted_n
     elif told is not None and usage.prompt is None:
-        begun = _last(first[:TAIL], b'"usage":', _usage)
+        at = first.rfind(b'"usage":', 0, TAIL)
+        begun = _object(first, at + 8, _usage) if at >= 0 else None
         if begun is not None:
             completion = usage.completion
             _count_tokens(usage, begun)
@@ -132,24 +143,27 @@ def reason_of(body: bytes) -> str:
     return (error.message if isinstance(error, _Error) else error) or ""
 
 
-def _last(data: bytes, key: bytes, decode: Callable[[bytes], _T]) -> _T | None:
+def _object(data: bytes, at: int, decode: Callable[[bytes], _T]) -> _T | None:
     """
-    The object behind the last occurrence of a key.
+    The object behind a key; None if it is none that `decode` takes.
 
     Within a text of the answer the key's quotes would be escaped, so it is not found there.
+
+    :param at: where the key and its colon end
     """
-    at = data.rfind(key) + len(key)
     begin = data.find(b"{", at, at + _BLANKS)
-    if at < len(key) or begin < 0:
+    if begin < 0:
         return None
-    found = data[begin : begin + _OBJECT]
-    end = found.find(b"}")
+    most = begin + _OBJECT
+    end = data.find(b"}", begin, most)
+    inner = begin
     for _ in range(_INNER):
-        if found.count(b"{", 0, end + 1) == found.count(b"}", 0, end + 1):
+        inner = data.find(b"{", inner + 1, end)
+        if inner < 0:
             break
-        end = found.find(b"}", end + 1)
+        end = data.find(b"}", end + 1, most)
     try:
-        return decode(found[: end + 1])
+        return decode(data[begin : end + 1])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return None
 
@@ -157,24 +171,12 @@ def _last(data: bytes, key: bytes, decode: Callable[[bytes], _T]) -> _T | None:
 def _count_tokens(usage: Usage, told: _Usage) -> None:
     details = told.prompt_tokens_details or told.input_tokens_details
     if told.prompt_tokens is not None or details is not None:
-        usage.cached = _count(details.cached_tokens) if details else None
-        usage.prompt = _count(told.prompt_tokens or told.input_tokens)
+        usage.cached = details.cached_tokens if details else None
+        usage.prompt = told.prompt_tokens or told.input_tokens
     elif told.input_tokens is not None:
         # Anthropic's count leaves out what was cached.
-        usage.cached = _count(told.cache_read_input_tokens)
-        usage.prompt = (_count(told.input_tokens) or 0) + (usage.cached or 0)
-    usage.completion = _count(told.completion_tokens)
+        usage.cached = told.cache_read_input_tokens
+        usage.prompt = told.input_tokens + (usage.cached or 0)
+    usage.completion = told.completion_tokens
     if usage.completion is None:
-        usage.completion = _count(told.output_tokens)
-
-
-#: More tokens or milliseconds than this are no count: 2**53 is where JSON numbers become inexact.
-_MOST = 2**53
-
-
-def _count(value: float | None) -> int | None:
-    return int(value) if value is not None and 0 <= value <= _MOST else None
-
-
-def _seconds(value: float | None) -> float | None:
-    return value / 1000 if value is not None and 0 <= value <= _MOST else None
+        usage.completion = told.output_tokens

@@ -30,7 +30,7 @@ from llamagw.errors import (
 from llamagw.net import IConnection
 from llamagw.observe import HERE, Record, request_id
 from llamagw.proxy.connections import Connections
-from llamagw.proxy.origins import decoded_path
+from llamagw.proxy.origins import as_lines, decoded_path, joined
 from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
 
 #: A trailer, after the last chunk (RFC 9112, 7.1.2).
@@ -338,10 +338,11 @@ class Channel(KnownChannel):
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         head += b"X-Request-Id: %b\r\n" % record.id.encode()
         scope = scope_of(method.decode("latin-1"), decoded_path(path))
-        cors = self.connections.origins.headers(headers, scope is Scope.INFER)
+        origin = joined(headers.getRawHeaders(b"origin"))
+        cors = self.connections.origins.headers(origin, scope is Scope.INFER)
         for request in self.requests:
             request.drop_arriving()
-        head += b"".join(b"%b: %b\r\n" % pair for pair in (*error.headers(), *cors))
+        head += as_lines((*error.headers(), *cors))
         self.transport.write(head + b"Connection: close\r\n\r\n" + body)
         if linger:
             # Not one of too many connections: they may be thousands.
@@ -365,14 +366,13 @@ class Channel(KnownChannel):
 
     def checkPersistence(self, request: HTTPRequest, version: bytes) -> bool:
         # Called when a request's head is complete, which may be after `close_when_idle`.
-        if self._last or not super().checkPersistence(request, version):
-            return False
-        # Twisted splits at blanks, and does not find the "close" in "close, X-Hop".
-        for line in request.requestHeaders.getRawHeaders(b"connection", ()):
+        assert isinstance(request, KnownRequest)
+        # Twisted's splits at blanks, and does not find the "close" in "close, X-Hop".
+        for line in request.given.get(b"Connection", ()):
             if b"close" in [token.strip() for token in line.lower().split(b",")]:
                 request.responseHeaders.setRawHeaders(b"Connection", [b"close"])
                 return False
-        return True
+        return version == b"HTTP/1.1" and not self._last
 
     def lineLengthExceeded(self, line: bytes) -> None:
         self.refuse(BadRequest("A line of the request's head is too long."))

@@ -8,19 +8,20 @@ kept. Whether to retry is relay.py's decision.
 
 from __future__ import annotations
 
-from functools import partial
-
 from twisted.internet.defer import Deferred
 
 from llamagw.fleet import Lease
 from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
-from llamagw.observe import Captured, Record, reason_of, usage_of
+from llamagw.observe import Record, reason_of, usage_of
 from llamagw.proxy.call import Call
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import outgoing
 
 #: Headers that are not copied: the gateway writes its own, and has answered a client's Expect.
 _OWN_HEADERS = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
+
+#: Not copied while spans are exported: the engine's parent is the gateway's own span.
+_TRACED = frozenset({b"traceparent"})
 
 #: Headers that are not copied to a server for which the gateway has an API key.
 _KEYS = frozenset({b"authorization", b"x-api-key"})
@@ -52,8 +53,7 @@ def send(request: Request, call: Call, lease: Lease, upstream: Upstream) -> Defe
     """
     # Not a coroutine: its frame would keep the body in memory until the answer ends.
     target, body = outgoing(request, call, lease.model, lease.address.model)
-    captured = None if request.record is None else request.record.captured
-    kind = Exchange if captured is None else partial(CapturingExchange, captured)
+    kind = Exchange if request.captured is None else CapturingExchange
     exchange = kind(request, call, lease, upstream)
     upstream.send(
         _head(request, call, lease, target, body),
@@ -169,6 +169,8 @@ class Exchange:
                 self._record.reason = reason_of(end)
             else:
                 self._record.usage = usage_of(self._begin, end)
+                if self._record.trace is not None:
+                    self._record.trace.answered(self._begin, end)
         self.done.callback(None)
 
     def lost(self, error: UpstreamLost) -> None:
@@ -185,49 +187,45 @@ class Exchange:
 
 
 class CapturingExchange(Exchange):
-    """
-    An exchange whose answer is captured; see `Exchange`.
+    """An exchange whose answer is captured; see `Exchange`."""
 
-    :param captured: takes the answer
-    """
+    __slots__ = ("_answer",)
 
-    __slots__ = ("_captured",)
-
-    def __init__(
-        self, captured: Captured, request: Request, call: Call, lease: Lease, upstream: Upstream
-    ) -> None:
+    def __init__(self, request: Request, call: Call, lease: Lease, upstream: Upstream) -> None:
         super().__init__(request, call, lease, upstream)
-        self._captured = captured
+        assert request.captured is not None, "else it is an Exchange"
+        self._answer = request.captured.answer
 
     def head(self, status: int, reason: bytes, headers: Headers, data: bytes, whole: bool) -> None:
         if not self._begun and status != 101:
-            self._captured.answer.add(data)
+            self._answer.add(data)
         # Else it is passed to `body`.
         super().head(status, reason, headers, data, whole)
 
     def body(self, data: bytes) -> None:
-        self._captured.answer.add(data)
+        self._answer.add(data)
         super().body(data)
 
 
 def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes) -> bytes:
     address = lease.address
-    headers = [
-        (name, value)
-        for name, values in request.requestHeaders.getAllRawHeaders()
-        for value in values
-    ]
+    headers = [(name, value) for name, values in request.given.items() for value in values]
     own = _OWN_HEADERS
     if address.api_key is not None:
         own |= _KEYS
     passed = lease.model.pass_headers
     if not passed or b"set-cookie" not in lower(passed):
         own |= _COOKIE
+    record = request.record
+    if record is not None and record.trace is not None:
+        own |= _TRACED
     lines = b"".join([line for _, line in end_to_end(headers, own)])
     if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
         lines += b"Content-Length: %d\r\n" % len(body)
-    if request.record is not None:
-        lines += b"X-Request-Id: %b\r\n" % request.record.id.encode()
+    if record is not None:
+        lines += b"X-Request-Id: %b\r\n" % record.id.encode()
+        if record.trace is not None:
+            lines += record.trace.header
     if call.upgrade is not None:
         lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % call.upgrade
     if address.api_key is not None:

@@ -36,6 +36,7 @@ class Origins:
 
     :param listed: origins such as ``https://chat.example``; ``*`` for any, ``localhost`` for any
         loopback origin
+    :ivar lines: the CORS headers of an answer that is open to all, to a request without ``Origin``
     """
 
     def __init__(self, listed: Iterable[str]) -> None:
@@ -44,6 +45,7 @@ class Origins:
         self._localhost = LOCALHOST in listed
         self._named = {o.encode() for o in listed if o not in (ANY_ORIGIN, LOCALHOST)}
         self._hosts = {_host_of(_authority(origin)) for origin in self._named}
+        self.lines = as_lines(self.headers(None, open_to_all=True))
 
     def __repr__(self) -> str:
         listed = [*self._named, *([b"localhost"] if self._localhost else [])]
@@ -56,14 +58,13 @@ class Origins:
             return True
         return self._localhost and _is_loopback(_host_of(_authority(origin)))
 
-    def headers(self, asked: Headers, open_to_all: bool) -> Pairs:
+    def headers(self, origin: bytes | None, open_to_all: bool) -> Pairs:
         """
         The CORS headers of an answer.
 
-        :param asked: the request's headers
+        :param origin: the request's header ``Origin``; None without one
         :param open_to_all: whether ``*`` counts
         """
-        origin = _only(asked, b"origin")
         varies = (_VARY,) if self._named or self._localhost else ()
         if origin is not None and varies and self.named(origin):
             return (
@@ -122,10 +123,18 @@ def decoded_path(target: bytes) -> str:
     return unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
 
 
-def _only(headers: Headers, name: bytes) -> bytes | None:
+def joined(values: Sequence[bytes] | None) -> bytes | None:
     """A header's value; several are joined, and so are neither an origin nor a host."""
-    values = headers.getRawHeaders(name)
     return b", ".join(values) if values else None
+
+
+def as_lines(pairs: Pairs) -> bytes:
+    """Headers as they are sent."""
+    return b"".join([b"%b: %b\r\n" % pair for pair in pairs])
+
+
+def _only(headers: Headers, name: bytes) -> bytes | None:
+    return joined(headers.getRawHeaders(name))
 
 
 def _authority(origin: bytes) -> bytes:

@@ -88,12 +88,16 @@ class Relay:
     async def _answer(self, request: Request, read: Reader) -> None:
         try:
             call = read(request)
-            if request.record is not None:
-                request.record.asked = call.model or self._dispatcher.config.default_model
-                request.record.stream = call.stream
-                request.record.bytes_in = len(request.body)
+            record = request.record
+            if record is not None:
+                record.asked = call.model or self._dispatcher.config.default_model
+                record.stream = call.stream
+                record.bytes_in = len(request.body)
                 if self.capture.models:
-                    self._captures(request, request.record)
+                    self._captures(request, record)
+                if record.trace is not None:
+                    taken = record.trace.asked(request.uri, request.body, request.captured)
+                    request.captured = taken
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             if not request.unanswered:
@@ -113,10 +117,12 @@ class Relay:
         if asked is None or len(asked) > NAME_LENGTH:
             return
         own = self._dispatcher.catalogue.names.find(asked)
-        if own is not None:
-            sent = request.requestHeaders.getAllRawHeaders()
-            headers = [(name, value) for name, values in sent for value in values]
-            record.captured = self.capture.begin((asked, own), request.uri, headers, request.body)
+        if own is None:
+            return
+        headers = [(name, value) for name, values in request.given.items() for value in values]
+        captured = self.capture.begin((asked, own), request.uri, headers, request.body)
+        if captured is not None:
+            request.captured, record.captured = captured, captured.number
 
     async def _relay(self, request: Request, call: Call) -> None:
         """
@@ -132,7 +138,7 @@ class Relay:
             lease = await self._lease(request, call, failed)
             record = request.record
             if record is not None:
-                now = record.admitted = self._clock.seconds()
+                now = record.admitted = record.connected = self._clock.seconds()
                 record.model = lease.model.name
                 record.tries += 1
                 if record.queued is not None:
@@ -179,8 +185,12 @@ class Relay:
         waiting = self._dispatcher.acquire(model, call.load, failed)
         if waiting.called:
             return await waiting
-        if request.record is not None and request.record.queued is None:
-            request.record.queued = self._clock.seconds()
+        record = request.record
+        if record is not None and record.queued is None:
+            record.queued = self._clock.seconds()
+            if record.trace is not None:
+                standing = self._dispatcher.standing(waiting)
+                record.trace.position = 0 if standing is None else standing.position
         request.waiting = waiting
         comments = None
         if self.keepalive and call.stream:
@@ -219,8 +229,6 @@ class Relay:
             await request.turn()
         upstream = self._pool.take(lease.address)
         sent = False
-        if request.record is not None:
-            request.record.connected = self._clock.seconds()
         if upstream is not None:
             try:
                 return await send(request, call, lease, upstream)

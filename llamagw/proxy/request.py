@@ -30,10 +30,10 @@ from llamagw.errors import (
     ServerBusy,
 )
 from llamagw.net import IConnection, of_answer
-from llamagw.observe import HERE, Outcome, Record, request_id
+from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
-from llamagw.proxy.origins import Pairs, decoded_path
+from llamagw.proxy.origins import Pairs, as_lines, decoded_path, joined
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
 
 if TYPE_CHECKING:
@@ -61,10 +61,12 @@ class Routing(Protocol):
 
     :ivar table: handlers of POST, by path; looked up before the tree
     :ivar tell: called with the record of each request that has ended
+    :ivar trace: begins the spans of a request, by its headers; None if it has none
     """
 
     table: Mapping[bytes, Callable[[Request], object]]
     tell: Callable[[Record], object]
+    trace: Begin | None
 
 
 class Request(KnownRequest):
@@ -77,6 +79,7 @@ class Request(KnownRequest):
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects, and by `cancel`
     :ivar waiting: what it waits for in the queue of its model; None when it does not
+    :ivar captured: its content, if that is kept
     :ivar streams_events: whether the answer is a stream of server-sent events
     :ivar open_to_all: whether any web page may read the answer if ``cors_origins`` has ``*``
     :ivar cacheable: whether a backend's ``Cache-Control`` is passed on; if not, a browser asks each
@@ -90,6 +93,7 @@ class Request(KnownRequest):
     cacheable = True
     answering: Deferred[None] | None = None
     waiting: Deferred[Lease] | None = None
+    captured: Captured | None = None
     streams_events = False
     routing: Routing | None = None
     channel: Channel
@@ -206,7 +210,7 @@ class Request(KnownRequest):
     def process(self) -> None:
         routing: Routing = self.channel.site
         self.routing = routing
-        given = self.requestHeaders.getRawHeaders(b"x-request-id")
+        given = self.given.get(b"X-Request-Id")
         self.record = Record(
             id=request_id(given),
             arrived=self.channel.connections.clock.seconds(),
@@ -214,6 +218,8 @@ class Request(KnownRequest):
             path=self.path,
             client=getattr(self.client, "host", HERE),
         )
+        if routing.trace is not None:
+            self.record.trace = routing.trace(self.given)
         if self.method == b"POST":
             handler = routing.table.get(self.path)
             if handler is not None:
@@ -306,7 +312,7 @@ class Request(KnownRequest):
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
-        lines += [b"%b: %b\r\n" % pair for pair in self._cors()]
+        lines.append(self._cors_lines())
         record = self.record
         if record is not None:
             lines.append(b"X-Request-Id: %b\r\n%b" % (record.id.encode(), record.timing))
@@ -365,7 +371,13 @@ class Request(KnownRequest):
         super().write(data)
 
     def _cors(self) -> Pairs:
-        return self.channel.connections.origins.headers(self.requestHeaders, self.open_to_all)
+        origin = joined(self.given.get(b"Origin"))
+        return self.channel.connections.origins.headers(origin, self.open_to_all)
+
+    def _cors_lines(self) -> bytes:
+        if self.open_to_all and b"Origin" not in self.given:
+            return self.channel.connections.origins.lines
+        return as_lines(self._cors())
 
     def answer(self, status: int, body: bytes, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
         """

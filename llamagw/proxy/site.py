@@ -16,7 +16,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
 
 from llamagw.listeners import Listeners
-from llamagw.observe import Record, log
+from llamagw.observe import Begin, Record, log
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import Connections, Limits
 from llamagw.proxy.request import Request
@@ -32,6 +32,7 @@ class Site(server.Site):
     :param limits: the limits of clients
     :param records: told of each request that has ended
     :param access_log: whether each request is logged
+    :param trace: begins the spans of a request, by its headers; None if it has none
     :ivar connections: the open ones
     """
 
@@ -45,10 +46,12 @@ class Site(server.Site):
         limits: Limits,
         records: Listeners[Record],
         access_log: bool = False,
+        trace: Begin | None = None,
     ) -> None:
         super().__init__(tree, Request, timeout=None, reactor=clock)
         self.table = table
         self.tell = records.tell
+        self.trace = trace
         self._records = records
         self._silence: Callable[[], None] | None = None
         self.connections = Connections(clock, limits)

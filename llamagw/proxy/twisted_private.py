@@ -10,6 +10,7 @@ the upper bound in setup.cfg is raised.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from operator import attrgetter
 from typing import Any
 
@@ -32,9 +33,12 @@ class KnownRequest(server.Request):
     Twisted's request with names for its inner state.
 
     :ivar disconnected: whether the client's connection is closed
+    :ivar given: the values of its headers by their names, spelled as in ``X-Request-Id``; to be
+        read only. A look-up by Twisted's methods takes two Python calls
     """
 
     disconnected: bool = _private("_disconnected")
+    given: Mapping[bytes, list[bytes]] = _private("requestHeaders._rawHeaders")
 
     def drop_arriving(self) -> None:
         """Called by the channel: drop the part of the body that has arrived."""

@@ -1,5 +1,10 @@
 // The offer to load a model, in place of its engine's page; goes on to that page when it is loaded.
-import { follow, order } from "./models.js";
+// Names and engines' words are text: they are shown by textContent only.
+
+const root = new URL("../", import.meta.url);
+
+/** Milliseconds between two looks at the model. */
+const AGAIN = 1000;
 
 const $ = (id) => document.getElementById(id);
 const name = $("model").textContent;
@@ -13,51 +18,59 @@ const SAYS = {
 };
 
 let state = null;
-let pending = false;
-let note = "";
 let why = "";
+let lost = "";
+let pending = false;
 
 function show() {
-  $("state").textContent =
-    pending && state !== "loading" ? "Waiting until this model can be loaded…" : SAYS[state] || state;
+  const waits = pending && state !== "loading";
+  $("state").textContent = lost || (waits ? "Waiting until this model can be loaded…" : SAYS[state] || state);
   $("load").hidden = state === null;
   $("load").textContent = state === "loaded" ? "Open its page" : pending ? "Loading…" : "Load it";
   $("load").setAttribute("aria-disabled", String(pending || state === "loading"));
-  $("why").textContent = why || note;
-  $("why").hidden = !$("why").textContent;
+  $("why").textContent = why;
+  $("why").hidden = !why;
 }
 
-function changed(model, told) {
-  if (model !== name || (told.state === state && told.why === why)) return;
-  // Not if it was loaded from the first: it may be on its way out, and this page come again.
-  if (told.state === "loaded" && state !== null) location.reload();
-  ({ state, why } = told);
-  show();
+async function look() {
+  if (!document.hidden) {
+    try {
+      const answer = await fetch(new URL("health", root));
+      const { models } = await answer.json();
+      // One that is not told there is not in memory, and has not failed.
+      const model = models.find((one) => one.id === name) || { status: "unloaded" };
+      // Not if it was loaded from the first: it may be on its way out, and this page come again.
+      if (model.status === "loaded" && state !== null && state !== "loaded") return location.reload();
+      state = model.status;
+      why = model.error || (pending ? "" : why);
+      lost = "";
+    } catch {
+      lost = "The gateway does not answer. Trying again…";
+    }
+    show();
+  }
+  setTimeout(look, AGAIN);
 }
 
 $("load").addEventListener("click", async () => {
   if (pending || state === "loading") return;
   if (state === "loaded") return location.reload();
   pending = true;
-  note = "";
+  why = "";
   show();
   try {
-    await order("load", name);
-    location.reload();
-  } catch (error) {
-    note = error.message;
-    pending = false;
-    show();
+    const answer = await fetch(new URL("models/load", root), {
+      method: "POST",
+      headers: { "Content-Type": "application/json" },
+      body: JSON.stringify({ model: name, wait: true }),
+    });
+    if (answer.ok) return location.reload();
+    why = (await answer.json()).error.message;
+  } catch {
+    why = "The gateway does not answer.";
   }
+  pending = false;
+  show();
 });
 
-follow({
-  listed: (models) => {
-    for (const model of models) changed(model.name, model);
-  },
-  changed,
-  connected: (error) => {
-    if (error === null) return show();
-    $("state").textContent = `${error || "Not connected."} Trying again…`;
-  },
-});
+look();

@@ -1,5 +1,5 @@
 """
-Answers with a page, and whether a request wants one.
+Answers with the dashboard's files and with the offer to load a model; and who wants a page.
 
 The pages load nothing but the files of this package, have no script in their HTML, and are of no
 use to another origin (`llamagw.proxy.origins` guards what their scripts ask for).
@@ -7,6 +7,7 @@ use to another origin (`llamagw.proxy.origins` guards what their scripts ask for
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import cache
 from html import escape
@@ -22,7 +23,9 @@ from llamagw.text import harmless
 #: Bytes of an Accept header that are looked at; browsers send some 150.
 MOST_ACCEPT = 1000
 
-_FOLDER = Path(__file__).parent
+#: The files of the pages, by the folder of their address: ``/web/`` and ``/ui/``.
+_WEB = Path(__file__).parent
+_UI = _WEB / "ui"
 
 _HTML = b"text/html; charset=utf-8"
 _KINDS = {
@@ -74,13 +77,34 @@ def _weight(part: bytes) -> tuple[bytes, float]:
     return kind.strip(), weight
 
 
-def home(request: Request) -> bytes:
+def moved(request: Request, where: bytes) -> bytes:
     """
-    Answer with the page at ``/``: the models and the endpoints.
+    Answer with a redirect.
 
+    :param where: relative, so that it holds below a prefix that a reverse proxy adds
     :return: the body, for Klein to write
     """
-    return _send(request, _home(), _HTML)
+    request.setResponseCode(302)
+    request.responseHeaders.setRawHeaders(b"Location", [where])
+    return _send(request, b"", _HTML, b"no-store")
+
+
+def dashboard(request: Request, name: str = "") -> bytes:
+    """
+    Answer with the dashboard, or with a file that it loads.
+
+    :param name: of the file; "" for the page
+    :return: the body, for Klein to write
+    :raises PathNotFound: if there is none of this name
+    """
+    body, kind = (_page(), _HTML) if name == "" else _file(_UI, name)
+    # Asked for each time, and so of one version; sent only if it is another than the browser has.
+    tag = _tag(body)
+    request.responseHeaders.setRawHeaders(b"ETag", [tag])
+    if tag in request.requestHeaders.getRawHeaders(b"if-none-match", []):
+        request.setResponseCode(304)
+        body = b""
+    return _send(request, body, kind, b"no-cache")
 
 
 def offer(request: Request, model: str) -> bytes:
@@ -94,55 +118,70 @@ def offer(request: Request, model: str) -> bytes:
     request.setResponseCode(409)
     # Relative, so that the page works below a prefix that a reverse proxy adds.
     root = "../" * (request.path.count(b"/") - 1)
-    page = _text("offer.html").substitute(root=root, model=escape(model))
-    return _send(request, page.encode(), _HTML)
+    page = Template(_read(_WEB, "offer.html").decode()).substitute(root=root, model=escape(model))
+    return _send(request, page.encode(), _HTML, b"no-store")
 
 
 def asset(request: Request, name: str) -> bytes:
     """
-    Answer with a file that the pages load.
+    Answer with a file that the offer loads, or the icon.
 
     :return: the body, for Klein to write
     :raises PathNotFound: if there is none of this name
     """
-    kind = _KINDS.get(Path(name).suffix)
-    if kind is None or name not in _names():
-        raise PathNotFound(f"There is no file {harmless(name, SHOWN)} here.")
-    return _send(request, _file(name), kind)
+    return _send(request, *_file(_WEB, name), b"no-store")
 
 
-def _send(request: Request, body: bytes, kind: bytes) -> bytes:
+def _send(request: Request, body: bytes, kind: bytes, kept: bytes) -> bytes:
+    """
+    Set the headers of an answer.
+
+    :param kept: the value of ``Cache-Control``
+    :return: the body
+    """
     request.open_to_all = False
     for name, value in _HEADERS:
         request.responseHeaders.setRawHeaders(name, [value])
     if kind is _HTML:
         request.responseHeaders.addRawHeader(b"Vary", b"Accept")
-    # A page and its scripts are always of one version.
-    request.responseHeaders.setRawHeaders(b"Cache-Control", [b"no-store"])
+    request.responseHeaders.setRawHeaders(b"Cache-Control", [kept])
     request.responseHeaders.setRawHeaders(b"Content-Type", [kind])
-    request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
+    if request.code != 304:
+        request.responseHeaders.setRawHeaders(b"Content-Length", [b"%d" % len(body)])
     return body
 
 
-@cache
-def _names() -> frozenset[str]:
-    return frozenset(path.name for path in _FOLDER.iterdir())
+def _file(folder: Path, name: str) -> tuple[bytes, bytes]:
+    """
+    The content of a file, and its media type.
+
+    :raises PathNotFound: if there is none of this name
+    """
+    kind = _KINDS.get(Path(name).suffix)
+    if kind is None or name not in _names(folder):
+        raise PathNotFound(f"There is no file {harmless(name, SHOWN)} here.")
+    return _read(folder, name), kind
 
 
 @cache
-def _file(name: str) -> bytes:
-    return (_FOLDER / name).read_bytes()
+def _names(folder: Path) -> frozenset[str]:
+    return frozenset(path.name for path in folder.iterdir())
 
 
 @cache
-def _text(name: str) -> Template:
-    return Template(_file(name).decode())
+def _read(folder: Path, name: str) -> bytes:
+    return (folder / name).read_bytes()
 
 
 @cache
-def _home() -> bytes:
-    page = _text("home.html").substitute(version=escape(__version__), endpoints=_endpoints())
-    return page.encode()
+def _tag(body: bytes) -> bytes:
+    return b'"%s"' % hashlib.sha256(body).hexdigest()[:16].encode()
+
+
+@cache
+def _page() -> bytes:
+    page = Template(_read(_UI, "index.html").decode())
+    return page.substitute(version=escape(__version__), endpoints=_endpoints()).encode()
 
 
 def _endpoints() -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from llamagw.observe import Activity, Record
+from llamagw.observe import Activity, Capture, Record
 from llamagw.observe.activity import PATH, REASON
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import CHAT, request, response
@@ -104,7 +104,7 @@ class ActivityTests(BenchTestCase):
             self.assertIn(f"?{query.partition('=')[0]}=", error["message"])
 
     def test_what_a_client_or_an_engine_says_is_short_and_harmless(self) -> None:
-        activity = Activity(1)
+        activity = Activity(1, Capture())
         record = Record(id="x", arrived=0.0, asked="m\x1b[2J", path=b"/" * 9999)
         record.reason = "\r\n" * 9999
         activity.add(record)

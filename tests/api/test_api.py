@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 
+import msgspec
+
 from llamagw import __version__
 from llamagw.dialects import BODIES, OWN, ROUTES, Scope, Where, dialect_of, scope_of
 from tests.support.bench import Bench, BenchTestCase
@@ -44,6 +46,7 @@ class HealthTests(ApiTestCase):
                 "version": __version__,
                 "uptime_sec": 12.5,
                 "max_loaded_models": 2,
+                "devices": msgspec.to_builtins(self.bench.devices.read()),
                 "models": [],
             },
         )

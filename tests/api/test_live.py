@@ -228,6 +228,7 @@ class WatchTests(BenchTestCase):
         self.patch(self.bench.dispatcher, "standings", standings)
         before = len(self.bench.reactor.getDelayedCalls()), repr(self.bench.records)
         watchers = [Watcher(self.bench) for _ in range(3)]
+        client, _ = self.bench.streaming()
         looks = 0
         self.bench.reactor.advance(LOOK_SEC)
         self.assertEqual(looks, 1, "one look for all of them")
@@ -236,6 +237,9 @@ class WatchTests(BenchTestCase):
         self.bench.settle()
         self.bench.reactor.pump([LOOK_SEC] * 4)
         self.assertEqual(looks, 1)
+        self.assertEqual(repr(self.bench.live), "<Live: 0 watch 0 requests>")
+        client.hangs_up()
+        self.bench.settle()
         after = len(self.bench.reactor.getDelayedCalls()), repr(self.bench.records)
         self.assertEqual(after, before)
 
@@ -254,6 +258,17 @@ class WatchTests(BenchTestCase):
             Watcher(self.bench)
         [answer] = self.bench.asks(request(path="/activity/sse"))
         self.assert_envelope(answer, 503, open_to_all=False)
+
+    def test_to_ask_for_its_head_begins_nothing(self) -> None:
+        before = len(self.bench.reactor.getDelayedCalls())
+        for path in ("/activity/sse", "/models/sse"):
+            client = self.bench.client(request(path=path, method="HEAD"))
+            self.bench.reactor.pump([LOOK_SEC] * 40)
+            [answer] = answers(bytes(client.heard), "HEAD")
+            self.assertEqual((answer.status, answer.body), (200, b""))
+            client.hangs_up()
+            self.bench.settle()
+        self.assertEqual(len(self.bench.reactor.getDelayedCalls()), before)
 
     def test_it_ends_with_the_gateway(self) -> None:
         watcher = Watcher(self.bench)
@@ -375,6 +390,17 @@ class CancelTests(BenchTestCase):
         self.assertEqual((answer.body, answer.whole), (b"half of ", False))
         self.assertFalse(client.connected)
         self.assert_over(backend)
+
+    def test_one_that_was_cut_off_and_is_not_read_to_its_end_is_not_cancelled_again(self) -> None:
+        client = self.ask()
+        client.stalls()
+        self.bench.backend().says(b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nhalf of ")
+        self.assertEqual(self.cancel().status, 200)
+        self.assertTrue(client.connected)
+        self.assertEqual(self.cancel().status, 404)
+        client.reads_on()
+        self.bench.settle()
+        self.assertFalse(client.connected)
 
     def test_a_tunnel(self) -> None:
         client = self.bench.client(

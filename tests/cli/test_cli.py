@@ -425,6 +425,22 @@ def test_ps_of_a_gateway_that_tells_less_leaves_that_out(gateway: FakeGateway) -
     assert llamagw("ps").stdout.partition("\n\n")[2] == "broken: no\n"
 
 
+def test_ps_tells_of_loads_under_way_idle_timeouts_and_pins(gateway: FakeGateway) -> None:
+    data = [
+        a_model("a", "loading", load_sec=3.2, usual_sec=11.7),
+        a_model("b", "loading", load_sec=0.42),
+        a_model("c", "loaded", load_sec=5.0, usual_sec=5.0, unloads_in_sec=130.0, pinned=True),
+        a_model("d", usual_sec=5.0, pinned=True),
+    ]
+    gateway.answers["/models"] = 200, {"object": "list", "data": data}
+    assert llamagw("ps").stdout.partition("\n\n")[2].splitlines() == [
+        "a has been loading for 3 s, usually 12 s",
+        "b has been loading for 0.4 s",
+        "c will be unloaded in 2 min if it is not used",
+        "pinned: c, d",
+    ]
+
+
 def test_ps_breaks_long_texts_between_words_on_a_terminal(gateway: FakeGateway) -> None:
     error = f"The model `broken` cannot be loaded: {'/a/path' * 15} {'is wrong ' * 200}"
     broken = a_model("broken", said={"failed": True, "error": error})
@@ -601,7 +617,7 @@ def test_who_waits_on_a_pipe_is_told_in_lines(
     assert re.fullmatch(r"x is loaded \(\d+\.\d s\)\n", done.stdout)
     assert [re.sub(r"\d\.\d s", "T", line) for line in done.stderr.splitlines()] == [
         "x: waiting for T (position 2), for room: `b?` is busy; its load usually takes 12 s",
-        "x: loading 3 s of usually 12 s",
+        "x: loading for 3 s, usually 12 s",
     ]
 
 
@@ -657,7 +673,7 @@ def test_ctrl_c_ends_the_wait_with_130_and_says_what_becomes_of_the_load(
         (LOADING, "a: loading [######------------------] 3 s of usually 12 s"),
         ({**LOADING, "done": 0.5}, "a: loading [############------------] 3 s of usually 12 s"),
         ({**LOADING, "elapsed_sec": 99}, f"a: loading [{'#' * 23}-] 1 min of usually 12 s"),
-        ({**LOADING, "usual_sec": None}, "a: loading 3 s"),
+        ({**LOADING, "usual_sec": None}, "a: loading for 3 s"),
         ({**LOADING, "usual_sec": 0.4, "elapsed_sec": 0.1}, "] 0.1 s of usually 0.4 s"),
         ({"state": "waiting", "waiting_for": "its restart in 3 s"}, ", for its restart in 3 s"),
         ({"state": "loaded"}, "a: asked for 0.0 s ago"),

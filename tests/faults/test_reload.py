@@ -163,6 +163,29 @@ def test_a_configuration_that_is_wrong_changes_nothing_and_is_told(gateway: Faul
     assert listener(gateway, gateway.port) == inode
 
 
+def test_a_reload_by_http_is_answered_when_it_is_applied_or_with_its_faults(
+    gateway: Faulty,
+) -> None:
+    path: Path = gateway.folder / "config.yaml"
+    config = {**gateway.config, "models": [gateway.entry("new")], "max_queue": 7}
+    text = json.dumps(config)
+    changes = "new: new; removed: same, changed, removed; "
+    changes += "other keys: default_model, max_queue"
+    told = {"ok": True, "changes": changes, "notes": []}
+    assert gateway.ask("POST", "/config/check", config).json() == told
+    assert gateway.chat("same").status == 200
+    path.write_text(text)
+    assert gateway.ask("POST", "/config/reload").json() == told
+    assert gateway.chat("same").status == 404
+    assert gateway.chat("new").status == 200
+    [queue] = [one for one in gateway.get("/config")["values"] if one["place"] == "max_queue"]
+    assert queue == {"place": "max_queue", "value": 7, "from": "file", "line": 1}
+    path.write_text(text.replace(": 7", ": -7"))
+    [fault] = gateway.ask("POST", "/config/reload").json()["faults"]
+    assert (fault["place"], fault["line"]) == ("max_queue", 1)
+    assert gateway.chat("new").status == 200
+
+
 def test_a_new_address_is_served_and_the_old_one_finishes_what_it_has(gateway: Faulty) -> None:
     stream = gateway.stream("same", fake={"rate": 30, "events": 40})
     stream.read_events(2)

@@ -231,7 +231,7 @@ class PinTests(DispatcherCase):
         for _ in range(2):
             self.dispatcher.pin("a", True)
         error = self.assertRaises(BadRequest, self.dispatcher.pin, "b", True)
-        self.assertIn("With `b`, 2 models would be pinned and max_loaded_models is 2", str(error))
+        self.assertIn("`b` cannot be pinned: 1 is pinned already and max_load", str(error))
         self.assertEqual(self.pinned(), ["a"])
         self.dispatcher.pin("a", False)
         self.dispatcher.pin("b", True)

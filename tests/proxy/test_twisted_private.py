@@ -53,3 +53,19 @@ class PrivateNameTests(SynchronousTestCase):
         channel.makeConnection(StringTransport())
         channel._dataBuffer = [b"early"]
         self.assertEqual((channel.take_early(), channel.early), ([b"early"], []))
+
+    def test_a_header_is_found_by_its_usual_name_however_it_was_spelled(self) -> None:
+        channel = Bench().client().protocol
+        channel.dataReceived(
+            b"GET / HTTP/1.1\r\nhost: here\r\nCONNECTION: close\r\nx-request-ID: b\r\norigin: c\r\n"
+            b"Origin: d\r\ncontent-length: 5\r\n\r\n"
+        )
+        [asked] = channel.requests
+        given = {
+            b"Host": [b"here"],
+            b"Connection": [b"close"],
+            b"X-Request-Id": [b"b"],
+            b"Origin": [b"c", b"d"],
+            b"Content-Length": [b"5"],
+        }
+        self.assertEqual(asked.given, given)

@@ -12,21 +12,21 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
-from llamagw.api import Api, Live, Metrics
-from llamagw.config import Config, LocalModel, ModelConfig
+from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
+from llamagw.config import Config, ConfigError, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
 from llamagw.fleet import Dispatcher, Lease
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
-from llamagw.observe import Activity, Record
+from llamagw.observe import Activity, Begin, History, Record
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
@@ -183,12 +183,26 @@ class Watched(Dispatcher):
         return gone
 
 
+class Service:
+    """What is asked about the configuration, of which there is no file."""
+
+    def described(self, only: str | None) -> Deferred[bytes]:
+        return succeed(b"{}")
+
+    def check(self, text: bytes) -> Deferred[Any]:
+        return self.reloaded()
+
+    def reloaded(self) -> Deferred[Any]:
+        return fail(ConfigError([]))
+
+
 class Bench:
     """
     The whole proxy wing on its fleet, between a client and a backend that the test plays.
 
     :param names: the models: local ones by their names, or as they are configured
     :param loaded: whether the local ones are loaded from the start
+    :param trace: begins the spans of a request, if it has any
     :param keys: more of the configuration
     """
 
@@ -203,6 +217,7 @@ class Bench:
         origins: Iterable[str] = ("*",),
         poison: float = 0,
         loaded: bool = True,
+        trace: Begin | None = None,
         **keys: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -214,10 +229,19 @@ class Bench:
         self.pool = Pool(self.reactor, Connector(self.reactor))
         self.dispatcher.on_hung = partial(self.pool.break_off, "it does not answer any more")
         self.relay = Relay(self.dispatcher, self.pool, self.reactor, keepalive, poison)
+        self.devices = Devices(self.dispatcher.totals, self.reactor)
         self.metrics = Metrics(
-            self.dispatcher, lambda: len(self.site.connections.open), "memory", self.reactor
+            self.dispatcher,
+            self.devices,
+            lambda: len(self.site.connections.open),
+            "memory",
+            self.reactor,
         )
-        self.activity = Activity(self.config.activity_size)
+        self.history = History(self.metrics.counts, lambda: self.dispatcher.totals()[:4])
+        self.charts = Charts(self.history, self.reactor, self.wall)
+        #: What is asked about the configuration, in the place of `llamagw.service.Gateway`.
+        self.gateway: Any = Service()
+        self.activity = Activity(self.config.activity_size, self.relay.capture)
         self.records = Listeners[Record]()
         self.live = Live(
             self.dispatcher,
@@ -227,7 +251,15 @@ class Bench:
             self.reactor,
         )
         self.api = Api(
-            self.dispatcher, self.relay, self.reactor, self.metrics, self.activity, self.live
+            self.dispatcher,
+            self.relay,
+            self.reactor,
+            self.metrics,
+            self.activity,
+            self.live,
+            self.devices,
+            self.charts,
+            Configuration(lambda: self.gateway),
         )
         self.records.add(self.metrics.counts.count)
         self.records.add(self.activity.add)
@@ -238,12 +270,17 @@ class Bench:
             limits=Limits(max_body, max_bodies, 60, 600, max_connections, Origins(origins)),
             records=self.records,
             access_log=access_log,
+            trace=trace,
         )
         self.accepted = 0
         self.dispatcher.begin()
         self.settle()
         if loaded:
             self.load()
+
+    def wall(self) -> float:
+        """Seconds since the epoch, as far as charts are concerned."""
+        return 1_800_000_000 + self.reactor.seconds()
 
     def _configuration(self, models: Iterable[str | ModelConfig]) -> Config:
         named = [local_model(m) if isinstance(m, str) else m for m in models]

@@ -1,10 +1,13 @@
 """Promises of llamagw.web: who gets a page, what it may load, and that names in it are text.
+What the dashboard does in a browser is tried by tests/ui.
 
 The real tree in memory (support/bench.py), on the real fleet.
 """
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
 import re
 from html.parser import HTMLParser
 from pathlib import Path
@@ -26,12 +29,15 @@ CHROMIUM = (
 FIREFOX = "text/html,application/xhtml+xml,application/xml;q=0.9,*/*;q=0.8"
 
 FOLDER = Path(wing.__file__).parent
-FILES = [path for path in FOLDER.iterdir() if path.suffix in (".html", ".js", ".css", ".svg")]
+FILES = [
+    path for path in FOLDER.rglob("*.*") if path.suffix in (".html", ".js", ".css", ".svg", ".txt")
+]
+VENDOR = FOLDER.parents[1] / "deploy" / "vendor.py"
 
 
 class PageTestCase(BenchTestCase):
     def get(
-        self, path: str = "/", accept: str | None = CHROMIUM, method: str = "GET", **headers: str
+        self, path: str = "/ui/", accept: str | None = CHROMIUM, method: str = "GET", **headers: str
     ) -> Answer:
         pairs = [(name.replace("_", "-"), value) for name, value in headers.items()]
         pairs += [] if accept is None else [("Accept", accept)]
@@ -47,9 +53,10 @@ class PageTestCase(BenchTestCase):
 class NegotiationTests(PageTestCase):
     def test_a_browser_gets_a_page(self) -> None:
         for accept in (CHROMIUM, FIREFOX, "text/html", "TEXT/HTML;q=0.9 , application/json;q=0.1"):
-            answer = self.get(accept=accept)
-            self.assert_page(answer)
-            self.assertIn(__version__.encode(), answer.body)
+            self.assertEqual(self.get("/", accept=accept).status, 302)
+        answer = self.get()
+        self.assert_page(answer)
+        self.assertIn(__version__.encode(), answer.body)
 
     def test_everybody_else_gets_json_as_ever(self) -> None:
         for accept in (
@@ -66,7 +73,7 @@ class NegotiationTests(PageTestCase):
             "text/htmlx",
             "," * 8000 + "text/html",
         ):
-            error = self.assert_envelope(self.get(accept=accept), 404)
+            error = self.assert_envelope(self.get("/", accept=accept), 404)
             self.assertEqual(error["code"], "path_not_found", accept)
 
     def test_only_a_get_is_for_a_page(self) -> None:
@@ -74,19 +81,24 @@ class NegotiationTests(PageTestCase):
         self.assertEqual((answer.status, answer.body), (200, b""))
         self.assertEqual(answer.headers["Content-Type"], "text/html; charset=utf-8")
         for method in ("POST", "DELETE"):
-            self.assert_envelope(self.get(method=method), 404)
+            self.assert_envelope(self.get("/", method=method), 404)
+            self.assert_envelope(self.get(method=method), 405)
 
     def test_what_is_no_page_is_json_to_a_browser_too(self) -> None:
         for path in ("/health", "/v1/models", "/models"):
             self.assertEqual(self.get(path).headers["Content-Type"], "application/json")
-        for path in ("/ui/", "/web/", "/web/pages.py", "/web/home.html", "/web/..%2f__init__.py"):
+        for path in ("/web/", "/web/pages.py", "/web/offer.html", "/web/..%2f__init__.py"):
             self.assert_envelope(self.get(path), 404, open_to_all=True)
+        for path in ("/ui/a/b", "/ui/..%2foffer.js"):
+            self.assert_envelope(self.get(path), 404)
+        for path in ("/ui/pages.py", "/ui/index.html"):
+            self.assert_envelope(self.get(path), 404, open_to_all=False)
 
 
 class PolicyTests(PageTestCase):
     def test_a_page_may_load_and_run_only_files_of_its_own_origin(self) -> None:
         self.bench = Bench(loaded=False)
-        for path in ("/", "/upstream/small/", "/web/home.js", "/web/page.css", "/web/icon.svg"):
+        for path in ("/", "/ui/", "/ui/app.js", "/upstream/small/", "/web/icon.svg"):
             answer = self.get(path)
             policy = answer.headers["Content-Security-Policy"].split("; ")
             self.assertIn("default-src 'none'", policy)
@@ -99,13 +111,13 @@ class PolicyTests(PageTestCase):
 
     def test_a_page_has_no_script_or_style_in_its_html(self) -> None:
         self.bench = Bench(loaded=False)
-        for path in ("/", "/upstream/small/"):
+        for path in ("/ui/", "/upstream/small/"):
             page = Page(self.get(path).body.decode())
             self.assertEqual(page.inline, [])
             self.assertGreater(len(page.loads), 2)
             for link in page.loads:
                 where = urljoin(f"http://gateway{path}", link)
-                self.assertTrue(where.startswith("http://gateway/web/"), where)
+                self.assertTrue(where.startswith(("http://gateway/web/", "http://gateway/ui/")))
                 answer = self.get(where.removeprefix("http://gateway"), accept="*/*")
                 self.assertEqual(answer.status, 200)
                 self.assertNotIn("html", answer.headers["Content-Type"])
@@ -118,13 +130,15 @@ class PolicyTests(PageTestCase):
         ):
             self.assert_envelope(self.get(**headers), 403, open_to_all=False)
 
-    def test_all_of_it_is_small_and_made_by_hand(self) -> None:
-        self.assertEqual(len(FILES), 7)
+    def test_all_of_it_is_small(self) -> None:
+        self.assertGreater(len(FILES), 15)
         told = len(self.get().body)
-        self.assertLess(told + sum(path.stat().st_size for path in FILES), 40_000)
+        self.assertLess(told + sum(path.stat().st_size for path in FILES), 200_000)
 
     def test_no_file_makes_html_of_text_or_names_another_server(self) -> None:
         for path in FILES:
+            if path.name.startswith("uplot."):
+                continue
             text = path.read_text()
             for word in ("innerHTML", "outerHTML", "insertAdjacent", "document.write", "eval("):
                 self.assertNotIn(word, text, path)
@@ -132,8 +146,28 @@ class PolicyTests(PageTestCase):
             text = text.replace("such as http://localhost:8000/", "")
             self.assertIsNone(re.search(r"https?:|//\w+\.", text), path)
 
+    def test_what_is_of_others_is_as_it_was_published_with_its_licence(self) -> None:
+        spec = importlib.util.spec_from_file_location("vendor", VENDOR)
+        assert spec is not None
+        assert spec.loader is not None
+        vendor = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(vendor)
+        told = dict(vendor.FILES.values())
+        kept = {path.name: path for path in FILES if path.name.startswith("uplot.")}
+        self.assertEqual(
+            {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in kept.items()},
+            told,
+        )
+        self.assertIn("The MIT License", kept["uplot.LICENSE.txt"].read_text())
 
-class HomeTests(PageTestCase):
+
+class DashboardTests(PageTestCase):
+    def test_a_browser_is_led_there_below_a_proxy_s_prefix_too(self) -> None:
+        for path in ("/", "/ui"):
+            answer = self.get(path)
+            self.assertEqual((answer.status, answer.headers["Location"]), (302, "ui/"))
+        self.assertEqual(self.get("/").headers["Vary"], "Accept")
+
     def test_it_lists_all_endpoints(self) -> None:
         page = self.get().body.decode()
         paths = [*(own.path for own in OWN), *(path for r in ROUTES for path in r.paths)]
@@ -144,6 +178,21 @@ class HomeTests(PageTestCase):
     def test_it_names_no_model_itself(self) -> None:
         self.bench = Bench(["<script>alert(1)</script>"])
         self.assertNotIn(b"alert", self.get().body)
+
+    def test_a_file_that_the_browser_has_is_not_sent_again(self) -> None:
+        for path in ("/ui/", "/ui/uplot.js"):
+            first = self.get(path)
+            self.assertEqual(first.headers["Cache-Control"], "no-cache")
+            again = self.get(path, If_None_Match=first.headers["ETag"])
+            self.assertEqual((again.status, again.body), (304, b""))
+            self.assertEqual(self.get(path, If_None_Match='"other"').body, first.body)
+
+    def test_where_it_is_off_there_is_none_and_a_browser_is_told_so(self) -> None:
+        self.bench = Bench(ui=False)
+        for path in ("/ui/", "/ui", "/ui/app.js"):
+            error = self.assert_envelope(self.get(path), 404, open_to_all=False)
+            self.assertIn("`ui: false`", error["message"])
+        self.assert_envelope(self.get("/"), 404)
 
 
 class OfferTests(PageTestCase):
@@ -272,4 +321,5 @@ class PackageTests(SynchronousTestCase):
     def test_every_file_of_the_pages_is_in_the_wheel(self) -> None:
         setup = (FOLDER.parents[1] / "setup.cfg").read_text()
         for path in FILES:
-            self.assertIn(f"    *{path.suffix}\n", setup)
+            folder = "" if path.parent == FOLDER else "ui/"
+            self.assertIn(f"    {folder}*{path.suffix}\n", setup)

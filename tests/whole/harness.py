@@ -198,7 +198,8 @@ class Gateway:
     def environ(self) -> dict[str, str]:
         path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
         # Its own folder for what gateways leave to their successors, too.
-        return {**os.environ, "PYTHONPATH": path, "TMPDIR": str(self.folder), MARK: self.mark}
+        own = dict.fromkeys(("TMPDIR", "XDG_STATE_HOME"), str(self.folder))
+        return {**os.environ, "PYTHONPATH": path, **own, MARK: self.mark}
 
     def write_config(self, name: str = "config.yaml") -> Path:
         path = self.folder / name

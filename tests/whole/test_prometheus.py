@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import shutil
 import subprocess
 import tempfile
 import urllib.error
@@ -22,12 +21,10 @@ from typing import Any
 
 import pytest
 
+from tests.support.parts import part
 from tests.whole.harness import DEADLINE, ROOT, Gateway, free_port, model, wait_until
 
-PROMETHEUS, PROMTOOL = shutil.which("prometheus"), shutil.which("promtool")
-INSTALL = "Debian: apt-get install prometheus"
-needs_prometheus = pytest.mark.skipif(PROMETHEUS is None, reason=f"no prometheus here; {INSTALL}")
-needs_promtool = pytest.mark.skipif(PROMTOOL is None, reason=f"no promtool here; {INSTALL}")
+INSTALL = "apt-get install prometheus"
 
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 DASHBOARD = ROOT / "deploy" / "grafana" / "llamagw.json"
@@ -91,8 +88,13 @@ class Prometheus:
 
 
 @pytest.fixture(scope="module")
-def prometheus(gateway: Gateway) -> Iterator[Prometheus]:
-    assert PROMETHEUS is not None
+def program() -> str:
+    """Before the gateway: without Prometheus none is started for it."""
+    return part("prometheus", INSTALL)
+
+
+@pytest.fixture(scope="module")
+def prometheus(program: str, gateway: Gateway) -> Iterator[Prometheus]:
     port = free_port()
     target = {"targets": [f"127.0.0.1:{gateway.port}"], "labels": {"instance": "gateway"}}
     config = {
@@ -106,7 +108,7 @@ def prometheus(gateway: Gateway) -> Iterator[Prometheus]:
         with (path / "log").open("wb") as log:
             process = subprocess.Popen(
                 [
-                    PROMETHEUS,
+                    program,
                     f"--config.file={path / 'prometheus.yml'}",
                     f"--storage.tsdb.path={path / 'data'}",
                     f"--web.listen-address=127.0.0.1:{port}",
@@ -130,7 +132,6 @@ def prometheus(gateway: Gateway) -> Iterator[Prometheus]:
             process.wait(DEADLINE)
 
 
-@needs_prometheus
 def test_prometheus_answers_with_the_numbers_of_the_traffic(prometheus: Prometheus) -> None:
     def value(query: str) -> float:
         [(_, number)] = wait_until(lambda: prometheus.says(query), query, PATIENCE)
@@ -147,7 +148,6 @@ def test_prometheus_answers_with_the_numbers_of_the_traffic(prometheus: Promethe
     assert 0 < value(f"histogram_quantile(0.5, {first_byte})") < DEADLINE
 
 
-@needs_prometheus
 def test_each_panel_of_the_dashboard_shows_something(prometheus: Prometheus) -> None:
     """Rates need a change between two scrapes to be over 0, but are there without one."""
     for panel, expression in expressions():
@@ -158,7 +158,6 @@ def test_each_panel_of_the_dashboard_shows_something(prometheus: Prometheus) -> 
         wait_until(partial(prometheus.says, query), f"{panel}: {query}", PATIENCE)
 
 
-@needs_prometheus
 def test_prometheus_evaluates_each_alert(prometheus: Prometheus) -> None:
     def rules() -> list[Any]:
         groups = prometheus.asks("rules")["groups"]
@@ -175,7 +174,6 @@ def test_prometheus_evaluates_each_alert(prometheus: Prometheus) -> None:
     )
 
 
-@needs_promtool
 def test_promtool_finds_no_fault_with_the_metrics(gateway: Gateway) -> None:
     """llama.cpp's names have a colon, which promtool would leave to recording rules."""
     text = scrape(gateway)
@@ -185,7 +183,6 @@ def test_promtool_finds_no_fault_with_the_metrics(gateway: Gateway) -> None:
     assert (told.returncode, told.stdout) == (0, "")
 
 
-@needs_promtool
 def test_promtool_accepts_the_alerts_and_their_tests_pass() -> None:
     for command in (
         ("check", "rules", str(ALERTS)),
@@ -232,9 +229,8 @@ def scrape(gateway: Gateway) -> str:
 
 
 def promtool(*command: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    assert PROMTOOL is not None
     return subprocess.run(
-        [PROMTOOL, *command],
+        [part("promtool", INSTALL), *command],
         input=text,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
