@@ -31,7 +31,7 @@ def test_a_request_is_watched_and_cancelled_and_its_model_unloaded() -> None:
             await see(pilot, "1 request under way", "answering", "sent")
             await pilot.press("c", "y")
             assert b"cancelled" in await asyncio.to_thread(stream.rest)
-            await see(pilot, "No request is under way")
+            await see(pilot, "No request is under way", "0 active")
             await pilot.press("u")
             await see(pilot, "smol is unloaded")
             await pilot.press("q")
