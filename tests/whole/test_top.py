@@ -1,4 +1,4 @@
-"""`llamagw top` and `llamagw activity` with a real engine: a request is seen, cancelled and told."""
+"""`llamagw top` and `llamagw activity` with a real engine: a request is seen, cancelled, told."""
 
 from __future__ import annotations
 
