@@ -28,7 +28,7 @@ from tests.support.messages import STREAM_HEAD, request, response
 #: event of a stream: what they took when this was written, with Python 3.11 and the versions of
 #: tests/requirements.txt. Other versions of Python take up to a few calls less. 12 of a request's
 #: are for its record: id, counters, tokens.
-REQUEST, CHUNK = 175, 6
+REQUEST, CHUNK = 171, 6
 
 #: What a request's spans cost on top, where they are exported: its ids at its head, what its bodies
 #: tell of it, a place in the SDK's queue. They are made and sent in another thread.

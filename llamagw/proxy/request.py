@@ -129,7 +129,7 @@ class Request(KnownRequest):
             self._too_large()
         elif not self.channel.hold(len(data)):
             self._too_much()
-        elif self._too_dense(data):
+        elif len(self._parts) + len(data) > DENSE and self._too_dense(data):
             self.channel.refuse(
                 BadRequest(
                     "The body is over 16 MiB, and more than a quarter of it is punctuation of "
@@ -178,8 +178,6 @@ class Request(KnownRequest):
     def _too_dense(self, data: bytes) -> bool:
         """Whether the body, as far as it has arrived, has too much punctuation."""
         size = len(self._parts) + len(data)
-        if size <= DENSE:
-            return False
         count = self._punctuation
         if count is None:
             count, data = 0, bytes(self._parts) + data
