@@ -20,6 +20,7 @@ from llamagw.dialects.routes import (
     Scope,
     Where,
     dialect_of,
+    only_looks,
     scope_of,
 )
 
@@ -39,5 +40,6 @@ __all__ = [
     "Scope",
     "Where",
     "dialect_of",
+    "only_looks",
     "scope_of",
 ]

@@ -439,6 +439,29 @@ ROUTE_OF: Mapping[bytes, str | None] = _RouteOf(
 )
 
 
+#: Where who asks only looks at the gateway itself: health checks, scrapes, the dashboard.
+_LOOKED_AT = (
+    b"/activity",
+    b"/config",
+    b"/health",
+    b"/history",
+    b"/metrics",
+    b"/models",
+    b"/ui",
+    b"/v1/health",
+    b"/web/",
+)
+
+
+def only_looks(method: bytes, path: bytes) -> bool:
+    """
+    Whether a request only looks at the gateway itself, as programs do every few seconds.
+
+    :param path: as received, without the query
+    """
+    return method in (b"GET", b"HEAD") and path.startswith(_LOOKED_AT)
+
+
 def dialect_of(path: bytes) -> Dialect:
     """
     The API in whose format errors are answered at a path.

@@ -15,6 +15,7 @@ from twisted.web import server
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
 
+from llamagw.dialects import only_looks
 from llamagw.listeners import Listeners
 from llamagw.observe import Begin, Record, log
 from llamagw.proxy.channel import Channel
@@ -73,7 +74,7 @@ class Site(server.Site):
         """
         self.connections.allow(limits)
         if access_log and self._silence is None:
-            self._silence = self._records.add(log)
+            self._silence = self._records.add(_log)
         elif not access_log and self._silence is not None:
             self._silence()
             self._silence = None
@@ -99,3 +100,10 @@ class Site(server.Site):
         """Called by Twisted at the end of each answer."""
         if isinstance(request, Request):
             request.tell()
+
+
+def _log(record: Record) -> None:
+    """Write the line of a request, unless it only looked, for no model, and was answered."""
+    looked = record.asked is None and record.status < 400
+    if not (looked and only_looks(record.method, record.path)):
+        log(record)
