@@ -1,9 +1,10 @@
 """
 Secrets of a configuration: ``***`` in their place where it is shown, and back again.
 
-Secret are each ``api_key``, the values of ``env``, and what follows a flag such as ``--api-key`` in
-``extra_args``. Where a file says that a value comes from an environment variable, its name is none.
-A file may be shown that has faults: what resembles these is masked there too.
+Secret are each ``api_key``, the values of ``env`` and of ``otel.headers``, and what follows a flag
+such as ``--api-key`` in ``extra_args``. Where a file says that a value comes from an environment
+variable, its name is none. A file may be shown that has faults: what resembles these is masked there
+too.
 """
 
 from __future__ import annotations
@@ -16,12 +17,19 @@ from enum import Enum
 import yaml
 from msgspec.structs import replace
 
-from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
+from llamagw.config.resolved import (
+    Config,
+    LocalModel,
+    ModelConfig,
+    Otel,
+    RemoteModel,
+    Replica,
+)
 
 #: What stands for a secret.
 MASK = "***"
 
-_PLACE = re.compile(r"(^|\.)(api_key$|env($|\.))")
+_PLACE = re.compile(r"(^|\.)(api_key$|(env|headers)($|\.))")
 
 #: Names of keys that are secret although the configuration has none such: a slip, which is a fault.
 _NAME = re.compile(
@@ -114,11 +122,18 @@ class _Kind(Enum):
     PLAIN = 0
     SECRET = 1
     ARGUMENTS = 2
+    #: Of which the names of the values are none, and have dashes.
+    HEADERS = 3
+
+
+_SECRETS = (_Kind.SECRET, _Kind.HEADERS)
 
 
 def _kind(name: str, outer: _Kind) -> _Kind:
     """What the value of a key is; also of one that is misspelt or misplaced."""
-    if outer is _Kind.SECRET or is_secret(name) or _NAME.fullmatch(name):
+    if name == "headers":
+        return _Kind.HEADERS
+    if outer in _SECRETS or is_secret(name) or _NAME.fullmatch(name):
         return _Kind.SECRET
     return _Kind.ARGUMENTS if name == "extra_args" else _Kind.PLAIN
 
@@ -134,7 +149,7 @@ def _secrets(root: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, str]]:
             continue
         seen.add((id(node), kind))
         if isinstance(node, yaml.ScalarNode):
-            masked = MASK if kind is _Kind.SECRET else _without_secrets(node.value)
+            masked = MASK if kind in _SECRETS else _without_secrets(node.value)
             if masked != node.value:
                 yield node, masked
         elif isinstance(node, yaml.MappingNode):
@@ -201,15 +216,20 @@ def unmasked(new: Config, old: Config) -> Config:
     """
     before = {model.name: model for model in old.models}
     models = [_with_secrets(model, before.get(model.name)) for model in new.models]
-    return replace(new, models=models)
+    return replace(new, models=models, otel=_with_headers(new.otel, old.otel))
+
+
+def _with_headers(new: Otel | None, old: Otel | None) -> Otel | None:
+    return new and replace(new, headers=_with_values(new.headers, old.headers if old else {}))
+
+
+def _with_values(new: dict[str, str], old: dict[str, str]) -> dict[str, str]:
+    return {name: old.get(name, one) if one == MASK else one for name, one in new.items()}
 
 
 def _with_secrets(new: ModelConfig, old: ModelConfig | None) -> ModelConfig:
     if isinstance(new, LocalModel) and isinstance(old, LocalModel):
-        env = {
-            name: old.env.get(name, value) if value == MASK else value
-            for name, value in new.env.items()
-        }
+        env = _with_values(new.env, old.env)
         return replace(new, env=env, extra_args=_arguments_with(new.extra_args, old.extra_args))
     if isinstance(new, RemoteModel) and isinstance(old, RemoteModel):
         keys = {replica.url: replica.api_key for replica in old.replicas}
