@@ -228,10 +228,10 @@ def good(rest: bytes, extra: bytes = JSON_TYPE, path: str = CHAT) -> bytes:
 
 captured(
     "nested",
-    "10 bodies of 30 M brackets, captured",
+    "10 bodies of 14 M brackets, captured",
     10,
-    60,
-    lambda: good(b'{"model":"good","a":' + b"[" * 15_000_000 + b"]" * 15_000_000 + b"}"),
+    14,
+    lambda: good(b'{"model":"good","a":' + b"[" * 7_000_000 + b"]" * 7_000_000 + b"}"),
 )
 captured(
     "quotes",
@@ -259,7 +259,11 @@ captured(
     "20 bodies of 60 KB, packed, that are 60 MB, captured",
     20,
     0.1,
-    lambda: good(gzip.compress(bytes(60 * MB)), b"Content-Encoding: gzip\r\n" + JSON_TYPE),
+    lambda: good(
+        gzip.compress(bytes(60 * MB)),
+        b"Content-Encoding: gzip\r\n" + JSON_TYPE,
+        "/upstream/good" + CHAT,
+    ),
 )
 captured(
     "form",

@@ -3,8 +3,8 @@ Secrets of a configuration: ``***`` in their place where it is shown, and back a
 
 Secret are each ``api_key``, the values of ``env`` and of ``otel.headers``, and what follows a flag
 such as ``--api-key`` in ``extra_args``. Where a file says that a value comes from an environment
-variable, its name is none. A file may be shown that has faults: what resembles these is masked there
-too.
+variable, its name is none. A file may be shown that has faults: what resembles these is masked
+there too.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ _NAME = re.compile(
 
 #: What the name of a variable may be; another text in its place may be the secret itself.
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
+_HEADER = re.compile(r"[\w-]+")
 
 #: Anchor and tag before a value, which others may refer to.
 _PROPERTIES = re.compile(r"(?:(?:&[\w-]+|!\S*)\s+)*")
@@ -155,7 +156,8 @@ def _secrets(root: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, str]]:
         elif isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 name = str(key.value)
-                is_name = kind is not _Kind.SECRET or _VARIABLE.fullmatch(name)
+                like = {_Kind.SECRET: _VARIABLE, _Kind.HEADERS: _HEADER}.get(kind)
+                is_name = like is None or like.fullmatch(name)
                 waiting.append((key, _Kind.PLAIN if is_name else _Kind.SECRET))
                 names_one = name == "api_key_env" and isinstance(value, yaml.ScalarNode)
                 if names_one and not _VARIABLE.fullmatch(value.value):

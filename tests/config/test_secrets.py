@@ -68,6 +68,7 @@ def test_each_secret_is_masked_and_all_else_stays_as_it_is_written(text: str, wa
         "env: {A=sk-1, B}\n",
         "api_key: {sk-1: {b: sk-2}}\n",
         "api_key_env: sk-1\n",
+        "otel: {headers: {x-api-key=sk-1: a, x-key: sk-2, b: [{c: sk-3}]}}\n",
         "api_key: &a?sk-1 sk-2\n",
         "url: http://me:sk-1@host/\n",
         "url: [http://host/?api_key=sk-1]\n",
