@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from llamagw.api.config import MOST_TEXT, MOST_WAITING
+from llamagw.api.config import MOST_RELOADS, MOST_TEXT, MOST_WAITING
 from llamagw.config import ConfigError, Fault
 from llamagw.errors import ShuttingDown
 from llamagw.launch import Note
@@ -98,6 +98,16 @@ class ConfigTests(BenchTestCase):
         self.gateway.waiting[0].callback(FakeReading("changed: a", []))
         told = {"ok": True, "changes": "changed: a", "notes": []}
         self.assertEqual(self.answer(client).json(), told)
+
+    def test_no_more_than_some_wait_for_a_reload(self) -> None:
+        clients = [self.ask("POST", "/config/reload") for _ in range(MOST_RELOADS + 1)]
+        self.assert_refused(self.answer(clients.pop()), 503, "server_busy")
+        clients.pop().hangs_up()
+        self.bench.settle()
+        clients.append(self.ask("POST", "/config/reload"))
+        for waiting in self.gateway.waiting:
+            waiting.callback(FakeReading("", []))
+        self.assertEqual({self.answer(client).status for client in clients}, {200})
 
     def test_a_gateway_that_stops_says_so(self) -> None:
         for method, path in (
