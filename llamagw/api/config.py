@@ -27,8 +27,8 @@ MOST_WAITING = 8
 #: How many notes are told at most.
 MOST_NOTES = 100
 
-#: How many wait for a reload: they are answered in one go, which takes up to 0.4 ms for each.
-MOST_RELOADS = 64
+#: How many wait for a reload: they are answered in one go, which takes some 0.5 ms for each.
+MOST_RELOADS = 16
 
 T = TypeVar("T")
 
