@@ -1,7 +1,7 @@
 """
 Callbacks that are called with the same news, such as changes of state or the lines of an engine.
 
-A callback that raises is logged, and the others are called all the same.
+A callback that raises is logged the first time, and goes on being called, as the others are.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ class Listeners(Generic[T]):
 
     def __init__(self) -> None:
         self._all: dict[object, Callable[[T], object]] = {}
+        #: Keys of those that have failed: thousands of requests would fill the log.
+        self._failed: set[object] = set()
 
     def __repr__(self) -> str:
         return f"<Listeners: {len(self._all)}>"
@@ -37,6 +39,7 @@ class Listeners(Generic[T]):
 
         def stop() -> None:
             self._all.pop(key, None)
+            self._failed.discard(key)
 
         return stop
 
@@ -52,8 +55,11 @@ class Listeners(Generic[T]):
                 try:
                     tell(news)
                 except Exception:
-                    _log.failure("somebody who listens failed")
+                    if key not in self._failed:
+                        self._failed.add(key)
+                        _log.failure("who listens failed; only its first failure is told")
 
     def clear(self) -> None:
         """Remove all callbacks."""
         self._all.clear()
+        self._failed.clear()
