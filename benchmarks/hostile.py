@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import attacks  # noqa: F401  (its attacks are in the list then)
+import attacks  # noqa: F401  (their attacks are in the list then)
+import attacks_observing  # noqa: F401
 from processes import HERE, BenchError, Processes, cpu_seconds, free_port, healthy, peak_mb
 from scene import ATTACKS, PATIENCE, Attack, Scene
 from targets import DUMMY_GGUF, gateway_command

@@ -46,11 +46,24 @@ def harmless_lines(text: str) -> str:
     return _NO_LINE.sub(_escaped, text.replace("\r\n", "\n"))
 
 
+class _Escapes(dict[str, str]):
+    """How each character that was met is written out: a text may have 100,000 of them."""
+
+    def __missing__(self, character: str) -> str:
+        number = ord(character)
+        if number < 0x100:
+            escape = f"\\x{number:02x}"
+        else:
+            escape = f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+        self[character] = escape
+        return escape
+
+
+_escapes = _Escapes()
+
+
 def _escaped(found: re.Match[str]) -> str:
-    number = ord(found[0])
-    if number < 0x100:
-        return f"\\x{number:02x}"
-    return f"\\u{number:04x}" if number < 0x10000 else f"\\U{number:08x}"
+    return _escapes[found[0]]
 
 
 def span(seconds: float) -> str:

@@ -3,7 +3,8 @@ Secrets of a configuration: ``***`` in their place where it is shown, and back a
 
 Secret are each ``api_key``, the values of ``env`` and of ``otel.headers``, and what follows a flag
 such as ``--api-key`` in ``extra_args``. Where a file says that a value comes from an environment
-variable, its name is none.
+variable, its name is none. A file may be shown that has faults: what resembles these is masked
+there too.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
 
 import yaml
 from msgspec.structs import replace
@@ -29,13 +31,30 @@ MASK = "***"
 
 _PLACE = re.compile(r"(^|\.)(api_key$|(env|headers)($|\.))")
 
+#: Names of keys that are secret although the configuration has none such: a slip, which is a fault.
+_NAME = re.compile(
+    r"env|(?:.*[-_ ])?(?:api[-_ ]?key|key|token|secret|password)", re.IGNORECASE | re.DOTALL
+)
+
+#: What the name of a variable may be; another text in its place may be the secret itself.
+_VARIABLE = re.compile(r"[A-Za-z_]\w*")
+_HEADER = re.compile(r"[\w-]+")
+
 #: Anchor and tag before a value, which others may refer to.
-_PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
+_PROPERTIES = re.compile(r"(?:(?:&[\w-]+|!\S*)\s+)*")
 
 #: In a comment, what once was a value or may be one.
 _COMMENTED = re.compile(
-    r"(#.*?\b\w*(?:key|token|secret|password)[\"']?\s*[:=]\s*)[^\s#].*", re.IGNORECASE
+    r"(#.*?(?:\b\w*(?:key|token|secret|password)[\"']?\s*[:=]\s*"
+    r"|(?:-hft|--[\w-]*[-_](?:key|token))[\"']?[\s,=]+[\"']?))[^\s#].*",
+    re.IGNORECASE,
 )
+
+#: In a text, a flag with its value, and the value's end.
+_FLAG = re.compile(r"(?:^|(?<=\s))(?:-hft|-\S*?[-_](?:key|token))[=\s]+(?=\S)", re.IGNORECASE)
+
+#: In a URL, a password, and a query.
+_IN_URL = re.compile(r"(?<=://)[^\s/@]+(?=@)|(?<=\?)[^\s'\"]+")
 
 
 def is_secret(place: str) -> bool:
@@ -69,10 +88,11 @@ def _values(words: Iterable[str]) -> Iterator[tuple[str, str]]:
     """Each word, with the secret at its end; "" if there is none."""
     secret = False
     for word in words:
-        flag, *joined = re.split(r"[=\s]+", word, maxsplit=1)
-        names_one = is_secret_flag(flag)
-        yield word, word if secret else joined[0] if names_one and joined else ""
-        secret = names_one and not joined and not secret
+        # A word may be a whole command line, by mistake.
+        found = _FLAG.search(word)
+        yield word, word if secret else word[found.end() :] if found else ""
+        last = word.split()[-1:]
+        secret = not secret and not found and bool(last) and is_secret_flag(last[0])
 
 
 def masked_text(text: str, root: yaml.Node) -> str:
@@ -97,34 +117,96 @@ def masked_text(text: str, root: yaml.Node) -> str:
     return _COMMENTED.sub(rf'\g<1>"{MASK}"', "".join([*parts, text[at:]]))
 
 
+class _Kind(Enum):
+    """What a node of a file is."""
+
+    PLAIN = 0
+    SECRET = 1
+    ARGUMENTS = 2
+    #: Of which the names of the values are none, and have dashes.
+    HEADERS = 3
+
+
+_SECRETS = (_Kind.SECRET, _Kind.HEADERS)
+
+
+def _kind(name: str, outer: _Kind) -> _Kind:
+    """What the value of a key is; also of one that is misspelt or misplaced."""
+    if name == "headers":
+        return _Kind.HEADERS
+    if outer in _SECRETS or is_secret(name) or _NAME.fullmatch(name):
+        return _Kind.SECRET
+    return _Kind.ARGUMENTS if name == "extra_args" else _Kind.PLAIN
+
+
 def _secrets(root: yaml.Node) -> Iterator[tuple[yaml.ScalarNode, str]]:
-    """The values that are secret, and what is to be shown instead."""
-    # A node that an alias repeats may be secret only there; it is visited twice at most.
-    seen: set[tuple[int, bool]] = set()
-    waiting: list[tuple[yaml.Node, bool]] = [(root, False)]
+    """The values that are secret, and what is to be shown instead; whatever shape they have."""
+    # A node that an alias repeats may be secret only there; it is visited three times at most.
+    seen: set[tuple[int, _Kind]] = set()
+    waiting: list[tuple[yaml.Node, _Kind]] = [(root, _Kind.PLAIN)]
     while waiting:
-        node, secret = waiting.pop()
-        if (id(node), secret) in seen:
+        node, kind = waiting.pop()
+        if (id(node), kind) in seen:
             continue
-        seen.add((id(node), secret))
+        seen.add((id(node), kind))
         if isinstance(node, yaml.ScalarNode):
-            if secret:
-                yield node, MASK
+            masked = MASK if kind in _SECRETS else _without_secrets(node.value)
+            if masked != node.value:
+                yield node, masked
         elif isinstance(node, yaml.MappingNode):
             for key, value in node.value:
                 name = str(key.value)
-                waiting.append((value, secret or is_secret(name)))
-                if name == "extra_args" and isinstance(value, yaml.SequenceNode):
-                    yield from _arguments(value)
+                like = {_Kind.SECRET: _VARIABLE, _Kind.HEADERS: _HEADER}.get(kind)
+                is_name = like is None or like.fullmatch(name)
+                waiting.append((key, _Kind.PLAIN if is_name else _Kind.SECRET))
+                names_one = name == "api_key_env" and isinstance(value, yaml.ScalarNode)
+                if names_one and not _VARIABLE.fullmatch(value.value):
+                    waiting.append((value, _Kind.SECRET))
+                else:
+                    waiting.append((value, _kind(name, kind)))
+        elif isinstance(node, yaml.SequenceNode) and kind is _Kind.ARGUMENTS:
+            yield from _arguments(node, waiting)
         elif isinstance(node, yaml.SequenceNode):
-            waiting += [(value, secret) for value in node.value]
+            waiting += [(value, kind) for value in node.value]
 
 
-def _arguments(node: yaml.SequenceNode) -> Iterator[tuple[yaml.ScalarNode, str]]:
-    words = [one.value if isinstance(one, yaml.ScalarNode) else "" for one in node.value]
+def _arguments(
+    node: yaml.SequenceNode, waiting: list[tuple[yaml.Node, _Kind]]
+) -> Iterator[tuple[yaml.ScalarNode, str]]:
+    """As `_secrets`, for arguments; those that are no texts are to be looked at in their turn."""
+    words = [one.value if isinstance(one, yaml.ScalarNode) else "-" for one in node.value]
     for one, word, masked in zip(node.value, words, masked_arguments(words), strict=True):
-        if word != masked:
+        if not isinstance(one, yaml.ScalarNode):
+            waiting.append((one, _Kind.ARGUMENTS if word == masked else _Kind.SECRET))
+        elif word != masked:
             yield one, masked
+
+
+def _without_secrets(text: str) -> str:
+    """A text that should have none: without what follows a flag, and what a URL may have."""
+    [masked] = masked_arguments([text])
+    return _without_passwords(masked)
+
+
+def _without_passwords(text: str) -> str:
+    return _IN_URL.sub(MASK, text) if "://" in text else text
+
+
+def masked_fault(place: str, message: str) -> tuple[str, str]:
+    """
+    The place and the message of a fault without secrets.
+
+    :param place: such as ``models[1].env.HF_TOKEN``
+    """
+    outer, variable, name = place.partition(".env.")
+    if variable and not _VARIABLE.fullmatch(name):
+        place = f"{outer}{variable}{MASK}"
+    key = place.rpartition(".")[2]
+    if is_secret(place) or _NAME.fullmatch(key) or key.startswith(("extra_args", "replicas")):
+        message = message.partition(", got ")[0]
+    if key == "api_key_env":
+        message = re.sub(r"(?<=the environment has no )\S*-\S*(?=;)", MASK, message)
+    return place, _without_passwords(message)
 
 
 def unmasked(new: Config, old: Config) -> Config:

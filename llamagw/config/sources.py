@@ -16,7 +16,7 @@ from llamagw.config.document import ConfigError, Document, Fault
 from llamagw.config.load import resolve
 from llamagw.config.resolved import Config, ModelConfig, Otel, RemoteModel, Replica
 from llamagw.config.schema import DEFAULTS, ModelEntry
-from llamagw.config.secrets import MASK, is_secret, masked_arguments, masked_text
+from llamagw.config.secrets import MASK, is_secret, masked_arguments, masked_fault, masked_text
 
 #: How many models are told of at most.
 MOST_MODELS = 200
@@ -71,16 +71,11 @@ def told_faults(faults: list[Fault]) -> list[dict[str, Any]]:
 
     :param faults: of a configuration
     """
-    return [
-        {
-            "place": fault.place,
-            "line": fault.line,
-            "message": fault.message.partition(", got ")[0]
-            if is_secret(fault.place)
-            else fault.message,
-        }
-        for fault in faults
-    ]
+    told = []
+    for fault in faults:
+        place, message = masked_fault(fault.place, fault.message)
+        told.append({"place": place, "line": fault.line, "message": message})
+    return told
 
 
 class _Written:

@@ -142,18 +142,20 @@ class Standings:
         if model is None or waiter not in model.waiting:
             return None
         reason = Waits(self._room, now).reason(model)
-        return self._standing(model, model.waiting.place(waiter), now - since, reason)
+        place = model.waiting.place(waiter)
+        return _standing(model, place, now - since, reason, self._usual(model.key))
 
     def all(self, now: float) -> dict[Deferred[Lease], Standing]:
         """See `Dispatcher.standings`."""
         waits = Waits(self._room, now)
         found: dict[Deferred[Lease], Standing] = {}
         for model in self.models():
-            reason = waits.reason(model)
+            # Once for all: they may be thousands.
+            reason, usual = waits.reason(model), self._usual(model.key)
             for position, waiter in enumerate(model.waiting, 1):
                 assert isinstance(waiter, Waiter)
                 _, since = self._waiting.get(waiter.deferred, (waiter, now))
-                found[waiter.deferred] = self._standing(model, position, now - since, reason)
+                found[waiter.deferred] = _standing(model, position, now - since, reason, usual)
         return found
 
     def models(self) -> Iterator[Model]:
@@ -163,7 +165,9 @@ class Standings:
             if model is not None and model.waiting:
                 yield model
 
-    def _standing(self, model: Model, position: int, seconds: float, reason: str) -> Standing:
-        state = "loading" if model.status is Status.LOADING else "waiting"
-        usual = self._usual(model.key)
-        return Standing(model.name, position, round(seconds, 3), reason, state, usual)
+
+def _standing(
+    model: Model, position: int, seconds: float, reason: str, usual: float | None
+) -> Standing:
+    state = "loading" if model.status is Status.LOADING else "waiting"
+    return Standing(model.name, position, round(seconds, 3), reason, state, usual)

@@ -38,6 +38,9 @@ _MEMBER = re.compile(
     re.IGNORECASE | re.DOTALL,
 )
 
+#: How many bytes are kept of a request's target, and of its headers; they may have 16 KiB.
+HEAD = 4096
+
 
 class Part:
     """
@@ -100,8 +103,11 @@ class Captured:
         number: int = 0,
     ) -> None:
         self.number = number
-        self._target = scrubbed(target)
-        self._headers = [_header(name, value) for name, value in headers]
+        self._target = scrubbed(target)[:HEAD]
+        #: One a line: as texts of their own they would take ten times as much.
+        self._headers = Part(HEAD)
+        for header in headers:
+            self._headers.add(_line(*header))
         self._request = Part(limit)
         self._request.add(_MEMBER.sub(rb"\1" + MASK, body[:limit]))
         self._request.truncated |= len(body) > limit
@@ -112,17 +118,22 @@ class Captured:
 
     def drop(self) -> None:
         """Keep nothing of it: a request that is under way may hold it for long."""
-        self._target, self._headers = b"", []
+        self._target = b""
+        self._headers.drop()
         self._request.drop()
         self.answer.drop()
 
     def told(self) -> dict[str, Any]:
         """The content as JSON has it: ``request`` and ``response``."""
         headers: dict[str, str] = {}
-        for name, value in self._headers:
-            # One that was sent twice is told as a list.
-            before = f"{headers[name]}, " if name in headers else ""
-            headers[name] = before + value
+        for line in self._headers.data.split(b"\n"):
+            name, colon, value = line.decode(errors="replace").partition(": ")
+            if colon:
+                # One that was sent twice is told as a list.
+                before = f"{headers[name]}, " if name in headers else ""
+                headers[name] = before + harmless(value)
+        if self._headers.truncated:
+            headers["…"] = "more was sent than is kept"
         target = harmless(self._target.decode(errors="replace"))
         return {
             "request": {"target": target, "headers": headers, **self._request.told()},
@@ -140,9 +151,9 @@ def _masked(field: re.Match[bytes]) -> bytes:
     return b"%b=%b" % (name, MASK if _SECRET.search(unquote_to_bytes(name)) else value)
 
 
-def _header(name: bytes, value: bytes) -> tuple[str, str]:
-    kept = MASK if _SECRET.search(name) else scrubbed(value)
-    return name.decode("latin-1").lower(), harmless(kept.decode(errors="replace"))
+def _line(name: bytes, value: bytes) -> bytes:
+    """A header as it is kept."""
+    return b"%b: %b\n" % (name.lower(), MASK if _SECRET.search(name) else scrubbed(value))
 
 
 class Capture:

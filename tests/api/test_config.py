@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from twisted.internet.defer import Deferred
 
-from llamagw.api.config import MOST_TEXT, MOST_WAITING
+from llamagw.api.config import MOST_RELOADS, MOST_TEXT, MOST_WAITING
 from llamagw.config import ConfigError, Fault
 from llamagw.errors import ShuttingDown
 from llamagw.launch import Note
@@ -99,6 +99,16 @@ class ConfigTests(BenchTestCase):
         told = {"ok": True, "changes": "changed: a", "notes": []}
         self.assertEqual(self.answer(client).json(), told)
 
+    def test_no_more_than_some_wait_for_a_reload(self) -> None:
+        clients = [self.ask("POST", "/config/reload") for _ in range(MOST_RELOADS + 1)]
+        self.assert_refused(self.answer(clients.pop()), 503, "server_busy")
+        clients.pop().hangs_up()
+        self.bench.settle()
+        clients.append(self.ask("POST", "/config/reload"))
+        for waiting in self.gateway.waiting:
+            waiting.callback(FakeReading("", []))
+        self.assertEqual({self.answer(client).status for client in clients}, {200})
+
     def test_a_gateway_that_stops_says_so(self) -> None:
         for method, path in (
             ("GET", "/config"),
@@ -122,6 +132,21 @@ class ConfigTests(BenchTestCase):
             self.assertEqual(len(self.gateway.asked), number + 1)
             self.gateway.waiting[number].callback(FakeReading("", []))
             self.assertEqual(self.answer(client).status, 200)
+
+    def test_a_client_that_leaves_does_not_have_the_next_one_begin_before_its_turn(self) -> None:
+        """The process that was started for it still runs."""
+        for path in ("/config", "/config/check"):
+            self.gateway.asked.clear()
+            method = "GET" if path == "/config" else "POST"
+            gone, waits, next_one = (self.ask(method, path, b"x") for _ in range(3))
+            gone.hangs_up()
+            waits.hangs_up()
+            self.bench.settle()
+            self.assertEqual(len(self.gateway.asked), 1, path)
+            self.gateway.waiting[-1].callback(b"{}")
+            self.assertEqual(len(self.gateway.asked), 2, path)
+            self.gateway.waiting[-1].errback(ConfigError([Fault("/x", None, "", "is wrong")]))
+            self.assertEqual(self.answer(next_one).status, 200)
 
     def test_one_whose_answer_failed_does_not_keep_the_others_waiting(self) -> None:
         first, second = self.ask("GET", "/config"), self.ask("GET", "/config")

@@ -49,7 +49,7 @@ class RuleTests(ConfigCase):
             ("{models: [tiny], requests: 1001}", "more than the 1000 requests"),
             ("{models: [tiny], requests: 1000, max_kb: 200}", "at most"),
             ("{models: tiny, requests: 1}", "expected a list of up to 100 names"),
-            ("{models: [tiny], requests: 1, max_kb: 0}", "1 to 1024"),
+            ("{models: [tiny], requests: 1, max_kb: 0}", "1 to 256"),
             ("{models: [tiny], requests: 1, kb: 1}", "did you mean max_kb?"),
             ("true", "expected keys such as {models"),
             ("", "expected keys such as {models"),

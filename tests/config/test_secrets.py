@@ -55,6 +55,41 @@ def test_each_secret_is_masked_and_all_else_stays_as_it_is_written(text: str, wa
     yaml.safe_load(shown)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "extra_args: --api-key sk-1\n",
+        "extra_args: ['--threads 4 --api-key sk-1']\n",
+        "extra_args: [[--api-key, sk-1]]\n",
+        "extra_args: [--api-key, [sk-1], {token: sk-2}]\n",
+        "extra_args: {--api-key: sk-1}\n",
+        "models: [{apikey: sk-1}, {Api-Key: [sk-2]}, {hf_token: sk-3}]\n",
+        "ENV: {A: sk-1}\n",
+        "env: {A=sk-1, B}\n",
+        "api_key: {sk-1: {b: sk-2}}\n",
+        "api_key_env: sk-1\n",
+        "otel: {headers: {x-api-key=sk-1: a, x-key: sk-2, b: [{c: sk-3}]}}\n",
+        "api_key: &a?sk-1 sk-2\n",
+        "url: http://me:sk-1@host/\n",
+        "url: [http://host/?api_key=sk-1]\n",
+        "a: 1\n#extra_args: ['--api-key', \"sk-1\"]\n# --hf-token sk-1\n",
+    ],
+)
+def test_a_secret_in_a_wrong_place_or_shape_is_masked_too(text: str) -> None:
+    """A file that has faults is shown as well, to be mended."""
+    shown = masked(text)
+    assert "sk-" not in shown
+    yaml.safe_load(shown)
+
+
+def test_a_text_that_is_no_secret_stays_as_it_is_written() -> None:
+    text = (
+        "models:\n  - {name: 'a?b', url: 'http://host/v1', api_key_env: GPU_KEY}\n"
+        "  - set_params: {max_tokens: 5, stop: ['--', 'Is it?yes']}\n# all tokens\n"
+    )
+    assert masked(text) == text
+
+
 @pytest.mark.parametrize("style", ["|", ">-", "|2-"])
 def test_what_stands_below_a_secret_of_several_lines_keeps_its_line(style: str) -> None:
     text = f"a: 1\napi_key: {style}\n  sk-1\n  sk-2\nb: 2\n"

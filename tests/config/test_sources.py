@@ -6,7 +6,7 @@ import os
 from typing import Any
 from unittest import mock
 
-from llamagw.config import Config, collector, described, told_faults
+from llamagw.config import Config, ConfigError, collector, described, told_faults
 from llamagw.config.document import Fault
 from llamagw.config.sources import MOST_MODELS
 from tests.config.support import GATEWAY, LEAST, MODEL, ConfigCase
@@ -133,6 +133,19 @@ class DescribedTests(ConfigCase):
         self.assertEqual(told["left_out"], 0)
         last = f"models[{MOST_MODELS + 4}].name"
         self.assertEqual(self.entries(told)[last], (names[-1], "file", MOST_MODELS + 7))
+
+    def test_no_fault_of_a_file_tells_a_secret(self) -> None:
+        for written in (
+            "extra_args: --api-key sk-1",
+            "extra_args: [[--api-key, sk-1]]",
+            "env: {A=sk-1: b}",
+            "url: http://me:sk-1@host",
+            "url: http://host\n    api_key_env: sk-1",
+            "replicas: [sk-1]",
+        ):
+            with self.subTest(written), self.assertRaises(ConfigError) as raised:
+                self.load(MODEL.format(written))
+            self.assertNotIn("sk-1", str(told_faults(raised.exception.faults)))
 
     def test_a_fault_of_a_secret_does_not_repeat_it(self) -> None:
         faults = [

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import NamedTuple
 
-from tests.fuzz import files, texts, wire
+from tests.fuzz import files, secret, texts, wire
 
 CORPUS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "corpus")
 
@@ -32,6 +32,8 @@ TARGETS = {
     "body": Target(texts.body, texts.BODY_WORDS),
     "gguf": Target(files.gguf_head, files.GGUF_WORDS),
     "config": Target(files.config, files.CONFIG_WORDS),
+    "masked": Target(secret.masked, secret.MASKED_WORDS),
+    "captured": Target(secret.captured, secret.CAPTURED_WORDS),
 }
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.observe import Capture, Captured
+from llamagw.observe.capture import HEAD
 from llamagw.text import harmless_lines
 
 
@@ -120,6 +122,26 @@ class BoundTests(SynchronousTestCase):
                 one.answer.add(b"more")
                 self.assertEqual(one.told()["response"]["body"], "")
         self.assertEqual(self.keep("*", requests=0).models, ())
+
+    def test_of_the_target_and_the_headers_the_beginning_is_kept(self) -> None:
+        long, many = [(b"a", b"x" * 9000)], [(b"h%d" % n, b"x" * 30) for n in range(500)]
+        for headers in (long, many):
+            told = Captured(b"/" + b"x" * 9000, headers, b"", 10).told()["request"]
+            self.assertLessEqual(len(told["target"]), HEAD)
+            self.assertIn("more", told["headers"].pop("…"))
+            self.assertLessEqual(sum(map(len, told["headers"].values())), HEAD)
+        self.assertNotIn("…", Captured(b"/", [(b"a", b"b")], b"", 10).told()["request"]["headers"])
+
+    def test_thousands_of_headers_take_no_more_memory_than_that(self) -> None:
+        capture = self.keep("*", requests=100)
+        headers = [(b"h%d" % number, b"x") for number in range(500)]
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        before, _ = tracemalloc.get_traced_memory()
+        for _ in range(100):
+            capture.begin(("small",), b"/", headers, b"")
+        after, _ = tracemalloc.get_traced_memory()
+        self.assertLess((after - before) / 100, 2 * HEAD)
 
     def test_a_hostile_body_takes_no_long_time(self) -> None:
         for piece in (b'"', b'"a', b'"api', b'"api_key":"', b'"api_key" ', b"\\", b'"' + b"a" * 51):
