@@ -243,6 +243,8 @@ class Top(App[int]):
         self._watch.stop()
 
     def on_resize(self, event: Resize) -> None:
+        if not self.query("#note"):
+            return
         wide = event.size.width >= WIDE
         # A bar to scroll takes two.
         room = event.size.width - 2
@@ -254,6 +256,8 @@ class Top(App[int]):
 
     def update(self) -> None:
         """Show what has come since the last update."""
+        if not self.query("#note"):
+            return  # the end: the timer still runs while the screen is taken down
         now = time.monotonic()
         while True:
             try:
