@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from twisted.internet.defer import Deferred
 
     from llamagw.launch import Note
+    from llamagw.models import Estimate
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
 
@@ -118,12 +119,13 @@ class Options(usage.Options):
         defer_hangups(note)
 
 
-def check(path: str) -> tuple[Config, list[Note]]:
+def check(path: str) -> tuple[Config, list[Note], dict[str, Estimate | None]]:
     """
     Check a configuration, and all that it refers to on this machine.
 
     :param path: the YAML file
-    :return: the configuration, and what is to be said of its models
+    :return: the configuration, what is to be said of its models, and how much memory each local one
+        takes; None if that is not known
     :raises ConfigError: with every fault
     """
     from twisted.internet import reactor
@@ -153,7 +155,7 @@ def check(path: str) -> tuple[Config, list[Note]]:
     faults += [Fault(path, None, n.place, n.message) for n in notes if n.grade == "fault"]
     if faults:
         raise ConfigError(with_lines(faults))
-    return config, notes
+    return config, notes, known.needs(config)
 
 
 def makeService(options: Options) -> IService:

@@ -10,7 +10,7 @@ def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
-def _value(value: Any) -> bytes:
+def packed(value: Any) -> bytes:
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):
@@ -33,7 +33,7 @@ def gguf_bytes(
     pairs = {"general.architecture": arch, **common, **values}
     pairs = {f"{arch}.{k[1:]}" if k[0] == "_" else k: v for k, v in pairs.items() if v is not None}
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
-    head += b"".join(text(key) + _value(value) for key, value in pairs.items())
+    head += b"".join(text(key) + packed(value) for key, value in pairs.items())
     for number, name in enumerate(tensors):
         head += text(name) + struct.pack("<IQIQ", 1, 8, 0, number * 32)
     return head + bytes(-len(head) % 32) + bytes(32 * len(tensors))
