@@ -196,7 +196,7 @@ def head_of(path: Path) -> Shape:
 
 def estimated(model: Shape, command: Sequence[str]) -> Estimate:
     """What is estimated for a command line; a second model is the same as the first."""
-    told = asked(command, {})
+    told = asked(command, {}, {})
     found = estimate(model, told.flags)
     return found + draft(model, told.draft) if told.files.draft else found
 

@@ -132,14 +132,15 @@ class Asked(NamedTuple):
     projector: Flags
 
 
-def asked(command: Sequence[str], env: Mapping[str, str]) -> Asked:
+def asked(command: Sequence[str], env: Mapping[str, str], known: Mapping[str, bool]) -> Asked:
     """
     What a command line asks of memory. Words that are not understood are passed over.
 
     :param command: the engine's, its program first
-    :param env: the variables of the engine that its model gives it
+    :param env: the variables that the engine has
+    :param known: its flags, and whether each takes a value; empty if unknown
     """
-    told = _told(command, env)
+    told = _told(command, env, known)
     paths = [path for path in told.get("adapters", "").split(",") if path]
     files = Files(
         told.get("model", ""),
@@ -189,7 +190,9 @@ def need(asks: Asked, facts: Mapping[str, Facts]) -> Estimate | None:
     return found
 
 
-def _told(command: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
+def _told(
+    command: Sequence[str], env: Mapping[str, str], known: Mapping[str, bool]
+) -> dict[str, str]:
     """By what name here, what is said last."""
     told = {key: env[name] for name, key in _VARIABLES.items() if name in env}
     words = iter(command[1:])
@@ -200,6 +203,9 @@ def _told(command: Sequence[str], env: Mapping[str, str]) -> dict[str, str]:
             told[key] = value
         elif flag in _KEYS:
             told[_KEYS[flag]] = next(words, "")
+        elif known.get(flag):
+            # Its value may look like a flag.
+            next(words, "")
     return told
 
 

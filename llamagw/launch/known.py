@@ -109,9 +109,10 @@ class Known:
 
     def _asked(self, config: Config, model: LocalModel) -> Asked:
         binary = config.llama_server_path
-        command = command_line(binary, model, 0, self.flags(binary))
+        flags = self.flags(binary)
         # An engine has the gateway's own variables too.
-        return asked(command, ChainMap(model.env, dict(os.environ)))
+        env = ChainMap(model.env, dict(os.environ))
+        return asked(command_line(binary, model, 0, flags), env, flags)
 
     def _paths(self, config: Config) -> Iterator[str]:
         """The files that models are loaded from, projectors and the like among them."""

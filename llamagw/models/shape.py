@@ -35,11 +35,40 @@ _FULL_EVERY = {
 #: Architectures whose caches are those of estimate.py: shown against the engine (docs/memory.md),
 #: or of the same make as one that was.
 _KNOWN = frozenset(
-    """
-    bert cohere2 command-r deepseek2 gemma gemma2 gemma3 gpt-oss granite granitehybrid granitemoe
-    internlm2 jina-bert-v2 llama mamba mamba2 minicpm mistral3 nomic-bert olmo olmo2 olmoe phi2 phi3
-    qwen2 qwen2moe qwen2vl qwen3 qwen3moe smollm3 stablelm starcoder2
-    """.split()
+    [
+        "bert",
+        "cohere2",
+        "command-r",
+        "deepseek2",
+        "gemma",
+        "gemma2",
+        "gemma3",
+        "gpt-oss",
+        "granite",
+        "granitehybrid",
+        "granitemoe",
+        "internlm2",
+        "jina-bert-v2",
+        "llama",
+        "mamba",
+        "mamba2",
+        "minicpm",
+        "mistral3",
+        "nomic-bert",
+        "olmo",
+        "olmo2",
+        "olmoe",
+        "phi2",
+        "phi3",
+        "qwen2",
+        "qwen2moe",
+        "qwen2vl",
+        "qwen3",
+        "qwen3moe",
+        "smollm3",
+        "stablelm",
+        "starcoder2",
+    ]
 )
 
 #: Types of weights that the engine arranges anew for a CPU with AVX2: Q4_0, Q4_K, IQ4_NL.
