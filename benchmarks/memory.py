@@ -302,7 +302,8 @@ def summary(cases: Sequence[Case]) -> str:
         mean = sum(map(abs, of)) / len(of)
         largest, least = max(of, key=abs), min(*of, 0)
         cells = [name or "**all**", str(len(of)), f"{mean:.1f} %", f"{largest:+.1f} %"]
-        rows.append("| " + " | ".join([*cells, f"{least:.1f} %"]) + " |")
+        # Not "-0.0".
+        rows.append("| " + " | ".join([*cells, f"{round(least, 1) + 0.0:.1f} %"]) + " |")
     return "\n".join(rows) + "\n"
 
 

@@ -188,7 +188,7 @@ def _memory(need: Estimate | None) -> Iterator[str]:
                 ("compute", parts.compute),
                 ("process", parts.process),
             )
-            if part
+            if round(part / size, digits)
         )
         total = f"{parts.total / size:.{digits}f} {unit}"
         where = "in RAM" if name == HOST else f"on {harmless(name, _DEVICE)}"

@@ -11,7 +11,7 @@ from llamagw.models.estimate import (
     draft,
     estimate,
 )
-from llamagw.models.facts import Facts, kind, kv_token, look_at, no_model
+from llamagw.models.facts import Facts, kind, look_at, no_model
 from llamagw.models.files import absent, stamp
 from llamagw.models.files import size as file_size
 from llamagw.models.shape import Shape, shape
@@ -31,7 +31,6 @@ __all__ = [
     "file_size",
     "gguf",
     "kind",
-    "kv_token",
     "look_at",
     "no_model",
     "shape",

@@ -125,32 +125,3 @@ def kind(header: Header) -> Kind:
 def _ranks(header: Header) -> bool:
     labels = f"{header.architecture}.classifier.output_labels" in header.values
     return labels or "cls.output.weight" in header.tensors
-
-
-def kv_token(header: Header) -> int:
-    """
-    Bytes of KV cache for a token at 16 bits: for each layer and KV head, a key and a value.
-
-    :param header: of the model's file
-    """
-    arch = header.architecture
-    _, most = _heads(header, f"{arch}.attention.head_count")
-    if f"{arch}.attention.head_count_kv" in header.values:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count_kv")
-    else:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count")
-    head = (header.number(f"{arch}.embedding_length") or 0) // max(most, 1)
-    key = header.number(f"{arch}.attention.key_length") or head
-    value = header.number(f"{arch}.attention.value_length") or head
-    return max(in_all * (key + value) * 2, 0)
-
-
-def _heads(header: Header, key: str) -> tuple[int, int]:
-    """How many attention heads all layers have together, and how many the layer with most has."""
-    value = header.values.get(key)
-    if isinstance(value, list):
-        # The layers of this model differ.
-        each = [number for number in value if isinstance(number, int)]
-        return sum(each), max(each, default=0)
-    number = header.number(key) or 0
-    return number * (header.number(f"{header.architecture}.block_count") or 0), number

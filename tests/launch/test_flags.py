@@ -8,32 +8,10 @@ import pytest
 
 from llamagw.launch.command import command_line
 from llamagw.launch.flags import asked, need
-from llamagw.models import Facts, Flags, Shape, beside, draft, estimate
+from llamagw.models import Facts, Flags, beside, draft, estimate
+from tests.models.support import SHAPE
 from tests.support.configs import local_model
 
-SHAPE = Shape(
-    layers=(),
-    input=100,
-    output=0,
-    tied=0,
-    repacks=False,
-    trained=64,
-    embedding=8,
-    heads=1,
-    key=8,
-    value=8,
-    latent=False,
-    window=0,
-    feed=8,
-    gated=False,
-    experts_used=0,
-    expert_feed=0,
-    inner=0,
-    causal=True,
-    vocabulary=10,
-    merges=0,
-    rough=False,
-)
 KNOWN = {"--alias": True, "--threads": True}
 MODEL = Facts("", (), 100, shape=SHAPE)
 
@@ -76,6 +54,13 @@ def test_extra_args_win(extra: list[str], changed: dict[str, Any]) -> None:
     usual = flags()
     for key in Flags.__struct_fields__:
         assert getattr(flags(*extra), key) == changed.get(key, getattr(usual, key)), key
+
+
+def test_an_older_engine_divides_the_context_among_its_slots() -> None:
+    model, old = local_model("m", context_size=512, parallel=3), {"--ctx-size", "--parallel"}
+    found = asked(command_line("llama-server", model, 0, old), {}, {}).flags
+    assert (found.context, found.parallel, found.unified) == (1536, 3, False)
+    assert asked(["llama-server"], {}, {}).flags.unified, "its own choice of slots"
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from llamagw.models import Shape
+
 
 def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
@@ -37,3 +39,29 @@ def gguf_bytes(
     for number, name in enumerate(tensors):
         head += text(name) + struct.pack("<IQIQ", 1, 8, 0, number * 32)
     return head + bytes(-len(head) % 32) + bytes(32 * len(tensors))
+
+
+#: A model of 100 bytes that has no layers.
+SHAPE = Shape(
+    layers=(),
+    input=100,
+    output=0,
+    tied=0,
+    repacks=False,
+    trained=64,
+    embedding=8,
+    heads=1,
+    key=8,
+    value=8,
+    latent=False,
+    window=0,
+    feed=8,
+    gated=False,
+    experts_used=0,
+    expert_feed=0,
+    inner=0,
+    causal=True,
+    vocabulary=10,
+    merges=0,
+    rough=False,
+)

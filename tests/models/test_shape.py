@@ -58,6 +58,16 @@ def test_layers_of_a_hybrid_have_a_cache_or_a_state(tmp_path: Path) -> None:
     assert [n for n, layer in enumerate(found.layers) if not layer.state] == attending
 
 
+def test_a_recurrent_layer_may_have_a_tensor_that_elsewhere_is_attention() -> None:
+    values: Any = {f"qwen35.{key}": 2 for key in ("block_count", "embedding_length")}
+    values |= {"general.architecture": "qwen35", "qwen35.attention.head_count": 2}
+    one = Tensor((2, 2), 0, 16)
+    names = ("blk.0.attn_qkv.weight", "blk.0.ssm_conv1d.weight", "blk.1.attn_qkv.weight")
+    found = shape([Header(values, dict.fromkeys(names, one))])
+    assert found is not None
+    assert [layer.kv_heads for layer in found.layers] == [0, 2]
+
+
 def test_which_layers_slide_is_told_by_the_file_or_known_by_the_architecture(
     tmp_path: Path,
 ) -> None:
