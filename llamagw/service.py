@@ -84,6 +84,8 @@ class Gateway(Service):
     :param clock: times the drain
     :param transports: the kind of transports, such as "uvloop", for the start-up lines
     :param foreground: whether it runs in the foreground, for them too
+    :param flush: called when the last request has ended; fires when all that is known of them has
+        been told, or at least soon
     """
 
     name = "llamagw"
@@ -103,6 +105,7 @@ class Gateway(Service):
         clock: IReactorTime,
         transports: str,
         foreground: bool,
+        flush: Callable[[], Deferred[None]] | None = None,
     ) -> None:
         self._config = config
         self._site = site
@@ -118,6 +121,7 @@ class Gateway(Service):
         self._clock = clock
         self._transports = transports
         self._foreground = foreground
+        self._flush = flush
         self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
         #: What is to be said at the start.
@@ -394,5 +398,7 @@ class Gateway(Service):
         if timer.active():
             timer.cancel()
         self._site.connections.abort()
+        if self._flush is not None:
+            await self._flush()
         self._leftovers.close()
         _log.info("stopped; no backend is left")

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from twisted.logger import Logger
 from twisted.python import usage
 
 from llamagw import __version__, logs
@@ -34,11 +35,16 @@ if TYPE_CHECKING:
     from twisted.application.service import IService
     from twisted.internet.defer import Deferred
 
+    from llamagw.api import Metrics
+    from llamagw.fleet import Dispatcher
     from llamagw.launch import Note
     from llamagw.models import Estimate
+    from llamagw.observe import Telemetry
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
 
+
+_log = Logger(namespace="llamagw")
 
 #: Seconds for which ``--check`` reads the files of models.
 CHECK_SEC = 60.0
@@ -238,6 +244,7 @@ def make_gateway(
     dispatcher.on_hung = partial(pool.break_off, "it does not answer any more")
     relay = Relay(dispatcher, pool, reactor)
     relay.apply(config)
+    exported = config.otel
     transports = "uvloop" if uses_uvloop(reactor) else type(reactor).__name__
     devices = Devices(dispatcher.totals, reactor)
     metrics = Metrics(dispatcher, devices, lambda: len(site.connections.open), transports, reactor)
@@ -247,6 +254,10 @@ def make_gateway(
     records.add(metrics.counts.count)
     activity = Activity(config.activity_size, relay.capture)
     records.add(activity.add)
+    exporting = _telemetry(config, dispatcher, metrics, reactor)
+    if exporting is not None:
+        records.add(exporting.tell)
+        reactor.callWhenRunning(exporting.start)
     live = Live(dispatcher, lambda: site.under_way(), activity, records, reactor)
     configuration = Configuration(lambda: gateway)
     api = Api(dispatcher, relay, reactor, metrics, activity, live, devices, charts, configuration)
@@ -257,6 +268,7 @@ def make_gateway(
         limits=limits(config),
         records=records,
         access_log=config.logs_access(foreground),
+        trace=None if exporting is None else exporting.begin,
     )
 
     def apply(config: Config) -> None:
@@ -264,6 +276,8 @@ def make_gateway(
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
         activity.resize(config.activity_size)
+        if config.otel != exported:
+            _log.warn("otel has changed; it takes effect at the next start")
 
     gateway = Gateway(
         config,
@@ -279,8 +293,45 @@ def make_gateway(
         clock=reactor,
         transports=transports,
         foreground=foreground,
+        flush=None if exporting is None else exporting.stop,
     )
     return gateway
+
+
+def _telemetry(
+    config: Config, dispatcher: Dispatcher, metrics: Metrics, reactor: Any
+) -> Telemetry | None:
+    """What exports spans and metrics; None if nothing does. Why it cannot be is logged."""
+    wanted = config.otel
+    if wanted is None:
+        return None
+    from llamagw.dialects import OPERATIONS, ROUTE_OF
+    from llamagw.observe import Export, Names, telemetry
+
+    problem = wanted.problem
+    if not problem:
+        export = Export(
+            endpoint=wanted.endpoint,
+            headers=wanted.headers,
+            content=wanted.content,
+            sample=wanted.sample,
+            spans=wanted.spans,
+            metrics=wanted.metrics,
+        )
+        names = Names(
+            routes=ROUTE_OF, operations=OPERATIONS, known=dispatcher.catalogue.__contains__
+        )
+        try:
+            return telemetry(export, names, metrics.counts, metrics.families, __version__, reactor)
+        except (ImportError, ValueError) as error:
+            problem = f"cannot be used: {error}"
+    _log.warn(
+        "{who} asks for OpenTelemetry, and nothing is exported: {why} "
+        "(OTEL_SDK_DISABLED=true asks for nothing)",
+        who=wanted.asked_by,
+        why=problem,
+    )
+    return None
 
 
 def limits(config: Config) -> Limits:

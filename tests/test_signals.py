@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 from msgspec.structs import replace
 from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.internet.error import CannotListenError
@@ -405,7 +406,7 @@ class ApartTests(ConfigTestCase):
     def test_what_is_told_of_a_configuration_is_the_same_there(self) -> None:
         config = load(self.write())
         told = json.loads(describe_apart(config, {}, "small", Commands()))
-        self.assertEqual(told, described(config, {}, "small"))
+        self.assertEqual(told, msgspec.to_builtins(described(config, {}, "small")))
         with (
             mock.patch.object(Commands, "run", return_value=(b"", b"Killed\n", -9)),
             self.assertRaises(ConfigError),

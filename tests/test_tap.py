@@ -13,8 +13,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from twisted.application.service import IService
 from twisted.internet import asyncioreactor
@@ -310,6 +312,59 @@ class ServiceTestCase(ConfigTestCase):
     def settle(self) -> None:
         for _ in range(5):
             self.reactor.advance(0)
+
+
+class TelemetryTests(ServiceTestCase):
+    """What `otel` and the OTEL_ variables bring about."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        others = {k: v for k, v in os.environ.items() if not k.startswith("OTEL_")}
+        environ = mock.patch.dict(os.environ, others, clear=True)
+        environ.start()
+        self.addCleanup(environ.stop)
+
+    def test_what_is_off_is_not_loaded(self) -> None:
+        path = self.write()
+        code = (
+            "import sys\n"
+            "from twisted.internet.defer import maybeDeferred\n"
+            "from twisted.internet.testing import MemoryReactorClock\n"
+            "from llamagw import tap\n"
+            "from llamagw.config import load\n"
+            f"tap.make_gateway(load({path!r}), MemoryReactorClock(), maybeDeferred)\n"
+            "found = [name for name in sys.modules if name.startswith('opentelemetry')]\n"
+        )
+        fresh = partial(subprocess.run, capture_output=True, text=True, check=False)
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        for endpoint, count in (("", "not found"), ("http://127.0.0.1:1", "len(found) > 50")):
+            environ["OTEL_EXPORTER_OTLP_ENDPOINT"] = endpoint
+            done = fresh([sys.executable, "-c", f"{code}assert {count}, found"], env=environ)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), endpoint)
+
+    def test_spans_begin_with_requests_and_are_flushed_at_the_end(self) -> None:
+        self.assertIsNone(self.make()._site.trace)
+        self.values["otel"] = {"endpoint": "http://127.0.0.1:1"}
+        gateway = self.make()
+        assert gateway._site.trace is not None
+        self.assertTrue(gateway._site.trace({}).sampled)
+        self.assertIsNotNone(gateway._flush)
+
+    def test_who_asks_for_what_cannot_be_is_told_and_served(self) -> None:
+        os.environ.update(
+            OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:4317", OTEL_EXPORTER_OTLP_PROTOCOL="grpc"
+        )
+        self.assertIsNone(self.make()._site.trace)
+        [warned] = self.warned
+        self.assertIn("OTEL_EXPORTER_OTLP_ENDPOINT asks for OpenTelemetry, and nothing", warned)
+        self.assertIn("http/protobuf only", warned)
+
+    def test_a_variable_that_is_not_taken_is_told(self) -> None:
+        os.environ["OTEL_METRIC_EXPORT_INTERVAL"] = "soon"
+        self.values["otel"] = {}
+        self.assertIsNone(self.make()._site.trace)
+        [warned] = self.warned
+        self.assertIn("OTEL_METRIC_EXPORT_INTERVAL is soon", warned)
 
 
 class StartTests(ServiceTestCase):
@@ -634,6 +689,13 @@ class ReloadTests(ServiceTestCase):
         self.assertEqual(gateway._site.connections.max_body, 2**18)
         self.assertTrue(gateway._site.access_log)
         self.assertIn("the configuration was reloaded", "\n".join(self.logged))
+
+    def test_another_collector_takes_effect_at_the_next_start_which_is_told(self) -> None:
+        gateway = self.start()
+        self.values["otel"] = {"endpoint": "http://127.0.0.1:1"}
+        self.reload(gateway)
+        self.assertIn("otel has changed; it takes effect at the next start", self.warned)
+        self.assertIn("other keys: otel", "\n".join(self.logged))
 
     def test_the_listener_is_left_alone_when_its_address_is_the_same(self) -> None:
         gateway = self.start()

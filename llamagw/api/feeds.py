@@ -19,6 +19,7 @@ from llamagw.api.listing import progress_event, router_event
 from llamagw.errors import ServerBusy
 from llamagw.fleet import Change, Dispatcher, Progress
 from llamagw.proxy import Request
+from llamagw.text import harmless
 
 #: Seconds between comments in a stream of events, so that proxies do not close it as idle.
 PING_SEC = 15.0
@@ -28,6 +29,10 @@ PROGRESS_SEC = 1.0
 
 #: Maximum number of streams at a time: each takes time at every change.
 MOST_FOLLOWERS = 64
+
+#: Lines of all models' logs that are told at first, shared among the models that have any; each of
+#: them has one at least.
+MOST_LINES = 2000
 
 
 @implementer(IPushProducer)
@@ -178,6 +183,39 @@ class Feeds:
             for feed in list(self._watching):
                 feed.send(data, passing=True)
 
+    def logs(self, request: Request, count: int) -> None:
+        """
+        ``GET /models/logs?all=true&follow=true``: as `log`, for all models in one stream.
+
+        :param count: how many lines of each model to begin with (see `all_logs`)
+        :raises ServerBusy: if `MOST_FOLLOWERS` feeds are open
+        """
+        dispatcher = self._dispatcher
+        followed: set[str] = set()
+
+        def left_out() -> None:
+            feed.send(b"[lines were left out here: they were not read in time]\n")
+
+        def follow(name: str) -> None:
+            followed.add(name)
+            log = dispatcher.log(name)
+            feed.until_end(log.follow(lambda lines: feed.send(named(name, lines))))
+
+        def changed(change: Change | None) -> None:
+            if change is None:
+                feed.end()
+            elif change.model in dispatcher.catalogue and change.model not in followed:
+                # It runs for the first time; what it printed in this turn is there already.
+                follow(change.model)
+                feed.send(named(change.model, dispatcher.log(change.model).lines))
+
+        feed = self._begin(request, b"text/plain; charset=utf-8", left_out)
+        feed.send(all_logs(dispatcher, count))
+        for entry in dispatcher.catalogue:
+            if entry.log.lines:
+                follow(entry.model.name)
+        feed.until_end(dispatcher.watch(changed))
+
     def log(self, request: Request, name: str, count: int) -> None:
         """
         ``GET /models/logs?follow=true``: the engine's last lines, then each new one.
@@ -225,6 +263,29 @@ class Feeds:
         self._open.add(feed)
         feed.until_end(lambda: self._open.discard(feed))
         return feed
+
+
+def all_logs(dispatcher: Dispatcher, count: int) -> bytes:
+    """
+    The last lines of all models, model by model, those that run at the end.
+
+    :param count: how many of each; -1 for all, as far as `MOST_LINES` allows
+    """
+    entries = [entry for entry in dispatcher.catalogue if entry.log.lines]
+    entries.sort(key=lambda entry: any(instance.life for instance in entry.instances))
+    share = max(1, MOST_LINES // max(1, len(entries)))
+    count = share if count < 0 else min(count, share)
+    return b"".join(named(entry.model.name, last(entry.log.lines, count)) for entry in entries)
+
+
+def named(name: str, lines: Iterable[str]) -> bytes:
+    """
+    Lines of one model among those of others, as `as_text`.
+
+    :param name: the model's; stands before each line, with a tab after it
+    """
+    name = harmless(name).replace("\t", " ")
+    return as_text(f"{name}\t{line}" for line in lines)
 
 
 def last(lines: Sequence[str], count: int) -> Sequence[str]:

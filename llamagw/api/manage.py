@@ -12,13 +12,16 @@ from typing import TypeVar
 import msgspec
 from msgspec import Struct
 
-from llamagw.api.feeds import Feeds, as_text, last
+from llamagw.api.feeds import Feeds, all_logs, as_text, last
 from llamagw.errors import BadRequest
 from llamagw.fleet import Dispatcher
 from llamagw.proxy import Request, by_query, checked_name
 
 #: Maximum size, in bytes, of the body of an order to load, unload or pin, which only names a model.
 MOST_ACTION = 16 * 1024
+
+#: What a query says for yes.
+_TRUE = ([b"true"], [b"1"])
 
 
 class ModelAction(Struct):
@@ -112,20 +115,30 @@ class Management:
 
     def log(self, request: Request) -> bytes | None:
         """
-        The last lines that a model's instances printed.
+        The last lines that a model's instances printed, or those of all models.
 
         :return: the lines as text; None if the client follows: then they are being sent
         :raises BadRequest: if the model or the number of lines is missing or invalid
         :raises ServerBusy: if there are too many feeds
         """
-        name = by_query(request).named(self._dispatcher.config.default_model)
-        [count] = request.args.get(b"lines", [b"-1"])[-1:]
-        if not re.fullmatch(rb"-1|\d{1,9}", count):
+        args, name = request.args, None
+        if args.get(b"all") not in _TRUE:
+            name = by_query(request).named(self._dispatcher.config.default_model)
+        elif b"model" in args:
+            raise BadRequest("?all=true is for all models; leave ?model= out.", param="model")
+        [lines] = args.get(b"lines", [b"-1"])[-1:]
+        if not re.fullmatch(rb"-1|\d{1,9}", lines):
             raise BadRequest("?lines= must be a number, 0 or more.", param="lines")
-        if request.args.get(b"follow") in ([b"true"], [b"1"]) and request.method == b"GET":
-            self._feeds.log(request, name, int(count))
+        count = int(lines)
+        if args.get(b"follow") in _TRUE and request.method == b"GET":
+            if name is None:
+                self._feeds.logs(request, count)
+            else:
+                self._feeds.log(request, name, count)
             return None
-        return as_text(last(self._dispatcher.log(name).lines, int(count)))
+        if name is None:
+            return all_logs(self._dispatcher, count)
+        return as_text(last(self._dispatcher.log(name).lines, count))
 
 
 _Action = TypeVar("_Action", ModelAction, Pin)

@@ -18,7 +18,7 @@ from llamagw import __version__
 from llamagw.api.devices import Devices
 from llamagw.dialects import ROUTE_OF
 from llamagw.fleet import LOADS, UNLOADS, Dispatcher, ModelReport, Turn
-from llamagw.observe import MOST_MODELS, Counts, Gauge, exposition
+from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families
 from llamagw.proxy import Request
 
 #: Seconds for which a text is given to all who ask: to make one takes up to 0.1 s.
@@ -101,14 +101,8 @@ class Metrics:
         told: _Told | Failure
         try:
             engines = await self._dispatcher.metrics()
-            many = len(self._dispatcher.config.models) > MOST_MODELS
-            reports = self._dispatcher.report(busy=many)[:MOST_MODELS]
-            if not many:
-                local = (report.id for report in reports if not report.elsewhere)
-                self.counts.expect(local, LOADS, UNLOADS)
-            gauges = self._gauges(reports)
             accept = f"{_OPEN}; version=1.0.0" if is_open else ""
-            text = exposition(self.counts, gauges, engines, accept)
+            text = exposition(self.families(), engines, accept)
             told = self._told[is_open] = _Told(self._clock.seconds(), *text)
         except Exception:
             told = Failure()
@@ -116,6 +110,16 @@ class Metrics:
         for waiter in waiting:
             if not waiter.called:  # else its client has left
                 waiter.callback(told)
+
+    def families(self) -> Iterator[Family]:
+        """All of the gateway's own metrics: the counters, and the state of the moment."""
+        many = len(self._dispatcher.config.models) > MOST_MODELS
+        reports = self._dispatcher.report(busy=many)[:MOST_MODELS]
+        if not many:
+            local = (report.id for report in reports if not report.elsewhere)
+            self.counts.expect(local, LOADS, UNLOADS)
+        yield from families(self.counts)
+        yield from self._gauges(reports)
 
     def _gauges(self, reports: list[ModelReport]) -> Iterator[Gauge]:
         yield Gauge(

@@ -1,8 +1,8 @@
 """
-A blocking client of a running gateway's management API, over HTTP, HTTPS or a unix socket.
+A blocking client of a running gateway's API, over HTTP, HTTPS or a unix socket.
 
-Uses the standard library's http.client, which is enough for a few GETs (two are streams of lines)
-and POSTs. Every failure becomes one line for the user.
+Uses the standard library's http.client, which is enough for a few GETs (two of them streams of
+lines) and POSTs. Every failure becomes one line for the user.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import math
 import re
 import socket
 import ssl
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from typing import Any
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
 from llamagw.cli.places import find_config
 
 #: Seconds for a connection, and for an answer that does not depend on a backend.
 PATIENCE = 10.0
+
+#: Seconds without a byte after which a stream of events counts as lost: the gateway writes a
+#: comment every 15.
+SILENCE = 45.0
+
+#: Bytes of a line of a stream at most; the longest are the snapshots of activity.
+LONGEST_LINE = 2**24
 
 
 class Failed(Exception):
@@ -95,7 +103,7 @@ class Client:
         :raises Failed: when it cannot be loaded
         """
         # No timeout, here and below: the gateway limits how long a load or an unload takes.
-        self._json("POST", "/models/load", {"model": name, "wait": True}, endless=True)
+        self._json("POST", "/models/load", {"model": name, "wait": True}, math.inf)
 
     def order(self, name: str) -> None:
         """
@@ -133,11 +141,7 @@ class Client:
         :return: yields the events, until the gateway ends the stream
         :raises Failed: when the connection breaks off
         """
-        for line in self._lines("/models/sse"):
-            if line.startswith("data: "):
-                event = json.loads(line.removeprefix("data: "))
-                if isinstance(event, dict):
-                    yield event
+        return self._events("/models/sse")
 
     def unload(self, name: str, force: bool) -> None:
         """
@@ -147,7 +151,56 @@ class Client:
         :param force: break off the answers in progress, instead of waiting for their end
         :raises Failed: when it cannot be unloaded
         """
-        self._json("POST", "/models/unload", {"model": name, "force": force}, endless=True)
+        self._json("POST", "/models/unload", {"model": name, "force": force}, math.inf)
+
+    def health(self) -> dict[str, Any]:
+        """The answer to ``GET /health``."""
+        return self._json("GET", "/health")
+
+    def activity(self, filters: Mapping[str, str | float]) -> dict[str, Any]:
+        """
+        The last requests, newest first.
+
+        :param filters: model, status, outcome, since, limit; those that are there
+        :return: the answer to ``GET /activity``
+        """
+        answer = self._json("GET", f"/activity?{urlencode(filters)}")
+        entries = answer.get("data")
+        if not isinstance(entries, list) or not all(map(_is_entry, entries)):
+            raise self._strange("/activity")
+        return answer
+
+    def request(self, id: str) -> dict[str, Any]:
+        """
+        One of the last requests.
+
+        :param id: its ``X-Request-Id``
+        :return: the answer to ``GET /activity/ID``
+        """
+        path = f"/activity/{quote(id, safe='')}"
+        entry = self._json("GET", path)
+        if not _is_entry(entry):
+            raise self._strange(path)
+        return entry
+
+    def cancel(self, id: str) -> None:
+        """
+        Break off a request that is under way.
+
+        :param id: its ``X-Request-Id``
+        """
+        self._json("POST", f"/activity/{quote(id, safe='')}/cancel", {})
+
+    def events(self, silence: float = SILENCE) -> Generator[dict[str, Any], None, None]:
+        """
+        What happens to requests, as it happens, until the gateway ends the stream.
+
+        :param silence: seconds without a byte, after which it counts as lost
+        :return: yields the events of ``GET /activity/sse``: what is under way and the last requests
+            first
+        :raises Failed: when the connection breaks off
+        """
+        return self._events("/activity/sse", silence)
 
     def logs(self, name: str, most: int | None) -> list[str]:
         """
@@ -171,22 +224,46 @@ class Client:
         """
         return self._lines(_logs(name, most) + "&follow=true")
 
-    def _lines(self, path: str) -> Iterator[str]:
-        """The lines of an answer, as they come."""
-        with self._ask("GET", path, endless=True) as response, self._one_line():
+    def _lines(self, path: str, silence: float = math.inf) -> Iterator[str]:
+        """
+        The lines of an answer, as they come.
+
+        :param silence: seconds without a byte, after which it counts as lost
+        """
+        with self._ask("GET", path, wait=silence) as response, self._one_line(silence):
             begun = b""
             # Not readline(), which does not distinguish a lost connection from the end.
             while data := response.read1(2**16):
                 *lines, begun = (begun + data).split(b"\n")
                 for line in lines:
                     yield line.decode("utf-8", "replace").rstrip("\r")
+                if len(begun) > LONGEST_LINE:
+                    raise self._strange(path)
             if begun:
                 yield begun.decode("utf-8", "replace")
 
+    def _events(
+        self, path: str, silence: float = math.inf
+    ) -> Generator[dict[str, Any], None, None]:
+        for line in self._lines(path, silence):
+            if not line.startswith("data:"):
+                continue
+            try:
+                event = json.loads(line[5:])
+            except ValueError:
+                event = None
+            if not isinstance(event, dict):
+                raise self._strange(path)
+            yield event
+
     def _json(
-        self, method: str, path: str, body: dict[str, Any] | None = None, endless: bool = False
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        wait: float | None = None,
     ) -> dict[str, Any]:
-        with self._ask(method, path, body, endless) as response:
+        with self._ask(method, path, body, wait) as response:
             content = self._whole(response)
         try:
             answer = json.loads(content)
@@ -197,16 +274,22 @@ class Client:
         return answer
 
     def _strange(self, path: str) -> Failed:
-        return Failed(f"{self.url}{path} did not answer as llamagw does; is it another server?")
+        where = self.url + path.partition("?")[0]
+        return Failed(f"{where} did not answer as llamagw does; is it another server?")
 
     @contextlib.contextmanager
     def _ask(
-        self, method: str, path: str, body: dict[str, Any] | None = None, endless: bool = False
+        self,
+        method: str,
+        path: str,
+        body: dict[str, Any] | None = None,
+        wait: float | None = None,
     ) -> Iterator[http.client.HTTPResponse]:
         """
         Send a request; yields the answer, with status 200 and its body unread.
 
-        :param endless: wait for the answer, and for each part of it, without a timeout
+        :param wait: seconds for the answer, and for each part of it, when connected; infinite for
+            no limit, None for as long as for the connection
         """
         connection = self._connection()
         with contextlib.closing(connection):
@@ -217,9 +300,9 @@ class Client:
                     f"cannot reach llamagw at {self.url}: {_reason(error, self._patience)}; "
                     "is it running? (llamagw run)"
                 ) from None
-            if endless:
-                connection.sock.settimeout(None)
-            with self._one_line():
+            if wait is not None:
+                connection.sock.settimeout(None if wait == math.inf else wait)
+            with self._one_line(wait):
                 content = None if body is None else json.dumps(body).encode()
                 headers = {} if body is None else {"Content-Type": "application/json"}
                 connection.request(method, self._prefix + path, content, headers)
@@ -254,12 +337,13 @@ class Client:
             return Failed(f"{where} answered {status}; is it llamagw that runs there?")
 
     @contextlib.contextmanager
-    def _one_line(self) -> Iterator[None]:
+    def _one_line(self, wait: float | None = None) -> Iterator[None]:
         """Turn the errors of a connection into `Failed`."""
         try:
             yield
         except TimeoutError:
-            raise Failed(f"no answer from llamagw at {self.url} for {self._patience:g} s") from None
+            seconds = self._patience if wait is None else wait
+            raise Failed(f"no answer from llamagw at {self.url} for {seconds:g} s") from None
         except (OSError, http.client.HTTPException) as error:
             raise Failed(
                 f"the connection to llamagw at {self.url} broke off: {_reason(error)}"
@@ -289,6 +373,10 @@ def _is_model(model: Any) -> bool:
         and isinstance(model.get("status"), dict)
         and "value" in model["status"]
     )
+
+
+def _is_entry(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("id"), str)
 
 
 def names(models: dict[str, Any]) -> list[str]:

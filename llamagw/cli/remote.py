@@ -1,7 +1,9 @@
 """
-The commands that talk to a running gateway: ps, load, unload, pin, unpin, logs.
+The commands that talk to a running gateway of its models: ps, load, unload, pin, unpin, logs; and
+what all commands that talk to one share.
 
-Their options and their output; the requests are made by client.py.
+Their options and their output; the requests are made by client.py. The commands that tell of
+requests are in activity.py, the one that shows all at once in top.py.
 """
 
 from __future__ import annotations
@@ -42,7 +44,7 @@ def print_json(value: object) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
+def gateway_command(function: Callable[..., None]) -> Callable[..., None]:
     """
     Make a command that talks to a gateway: it gets a `Client` as its first argument.
 
@@ -84,22 +86,31 @@ def _gateway_command(function: Callable[..., None]) -> Callable[..., None]:
     return wrapped
 
 
-def _complete_name(
+def completing_client(context: click.Context) -> Client:
+    """
+    A client for completion, which does not wait long.
+
+    :param context: has what is typed so far
+    :raises ValueError: when no URL can be told
+    """
+    url = context.params.get("url") or os.environ.get("LLAMAGW_URL")
+    return Client(url or configured_url(context.params.get("config")), COMPLETION_PATIENCE)
+
+
+def complete_name(
     context: click.Context, parameter: click.Parameter, incomplete: str
 ) -> list[CompletionItem]:
     """Complete the names of the gateway's models; nothing, without a message, if it is too slow."""
     from click.shell_completion import CompletionItem
 
     try:
-        url = context.params.get("url") or os.environ.get("LLAMAGW_URL")
-        client = Client(url or configured_url(context.params.get("config")), COMPLETION_PATIENCE)
-        found = names(client.models())
+        found = names(completing_client(context).models())
     except Exception:
         return []
     return [CompletionItem(name) for name in found if name.startswith(incomplete)]
 
 
-_name_argument = click.argument("name", shell_complete=_complete_name)
+_name_argument = click.argument("name", shell_complete=complete_name)
 
 
 @click.command(
@@ -109,7 +120,7 @@ Examples:
   llamagw ps --url http://gpu-box:8000
   llamagw ps --json | jq -r '.data[].id'"""
 )
-@_gateway_command
+@gateway_command
 @json_option
 def ps(client: Client, as_json: bool) -> None:
     """
@@ -235,7 +246,7 @@ Examples:
   llamagw load qwen2.5-7b && echo ready
   llamagw load --no-wait qwen2.5-7b"""
 )
-@_gateway_command
+@gateway_command
 @_name_argument
 @click.option("--wait/--no-wait", default=True, help="Wait until it is loaded.  [default: wait]")
 @json_option
@@ -260,7 +271,7 @@ Examples:
   llamagw unload qwen2.5-7b
   llamagw unload --force qwen2.5-7b"""
 )
-@_gateway_command
+@gateway_command
 @_name_argument
 @click.option("-f", "--force", is_flag=True, help="Do not wait: cut off the answers it is giving.")
 @json_option
@@ -280,7 +291,7 @@ Examples:
   llamagw pin qwen2.5-7b
   llamagw pin qwen2.5-7b && llamagw load qwen2.5-7b"""
 )
-@_gateway_command
+@gateway_command
 @_name_argument
 @json_option
 def pin(client: Client, name: str, as_json: bool) -> None:
@@ -299,7 +310,7 @@ def pin(client: Client, name: str, as_json: bool) -> None:
 Examples:
   llamagw unpin qwen2.5-7b"""
 )
-@_gateway_command
+@gateway_command
 @_name_argument
 @json_option
 def unpin(client: Client, name: str, as_json: bool) -> None:
@@ -336,7 +347,7 @@ Examples:
   llamagw logs qwen2.5-7b
   llamagw logs -f -n 20 qwen2.5-7b"""
 )
-@_gateway_command
+@gateway_command
 @_name_argument
 @click.option("-f", "--follow", is_flag=True, help="Go on with what comes, until Ctrl-C.")
 @click.option(

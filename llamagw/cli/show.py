@@ -72,17 +72,19 @@ def table(
     rows: Sequence[Sequence[str]],
     width: int | None = None,
     dispensable: Sequence[str] = (),
+    shortened: str | None = None,
 ) -> list[list[str]]:
     """
     Lay out a table.
 
-    A column of numbers (each cell is one, or "-") is aligned to the right.
+    A column of numbers (each cell is one, or "-" or empty) is aligned to the right.
 
     :param columns: the heads
     :param rows: the cells
     :param width: characters of a line at most; None for no limit
     :param dispensable: columns that are left out, in this order, if lines are too long; after
-        that, the cells of the first column are shortened in the middle
+        that, the cells of `shortened` are shortened in the middle
+    :param shortened: a column; None for the first
     :return: the cells, padded to the width of their column, line by line; the heads come first
     """
     table = [list(columns), *(list(row) for row in rows)]
@@ -92,13 +94,14 @@ def table(
             for row in table:
                 del row[at]
     if width is not None and _width(table) > width:
-        longest = max(len(row[0]) for row in table)
+        at = 0 if shortened is None else table[0].index(shortened)
+        longest = max(len(row[at]) for row in table)
         allowed = max(longest - (_width(table) - width), 12)
         for row in table:
-            row[0] = _shortened(row[0], allowed)
+            row[at] = middle(row[at], allowed)
     for at in range(len(table[0])):
-        cells = [row[at] for row in table[1:] if row[at] != "-"]
-        right = bool(cells) and all(cell.isdigit() for cell in cells)
+        cells = [row[at] for row in table[1:] if row[at] not in ("-", "")]
+        right = bool(cells) and all(cell.replace(".", "", 1).isdigit() for cell in cells)
         longest = max(len(row[at]) for row in table)
         for row in table:
             row[at] = row[at].rjust(longest) if right else row[at].ljust(longest)
@@ -110,7 +113,12 @@ def _width(table: Sequence[Sequence[str]]) -> int:
     return sum(max(len(row[at]) for row in table) for at in columns) + len(GAP) * (len(columns) - 1)
 
 
-def _shortened(text: str, length: int) -> str:
+def middle(text: str, length: int) -> str:
+    """
+    A text, shortened in its middle.
+
+    :param length: characters at most, 2 or more
+    """
     if len(text) <= length:
         return text
     tail = (length - 1) // 2

@@ -20,7 +20,7 @@ from llamagw.config.document import ConfigError, Fault, with_lines
 from llamagw.config.load import load
 from llamagw.config.machine import physical_cores
 from llamagw.config.names import NAME_LENGTH, Names, is_pattern
-from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
+from llamagw.config.resolved import Config, LocalModel, ModelConfig, Otel, RemoteModel, Replica
 from llamagw.config.rules import CORS_NAMES, HOP_BY_HOP
 from llamagw.config.schema import (
     ANY_ORIGIN,
@@ -29,6 +29,7 @@ from llamagw.config.schema import (
     CaptureEntry,
     ConfigFile,
     ModelEntry,
+    OtelEntry,
     ReplicaEntry,
 )
 from llamagw.config.secrets import masked_arguments, unmasked
@@ -51,6 +52,8 @@ __all__ = [
     "ModelEntry",
     "Names",
     "Origin",
+    "Otel",
+    "OtelEntry",
     "RemoteModel",
     "Replica",
     "ReplicaEntry",

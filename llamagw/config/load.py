@@ -13,11 +13,18 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from llamagw.config import machine, rules
+from llamagw.config import collector, machine, rules
 from llamagw.config.addresses import origin
 from llamagw.config.document import ConfigError, Document, show
-from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
-from llamagw.config.schema import CaptureEntry, ConfigFile, ModelEntry, ReplicaEntry
+from llamagw.config.resolved import (
+    Config,
+    LocalModel,
+    ModelConfig,
+    Otel,
+    RemoteModel,
+    Replica,
+)
+from llamagw.config.schema import CaptureEntry, ConfigFile, ModelEntry, OtelEntry, ReplicaEntry
 from llamagw.config.walk import environment, fields, takes, texts
 
 
@@ -53,7 +60,7 @@ def resolve(document: Document, raw: dict[Any, Any] | None) -> Config | None:
 def _config(document: Document, raw: dict[Any, Any]) -> Config:
     fault = document.fault
     meant = rules.meant_at_top(raw)
-    apart = {"models", "capture"}
+    apart = {"models", "capture", "otel"}
     file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", apart, meant)})
     names = rules.NameRules(fault)
     models = list(_models(document, raw["models"], names)) if "models" in raw else []
@@ -76,7 +83,21 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     rules.bodies(fault, file)
     if not document.faults:
         rules.room(fault, file.max_loaded_models, models)
-    return Config.of(document.path, file, models)
+    return Config.of(document.path, file, models, _otel(document, raw))
+
+
+def _otel(document: Document, raw: dict[Any, Any]) -> Otel | None:
+    if "otel" not in raw:
+        return collector.settings(document.fault, None)
+    given = raw["otel"]
+    if not isinstance(given, dict):
+        empty = "; {} for the defaults" if given is None else ""
+        wanted = takes(ConfigFile)["otel"]
+        document.fault("otel", f"expected {wanted}, got {show(given)}{empty}")
+        return None
+    before = len(document.faults)
+    entry = OtelEntry(**fields(document, OtelEntry, given, "otel"))
+    return collector.settings(document.fault, entry) if len(document.faults) == before else None
 
 
 def _capture(document: Document, raw: Any) -> CaptureEntry:

@@ -129,6 +129,32 @@ class RemoteModel(_Model, frozen=True, kw_only=True):
 ModelConfig: TypeAlias = LocalModel | RemoteModel
 
 
+class Otel(Struct, frozen=True, kw_only=True):
+    """
+    What is exported by OpenTelemetry, and where to.
+
+    :ivar asked_by: what switches it on: ``otel``, or the name of an environment variable
+    :ivar endpoint: the collector's address for OTLP/HTTP, without ``/v1/traces``; None if the
+        environment says it
+    :ivar headers: sent to it; empty if the environment says them
+    :ivar content: whether prompts and answers are exported
+    :ivar sample: the share of requests that get spans, of those whose client has not decided it;
+        None if the environment says it
+    :ivar spans: whether spans are exported
+    :ivar metrics: whether metrics are exported
+    :ivar problem: why nothing can be exported; "" if it can
+    """
+
+    asked_by: str
+    endpoint: str | None
+    headers: dict[str, str]
+    content: bool
+    sample: float | None
+    spans: bool
+    metrics: bool
+    problem: str
+
+
 class Config(Struct, frozen=True, kw_only=True):
     """
     The whole configuration.
@@ -139,6 +165,7 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
     :ivar access_log: None for true in the foreground; see `logs_access`
     :ivar engine_log: which lines of the engines are repeated in the gateway's log
+    :ivar otel: None if nothing is exported by OpenTelemetry
     """
 
     path: str
@@ -168,19 +195,23 @@ class Config(Struct, frozen=True, kw_only=True):
     activity_size: int
     ui: bool
     capture: CaptureEntry
+    otel: Otel | None
 
     @classmethod
-    def of(cls, path: str, file: ConfigFile, models: list[ModelConfig]) -> Config:
+    def of(
+        cls, path: str, file: ConfigFile, models: list[ModelConfig], otel: Otel | None = None
+    ) -> Config:
         """
         Make a configuration from the file.
 
         :param path: of the file
         :param file: its own models are ignored
         :param models: its models, resolved
+        :param otel: its ``otel``, resolved
         """
         same = [key for key in cls.__struct_fields__ if key in ConfigFile.__struct_fields__]
-        values = {key: getattr(file, key) for key in same if key != "models"}
-        return cls(path=path, models=models, **values)
+        values = {key: getattr(file, key) for key in same if key not in ("models", "otel")}
+        return cls(path=path, models=models, otel=otel, **values)
 
     @property
     def swap_after(self) -> float | None:

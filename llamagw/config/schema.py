@@ -20,6 +20,9 @@ TEXT = r"\A[^\0\ud800-\udfff]*\Z"
 #: The values of ``cors_origins`` for any origin, and for any port of this machine.
 ANY_ORIGIN, LOCALHOST = "*", "localhost"
 
+#: Where the collector of OpenTelemetry is by default.
+COLLECTOR = "http://127.0.0.1:4318"
+
 #: Seconds of a timer at most; infinity would break it.
 _YEAR = 365 * 24 * 3600.0
 
@@ -114,6 +117,21 @@ _Url = Annotated[
 _Urls = Annotated[
     str | list[_Url], Meta(description='a URL such as "http://10.0.0.5:8000", or a list of them')
 ]
+_Collector = Annotated[
+    str,
+    Meta(
+        pattern=r"\Ahttps?://[^\s/?#\\@]+(/[^\s?#]*)?\Z",
+        description='a URL such as "http://127.0.0.1:4318"',
+    ),
+]
+_SentHeaders = Annotated[
+    dict[
+        Annotated[str, Meta(pattern=r"\A[!#$%&'*+.^_`|~0-9A-Za-z-]+\Z")],
+        Annotated[str, Meta(pattern=r"\A[ -~]*\Z")],
+    ],
+    Meta(description='names and texts of headers, such as {"X-Key": "secret"}'),
+]
+_Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 _Strictness = Annotated[Literal["loose", "strict"], Meta(description='"loose" or "strict"')]
 _Text = Annotated[str, Meta(min_length=1, pattern=TEXT, description="a text")]
 _Variable = Annotated[
@@ -175,6 +193,26 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     upstream_model: _Name | None = None
 
 
+class OtelEntry(Struct, frozen=True, kw_only=True):
+    """
+    The value of ``otel:``: what is exported by OpenTelemetry, and where to.
+
+    A key that is missing is as the OTEL_ variables say, else by default.
+
+    :ivar endpoint: the collector's address for OTLP/HTTP, without ``/v1/traces``; `COLLECTOR` by
+        default
+    :ivar headers: sent to it
+    :ivar content: whether prompts and answers are exported
+    :ivar sample: the share of requests that get spans, of those whose client has not decided it in
+        its ``traceparent``; 1 by default
+    """
+
+    endpoint: _Collector | None = None
+    headers: _SentHeaders = {}
+    content: _Switch = False
+    sample: _Share | None = None
+
+
 class CaptureEntry(Struct, frozen=True, kw_only=True):
     """
     The value of ``capture:``: for which requests the content is kept in memory.
@@ -224,6 +262,10 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
         CaptureEntry,
         Meta(description='keys such as {models: ["*"], requests: 50, max_kb: 64}'),
     ] = msgspec.field(default_factory=CaptureEntry)
+    #: None for none, unless the OTEL_ variables ask for it.
+    otel: Annotated[
+        OtelEntry | None, Meta(description='keys such as {endpoint: "http://127.0.0.1:4318"}')
+    ] = None
 
 
 #: The values of keys that a file does not have.

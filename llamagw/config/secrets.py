@@ -1,8 +1,9 @@
 """
 Secrets of a configuration: ``***`` in their place where it is shown, and back again.
 
-Secret are each ``api_key``, the values of ``env``, and what follows a flag such as ``--api-key`` in
-``extra_args``. Where a file says that a value comes from an environment variable, its name is none.
+Secret are each ``api_key``, the values of ``env`` and of ``otel.headers``, and what follows a flag
+such as ``--api-key`` in ``extra_args``. Where a file says that a value comes from an environment
+variable, its name is none.
 """
 
 from __future__ import annotations
@@ -14,12 +15,19 @@ from collections.abc import Iterable, Iterator, Sequence
 import yaml
 from msgspec.structs import replace
 
-from llamagw.config.resolved import Config, LocalModel, ModelConfig, RemoteModel, Replica
+from llamagw.config.resolved import (
+    Config,
+    LocalModel,
+    ModelConfig,
+    Otel,
+    RemoteModel,
+    Replica,
+)
 
 #: What stands for a secret.
 MASK = "***"
 
-_PLACE = re.compile(r"(^|\.)(api_key$|env($|\.))")
+_PLACE = re.compile(r"(^|\.)(api_key$|(env|headers)($|\.))")
 
 #: Anchor and tag before a value, which others may refer to.
 _PROPERTIES = re.compile(r"(?:[&!]\S*\s+)*")
@@ -128,15 +136,20 @@ def unmasked(new: Config, old: Config) -> Config:
     """
     before = {model.name: model for model in old.models}
     models = [_with_secrets(model, before.get(model.name)) for model in new.models]
-    return replace(new, models=models)
+    return replace(new, models=models, otel=_with_headers(new.otel, old.otel))
+
+
+def _with_headers(new: Otel | None, old: Otel | None) -> Otel | None:
+    return new and replace(new, headers=_with_values(new.headers, old.headers if old else {}))
+
+
+def _with_values(new: dict[str, str], old: dict[str, str]) -> dict[str, str]:
+    return {name: old.get(name, one) if one == MASK else one for name, one in new.items()}
 
 
 def _with_secrets(new: ModelConfig, old: ModelConfig | None) -> ModelConfig:
     if isinstance(new, LocalModel) and isinstance(old, LocalModel):
-        env = {
-            name: old.env.get(name, value) if value == MASK else value
-            for name, value in new.env.items()
-        }
+        env = _with_values(new.env, old.env)
         return replace(new, env=env, extra_args=_arguments_with(new.extra_args, old.extra_args))
     if isinstance(new, RemoteModel) and isinstance(old, RemoteModel):
         keys = {replica.url: replica.api_key for replica in old.replicas}

@@ -10,9 +10,11 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from msgspec.structs import replace
+
 from llamagw.config.document import ConfigError, Document, Fault
 from llamagw.config.load import resolve
-from llamagw.config.resolved import Config, ModelConfig, RemoteModel, Replica
+from llamagw.config.resolved import Config, ModelConfig, Otel, RemoteModel, Replica
 from llamagw.config.schema import DEFAULTS, ModelEntry
 from llamagw.config.secrets import MASK, is_secret, masked_arguments, masked_text
 
@@ -124,6 +126,9 @@ def _of_gateway(
         if value is None and key in derived:
             value = derived[key]
             origin = "machine" if key == "max_bodies_mb" else origin
+        if isinstance(value, Otel):
+            origin = origin if value.asked_by == key else "machine"
+            value = replace(value, headers=dict.fromkeys(value.headers, MASK))
         yield _value(key, value, origin, line)
 
 

@@ -11,6 +11,7 @@ from llamagw.dialects.routes import (
     ANY,
     BODIES,
     INFERENCE,
+    OPERATIONS,
     OWN,
     ROUTE_OF,
     ROUTES,
@@ -19,6 +20,7 @@ from llamagw.dialects.routes import (
     Scope,
     Where,
     dialect_of,
+    only_looks,
     scope_of,
 )
 
@@ -28,6 +30,7 @@ __all__ = [
     "BODIES",
     "INFERENCE",
     "OPENAI",
+    "OPERATIONS",
     "OWN",
     "ROUTES",
     "ROUTE_OF",
@@ -37,5 +40,6 @@ __all__ = [
     "Scope",
     "Where",
     "dialect_of",
+    "only_looks",
     "scope_of",
 ]

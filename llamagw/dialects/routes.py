@@ -53,6 +53,8 @@ class Route(NamedTuple):
     :ivar scope: what the requests do
     :ivar dialect: the API that the paths belong to
     :ivar body: an example of a POST's body, for messages; empty if it needs none
+    :ivar operation: ``gen_ai.operation.name`` of OpenTelemetry's conventions; "" if it is none of
+        those that they name
     """
 
     methods: tuple[str, ...]
@@ -63,6 +65,7 @@ class Route(NamedTuple):
     scope: Scope = Scope.INFER
     dialect: Dialect = OPENAI
     body: str = ""
+    operation: str = ""
 
 
 class Own(NamedTuple):
@@ -96,6 +99,7 @@ ROUTES = (
         'chat; `"stream": true` streams',
         shaped=True,
         body=_CHAT,
+        operation="chat",
     ),
     Route(
         POST,
@@ -104,6 +108,7 @@ ROUTES = (
         'plain completion; `"stream": true` streams',
         shaped=True,
         body=_PROMPT,
+        operation="text_completion",
     ),
     Route(
         POST,
@@ -111,6 +116,7 @@ ROUTES = (
         Where.BODY,
         "embeddings, of a model that is started with `--embeddings`",
         body=_INPUT,
+        operation="embeddings",
     ),
     Route(
         POST,
@@ -119,6 +125,7 @@ ROUTES = (
         "OpenAI's Responses API",
         shaped=True,
         body=_INPUT,
+        operation="chat",
     ),
     Route(
         POST,
@@ -128,6 +135,7 @@ ROUTES = (
         shaped=True,
         dialect=ANTHROPIC,
         body=_MESSAGES,
+        operation="chat",
     ),
     Route(
         POST,
@@ -163,6 +171,7 @@ ROUTES = (
         "fills a gap in code",
         shaped=True,
         body='{"model": "…", "input_prefix": "…", "input_suffix": "…"}',
+        operation="text_completion",
     ),
     Route(
         POST,
@@ -349,7 +358,8 @@ OWN = (
     Own(
         "GET",
         "/models/logs",
-        "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on",
+        "`?model=`: its engine's last lines, `&lines=` so many; `&follow=true` goes on; "
+        "`?all=true`: of all models, each line with the model's name and a tab before it",
         Scope.OBSERVE,
     ),
     Own(
@@ -407,6 +417,12 @@ _OTHERS = [
 ]
 
 
+#: ``gen_ai.operation.name`` of each path that has one, as received, without the query.
+OPERATIONS: Mapping[bytes, str] = {
+    path.encode(): route.operation for route in ROUTES if route.operation for path in route.paths
+}
+
+
 class _RouteOf(dict[bytes, str | None]):
     """A dict, so that a path without a variable part costs no call."""
 
@@ -421,6 +437,29 @@ class _RouteOf(dict[bytes, str | None]):
 ROUTE_OF: Mapping[bytes, str | None] = _RouteOf(
     {path.encode(): route.paths[0] for route in ROUTES for path in route.paths}
 )
+
+
+#: Where who asks only looks at the gateway itself: health checks, scrapes, the dashboard.
+_LOOKED_AT = (
+    b"/activity",
+    b"/config",
+    b"/health",
+    b"/history",
+    b"/metrics",
+    b"/models",
+    b"/ui",
+    b"/v1/health",
+    b"/web/",
+)
+
+
+def only_looks(method: bytes, path: bytes) -> bool:
+    """
+    Whether a request only looks at the gateway itself, as programs do every few seconds.
+
+    :param path: as received, without the query
+    """
+    return method in (b"GET", b"HEAD") and path.startswith(_LOOKED_AT)
 
 
 def dialect_of(path: bytes) -> Dialect:

@@ -20,7 +20,8 @@ from llamagw.text import harmless
 #: Characters of a path, and of a reason, that are kept.
 PATH, REASON = 200, 500
 
-_pack = msgspec.msgpack.Encoder().encode_into
+#: The trace of a record is not kept: it is of no type that MessagePack has.
+_pack = msgspec.msgpack.Encoder(enc_hook=lambda _: None).encode_into
 _unpack = msgspec.msgpack.Decoder(Record).decode
 
 

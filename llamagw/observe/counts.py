@@ -125,7 +125,7 @@ class Counts:
             return
         name = record.model
         if name not in self.models:
-            name = self._label(name or record.asked or OTHER)
+            name = self.label(name or record.asked or OTHER)
         answer = name, route, record.status
         if answer not in self.requests and len(self.requests) >= MOST_ANSWERS:
             answer = OTHER, OTHER, 0
@@ -168,7 +168,7 @@ class Counts:
         :param how: ``loaded`` or ``failed``
         :param seconds: what it took, if it did not fail
         """
-        model = self._label(model)
+        model = self.label(model)
         self.loads[model, how] += 1
         if how == "loaded":
             if model not in self.load_seconds:
@@ -177,7 +177,7 @@ class Counts:
 
     def count_unload(self, model: str, why: str) -> None:
         """Count the end of a model's run."""
-        self.unloads[self._label(model), why] += 1
+        self.unloads[self.label(model), why] += 1
 
     def expect(self, models: Iterable[str], loads: Sequence[str], unloads: Sequence[str]) -> None:
         """
@@ -197,8 +197,13 @@ class Counts:
             for reason in unloads:
                 self.unloads.setdefault((model, reason), 0)
 
-    def _label(self, name: str) -> str:
-        """The label of a model; from here on it has counters."""
+    def label(self, name: str) -> str:
+        """
+        The label of a model; from here on it has counters.
+
+        :param name: any text
+        :return: the name, or `OTHER`
+        """
         if name in self.models:
             return name
         if not self._known(name) or len(self.models) >= MOST_MODELS:

@@ -1,5 +1,5 @@
 """
-`GET /metrics`: the gateway's counters in Prometheus' formats.
+`GET /metrics`: the gateway's counters (families.py) in Prometheus' formats.
 
 Made by prometheus_client when somebody asks; it keeps no numbers of its own. The engines' own
 series are fetched and passed in by api/.
@@ -7,9 +7,8 @@ series are fetched and passed in by api/.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
 from prometheus_client.core import (
@@ -21,7 +20,8 @@ from prometheus_client.core import (
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.parser import text_string_to_metric_families
 
-from llamagw.observe.counts import Counts, Gauge, Histogram
+from llamagw.observe.counts import Gauge
+from llamagw.observe.families import Distribution, Family, Sum
 
 #: What is read of one engine's metrics, in bytes; build 10068 has some 3,000.
 MOST_OF_ENGINE = 64 * 1024
@@ -33,88 +33,15 @@ _ENGINES = "llamacpp:"
 _MISSPELT = b"\nllamacpp_"
 
 
-class _Collector:
-    """Makes the families of metrics from the counters, when they are asked for."""
-
-    def __init__(self, counts: Counts) -> None:
-        self._counts = counts
-
-    def collect(self) -> Iterator[Metric]:
-        counts = self._counts
-        yield _counter(
-            "llamagw_requests",
-            "Requests relayed or refused, by model, route and status of the answer.",
-            ("model", "route", "status"),
-            {(m, route, str(status)): n for (m, route, status), n in counts.requests.items()},
-        )
-        yield _counter(
-            "llamagw_refusals",
-            "Requests that the gateway answered with an error of its own, by its code.",
-            ("reason",),
-            {(code,): n for code, n in counts.refusals.items()},
-        )
-        yield _counter(
-            "llamagw_tokens",
-            "Tokens as the engines count them; prompt has the cached ones too.",
-            ("model", "kind"),
-            {
-                (name, kind): getattr(of_model, kind)
-                for name, of_model in counts.models.items()
-                for kind in ("prompt", "cached", "completion")
-            },
-        )
-        yield _counter(
-            "llamagw_model_loads",
-            "Loads of models, by outcome.",
-            ("model", "outcome"),
-            counts.loads,
-        )
-        yield _counter(
-            "llamagw_model_unloads",
-            "Ends of models' runs, by reason.",
-            ("model", "reason"),
-            counts.unloads,
-        )
-        yield _histogram(
-            "llamagw_load_seconds",
-            "What loads took.",
-            ("model",),
-            {(model,): of for model, of in counts.load_seconds.items()},
-        )
-        yield _counter(
-            "llamagw_retries",
-            "Requests sent again after a backend broke off.",
-            ("model",),
-            {(name,): of_model.retries for name, of_model in counts.models.items()},
-        )
-        yield _counter(
-            "llamagw_streams_broken",
-            "Answers that broke off after they had begun.",
-            ("model",),
-            {(name,): of_model.broken for name, of_model in counts.models.items()},
-        )
-        yield _histogram(
-            "llamagw_request_duration_seconds",
-            "From the request's arrival to the end of its answer.",
-            ("model", "route"),
-            counts.durations,
-        )
-        for name, help, of in (
-            ("llamagw_queue_seconds", "Time in the queue of the model.", "queue"),
-            ("llamagw_time_to_first_byte_seconds", "From arrival to the answer's start.", "first"),
-            ("llamagw_time_per_output_token_seconds", "Of one generated token.", "token"),
-        ):
-            yield _histogram(
-                name,
-                help,
-                ("model",),
-                {(model,): getattr(of_model, of) for model, of_model in counts.models.items()},
-            )
+def _metric(family: Family) -> Metric:
+    if isinstance(family, Sum):
+        return _counter(family)
+    return _histogram(family) if isinstance(family, Distribution) else _gauge(family)
 
 
-def _counter(name: str, help: str, labels: tuple[str, ...], values: Mapping[Any, float]) -> Metric:
-    family = CounterMetricFamily(name, help, labels=labels)
-    for key, value in values.items():
+def _counter(counter: Sum) -> Metric:
+    family = CounterMetricFamily(counter.name, counter.help, labels=counter.labels)
+    for key, value in counter.values.items():
         family.add_metric(key, value)
     return family
 
@@ -126,11 +53,9 @@ def _gauge(gauge: Gauge) -> Metric:
     return family
 
 
-def _histogram(
-    name: str, help: str, labels: tuple[str, ...], values: Mapping[Any, Histogram]
-) -> Metric:
-    family = HistogramMetricFamily(name, help, labels=labels)
-    for key, histogram in values.items():
+def _histogram(distribution: Distribution) -> Metric:
+    family = HistogramMetricFamily(distribution.name, distribution.help, labels=distribution.labels)
+    for key, histogram in distribution.values.items():
         bounds = [*(f"{bound:g}" for bound in histogram.bounds), "+Inf"]
         family.add_metric(
             key, list(zip(bounds, accumulate(histogram.counts), strict=True)), histogram.sum
@@ -149,13 +74,11 @@ class _Given:
 
 
 def exposition(
-    counts: Counts, gauges: Iterable[Gauge], engines: Mapping[str, bytes], accept: str
+    families: Iterable[Family], engines: Mapping[str, bytes], accept: str
 ) -> tuple[bytes, str]:
     """All metrics as text; see `llamagw.observe.exposition`."""
-    more = [*map(_gauge, gauges), *_labelled(engines)]
     registry = CollectorRegistry()
-    registry.register(_Collector(counts))
-    registry.register(_Given(more))
+    registry.register(_Given([*map(_metric, families), *_labelled(engines)]))
     ProcessCollector(registry=registry)
     PlatformCollector(registry=registry)
     GCCollector(registry=registry)

@@ -11,6 +11,7 @@ from enum import Enum
 
 from msgspec import Struct
 
+from llamagw.observe.trace import Trace
 from llamagw.observe.usage import Usage
 
 
@@ -66,6 +67,7 @@ class Record(Struct, kw_only=True, gc=False):
     :ivar error: the code of the gateway's own error; "" without one
     :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
     :ivar captured: the number of its content in `llamagw.observe.Capture`; 0 if that is not kept
+    :ivar trace: its spans; None while none are exported
     """
 
     id: str
@@ -92,6 +94,16 @@ class Record(Struct, kw_only=True, gc=False):
     reason: str = ""
     usage: Usage | None = None
     captured: int = 0
+    trace: Trace | None = None
+
+    @property
+    def error_type(self) -> str:
+        """How it failed, in one word: the error's code, else the outcome or status; "" if not."""
+        if self.error:
+            return self.error
+        if self.outcome is not Outcome.OK:
+            return str(self.outcome.value)
+        return str(self.status) if self.status >= 400 else ""
 
     @property
     def waited(self) -> float:

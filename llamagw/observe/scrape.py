@@ -6,19 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from llamagw.observe.counts import Counts, Gauge
+from llamagw.observe.families import Family
 
 
 def exposition(
-    counts: Counts, gauges: Iterable[Gauge], engines: Mapping[str, bytes], accept: str
+    families: Iterable[Family], engines: Mapping[str, bytes], accept: str
 ) -> tuple[bytes, str]:
     """
     All metrics as text.
 
+    :param families: the gateway's own
     :param engines: what each engine told, by name of the model; not trusted
     :param accept: the scraper's Accept header; chooses between Prometheus' format and OpenMetrics
     :return: the text, and its Content-Type
     """
     from llamagw.observe import prometheus
 
-    return prometheus.exposition(counts, gauges, engines, accept)
+    return prometheus.exposition(families, engines, accept)

@@ -267,15 +267,14 @@ class Channel(KnownChannel):
         else:
             super().lineReceived(line)
 
-    def headerReceived(self, line: bytes) -> bool:
-        name, _, value = line.partition(b":")
+    def unusual(self, name: bytes, value: bytes, line: bytes) -> bool:
         if len(name) > HEADER_NAME:
             self.refuse(BadRequest(f"The name of a header is over {HEADER_NAME} bytes long."))
             return False
         if len(value) > LENGTH_DIGITS and name.lower() == b"content-length":
             self.refuse(BodyTooLarge("The body's Content-Length is out of all bounds."))
             return False
-        return bool(super().headerReceived(line))
+        return super().unusual(name, value, line)
 
     def pauseProducing(self) -> None:
         super().pauseProducing()

@@ -20,6 +20,9 @@ from llamagw.proxy.rewrite import outgoing
 #: Headers that are not copied: the gateway writes its own, and has answered a client's Expect.
 _OWN_HEADERS = frozenset({b"host", b"content-length", b"expect", b"x-request-id"})
 
+#: Not copied while spans are exported: the engine's parent is the gateway's own span.
+_TRACED = frozenset({b"traceparent"})
+
 #: Headers that are not copied to a server for which the gateway has an API key.
 _KEYS = frozenset({b"authorization", b"x-api-key"})
 
@@ -166,6 +169,8 @@ class Exchange:
                 self._record.reason = reason_of(end)
             else:
                 self._record.usage = usage_of(self._begin, end)
+                if self._record.trace is not None:
+                    self._record.trace.answered(self._begin, end)
         self.done.callback(None)
 
     def lost(self, error: UpstreamLost) -> None:
@@ -211,11 +216,16 @@ def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes
     passed = lease.model.pass_headers
     if not passed or b"set-cookie" not in lower(passed):
         own |= _COOKIE
+    record = request.record
+    if record is not None and record.trace is not None:
+        own |= _TRACED
     lines = b"".join([line for _, line in end_to_end(headers, own)])
     if body or request.method == b"POST" or request.requestHeaders.hasHeader(b"content-length"):
         lines += b"Content-Length: %d\r\n" % len(body)
-    if request.record is not None:
-        lines += b"X-Request-Id: %b\r\n" % request.record.id.encode()
+    if record is not None:
+        lines += b"X-Request-Id: %b\r\n" % record.id.encode()
+        if record.trace is not None:
+            lines += record.trace.header
     if call.upgrade is not None:
         lines += b"Connection: Upgrade\r\nUpgrade: %b\r\n" % call.upgrade
     if address.api_key is not None:

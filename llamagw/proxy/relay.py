@@ -95,6 +95,9 @@ class Relay:
                 record.bytes_in = len(request.body)
                 if self.capture.models:
                     self._captures(request, record)
+                if record.trace is not None:
+                    taken = record.trace.asked(request.uri, request.body, request.captured)
+                    request.captured = taken
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             if not request.unanswered:
@@ -182,8 +185,12 @@ class Relay:
         waiting = self._dispatcher.acquire(model, call.load, failed)
         if waiting.called:
             return await waiting
-        if request.record is not None and request.record.queued is None:
-            request.record.queued = self._clock.seconds()
+        record = request.record
+        if record is not None and record.queued is None:
+            record.queued = self._clock.seconds()
+            if record.trace is not None:
+                standing = self._dispatcher.standing(waiting)
+                record.trace.position = 0 if standing is None else standing.position
         request.waiting = waiting
         comments = None
         if self.keepalive and call.stream:

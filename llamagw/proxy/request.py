@@ -30,7 +30,7 @@ from llamagw.errors import (
     ServerBusy,
 )
 from llamagw.net import IConnection, of_answer
-from llamagw.observe import HERE, Captured, Outcome, Record, request_id
+from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, as_lines, decoded_path, joined
@@ -61,10 +61,12 @@ class Routing(Protocol):
 
     :ivar table: handlers of POST, by path; looked up before the tree
     :ivar tell: called with the record of each request that has ended
+    :ivar trace: begins the spans of a request, by its headers; None if it has none
     """
 
     table: Mapping[bytes, Callable[[Request], object]]
     tell: Callable[[Record], object]
+    trace: Begin | None
 
 
 class Request(KnownRequest):
@@ -127,7 +129,7 @@ class Request(KnownRequest):
             self._too_large()
         elif not self.channel.hold(len(data)):
             self._too_much()
-        elif self._too_dense(data):
+        elif len(self._parts) + len(data) > DENSE and self._too_dense(data):
             self.channel.refuse(
                 BadRequest(
                     "The body is over 16 MiB, and more than a quarter of it is punctuation of "
@@ -176,8 +178,6 @@ class Request(KnownRequest):
     def _too_dense(self, data: bytes) -> bool:
         """Whether the body, as far as it has arrived, has too much punctuation."""
         size = len(self._parts) + len(data)
-        if size <= DENSE:
-            return False
         count = self._punctuation
         if count is None:
             count, data = 0, bytes(self._parts) + data
@@ -216,6 +216,8 @@ class Request(KnownRequest):
             path=self.path,
             client=getattr(self.client, "host", HERE),
         )
+        if routing.trace is not None:
+            self.record.trace = routing.trace(self.given)
         if self.method == b"POST":
             handler = routing.table.get(self.path)
             if handler is not None:

@@ -15,8 +15,9 @@ from twisted.web import server
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
 
+from llamagw.dialects import only_looks
 from llamagw.listeners import Listeners
-from llamagw.observe import Record, log
+from llamagw.observe import Begin, Record, log
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import Connections, Limits
 from llamagw.proxy.request import Request
@@ -32,6 +33,7 @@ class Site(server.Site):
     :param limits: the limits of clients
     :param records: told of each request that has ended
     :param access_log: whether each request is logged
+    :param trace: begins the spans of a request, by its headers; None if it has none
     :ivar connections: the open ones
     """
 
@@ -45,10 +47,12 @@ class Site(server.Site):
         limits: Limits,
         records: Listeners[Record],
         access_log: bool = False,
+        trace: Begin | None = None,
     ) -> None:
         super().__init__(tree, Request, timeout=None, reactor=clock)
         self.table = table
         self.tell = records.tell
+        self.trace = trace
         self._records = records
         self._silence: Callable[[], None] | None = None
         self.connections = Connections(clock, limits)
@@ -70,7 +74,7 @@ class Site(server.Site):
         """
         self.connections.allow(limits)
         if access_log and self._silence is None:
-            self._silence = self._records.add(log)
+            self._silence = self._records.add(_log)
         elif not access_log and self._silence is not None:
             self._silence()
             self._silence = None
@@ -96,3 +100,10 @@ class Site(server.Site):
         """Called by Twisted at the end of each answer."""
         if isinstance(request, Request):
             request.tell()
+
+
+def _log(record: Record) -> None:
+    """Write the line of a request, unless it only looked, for no model, and was answered."""
+    looked = record.asked is None and record.status < 400
+    if not (looked and only_looks(record.method, record.path)):
+        log(record)

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 from twisted.internet.defer import Deferred
 
+from llamagw.api import feeds
 from llamagw.api.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.config import ModelConfig, Replica
 from llamagw.errors import ModelUnavailable
@@ -537,6 +538,36 @@ class LogTests(ManagementTestCase):
         self.assertLess(client.most_waiting, 100_000)
         client.reads_on()
         self.assertIn(b"[lines were left out here", bytes(client.heard))
+
+    def test_all_models_logs_are_told_with_their_names(self) -> None:
+        for name, line in (("small", "one"), ("org/big", "two"), ("small", "three")):
+            self.bench.dispatcher.log(name).add(line)
+        one, two, three = b"14:03:07 one\n", b"14:03:07 two\n", b"14:03:07 three\n"
+        told = self.get("/models/logs?all=true").body
+        self.assertEqual(told, b"small\t%bsmall\t%borg/big\t%b" % (one, three, two))
+        told = self.get("/models/logs?all=true&lines=1").body
+        self.assertEqual(told, b"small\t%borg/big\t%b" % (three, two))
+        self.patch(feeds, "MOST_LINES", 3)
+        self.assertEqual(self.get("/models/logs?all=true").body, told, "they share the room")
+        wrong = self.get("/models/logs?all=true&model=small")
+        self.assert_envelope(wrong, 400, open_to_all=False)
+
+    def test_who_follows_all_hears_a_model_that_runs_later(self) -> None:
+        self.bench = Bench(loaded=False)
+        small, big = map(self.bench.dispatcher.log, ("small", "org/big"))
+        small.add("one")
+        client = self.bench.client(request(path="/models/logs?all=true&follow=true"))
+        self.bench.hold_loads()
+        big.add("two")
+        self.bench.dispatcher.load("org/big").addErrback(lambda _: None)
+        big.add("three")
+        small.add("four")
+        self.bench.dispatcher.drain()
+        small.add("five")
+        [answer] = answers(bytes(client.heard))
+        lines = [line.split("\t14:03:07 ") for line in answer.body.decode().splitlines()]
+        told = [["small", "one"], ["org/big", "two"], ["org/big", "three"], ["small", "four"]]
+        self.assertEqual((lines, answer.whole), (told, True))
 
     def test_without_a_model_or_with_an_unknown_one_it_is_an_error(self) -> None:
         for query in ("", "&follow=true"):

@@ -13,6 +13,7 @@ from llamagw.config import (
     CaptureEntry,
     ConfigFile,
     ModelEntry,
+    OtelEntry,
     ReplicaEntry,
     load,
 )
@@ -24,7 +25,7 @@ class DefaultsTests(ConfigCase):
     def test_the_example_has_every_key(self) -> None:
         root = Path(__file__).resolve().parents[2]
         example = (root / "config.example.yaml").read_text()
-        for struct in (ConfigFile, ModelEntry, ReplicaEntry):
+        for struct in (ConfigFile, ModelEntry, OtelEntry, ReplicaEntry):
             for field in msgspec.structs.fields(struct):
                 self.assertRegex(example, rf"(?m)^[ #-]*{field.name}:", field.name)
 
@@ -58,6 +59,7 @@ class DefaultsTests(ConfigCase):
                 "activity_size": 1000,
                 "ui": True,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
+                "otel": None,
             },
         )
 

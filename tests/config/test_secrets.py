@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from msgspec.structs import replace
 
 from llamagw.config.document import Document
-from llamagw.config.resolved import Replica
+from llamagw.config.resolved import Config, Otel, Replica
 from llamagw.config.secrets import MASK, is_secret, masked_arguments, masked_text, unmasked
 from tests.support.configs import configuration, local_model, remote_model
 
@@ -29,6 +30,8 @@ def masked(text: str) -> str:
         ("api_key: !!str sk-1\n", 'api_key: !!str "***"\n'),
         ("env: {A: sk-1, B: [sk-2]}\nc: 3\n", 'env: {A: "***", B: ["***"]}\nc: 3\n'),
         ("env:\n  A: sk-1\n  B: 5\nc: 3\n", 'env:\n  A: "***"\n  B: "***"\nc: 3\n'),
+        ("otel: {headers: {X: sk-1}}\n", 'otel: {headers: {X: "***"}}\n'),
+        ("pass_headers: [X]\n", "pass_headers: [X]\n"),
         ("env: &m {A: sk-1}\nb: *m\n", 'env: &m {A: "***"}\nb: *m\n'),
         ("name: &n sk-1\napi_key: *n\n", 'name: &n "***"\napi_key: *n\n'),
         ("x: &b {api_key: sk-1}\ny: {<<: *b}\n", 'x: &b {api_key: "***"}\ny: {<<: *b}\n'),
@@ -69,7 +72,7 @@ def test_an_alias_of_many_is_gone_through_once() -> None:
 def test_places_of_secrets_are_known_and_names_of_variables_are_none() -> None:
     for place in ("api_key", "models[1].api_key", "models[0].replicas[2].api_key"):
         assert is_secret(place)
-    for place in ("models[0].env.HF_TOKEN", "models[0].env", "env"):
+    for place in ("models[0].env.HF_TOKEN", "models[0].env", "env", "otel.headers.X-Key"):
         assert is_secret(place)
     for place in ("", "models[0].api_key_env", "models[0].name", "models[0].environment"):
         assert not is_secret(place)
@@ -93,6 +96,26 @@ def test_a_mask_is_taken_for_the_secret_that_stands_there() -> None:
     )
     assert told != old
     assert unmasked(told, old) == old
+
+
+def test_masked_headers_for_a_collector_are_those_that_there_are() -> None:
+    def with_headers(**headers: str) -> Config:
+        otel = Otel(
+            asked_by="otel",
+            endpoint=None,
+            headers=headers,
+            content=False,
+            sample=None,
+            spans=True,
+            metrics=True,
+            problem="",
+        )
+        return replace(configuration(local_model("a")), otel=otel)
+
+    old = with_headers(Key="s", Other="t")
+    assert unmasked(with_headers(Key=MASK, Other="t"), old) == old
+    assert unmasked(with_headers(New=MASK), old) == with_headers(New=MASK)
+    assert unmasked(with_headers(Key=MASK), configuration(local_model("a"))).otel is not None
 
 
 def test_a_mask_without_a_secret_is_a_text_like_any_other() -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+from unittest import mock
 
-from llamagw.config import Config, described, told_faults
+from llamagw.config import Config, collector, described, told_faults
 from llamagw.config.document import Fault
 from llamagw.config.sources import MOST_MODELS
 from tests.config.support import GATEWAY, LEAST, MODEL, ConfigCase
@@ -57,6 +59,19 @@ class DescribedTests(ConfigCase):
     def test_a_default_that_is_written_is_from_the_file(self) -> None:
         found = self.entries(self.told(self.load(GATEWAY.format("max_queue: 512"))))
         self.assertEqual(found["max_queue"], (512, "file", 2))
+
+    def test_a_collector_is_told_without_what_it_is_sent_and_who_asked_for_it(self) -> None:
+        text = LEAST + "otel: {headers: {X-Key: sk-1}}\n"
+        with mock.patch.object(collector, "_is_installed", return_value=True):
+            told = self.told(self.load(text))
+            value, origin, line = self.entries(told)["otel"]
+            self.assertEqual((value.headers, origin, line), ({"X-Key": "***"}, "file", 5))
+            self.assertNotIn("sk-1", str(told))
+            with mock.patch.dict(os.environ, OTEL_EXPORTER_OTLP_ENDPOINT="http://box:4318"):
+                told = self.told(self.load(LEAST))
+            value, origin, line = self.entries(told)["otel"]
+        self.assertEqual(value.asked_by, "OTEL_EXPORTER_OTLP_ENDPOINT")
+        self.assertEqual((origin, line), ("machine", None))
 
     def test_servers_elsewhere_are_told_where_they_are_written(self) -> None:
         found = self.entries(self.told(self.load(REMOTE)))

@@ -42,8 +42,8 @@ class AccessLogTests(BenchTestCase):
         return self.logged()
 
     def test_an_answer_of_the_gateways_own_has_its_status_and_time(self) -> None:
-        [line] = self.access(request(path="/health?key=secret"))
-        self.assertEqual(line, "GET /health 200 0.00 s, from 192.0.2.7")
+        [line] = self.access(request(path="/v1/models?key=secret"))
+        self.assertEqual(line, "GET /v1/models 200 0.00 s, from 192.0.2.7")
 
     def test_an_answer_of_an_engine_has_the_model_the_wait_and_the_tokens(self) -> None:
         self.bench = Bench(access_log=True, loaded=False)
@@ -141,8 +141,18 @@ class AccessLogTests(BenchTestCase):
     def test_a_client_of_this_machine_is_not_named(self) -> None:
         self.bench = Bench(access_log=True)
         with mock.patch.object(Wire, "getPeer", return_value=IPv4Address("TCP", "127.0.0.1", 1)):
-            self.bench.asks(request(path="/health"))
-        self.assertEqual(self.logged(), ["GET /health 200 0.00 s"])
+            self.bench.asks(request(path="/v1/models"))
+        self.assertEqual(self.logged(), ["GET /v1/models 200 0.00 s"])
+
+    def test_who_only_looks_at_the_gateway_has_no_line_unless_it_is_refused(self) -> None:
+        self.bench = Bench(access_log=True)
+        for path in ("/health", "/models", "/activity?limit=1", "/ui/app.js"):
+            self.bench.asks(request(path=path))
+        self.bench.asks(request(path="/activity?limit=x"))
+        self.bench.asks(request(path="/metrics?model=nope"))
+        looked, asked = self.logged()
+        self.assertIn("GET /activity 400", looked)
+        self.assertIn("GET /metrics 404 nope", asked)
 
     def test_a_client_that_left_in_the_middle_of_its_request_makes_no_error(self) -> None:
         self.bench = Bench(access_log=True)

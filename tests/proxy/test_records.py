@@ -6,8 +6,12 @@ The real Site in memory (support/bench.py).
 from __future__ import annotations
 
 import gc
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from llamagw.observe import Outcome, Record
+from llamagw.observe import Outcome, Record, Trace
 from llamagw.proxy.exchange import KEPT, KEPT_BYTES, Exchange
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import (
@@ -70,6 +74,68 @@ class IdTests(RecordTestCase):
     def test_a_request_that_was_refused_before_it_had_arrived_has_one_too(self) -> None:
         [answer] = self.bench.asks(b"GET / HTTP/1.1\nHost: x\n\n")
         self.assertEqual(answer.json()["request_id"], answer.headers["X-Request-Id"])
+
+
+PARENT = f"00-{'a' * 32}-{'b' * 16}-01"
+
+
+def begin(_: Mapping[bytes, Sequence[bytes]], keeps_content: bool = False) -> Trace:
+    return Trace(0xA, span_id=0xB, upstream_id=0xC, sampled=True, keeps_content=keeps_content)
+
+
+class TraceTests(RecordTestCase):
+    def sent(self, **keys: Any) -> list[str]:
+        """The headers ``traceparent`` that the backend gets when a client sends `PARENT`."""
+        self.bench = Bench(**keys)
+        self.told = self.listen()
+        given = [("TraceParent", PARENT), ("tracestate", "x=1")]
+        self.bench.client(request({"model": "small", "max_tokens": 7}, headers=given))
+        backend = self.bench.backend()
+        head = bytes(backend.heard).partition(b"\r\n\r\n")[0].decode()
+        self.assertIn("tracestate: x=1", head.lower())
+        backend.says(response(b'{"choices":[{"finish_reason":"stop"}],"id":"cmpl-1"}'))
+        return re.findall(r"(?i)\ntraceparent: ([^\r\n]*)", head)
+
+    def test_the_client_s_is_passed_on_while_no_spans_are_exported(self) -> None:
+        self.assertEqual(self.sent(), [PARENT])
+        self.assertEqual([record.trace for record in self.told], [None])
+
+    def test_else_the_engine_s_parent_is_the_gateway_s_upstream_span(self) -> None:
+        seen: list[object] = []
+
+        def note(given: Mapping[bytes, Sequence[bytes]]) -> Trace:
+            seen.append(given[b"Traceparent"])
+            return begin(given)
+
+        self.assertEqual(self.sent(trace=note), [f"00-{'a':0>32}-{'c':0>16}-01"])
+        self.assertEqual(seen, [[PARENT.encode()]])
+        [record] = self.told
+        assert record.trace is not None
+        noted = record.trace.max_tokens, record.trace.response_id, [*record.trace.reasons]
+        self.assertEqual(noted, (7, "cmpl-1", ["stop"]))
+
+    def test_who_waits_is_told_the_place_that_he_took(self) -> None:
+        self.bench = Bench(loaded=False, trace=begin)
+        told = self.listen()
+        self.bench.hold_loads()
+        for _ in range(2):
+            self.bench.client(request({"model": "small"})).hangs_up()
+            self.bench.client(request({"model": "small"}))
+        self.bench.reactor.advance(self.bench.config.queue_timeout_sec)
+        places = [record.trace.position for record in told if record.trace is not None]
+        self.assertEqual(places, [1, 2, 1, 2])
+
+    def test_an_answer_is_kept_for_spans_that_tell_it(self) -> None:
+        self.sent(trace=partial(begin, keeps_content=True))
+        [record] = self.told
+        assert record.trace is not None
+        assert record.trace.content is not None
+        content = record.trace.content.told()
+        self.assertIn('"max_tokens": 7', content["request"]["body"])
+        self.assertIn('"finish_reason":"stop"', content["response"]["body"])
+        self.assertEqual(record.captured, 0, "nobody else is shown it")
+        [kept] = self.bench.activity.entries(1, count=9)
+        self.assertEqual((kept["id"], kept["captured"]), (record.id, False))
 
 
 class OutcomeTests(RecordTestCase):

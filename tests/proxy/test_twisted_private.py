@@ -9,8 +9,9 @@ from twisted.protocols.basic import LineReceiver
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http import HTTPChannel, _ChunkedTransferDecoder
 from twisted.web.http import Request as HTTPRequest
+from twisted.web.http_headers import Headers
 
-from llamagw.proxy.twisted_private import KnownChannel
+from llamagw.proxy.twisted_private import KnownChannel, KnownRequest
 from tests.support.bench import Bench
 from tests.support.messages import CHAT, request
 
@@ -69,3 +70,33 @@ class PrivateNameTests(SynchronousTestCase):
             b"Content-Length": [b"5"],
         }
         self.assertEqual(asked.given, given)
+
+    def test_a_name_that_came_before_is_read_as_twisted_reads_it_for_the_first_time(self) -> None:
+        names = (b"X-Odd", b"x-odd", b"ETag", b"content-md5")
+        values = (b"a", b" a b\t", b"\t", b":", b"")
+        lines = [b"%b:%b" % (name, value) for name in names for value in values]
+        twisted = HTTPChannel()
+        twisted.requests = [Bench().client().protocol]
+        twisted.requests[0].requestHeaders = Headers()
+        ours = KnownChannel()
+        ours.requests = [KnownRequest.__new__(KnownRequest)]
+        for _ in range(2):
+            ours.requests[0].requestHeaders = Headers()
+            twisted.requests[0].requestHeaders = Headers()
+            for line in lines:
+                self.assertIs(ours.headerReceived(line), True)
+                self.assertIs(twisted.headerReceived(line), True)
+            self.assertEqual(
+                [*ours.requests[0].requestHeaders.getAllRawHeaders()],
+                [*twisted.requests[0].requestHeaders.getAllRawHeaders()],
+            )
+
+    def test_what_twisted_refuses_of_a_header_is_refused_though_its_name_came_before(self) -> None:
+        usual = b"X-Usual: a\r\n"
+        for lines in (b"X-Usual\r\n", usual * 501, b"Content-Length: 1\r\nContent-Length: 2\r\n"):
+            client = Bench().client()
+            client.says(b"GET /health HTTP/1.1\r\nHost: a\r\n" + usual + b"\r\n")
+            answers = client.heard.count(b"HTTP/1.1 ")
+            client.says(b"GET /health HTTP/1.1\r\nHost: a\r\n" + lines + b"\r\n")
+            self.assertEqual(client.heard.count(b"HTTP/1.1 400"), 1, (lines[:30], client.heard))
+            self.assertEqual(answers, 1)

@@ -26,7 +26,7 @@ from llamagw.fleet import Dispatcher, Lease
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
-from llamagw.observe import Activity, History, Record
+from llamagw.observe import Activity, Begin, History, Record
 from llamagw.proxy.connections import Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
@@ -202,6 +202,7 @@ class Bench:
 
     :param names: the models: local ones by their names, or as they are configured
     :param loaded: whether the local ones are loaded from the start
+    :param trace: begins the spans of a request, if it has any
     :param keys: more of the configuration
     """
 
@@ -216,6 +217,7 @@ class Bench:
         origins: Iterable[str] = ("*",),
         poison: float = 0,
         loaded: bool = True,
+        trace: Begin | None = None,
         **keys: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -268,6 +270,7 @@ class Bench:
             limits=Limits(max_body, max_bodies, 60, 600, max_connections, Origins(origins)),
             records=self.records,
             access_log=access_log,
+            trace=trace,
         )
         self.accepted = 0
         self.dispatcher.begin()

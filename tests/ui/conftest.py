@@ -78,6 +78,7 @@ def gateway() -> Iterator[Gateway]:
             model(MISSING, model_path="none.gguf"),
         ],
         max_loaded_models=2,
+        capture={"models": [ODD], "requests": 5},
     )
     try:
         gateway.start()

@@ -101,6 +101,21 @@ export function copying(from, what) {
   return button;
 }
 
+/**
+ * Offer models in a select, 500 at most, but not while somebody chooses there.
+ *
+ * @param none what no model is called; "" if there must be one
+ * @param wanted which is chosen
+ */
+export function offer(select, names, none, wanted = select.value) {
+  if (document.activeElement === select && select.options.length > 1) return;
+  const all = [...new Set([...(none ? [""] : []), ...names.slice(0, 500), ...(wanted ? [wanted] : [])])];
+  if (all.join("\n") !== [...select.options].map(({ value }) => value).join("\n")) {
+    select.replaceChildren(...all.map((name) => el("option", { value: name }, name || none)));
+  }
+  select.value = wanted;
+}
+
 /** Keep a page's parameters in the address, for a reload of it; the page stays as it is. */
 export function keep(id, params) {
   const told = new URLSearchParams(Object.entries(params).filter(([, value]) => value));
