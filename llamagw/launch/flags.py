@@ -21,13 +21,13 @@ _MOST, _ALL = 2**31 - 1, 2**31 - 1
 #: Devices beyond so many are not told apart.
 _MOST_DEVICES = 16
 
-# By what name here, the flags that take a value; of each its variable is that of the last of them.
+#: By what name here, the flags that take a value.
 _VALUES = {
     "model": ("-m", "--model"),
     "context": ("-c", "--ctx-size"),
-    "batch": ("-b", "--batch-size", "--batch"),
-    "ubatch": ("-ub", "--ubatch-size", "--ubatch"),
-    "parallel": ("-np", "--parallel", "--n-parallel"),
+    "batch": ("-b", "--batch-size"),
+    "ubatch": ("-ub", "--ubatch-size"),
+    "parallel": ("-np", "--parallel"),
     "keys": ("-ctk", "--cache-type-k"),
     "values": ("-ctv", "--cache-type-v"),
     "flash": ("-fa", "--flash-attn"),
@@ -44,7 +44,7 @@ _VALUES = {
     "draft_devices": ("-devd", "--device-draft", "--spec-draft-device"),
     "draft_keys": ("-ctkd", "--cache-type-k-draft", "--spec-draft-type-k"),
     "draft_values": ("-ctvd", "--cache-type-v-draft", "--spec-draft-type-v"),
-    # Whatever these move or add, it is not known here.
+    # Whatever these move or add is not known here.
     "rough": ("-ot", "--override-tensor", "--override-kv", "--control-vector", "--lora-scaled"),
 }
 
@@ -90,7 +90,24 @@ _VARIABLES = {
     "LLAMA_ARG_N_CPU_MOE": "cpu_moe",
     "LLAMA_ARG_MMPROJ": "projector",
     "LLAMA_ARG_OVERRIDE_TENSOR": "rough",
+    "LLAMA_ARG_SPEC_DRAFT_MODEL": "draft",
+    "LLAMA_ARG_N_GPU_LAYERS_DRAFT": "draft_layers",
+    "LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_K": "draft_keys",
+    "LLAMA_ARG_SPEC_DRAFT_CACHE_TYPE_V": "draft_values",
 }
+
+#: The same, of those without a value.
+_SWITCH_VARIABLES = {
+    "LLAMA_ARG_KV_UNIFIED": "unified",
+    "LLAMA_ARG_KV_OFFLOAD": "offload_kv",
+    "LLAMA_ARG_REPACK": "repack",
+    "LLAMA_ARG_SWA_FULL": "full_window",
+    "LLAMA_ARG_EMBEDDINGS": "embeddings",
+    "LLAMA_ARG_RERANKING": "embeddings",
+    "LLAMA_ARG_MMPROJ_OFFLOAD": "projector_on_gpu",
+}
+
+_OFF = frozenset({"off", "0", "false", "disabled"})
 
 _KEYS = {flag: key for key, flags in _VALUES.items() for flag in flags}
 
@@ -195,6 +212,9 @@ def _told(
 ) -> dict[str, str]:
     """By what name here, what is said last."""
     told = {key: env[name] for name, key in _VARIABLES.items() if name in env}
+    for name, key in _SWITCH_VARIABLES.items():
+        if name in env:
+            told[key] = "" if env[name] in _OFF else "1"
     words = iter(command[1:])
     for word in words:
         flag = word.replace("_", "-") if word.startswith("--") else word
@@ -230,7 +250,7 @@ def _flags(told: Mapping[str, str]) -> Flags:
         unified=bool(told.get("unified", "" if "parallel" in told else "1")),
         keys=_kind(told.get("keys", "")),
         values=_kind(told.get("values", "")),
-        flash=told.get("flash", "auto") not in ("off", "0", "false", "disabled"),
+        flash=told.get("flash", "auto") not in _OFF,
         gpu_layers=_layers(told.get("gpu_layers", "auto")),
         devices=devices,
         split=split,

@@ -74,6 +74,9 @@ def test_what_the_engine_will_refuse_breaks_nothing(nonsense: list[str]) -> None
 def test_variables_count_where_no_flag_says_otherwise() -> None:
     env = {"LLAMA_ARG_CTX_SIZE": "9", "LLAMA_ARG_CACHE_TYPE_K": "q8_0"}
     assert (flags(env=env, context_size=5).context, flags(env=env).keys) == (5, "q8_0")
+    env = {"LLAMA_ARG_EMBEDDINGS": "1", "LLAMA_ARG_REPACK": "off", "LLAMA_ARG_KV_UNIFIED": "0"}
+    found = flags(env=env)
+    assert (found.embeddings, found.repack, found.unified) == (True, False, True)
 
 
 def test_all_files_are_told() -> None:
