@@ -6,7 +6,7 @@ Text and log lines only; when they are due is for service.py (in the log) and ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from twisted.internet.interfaces import IAddress
 from twisted.logger import Logger
@@ -14,11 +14,16 @@ from twisted.logger import Logger
 from llamagw import __version__
 from llamagw.config import Config, LocalModel, base_url, is_loopback, physical_cores, shown_address
 from llamagw.launch import Note
+from llamagw.models import HOST, Estimate
+from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw")
 
 #: How many models a reload names at most, of each kind; and the lines that warnings of them take.
 _NAMED, _NOTES = 10, 2
+
+#: Characters that are shown of a device's name, which may be a user's own.
+_DEVICE = 40
 
 
 def log_start(
@@ -134,13 +139,16 @@ def new_notes(notes: Sequence[Note], old: Config, new: Config) -> list[Note]:
     return [note for note in notes if note.model not in same]
 
 
-def summary(path: str, config: Config, notes: Sequence[Note]) -> str:
+def summary(
+    path: str, config: Config, notes: Sequence[Note], needs: Mapping[str, Estimate | None]
+) -> str:
     """
     What would be served, for ``--check``.
 
     :param path: the file that the configuration was read from
     :param config: the configuration
     :param notes: what is to be said of its models; none is a fault
+    :param needs: how much memory they take, by name; None if that is not known
     :return: several lines
     """
     local = [model for model in config.models if not model.remote]
@@ -153,6 +161,7 @@ def summary(path: str, config: Config, notes: Sequence[Note]) -> str:
         ]
     for model in local:
         lines += [f"  {model.name}: {model.model_path}", f"      {_settings(model)}"]
+        lines += _memory(needs.get(model.name))
         lines += [f"      {n.grade}: {n.key} {n.message}" for n in notes if n.model == model.name]
     if remote:
         lines.append("and pass on what is for these, which live elsewhere:")
@@ -162,6 +171,29 @@ def summary(path: str, config: Config, notes: Sequence[Note]) -> str:
     if config.default_model is not None:
         lines.append(f"A request that names no model gets {config.default_model}.")
     return "\n".join(lines)
+
+
+def _memory(need: Estimate | None) -> Iterator[str]:
+    """A line for each device."""
+    if need is None:
+        return
+    for name, parts in need.devices.items():
+        unit, size = ("GiB", 2**30) if parts.total >= 2**30 else ("MiB", 2**20)
+        digits = 1 if unit == "GiB" else 0
+        told = " + ".join(
+            f"{what} {part / size:.{digits}f}"
+            for what, part in (
+                ("weights", parts.weights),
+                ("KV", parts.kv),
+                ("compute", parts.compute),
+                ("process", parts.process),
+            )
+            if round(part / size, digits)
+        )
+        total = f"{parts.total / size:.{digits}f} {unit}"
+        where = "in RAM" if name == HOST else f"on {harmless(name, _DEVICE)}"
+        rough = "rough estimate" if need.rough else "estimate"
+        yield f"      {told} = {total} {where} ({rough})"
 
 
 def _settings(model: LocalModel) -> str:

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     from llamagw.api import Metrics
     from llamagw.fleet import Dispatcher
     from llamagw.launch import Note
+    from llamagw.models import Estimate
     from llamagw.observe import Telemetry
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
@@ -124,12 +125,13 @@ class Options(usage.Options):
         defer_hangups(note)
 
 
-def check(path: str) -> tuple[Config, list[Note]]:
+def check(path: str) -> tuple[Config, list[Note], dict[str, Estimate | None]]:
     """
     Check a configuration, and all that it refers to on this machine.
 
     :param path: the YAML file
-    :return: the configuration, and what is to be said of its models
+    :return: the configuration, what is to be said of its models, and how much memory each local one
+        takes; None if that is not known
     :raises ConfigError: with every fault
     """
     from twisted.internet import reactor
@@ -159,7 +161,7 @@ def check(path: str) -> tuple[Config, list[Note]]:
     faults += [Fault(path, None, n.place, n.message) for n in notes if n.grade == "fault"]
     if faults:
         raise ConfigError(with_lines(faults))
-    return config, notes
+    return config, notes, known.needs(config)
 
 
 def makeService(options: Options) -> IService:

@@ -106,7 +106,8 @@ def config_text(
 def _entry(model: Model, machine: Machine, gpu_layers: int) -> Iterator[str]:
     context = model.context(machine.ram)
     what = {"text": "", "embeddings": "; for embeddings", "ranking": "; for ranking"}[model.kind]
-    cache = f"; {size(context * model.kv_token)} of KV cache" if model.kv_token else ""
+    kv = model.kv(context)
+    cache = f"; {size(kv)} of KV cache" if kv else ""
     yield f"  # {size(model.size)}, {plain(model.architecture)}{what}{cache}"
     yield f"  - name: {_scalar(model.name)}"
     yield f"    model_path: {_scalar(model.path)}"

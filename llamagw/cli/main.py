@@ -26,6 +26,7 @@ from llamagw.cli.serve import config_argument, needed
 if TYPE_CHECKING:
     from llamagw.config import Config, Fault
     from llamagw.launch import Note
+    from llamagw.models import Estimate
 
 
 def main() -> None:
@@ -89,7 +90,7 @@ def check(context: click.Context, config: str | None, as_json: bool) -> None:
 
     path = os.path.abspath(needed(config, as_json))
     try:
-        loaded, notes = examine(path)
+        loaded, notes, needs = examine(path)
     except ConfigError as error:
         if as_json:
             print_json({"ok": False, "faults": [_told(f) for f in error.faults], "models": []})
@@ -97,9 +98,9 @@ def check(context: click.Context, config: str | None, as_json: bool) -> None:
             click.echo(str(error), err=True)
         context.exit(1)
     if as_json:
-        print_json({"ok": True, "faults": [], "models": _served(loaded, notes)})
+        print_json({"ok": True, "faults": [], "models": _served(loaded, notes, needs)})
     else:
-        click.echo(summary(path, loaded, notes))
+        click.echo(summary(path, loaded, notes, needs))
 
 
 def _told(fault: Fault) -> dict[str, Any]:
@@ -107,7 +108,9 @@ def _told(fault: Fault) -> dict[str, Any]:
     return {**said, "message": fault.message}
 
 
-def _served(config: Config, notes: list[Note]) -> list[dict[str, Any]]:
+def _served(
+    config: Config, notes: list[Note], needs: dict[str, Estimate | None]
+) -> list[dict[str, Any]]:
     return [
         {
             "name": model.name,
@@ -115,6 +118,7 @@ def _served(config: Config, notes: list[Note]) -> list[dict[str, Any]]:
             "urls": [replica.url for replica in model.replicas] if model.remote else [],
             "threads": None if model.remote else model.threads,
             "default": model.name == config.default_model,
+            "memory": _memory(needs.get(model.name)),
             "notes": [
                 {"grade": note.grade, "place": note.place, "message": note.message}
                 for note in notes
@@ -123,6 +127,17 @@ def _served(config: Config, notes: list[Note]) -> list[dict[str, Any]]:
         }
         for model in config.models
     ]
+
+
+def _memory(need: Estimate | None) -> dict[str, Any] | None:
+    """Bytes by device; None if that is not known."""
+    if need is None:
+        return None
+    parts = ("weights", "kv", "compute", "process", "total")
+    devices = {
+        name: {part: getattr(found, part) for part in parts} for name, found in need.devices.items()
+    }
+    return {"from": "estimate", "rough": need.rough, "devices": devices}
 
 
 @cli.command(

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llamagw.cli.show import plain
-from llamagw.models import gguf, kind, kv_token, no_model
+from llamagw.models import Flags, Shape, estimate, gguf, kind, no_model, shape
 
 #: The longest context that is written (tokens): a longer one may need more memory than there is.
 CONTEXT = 8192
@@ -44,7 +44,7 @@ class Model:
     :param architecture: as GGUF has it, such as ``llama``
     :param kind: ``text``, ``embeddings`` or ``ranking``
     :param trained: the longest context that it was trained for, in tokens
-    :param kv_token: bytes of KV cache for a token, at 16 bits
+    :param shape: what decides how much memory it takes; None if that is not told
     :param pooled: whether the file gives the pooling, or none is needed
     :param mmproj: the path of its projector; None if it has none
     """
@@ -55,7 +55,7 @@ class Model:
     architecture: str
     kind: str
     trained: int
-    kv_token: int
+    shape: Shape | None
     pooled: bool = True
     mmproj: str | None = None
 
@@ -67,9 +67,18 @@ class Model:
         :return: tokens
         """
         context = min(self.trained, CONTEXT if self.kind == "text" else SHORT_CONTEXT)
-        while context > LEAST_CONTEXT and context * self.kv_token > ram / 8:
+        while context > LEAST_CONTEXT and self.kv(context) > ram / 8:
             context = max(context // 2, LEAST_CONTEXT)
         return context
+
+    def kv(self, context: int) -> int:
+        """
+        The KV cache that it takes.
+
+        :param context: tokens
+        :return: bytes; 0 if that is not known
+        """
+        return estimate(self.shape, Flags(context=context)).host.kv if self.shape else 0
 
     def memory(self, ram: int) -> int:
         """
@@ -78,7 +87,7 @@ class Model:
         :param ram: the machine's memory in bytes
         :return: bytes
         """
-        return self.size + self.context(ram) * self.kv_token + OVERHEAD
+        return self.size + self.kv(self.context(ram)) + OVERHEAD
 
     def arguments(self, ram: int) -> list[str]:
         """
@@ -208,7 +217,7 @@ def _model(path: str, name: str, size: int, header: gguf.Header) -> Model:
         architecture=arch,
         kind=use,
         trained=header.number(f"{arch}.context_length") or 0,
-        kv_token=kv_token(header),
+        shape=shape([header]),
         pooled=use != "embeddings" or pooling not in (None, _POOLING_NONE),
     )
 

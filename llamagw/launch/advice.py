@@ -7,13 +7,16 @@ keeps a model from being launched but flags that its engine does not have.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Literal, NamedTuple, TypeAlias
 
+from msgspec.structs import replace
+
 from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.command import unknown_flags
-from llamagw.models import Facts
+from llamagw.models import Estimate, Facts
 
 #: A ``fault`` is one for ``llamagw check``; a ``hint`` is of interest there only.
 Grade: TypeAlias = Literal["fault", "warning", "hint"]
@@ -21,18 +24,17 @@ Grade: TypeAlias = Literal["fault", "warning", "hint"]
 #: Faults of flags that are looked for: each takes a comparison with all flags of the engine.
 MOST_FAULTS = 100
 
-#: With so many times the machine's memory, a model cannot be loaded, however rough the estimate.
+#: With so many times the machine's memory, a model cannot be loaded, whatever swaps.
 BY_FAR = 2
+
+#: How much memory a model's engine takes; None if too little is known.
+Need: TypeAlias = Callable[[LocalModel], Estimate | None]
+
+#: What a context that would fit is a multiple of.
+_STEP = 1024
 
 #: Flags that stretch the context beyond what a model was trained for.
 _STRETCH = ("--rope-", "--yarn-")
-
-#: Flags by which the KV cache takes another size than estimated, or another place.
-_MOVES = {"-c", "--ctx-size", "-ngl", "--gpu-layers", "--n-gpu-layers", "-dev", "--device"}
-
-#: Flags of the type of the KV cache; the smallest takes a quarter of 16 bits.
-_TYPES = {"-ctk", "--cache-type-k", "-ctv", "--cache-type-v"}
-_SMALLEST = 4
 
 #: By which flags and which variable an engine is told what a model is for; the first is advised.
 _USES = {
@@ -79,23 +81,26 @@ def flag_faults(config: Config, known: Mapping[str, bool]) -> list[Fault]:
     return [*islice(found, MOST_FAULTS)]
 
 
-def notes(config: Config, facts: Mapping[str, Facts], memory: int) -> list[Note]:
+def notes(config: Config, facts: Mapping[str, Facts], memory: int, need: Need) -> list[Note]:
     """
     What is to be said of the models' files, in the order of the configuration.
 
     :param config: has the models
     :param facts: by path; models whose files were not read have none
     :param memory: of this machine, in bytes
+    :param need: how much of it each takes
     """
     return [
         Note(grade, model.name, f"models[{index}].{key}", message)
         for index, model in enumerate(config.models)
         if not model.remote and model.model_path in facts
-        for grade, key, message in _of(model, facts[model.model_path], memory)
+        for grade, key, message in _of(model, facts[model.model_path], memory, need)
     ]
 
 
-def _of(model: LocalModel, facts: Facts, memory: int) -> Iterator[tuple[Grade, str, str]]:
+def _of(
+    model: LocalModel, facts: Facts, memory: int, need: Need
+) -> Iterator[tuple[Grade, str, str]]:
     if facts.problem:
         yield "fault", "model_path", facts.problem
         return
@@ -106,28 +111,38 @@ def _of(model: LocalModel, facts: Facts, memory: int) -> Iterator[tuple[Grade, s
             f"is {model.context_size}, and the model was trained for {facts.trained}; what it "
             f"writes beyond that may make no sense",
         )
-    yield from _memory(model, facts, memory)
+    yield from _memory(model, facts, memory, need)
     yield from _use(model, facts)
 
 
-def _memory(model: LocalModel, facts: Facts, memory: int) -> Iterator[tuple[Grade, str, str]]:
-    if model.gpu_layers or _MOVES & {*model.extra_args}:
+def _memory(
+    model: LocalModel, facts: Facts, memory: int, need: Need
+) -> Iterator[tuple[Grade, str, str]]:
+    found = need(model)
+    if found is None:
         return
-    token = facts.kv_token // (_SMALLEST if _TYPES & {*model.extra_args} else 1)
-    cache = token * model.context_size
     has = f"this machine has {_size(memory)} of memory"
-    if facts.size > BY_FAR * memory:
-        yield "warning", "model_path", f"has {_size(facts.size)} of weights, and {has}"
-    elif facts.size + cache > BY_FAR * memory:
-        fitting = max(memory - facts.size, 0) // token // 1024 * 1024
-        fitting = min(fitting, facts.trained or fitting)
-        remedy = f"; {fitting} would fit" if fitting else ""
-        yield (
-            "fault",
-            "context_size",
-            f"is {model.context_size}, whose KV cache takes {_size(cache)} beside "
-            f"{_size(facts.size)} of weights, and {has}{remedy}",
+    if found.host.weights > BY_FAR * memory:
+        yield "warning", "model_path", f"has {_size(found.host.weights)} of weights, and {has}"
+    elif found.host.total > BY_FAR * memory and not found.rough:
+        takes = (
+            f"whose KV cache takes {_size(found.host.kv)} beside {_size(found.host.weights)} of "
+            f"weights, and {has}"
         )
+        if _on_host(need, model, _STEP) == found.host.total:
+            yield "fault", "extra_args", f"or variables give it a context {takes}"
+            return
+        most = min(model.context_size, facts.trained or model.context_size) // _STEP
+        steps = range(1, most + 1)
+        fitting = bisect_right(steps, memory, key=lambda n: _on_host(need, model, n * _STEP))
+        remedy = f"; {fitting * _STEP} would fit" if fitting else ""
+        yield "fault", "context_size", f"is {model.context_size}, {takes}{remedy}"
+
+
+def _on_host(need: Need, model: LocalModel, context: int) -> int:
+    """Bytes that a model takes in the machine's memory with another context."""
+    found = need(replace(model, context_size=context))
+    return found.host.total if found else 0
 
 
 def _use(model: LocalModel, facts: Facts) -> Iterator[tuple[Grade, str, str]]:

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
+from collections import ChainMap
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 from twisted.logger import Logger
 
 from llamagw.apart import Commands, look_apart
-from llamagw.config import Config, Fault
+from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.advice import Note, flag_faults, notes
-from llamagw.launch.command import known_flags, library_path
-from llamagw.models import Facts, absent, stamp
+from llamagw.launch.command import command_line, known_flags, library_path
+from llamagw.launch.flags import Asked, asked, need
+from llamagw.models import Estimate, Facts, absent, stamp
 from llamagw.system import machine_memory
 
 _log = Logger(namespace="llamagw")
@@ -48,7 +51,7 @@ class Known:
         if binary and binary not in self._flags:  # none if all models are remote
             env = dict([*os.environ.items(), library_path(binary, os.environ, sys.platform)])
             self._flags[binary] = known_flags(binary, env, commands)
-        paths = dict.fromkeys(model.model_path for model in config.models if not model.remote)
+        paths = dict.fromkeys(self._paths(config))
         new = [path for path in paths if not self._is_read(path)]
         found = look_apart(new, seconds, commands)
         self._facts |= found
@@ -89,7 +92,34 @@ class Known:
 
         :param config: one that was `read`
         """
-        return notes(config, self._facts, machine_memory())
+        return notes(config, self._facts, machine_memory(), partial(self._need, config))
+
+    def needs(self, config: Config) -> dict[str, Estimate | None]:
+        """
+        How much memory the engine of each local model takes.
+
+        :param config: one that was `read`
+        :return: by name; None for a model of whose file too little is known
+        """
+        models = [model for model in config.models if not model.remote]
+        return {model.name: self._need(config, model) for model in models}
+
+    def _need(self, config: Config, model: LocalModel) -> Estimate | None:
+        return need(self._asked(config, model), self._facts)
+
+    def _asked(self, config: Config, model: LocalModel) -> Asked:
+        binary = config.llama_server_path
+        flags = self.flags(binary)
+        # An engine has the gateway's own variables too.
+        env = ChainMap(model.env, dict(os.environ))
+        return asked(command_line(binary, model, 0, flags), env, flags)
+
+    def _paths(self, config: Config) -> Iterator[str]:
+        """The files that models are loaded from, projectors and the like among them."""
+        for model in config.models:
+            if not model.remote:
+                yield model.model_path
+                yield from self._asked(config, model).files.all
 
     def apply(self, config: Config) -> None:
         """
@@ -98,8 +128,8 @@ class Known:
         :param config: the one in use
         """
         binary = config.llama_server_path
-        paths = {model.model_path for model in config.models}
         self._flags = {binary: self.flags(binary)}
+        paths = {*self._paths(config)}
         self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
 
     def flags(self, binary: str) -> Mapping[str, bool]:

@@ -1,18 +1,38 @@
 """What the files of a model reveal without running it. Knows no configuration, starts nothing."""
 
 from llamagw.models import gguf as gguf
-from llamagw.models.facts import Facts, kind, kv_token, look_at, no_model
+from llamagw.models.estimate import (
+    CACHE_TYPES,
+    HOST,
+    Estimate,
+    Flags,
+    Parts,
+    beside,
+    draft,
+    estimate,
+)
+from llamagw.models.facts import Facts, kind, look_at, no_model
 from llamagw.models.files import absent, stamp
 from llamagw.models.files import size as file_size
+from llamagw.models.shape import Shape, shape
 
 __all__ = [
+    "CACHE_TYPES",
+    "HOST",
+    "Estimate",
     "Facts",
+    "Flags",
+    "Parts",
+    "Shape",
     "absent",
+    "beside",
+    "draft",
+    "estimate",
     "file_size",
     "gguf",
     "kind",
-    "kv_token",
     "look_at",
     "no_model",
+    "shape",
     "stamp",
 ]

@@ -1,5 +1,5 @@
 """
-What the heads of a model's files say of it: its problem, its use, its context, its KV cache.
+What the heads of a model's files say of it: its problem, its use, its context, its shape.
 
 Reads no configuration and judges none; how a file is read is for gguf.py.
 """
@@ -13,6 +13,7 @@ from typing import Literal, NamedTuple, TypeAlias
 
 from llamagw.models import files
 from llamagw.models.gguf import Header, Unreadable, read
+from llamagw.models.shape import Shape, shape
 
 #: What a model is for.
 Kind: TypeAlias = Literal["text", "embeddings", "ranking"]
@@ -20,9 +21,6 @@ Kind: TypeAlias = Literal["text", "embeddings", "ranking"]
 #: Architectures for embeddings only.
 _ENCODERS = re.compile(r"bert|embedding|t5encoder", re.IGNORECASE)
 _POOLING_RANK = 4
-
-#: Of models with a sliding window, one layer in so many is taken to have the whole context.
-_SLIDING = 6
 
 
 class Facts(NamedTuple):
@@ -34,7 +32,7 @@ class Facts(NamedTuple):
     :ivar size: bytes, all parts together
     :ivar kind: what it is for
     :ivar trained: the longest context that it was trained for, in tokens; 0 if unknown
-    :ivar kv_token: bytes of KV cache for a token at 16 bits, at least
+    :ivar shape: what decides how much memory it takes; None if that is not told, or it is no model
     """
 
     problem: str
@@ -42,7 +40,7 @@ class Facts(NamedTuple):
     size: int = 0
     kind: Kind = "text"
     trained: int = 0
-    kv_token: int = 0
+    shape: Shape | None = None
 
 
 def look(path: str) -> Facts:
@@ -66,17 +64,13 @@ def look(path: str) -> Facts:
         why = str(error)
     except OSError as error:
         why = f"cannot be read: {error.strerror}"
+    # Of projectors and adapters too, which are no models: they are loaded beside one.
+    size = files.size(path) or 0
     if why:
-        return Facts(f"{part} {why}", stamp)
+        return Facts(f"{part} {why}", stamp, size)
     head = heads[0]
-    return Facts(
-        "",
-        stamp,
-        files.size(path) or 0,
-        kind(head),
-        head.number(f"{head.architecture}.context_length") or 0,
-        _least_kv_token(head),
-    )
+    trained = head.number(f"{head.architecture}.context_length") or 0
+    return Facts("", stamp, size, kind(head), trained, shape(heads))
 
 
 def look_at(paths: Sequence[str], seconds: float) -> dict[str, Facts]:
@@ -131,50 +125,3 @@ def kind(header: Header) -> Kind:
 def _ranks(header: Header) -> bool:
     labels = f"{header.architecture}.classifier.output_labels" in header.values
     return labels or "cls.output.weight" in header.tensors
-
-
-def kv_token(header: Header) -> int:
-    """
-    Bytes of KV cache for a token at 16 bits: for each layer and KV head, a key and a value.
-
-    :param header: of the model's file
-    """
-    arch = header.architecture
-    _, most = _heads(header, f"{arch}.attention.head_count")
-    if f"{arch}.attention.head_count_kv" in header.values:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count_kv")
-    else:
-        in_all, _ = _heads(header, f"{arch}.attention.head_count")
-    head = (header.number(f"{arch}.embedding_length") or 0) // max(most, 1)
-    key = header.number(f"{arch}.attention.key_length") or head
-    value = header.number(f"{arch}.attention.value_length") or head
-    return max(in_all * (key + value) * 2, 0)
-
-
-def _least_kv_token(header: Header) -> int:
-    """As `kv_token`, but never more than the engine takes, also where layers differ."""
-    arch = header.architecture
-    values = header.values
-    if any(name.startswith(f"{arch}.ssm.") for name in values) and not isinstance(
-        values.get(f"{arch}.attention.head_count_kv"), list
-    ):
-        # Most of its layers keep a state of fixed size instead, and the head does not say which.
-        return 0
-    found = kv_token(header)
-    if f"{arch}.attention.sliding_window" in values:
-        found //= _SLIDING
-    if f"{arch}.attention.key_length_mla" in values:
-        # Its values are a part of its keys.
-        found //= 2
-    return found
-
-
-def _heads(header: Header, key: str) -> tuple[int, int]:
-    """How many attention heads all layers have together, and how many the layer with most has."""
-    value = header.values.get(key)
-    if isinstance(value, list):
-        # The layers of this model differ.
-        each = [number for number in value if isinstance(number, int)]
-        return sum(each), max(each, default=0)
-    number = header.number(key) or 0
-    return number * (header.number(f"{header.architecture}.block_count") or 0), number

@@ -16,8 +16,8 @@ from __future__ import annotations
 import math
 import os
 import struct
-from dataclasses import dataclass
-from typing import Any, BinaryIO, TypeAlias
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 Value: TypeAlias = int | float | bool | str | list[int | float | bool] | None
 
@@ -43,7 +43,7 @@ _CHUNK = 2**18
 
 #: Elements and bytes of a block, by the number of a tensor's type (gguf-py/gguf/constants.py of
 #: llama.cpp). Of a type that is not here, as forks have them, only the place of a tensor is known.
-_BLOCKS = {
+BLOCKS = {
     **{0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34)},
     **{9: (32, 40), 10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176)},
     **{14: (256, 210), 15: (256, 292), 16: (256, 66), 17: (256, 74), 18: (256, 98)},
@@ -72,17 +72,33 @@ class Unreadable(Exception):
     """Not a GGUF file, or an incomplete one; the message says which, as a predicate."""
 
 
+class Tensor(NamedTuple):
+    """
+    A tensor, without its weights.
+
+    :ivar lengths: of its dimensions
+    :ivar kind: the format's number for its type
+    :ivar size: bytes; None for a type that is not known here
+    """
+
+    lengths: tuple[int, ...]
+    kind: int
+    size: int | None
+
+
 @dataclass(frozen=True)
 class Header:
     """
     The head of a GGUF file.
 
     :param values: the metadata; None for values too long to be of use here (vocabularies)
-    :param tensors: the names of the tensors in this file
+    :param tensors: the tensors in this file, by name
+    :param lengths: of the arrays of texts, by key
     """
 
     values: dict[str, Value]
-    tensors: frozenset[str]
+    tensors: dict[str, Tensor]
+    lengths: dict[str, int] = field(default_factory=dict)
 
     def text(self, key: str) -> str:
         """
@@ -132,6 +148,7 @@ class _Reader:
         self.end = min(size, _LONGEST_HEAD)
         self.items = _MOST_ITEMS
         self.texts = _MOST_TEXT
+        self.lengths: dict[str, int] = {}
 
     def read(self) -> Header:
         if self.file.read(4) != b"GGUF":
@@ -147,12 +164,13 @@ class _Reader:
             raise Unreadable(f"is damaged: it claims {tensors} tensors and {pairs} keys")
         for _ in range(pairs):
             key = self.text() or ""
-            values[key] = self.value(self.number("I"))
-        names, end = set(), 0
+            values[key] = self.value(self.number("I"), key)
+        found, end = {}, 0
         for _ in range(tensors):
-            names.add(self.text() or "")
-            end = max(end, self.tensor_end())
-        header = Header(values, frozenset(names))
+            name = self.text() or ""
+            found[name], tensor_end = self.tensor()
+            end = max(end, tensor_end)
+        header = Header(values, found, self.lengths)
         self.check_end(end, header.number("general.alignment") or 32)
         return header
 
@@ -166,15 +184,16 @@ class _Reader:
             return _POINTER
         return "is not a GGUF file" if self.size else "is empty"
 
-    def tensor_end(self) -> int:
-        """Where the next tensor of the table ends, in bytes from the first one's beginning."""
+    def tensor(self) -> tuple[Tensor, int]:
+        """The next of the table, and where it ends, in bytes from the first one's beginning."""
         dimensions = self.number("I")
         if dimensions > 8:
             raise Unreadable(f"is damaged: a tensor has {dimensions} dimensions")
         packed = struct.Struct(f"<{dimensions}QIQ")
         *lengths, kind, begin = packed.unpack(self.bytes(packed.size))
-        elements, size = _BLOCKS.get(kind, (None, 1))
-        return int(begin) + (1 if elements is None else math.prod(lengths) // elements * size)
+        elements, block = BLOCKS.get(kind, (None, 1))
+        size = None if elements is None else math.prod(lengths) // elements * block
+        return Tensor(tuple(lengths), kind, size), int(begin) + (1 if size is None else size)
 
     def check_end(self, end: int, alignment: int) -> None:
         """Detect an incomplete download: it has its head, and not all of its weights."""
@@ -184,20 +203,21 @@ class _Reader:
                 f"is incomplete: it has {self.size:,} of {needed:,} bytes; download it again"
             )
 
-    def value(self, kind: int) -> Value:
+    def value(self, kind: int, key: str) -> Value:
         if kind == _STRING:
             return self.text()
         if kind == _ARRAY:
-            return self.array(self.number("I"), self.number("Q"))
+            return self.array(self.number("I"), self.number("Q"), key)
         code = _FIXED.get(kind)
         if code is None:
             raise Unreadable(f"is damaged: there is no type {kind} of metadata")
         found: Value = self.unpack(code)
         return found
 
-    def array(self, kind: int, length: int) -> Value:
+    def array(self, kind: int, length: int, key: str) -> Value:
         if kind == _STRING:
             self.skip_texts(length)
+            self.lengths[key] = length
             return None
         code = _FIXED.get(kind)
         if code is None:

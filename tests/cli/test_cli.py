@@ -32,6 +32,7 @@ from llamagw import __version__
 from llamagw.cli import remote, show, waiting
 from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.main import cli
+from tests.models.support import gguf_bytes
 from tests.support.fake_llama_server import GGUF_HEAD
 from tests.whole.harness import DEADLINE, free_port, wait_until
 
@@ -324,6 +325,32 @@ def test_check_says_what_the_settings_have_come_to() -> None:
     assert llamagw("check").stdout.endswith("A request that names no model gets a.\n")
 
 
+def test_check_tells_how_much_memory_a_model_takes_on_which_device() -> None:
+    models = [
+        {"name": "a", "model_path": "a.gguf", "context_size": 32768},
+        {"name": "b", "model_path": "a.gguf", "gpu_layers": -1, "extra_args": ["-ot", "x=CPU"]},
+    ]
+    write_config(models=models)
+    Path("a.gguf").write_bytes(gguf_bytes())
+    # 2 layers, 2 heads of 16, a key and a value of 2 bytes
+    kv = 2 * 2 * 16 * 2 * 2 * 32768 // 2**20
+    host, *others = (one for one in llamagw("check").stdout.splitlines() if "estimate)" in one)
+    assert re.fullmatch(
+        rf"      KV {kv} \+ compute \d+ \+ process 27 = \d+ MiB in RAM \(estimate\)",
+        host,
+    )
+    assert [one.partition(" MiB ")[2] for one in others] == [
+        "in RAM (rough estimate)",
+        "on GPU (rough estimate)",
+    ]
+    a, b = (one["memory"] for one in json.loads(llamagw("check --json").stdout)["models"])
+    assert (a["from"], a["rough"], [*a["devices"]]) == ("estimate", False, ["host"])
+    assert (b["rough"], [*b["devices"]]) == (True, ["host", "GPU"])
+    parts = a["devices"]["host"]
+    assert parts["kv"] == kv * 2**20
+    assert parts.pop("total") == sum(parts.values())
+
+
 def test_check_counts_a_file_that_is_no_model_as_a_fault_and_says_where() -> None:
     path = write_config()
     Path("a.gguf").write_bytes(b"<!doctype html>")
@@ -374,7 +401,7 @@ def test_check_in_json() -> None:
     told = json.loads(llamagw("check --json").stdout)
     model = {
         **{"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": []},
-        **{"threads": 3, "default": True, "notes": []},
+        **{"threads": 3, "default": True, "notes": [], "memory": None},
     }
     assert told == {"ok": True, "faults": [], "models": [model]}
     there = "http://10.0.0.5:8000"
@@ -382,7 +409,7 @@ def test_check_in_json() -> None:
     said = llamagw("check --json").stdout
     model = {
         **{"name": "far", "model_path": None, "urls": [there]},
-        **{"threads": None, "default": True, "notes": []},
+        **{"threads": None, "default": True, "notes": [], "memory": None},
     }
     assert json.loads(said)["models"] == [model]
     assert "secret" not in said

@@ -14,13 +14,15 @@ import yaml
 from click.testing import CliRunner, Result
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from llamagw.cli.init import Machine, _dump, at_once, config_text
 from llamagw.cli.main import cli
 from llamagw.cli.scan import Model, scan
 from llamagw.config import load
 from llamagw.models import gguf
-from tests.models.support import gguf_bytes
+from llamagw.models.shape import Layer
+from tests.models.support import SHAPE, gguf_bytes
 
 GIB = 2**30
 
@@ -288,7 +290,10 @@ def test_a_projector_that_may_be_anybodys_is_told(folder: Path) -> None:
 
 
 def model(size: int = GIB, trained: int = 32768, kv_token: int = 0, kind: str = "text") -> Model:
-    return Model("/x.gguf", "x", size, "llama", kind, trained, kv_token)
+    head = kv_token // 4  # a key and a value of 2 bytes
+    layer = Layer(kv_heads=1)
+    shape = replace(SHAPE, layers=(layer,), key=head, value=head) if kv_token else None
+    return Model("/x.gguf", "x", size, "llama", kind, trained, shape)
 
 
 def test_the_context_is_what_model_and_memory_can_carry() -> None:
@@ -313,7 +318,7 @@ def test_the_kv_cache_is_computed_from_the_metadata(folder: Path) -> None:
     put(folder, "b.gguf", **{"_attention.head_count_kv": [1, 0]})
     put(folder, "c.gguf", **{"_attention.key_length": 128, "_attention.value_length": 64})
     put(folder, "d.gguf", **{"_attention.head_count": None, "_attention.head_count_kv": None})
-    kv = {model.name: model.kv_token for model in scan(str(folder)).models}
+    kv = {model.name: model.kv(1024) // 1024 for model in scan(str(folder)).models}
     assert kv == {"a": 2 * 2 * 32 * 2, "b": 1 * 32 * 2, "c": 2 * 2 * 192 * 2, "d": 0}
 
 

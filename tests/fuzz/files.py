@@ -16,7 +16,7 @@ from llamagw.announce import summary
 from llamagw.cli.init import Machine, config_text
 from llamagw.cli.scan import scan
 from llamagw.config import ConfigError, Fault, load
-from llamagw.models import gguf, look_at
+from llamagw.models import Flags, estimate, gguf, look_at
 
 MACHINE = Machine(cores=4, ram=16 * 2**30)
 
@@ -46,7 +46,10 @@ def gguf_head(data: bytes) -> None:
         gguf.read(path)
     [facts] = look_at([path], 1).values()
     assert facts.problem.isprintable(), facts.problem
-    assert min(facts.size, facts.trained, facts.kv_token) >= 0, facts
+    assert min(facts.size, facts.trained) >= 0, facts
+    if facts.shape is not None:
+        needed = estimate(facts.shape, Flags(context=0, gpu_layers=3))
+        assert all(parts.total >= 0 for parts in needed.devices.values()), needed
     found = scan(os.path.dirname(path))
     for _, why in found.left_out:
         assert why.isprintable(), why
@@ -70,7 +73,7 @@ def _load(data: bytes) -> list[Fault]:
         loaded = load(path)
     except ConfigError as error:
         return error.faults
-    assert summary(path, loaded, []).encode()
+    assert summary(path, loaded, [], {}).encode()
     return []
 
 

@@ -2,24 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 from msgspec.structs import replace
 
+from llamagw.config import LocalModel
 from llamagw.launch.advice import MOST_FAULTS, Note, flag_faults, notes
-from llamagw.models import Facts
+from llamagw.models import HOST, Estimate, Facts, Parts
 from llamagw.models.facts import Kind
 from tests.support.configs import configuration, local_model, remote_model
 
 GIB = 2**30
-MODEL = Facts("", (), size=GIB, kind="text", trained=8192, kv_token=2**17)
+MODEL = Facts("", (), size=GIB, kind="text", trained=8192)
+#: Bytes of its KV cache, for a token.
+TOKEN = 2**17
 KNOWN = {"--ctx-size": True, "-c": True, "--embeddings": False, "--no-warmup": False, "-fa": True}
 
 
-def said(facts: Facts = MODEL, memory: int = 8 * GIB, **keys: Any) -> list[Note]:
+def need(model: LocalModel) -> Estimate:
+    """As of a model with 1 GiB of weights; -c in the ``extra_args`` wins."""
+    extra = dict(pairwise(model.extra_args))
+    context = int(extra.get("-c", model.context_size))
+    return Estimate({HOST: Parts(weights=GIB, kv=TOKEN * context)}, rough="-ot" in extra)
+
+
+def said(
+    facts: Facts = MODEL,
+    memory: int = 8 * GIB,
+    needs: Callable[[LocalModel], Estimate | None] = need,
+    **keys: Any,
+) -> list[Note]:
     model = local_model("m", **keys)
-    return notes(configuration(model), {model.model_path: facts}, memory)
+    return notes(configuration(model), {model.model_path: facts}, memory, needs)
 
 
 def flags(*arguments: str, known: dict[str, bool] = KNOWN) -> list[str]:
@@ -68,7 +85,7 @@ def test_of_very_many_wrong_flags_some_are_told() -> None:
 def test_a_sound_model_is_not_mentioned_nor_one_that_was_not_read_or_is_elsewhere() -> None:
     assert said() == []
     config = configuration(local_model("m"), remote_model("far"))
-    assert notes(config, {}, GIB) == []
+    assert notes(config, {}, GIB, need) == []
 
 
 def test_a_file_that_is_no_model_is_a_fault() -> None:
@@ -100,32 +117,35 @@ def test_a_context_beyond_the_machines_memory_by_far_is_a_fault_with_the_figures
     )
     [_, note] = said(context_size=most + 1)
     assert note.message.endswith("; 8192 would fit"), "no more than it was trained for"
+    [_, note] = said(memory=GIB // 2, context_size=2**20)
+    assert note.message.endswith("0.5 GiB of memory"), "no context makes the weights fit"
 
 
-@pytest.mark.parametrize(
-    "keys",
-    [
-        {"gpu_layers": -1},
-        {"extra_args": ["-ngl", "99"]},
-        {"extra_args": ["-c", "512"]},
-    ],
-)
-def test_where_the_context_or_its_place_is_another_nothing_is_said_of_memory(
-    keys: dict[str, Any],
-) -> None:
-    assert said(MODEL._replace(trained=10**9), context_size=10**8, **keys) == []
+def test_a_context_that_is_given_elsewhere_is_told_there() -> None:
+    assert said(context_size=8192, extra_args=["-c", "512"]) == []
+    [note] = said(context_size=512, extra_args=["-c", str(2**20)])
+    assert (note.grade, note.key) == ("fault", "extra_args")
+    assert note.message == (
+        "or variables give it a context whose KV cache takes 128.0 GiB beside 1.0 GiB of weights, "
+        "and this machine has 8.0 GiB of memory"
+    )
 
 
-def test_a_smaller_type_of_cache_is_taken_into_account() -> None:
-    wide, small = MODEL._replace(trained=10**9), ["--cache-type-k", "q4_0"]
-    assert said(wide, context_size=4 * 15 * GIB // 2**17, extra_args=small) == []
-    assert len(said(wide, context_size=4 * 15 * GIB // 2**17 + 4, extra_args=small)) == 1
+def test_of_what_is_rough_or_not_known_no_context_is_too_large() -> None:
+    wide = MODEL._replace(trained=10**9)
+    assert said(wide, context_size=10**8, extra_args=["-ot", "x=CPU"]) == []
+    assert said(wide, context_size=10**8, needs=lambda _: None) == []
 
 
 def test_weights_beyond_the_memory_are_a_warning_since_they_are_read_from_the_disk() -> None:
-    [note] = said(MODEL._replace(size=17 * GIB))
+    [note] = said(needs=lambda _: Estimate({HOST: Parts(weights=17 * GIB)}))
     assert (note.grade, note.key) == ("warning", "model_path")
     assert "17.0 GiB of weights" in note.message
+
+
+def test_what_is_on_a_gpu_is_not_held_against_the_machines_memory() -> None:
+    away = Estimate({HOST: Parts(weights=GIB), "GPU": Parts(weights=17 * GIB)})
+    assert said(needs=lambda _: away) == []
 
 
 def test_a_model_for_another_use_is_a_hint() -> None:

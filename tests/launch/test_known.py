@@ -72,6 +72,26 @@ def test_a_configuration_that_is_not_applied_takes_nothing_from_the_one_in_use(
     assert known.problem(str(path)) == ""
 
 
+def test_what_an_engine_loads_beside_its_model_is_read_too_and_counted(
+    tmp_path: Path, asked: list[list[str]]
+) -> None:
+    path, draft, known = tmp_path / "a.gguf", tmp_path / "d.gguf", Known()
+    for one in (path, draft):
+        one.write_bytes(gguf_bytes())
+    two = local_model("b", str(path), extra_args=["-md", str(draft)])
+    config = configuration(local_model("a", str(path)), two)
+    known.read(config, Commands())
+    assert asked == [[str(path), str(draft)]]
+    alone, both = known.needs(config)["a"], known.needs(config)["b"]
+    assert alone is not None
+    assert both is not None
+    assert both.host.kv == 2 * alone.host.kv
+    known.apply(configuration(local_model("a", str(path))))
+    without = known.needs(config)["b"]
+    assert without is not None
+    assert without.rough, "it is forgotten with the configuration that named it"
+
+
 def test_another_process_says_the_same_as_this_one(tmp_path: Path) -> None:
     (tmp_path / "a.gguf").write_bytes(gguf_bytes())
     paths = [str(tmp_path / "a.gguf"), "/nowhere.gguf"]

@@ -5,12 +5,14 @@ from __future__ import annotations
 import struct
 from typing import Any
 
+from llamagw.models import Shape
+
 
 def text(value: str) -> bytes:
     return struct.pack("<Q", len(value.encode())) + value.encode()
 
 
-def _value(value: Any) -> bytes:
+def packed(value: Any) -> bytes:
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):
@@ -33,7 +35,33 @@ def gguf_bytes(
     pairs = {"general.architecture": arch, **common, **values}
     pairs = {f"{arch}.{k[1:]}" if k[0] == "_" else k: v for k, v in pairs.items() if v is not None}
     head = b"GGUF" + struct.pack("<IQQ", 3, len(tensors), len(pairs))
-    head += b"".join(text(key) + _value(value) for key, value in pairs.items())
+    head += b"".join(text(key) + packed(value) for key, value in pairs.items())
     for number, name in enumerate(tensors):
         head += text(name) + struct.pack("<IQIQ", 1, 8, 0, number * 32)
     return head + bytes(-len(head) % 32) + bytes(32 * len(tensors))
+
+
+#: A model of 100 bytes that has no layers.
+SHAPE = Shape(
+    layers=(),
+    input=100,
+    output=0,
+    tied=0,
+    repacks=False,
+    trained=64,
+    embedding=8,
+    heads=1,
+    key=8,
+    value=8,
+    latent=False,
+    window=0,
+    feed=8,
+    gated=False,
+    experts_used=0,
+    expert_feed=0,
+    inner=0,
+    causal=True,
+    vocabulary=10,
+    merges=0,
+    rough=False,
+)

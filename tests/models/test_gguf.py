@@ -38,7 +38,9 @@ def test_the_metadata_is_read_and_vocabularies_are_passed_over(tmp_path: Path) -
     assert header.values["words"] is header.values["long"] is None
     assert (header.values["truth"], header.values["half"]) == (True, 0.5)
     assert header.text("after") == "all that"
-    assert header.tensors == {"a", "b"}
+    assert header.lengths == {"words": 2}
+    # 8 numbers of 32 bits
+    assert header.tensors == dict.fromkeys("ab", gguf.Tensor((8,), 0, 32))
 
 
 def test_a_real_model_is_read(tmp_path: Path) -> None:

@@ -129,3 +129,37 @@ def test_init_check_and_run_serve_what_is_in_a_folder() -> None:
             gateway.stop()
         finally:
             gateway.clean_up()
+
+
+def test_check_tells_what_engines_take() -> None:
+    told = ["-lv", "4"]
+    long = {"context_size": 8192, "parallel": 4}
+    gateway = Gateway(
+        [
+            model("short", context_size=512, extra_args=told),
+            model("long", **long, extra_args=told),
+            model("half", **long, extra_args=[*told, "-ctk", "q8_0", "-ctv", "q8_0"]),
+        ],
+        max_loaded_models=3,
+    )
+    try:
+        gateway.start()
+        models = json.loads(said(gateway, "check", "--json"))["models"]
+        estimated = {one["name"]: one["memory"]["devices"]["host"]["total"] for one in models}
+        for name in estimated:
+            said(gateway, "load", name)
+        for one in json.loads(said(gateway, "ps", "--json"))["data"]:
+            # Not touched before the first prompt.
+            compute = re.search(
+                r"CPU compute buffer size = +([\d.]+) MiB", _log(gateway, one["id"])
+            )
+            assert compute is not None
+            takes = one["memory"]["rss"] + float(compute[1]) * 2**20
+            assert estimated[one["id"]] == pytest.approx(takes, rel=0.05), one["id"]
+        gateway.stop()
+    finally:
+        gateway.clean_up()
+
+
+def _log(gateway: Gateway, name: str) -> str:
+    return said(gateway, "logs", name, "-n", "1000")
