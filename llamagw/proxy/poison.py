@@ -65,10 +65,12 @@ class Poisoned:
         self.known.append(_Known(len(request.body), _digest(request), until))
         del self.known[:-MOST_POISONED]
         _log.warn(
-            "{method} {path} has killed two backends; the same request is refused for {sec:g} s",
+            "{method} {path} has killed two backends; the same request is refused for "
+            "{sec:g} s{id}",
             method=request.method.decode("latin-1"),
             path=request.path.decode("latin-1"),
             sec=self.seconds,
+            id=request.name,
         )
 
     async def check(self, request: Request) -> None:

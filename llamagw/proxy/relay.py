@@ -167,10 +167,11 @@ class Relay:
                 lease.release()
             # No byte was sent to the client, so the retry is transparent.
             _log.warn(
-                "{name} at {where} broke off before it answered ({why}); asking once more",
+                "{name} at {where} broke off before it answered ({why}); asking once more{id}",
                 name=lease.model.name,
                 where=lease.address.url,
                 why=why,
+                id=request.name,
             )
             killed += await lease.broke_off() and suspect
 
@@ -275,7 +276,7 @@ def _broken_off(request: Request, error: UpstreamLost) -> None:
     """
     if not request.startedWriting:
         raise BackendLost(f"The backend broke off before its answer began: {error}.") from error
-    _log.warn("an answer broke off: {error}", error=str(error))
+    _log.warn("an answer broke off: {error}{id}", error=str(error), id=request.name)
     _cut_short(request, BackendLost(f"The backend broke off in the middle of its answer: {error}."))
 
 
@@ -307,4 +308,4 @@ def _unexpected(failure: Failure, request: Request) -> None:
     if request.unanswered:
         request.processingFailed(failure)
     else:
-        _log.failure("a relayed request failed", failure)
+        _log.failure("a relayed request failed{id}", failure, id=request.name)

@@ -270,6 +270,11 @@ class Request(KnownRequest):
         return dialect_of(self.path)
 
     @property
+    def name(self) -> str:
+        """Its id, as log lines about it have it."""
+        return "" if self.record is None else f" [{self.record.id}]"
+
+    @property
     def unanswered(self) -> bool:
         """Whether the client is connected and the answer is not finished."""
         return not self.disconnected and not self.finished
@@ -443,7 +448,8 @@ class Request(KnownRequest):
             self.answering.cancel()
 
     def processingFailed(self, reason: Failure) -> Failure:
-        _log.failure("{method} {path} failed", reason, method=self.method, path=self.path)
+        method, path = self.method.decode("latin-1"), self.path.decode("latin-1")
+        _log.failure("{method} {path} failed{id}", reason, method=method, path=path, id=self.name)
         if self.startedWriting:
             self.cut()
         else:

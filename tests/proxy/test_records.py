@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
+from twisted.logger import LogLevel, formatEvent
+
 from llamagw.observe import Outcome, Record, Trace
 from llamagw.proxy.exchange import KEPT, KEPT_BYTES, Exchange
 from tests.support.bench import Bench, BenchTestCase
+from tests.support.logs import events_of
 from tests.support.messages import (
     CHAT,
     STREAM_HEAD,
@@ -45,6 +48,21 @@ class IdTests(RecordTestCase):
         [answer] = answers(bytes(client.heard), "POST")
         self.assertEqual(answer.headers.get_all("X-Request-Id"), ["trace/7.b"])
         self.assertEqual([record.id for record in told], ["trace/7.b"])
+
+    def test_the_log_has_it_where_it_tells_of_the_request(self) -> None:
+        logged = events_of(self)
+        asks = request({"model": "small", "stream": True}, headers=[("X-Request-Id", "trace/8")])
+        self.bench.client(asks)
+        self.bench.backend().hangs_up()
+        self.bench.settle()
+        backend = self.bench.backend()
+        backend.says(STREAM_HEAD + event(b"abc"))
+        backend.hangs_up()
+        self.bench.settle()
+        told = [formatEvent(e) or "" for e in logged if e["log_level"] is LogLevel.warn]
+        [again, broke_off] = [line for line in told if "broke off" in line]
+        self.assertIn("asking once more [trace/8]", again)
+        self.assertTrue(broke_off.endswith(" [trace/8]"), broke_off)
 
     def test_one_that_is_none_is_replaced(self) -> None:
         for given in ("", "x" * 129, "a b", "a;b", "\u00e9"):
