@@ -55,12 +55,20 @@ class Activity:
             return
         if len(record.path) > PATH or len(record.reason) > REASON:
             record.path, record.reason = record.path[:PATH], record.reason[:REASON]
-        if len(self._ring) < self._size:
-            self._ring.append(bytearray())
-            self._next = len(self._ring) - 1
-        elif not self._size:
+        if not self._size:
             return
-        _pack(record, self._ring[self._next])
+        is_full = len(self._ring) == self._size
+        packed = self._ring[self._next] if is_full else bytearray()
+        try:
+            _pack(record, packed)
+        except UnicodeEncodeError:
+            # Half of a character, such as Python has for bytes that are no UTF-8.
+            record.asked = harmless(record.asked, PATH)
+            record.reason = harmless(record.reason, REASON)
+            _pack(record, packed)
+        if not is_full:
+            self._ring.append(packed)
+            self._next = len(self._ring) - 1
         self._next = (self._next + 1) % self._size
 
     def _newest(self) -> Iterator[bytearray]:

@@ -51,3 +51,11 @@ def test_one_is_found_by_its_id_the_newest_of_several_and_none_that_only_mention
     assert found.asked == "new"
     assert activity.find("c") is None
     assert activity.find("\ud7ff") is None
+
+
+def test_half_of_a_character_in_a_record_costs_no_other_one() -> None:
+    activity = Activity(3, Capture())
+    _add(activity, 1)
+    activity.add(Record(id="2", arrived=2, last=2, asked="m\ud800", reason="\udcff"))
+    _add(activity, 3)
+    assert _kept(activity) == ["3", "2", "1"]
