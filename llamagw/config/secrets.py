@@ -108,7 +108,8 @@ def masked_text(text: str, root: yaml.Node) -> str:
         begin, end = node.start_mark.index, node.end_mark.index
         properties = _PROPERTIES.match(text, begin, end)
         begin = properties.end() if properties else begin
-        if begin < end:
+        # One that an alias repeats may be masked in part in one place, and be secret in another.
+        if begin < end and (masked == MASK or begin not in found):
             found[begin] = end, json.dumps(masked) + "\n" * text.count("\n", begin, end)
     parts, at = [], 0
     for begin, (end, masked) in sorted(found.items()):

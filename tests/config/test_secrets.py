@@ -34,6 +34,8 @@ def masked(text: str) -> str:
         ("pass_headers: [X]\n", "pass_headers: [X]\n"),
         ("env: &m {A: sk-1}\nb: *m\n", 'env: &m {A: "***"}\nb: *m\n'),
         ("name: &n sk-1\napi_key: *n\n", 'name: &n "***"\napi_key: *n\n'),
+        ("x: &b --hf-token=sk-1 k-2\nenv: {A: *b}\n", 'x: &b "***"\nenv: {A: *b}\n'),
+        ("env: {A: &b --hf-token=sk-1 k-2}\nx: *b\n", 'env: {A: &b "***"}\nx: *b\n'),
         ("x: &b {api_key: sk-1}\ny: {<<: *b}\n", 'x: &b {api_key: "***"}\ny: {<<: *b}\n'),
         (
             "extra_args: [--api-key, sk-1, --port, '1', --hf-token=sk-2]\n",
