@@ -36,6 +36,9 @@ _NAME = re.compile(
     r"env|(?:.*[-_ ])?(?:api[-_ ]?key|key|token|secret|password)", re.IGNORECASE | re.DOTALL
 )
 
+#: What a slip may leave around a key.
+_AROUND = re.compile(r"\A\W+|\W+\Z")
+
 #: What the name of a variable may be; another text in its place may be the secret itself.
 _VARIABLE = re.compile(r"[A-Za-z_]\w*")
 _HEADER = re.compile(r"[\w-]+")
@@ -133,6 +136,7 @@ _SECRETS = (_Kind.SECRET, _Kind.HEADERS)
 
 def _kind(name: str, outer: _Kind) -> _Kind:
     """What the value of a key is; also of one that is misspelt or misplaced."""
+    name = _AROUND.sub("", name)
     if name == "headers":
         return _Kind.HEADERS
     if outer in _SECRETS or is_secret(name) or _NAME.fullmatch(name):
@@ -202,7 +206,7 @@ def masked_fault(place: str, message: str) -> tuple[str, str]:
     outer, variable, name = place.partition(".env.")
     if variable and not _VARIABLE.fullmatch(name):
         place = f"{outer}{variable}{MASK}"
-    key = place.rpartition(".")[2]
+    key = _AROUND.sub("", place).rpartition(".")[2]
     if is_secret(place) or _NAME.fullmatch(key) or key.startswith(("extra_args", "replicas")):
         message = message.partition(", got ")[0]
     if key == "api_key_env":

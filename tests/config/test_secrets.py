@@ -67,6 +67,7 @@ def test_each_secret_is_masked_and_all_else_stays_as_it_is_written(text: str, wa
         "extra_args: {--api-key: sk-1}\n",
         "models: [{apikey: sk-1}, {Api-Key: [sk-2]}, {hf_token: sk-3}]\n",
         "ENV: {A: sk-1}\n",
+        "api_key...: sk-1\n'headers:': {x: sk-2}\n",
         "env: {A=sk-1, B}\n",
         "api_key: {sk-1: {b: sk-2}}\n",
         "api_key_env: sk-1\n",
