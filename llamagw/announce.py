@@ -99,6 +99,8 @@ def scope(config: Config) -> str:
     :param config: that has them
     """
     count = "1 model" if len(config.models) == 1 else f"{len(config.models)} models"
+    if config.max_loaded_models is None:
+        return f"{count} configured, as many in memory as fit"
     return f"{count} configured, at most {config.max_loaded_models} in memory at once"
 
 
@@ -157,7 +159,9 @@ def summary(
     if local:
         lines += [
             f"and run {config.llama_server_path},",
-            f"with at most {config.max_loaded_models} of these in memory:",
+            "with as many of these in memory as fit:"
+            if config.max_loaded_models is None
+            else f"with at most {config.max_loaded_models} of these in memory:",
         ]
     for model in local:
         lines += [f"  {model.name}: {model.model_path}", f"      {_settings(model)}"]
@@ -204,7 +208,9 @@ def _settings(model: LocalModel) -> str:
         cores = physical_cores()
         here = f"{cores} core{'s'[: cores != 1]}"
         threads = f"{model.threads} thread{'s'[: model.threads != 1]} (of {here})"
-    layers = {0: "CPU only", -1: "all layers on the GPU"}.get(
-        model.gpu_layers, f"{model.gpu_layers} layers on the GPU"
-    )
+    layers = {
+        0: "CPU only",
+        -1: "all layers on the GPU",
+        "auto": "as many layers on the GPU as fit",
+    }.get(model.gpu_layers, f"{model.gpu_layers} layers on the GPU")
     return f"{threads}, {layers}, a context of {model.context_size} tokens"

@@ -81,9 +81,10 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     rules.listen_addr(fault, file.listen_addr)
     rules.origins(fault, file.cors_origins)
     rules.bodies(fault, file)
+    config = Config.of(document.path, file, models, _otel(document, raw))
     if not document.faults:
-        rules.room(fault, file.max_loaded_models, models)
-    return Config.of(document.path, file, models, _otel(document, raw))
+        rules.room(fault, config.limit, models)
+    return config
 
 
 def _otel(document: Document, raw: dict[Any, Any]) -> Otel | None:

@@ -13,7 +13,11 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from msgspec import Struct
 
 from llamagw.config.addresses import origin, speaks_tls
-from llamagw.config.schema import CaptureEntry, ConfigFile, ModelEntry
+from llamagw.config.schema import MOST_LOADED, CaptureEntry, ConfigFile, ModelEntry
+from llamagw.config.sizes import size
+
+#: More models than any configuration has.
+NO_LIMIT = 2**31
 
 
 class Replica(Struct, frozen=True, kw_only=True):
@@ -59,28 +63,36 @@ class LocalModel(_Model, frozen=True, kw_only=True):
     A model that llamagw runs itself.
 
     :ivar model_path: its file; the first part of one that is split
-    :ivar gpu_layers: how many are on the GPU; -1 for all
+    :ivar gpu_layers: how many are on the GPU; -1 for all, "auto" for as many as fit
     :ivar context_size: tokens
     :ivar threads: of the CPU; 0 for as many as its engine sees fit
     :ivar env: variables for its engine, beside the gateway's own
     :ivar pinned: whether it is never evicted
+    :ivar memory: what it takes in bytes by device, in place of an estimate; "" for the device that
+        it is on. None for an estimate
+    :ivar prompt_cache_mb: of the engine's cache of earlier prompts; None if that is not said
     :ivar preload: whether it is loaded at the start
     :ivar idle_unload_sec: the idle timeout in seconds after which it is unloaded; 0 for never
+    :ivar idle_shrink_sec: seconds after which an idle engine gives up what it keeps of earlier
+        prompts; 0 for never
     """
 
     remote: ClassVar[Literal[False]] = False
 
     model_path: str
-    gpu_layers: int
+    gpu_layers: int | Literal["auto"]
     context_size: int
     threads: int
     batch_size: int
     parallel: int
+    memory: dict[str, int] | None
+    prompt_cache_mb: int | None
     extra_args: list[str]
     env: dict[str, str]
     pinned: bool
     preload: bool
     idle_unload_sec: float
+    idle_shrink_sec: float
 
     @classmethod
     def of(cls, entry: ModelEntry) -> LocalModel:
@@ -89,7 +101,8 @@ class LocalModel(_Model, frozen=True, kw_only=True):
 
         :param entry: one with ``model_path``, an absolute path
         """
-        return cls(**{key: getattr(entry, key) for key in cls.__struct_fields__})
+        values = {key: getattr(entry, key) for key in cls.__struct_fields__}
+        return cls(**{**values, "memory": _sizes(entry.memory)})
 
 
 class RemoteModel(_Model, frozen=True, kw_only=True):
@@ -162,6 +175,11 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar path: of the file that it was read from
     :ivar models: in the order of the file; never empty
     :ivar llama_server_path: "" only when all models are remote
+    :ivar max_loaded_models: None for no limit
+    :ivar memory: how much may be used, in bytes by device; of a device that is not in it, all but
+        the reserve. None if memory is not counted
+    :ivar memory_reserve: what is left to others on each device of which `memory` does not say how
+        much may be used, in bytes
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
     :ivar access_log: None for true in the foreground; see `logs_access`
     :ivar engine_log: which lines of the engines are repeated in the gateway's log
@@ -174,7 +192,9 @@ class Config(Struct, frozen=True, kw_only=True):
     listen_addr: str
     default_model: str | None
     port_range_start: int
-    max_loaded_models: int
+    max_loaded_models: int | None
+    memory: dict[str, int] | None
+    memory_reserve: int
     health_check_sec: float
     swap_after_sec: float | Literal["auto"]
     max_queue: int
@@ -211,6 +231,12 @@ class Config(Struct, frozen=True, kw_only=True):
         """
         same = [key for key in cls.__struct_fields__ if key in ConfigFile.__struct_fields__]
         values = {key: getattr(file, key) for key in same if key not in ("models", "otel")}
+        if file.memory != "off":
+            values["memory"] = {} if file.memory == "auto" else _sizes(file.memory)
+        else:
+            values["memory"] = None
+            values["max_loaded_models"] = file.max_loaded_models or MOST_LOADED
+        values["memory_reserve"] = size(file.memory_reserve)
         return cls(path=path, models=models, otel=otel, **values)
 
     @property
@@ -221,6 +247,11 @@ class Config(Struct, frozen=True, kw_only=True):
         None if models stay in proportion to their load times instead.
         """
         return None if self.swap_after_sec == "auto" else self.swap_after_sec
+
+    @property
+    def limit(self) -> int:
+        """How many models may be in memory at once: ``max_loaded_models``, or more than any has."""
+        return NO_LIMIT if self.max_loaded_models is None else self.max_loaded_models
 
     def bodies_mb(self, memory: int) -> float:
         """
@@ -248,3 +279,11 @@ class Config(Struct, frozen=True, kw_only=True):
             return True
         remote = [model for model in self.models if model.remote]
         return any(origin(replica.url).tls for model in remote for replica in model.replicas)
+
+
+def _sizes(given: str | dict[str, str] | None) -> dict[str, int] | None:
+    """Sizes by device, in bytes; one without a device is that of ""."""
+    if given is None:
+        return None
+    by_device = {"": given} if isinstance(given, str) else given
+    return {device: size(text) for device, text in by_device.items()}

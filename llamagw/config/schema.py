@@ -13,6 +13,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from llamagw.config.names import NAME_LENGTH
+from llamagw.config.sizes import SIZE
 
 #: A text without the characters that YAML allows but file names, command lines or JSON do not.
 TEXT = r"\A[^\0\ud800-\udfff]*\Z"
@@ -22,6 +23,12 @@ ANY_ORIGIN, LOCALHOST = "*", "localhost"
 
 #: Where the collector of OpenTelemetry is by default.
 COLLECTOR = "http://127.0.0.1:4318"
+
+#: How many models are in memory at most, where memory is not counted.
+MOST_LOADED = 2
+
+#: Megabytes for each engine's cache of earlier prompts, where memory is counted.
+CACHE_MB = 256
 
 #: Seconds of a timer at most; infinity would break it.
 _YEAR = 365 * 24 * 3600.0
@@ -39,7 +46,10 @@ _Path = Annotated[str, Meta(min_length=1, pattern=TEXT, description="the path of
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 _Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
 _Threads = Annotated[int, Meta(ge=0, description="a whole number, 1 or more, or 0 (automatic)")]
-_Layers = Annotated[int, Meta(ge=-1, description="a whole number: -1 (all), 0 (CPU only) or more")]
+_Layers = Annotated[
+    Annotated[int, Meta(ge=-1)] | Literal["auto"],
+    Meta(description='a whole number: -1 (all), 0 (CPU only) or more; or "auto"'),
+]
 _Seconds = Annotated[
     float, Meta(gt=0, le=_YEAR, description="a number of seconds, more than 0, a year at most")
 ]
@@ -61,6 +71,19 @@ _Megabytes = Annotated[
     float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
 ]
 _Switch = Annotated[bool, Meta(description="true or false")]
+_Size = Annotated[str, Meta(pattern=SIZE, description="a size such as 8GB or 7.5GiB")]
+_Budgets = Annotated[
+    Literal["auto", "off"] | dict[str, _Size],
+    Meta(description="auto, off, or sizes by device, such as {host: 48GB, CUDA0: 22GB}"),
+]
+_Sizes = Annotated[
+    # Not _Size: with a pattern beside a mapping, msgspec 0.22.0 damages its own memory.
+    str | dict[str, _Size],
+    Meta(description="a size such as 8GB, or sizes by device, such as {CUDA0: 7GB}"),
+]
+_CacheMegabytes = Annotated[
+    int, Meta(ge=0, le=2**20, description="a whole number of megabytes, 0 (none) to 1048576")
+]
 _EngineLog = Annotated[Literal["warn", "all", "none"], Meta(description="warn, all or none")]
 _LogFormat = Annotated[Literal["text", "json"], Meta(description="text or json")]
 _Arguments = Annotated[
@@ -177,6 +200,10 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     threads: _Threads = 4
     batch_size: _Count = 512
     parallel: _Count = 8
+    #: None for an estimate, or what was learned.
+    memory: _Sizes | None = None
+    #: None for `CACHE_MB` where memory is counted, else as the engine has it.
+    prompt_cache_mb: _CacheMegabytes | None = None
     extra_args: _Arguments = []
     aliases: _Aliases = []
     set_params: _Params = {}
@@ -189,6 +216,7 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     pinned: _Switch = False
     preload: _Switch = False
     idle_unload_sec: _Patience = 0
+    idle_shrink_sec: _Patience = 0
     api_key: _Text | None = None
     api_key_env: _Variable | None = None
     ca_file: _Path | None = None
@@ -238,7 +266,10 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     #: Where it is not given, the only model, if there is one only.
     default_model: _Name | None = None
     port_range_start: _Port = 8081
-    max_loaded_models: _Count = 2
+    #: None for `MOST_LOADED`; where memory is counted, for no limit.
+    max_loaded_models: _Count | None = None
+    memory: _Budgets = "off"
+    memory_reserve: _Size = "1GB"
     health_check_sec: _Seconds = 30
     swap_after_sec: _SwapAfter = "auto"
     max_queue: _Count = 512

@@ -18,6 +18,7 @@ from llamagw.errors import (
     ShuttingDown,
 )
 from llamagw.fleet.model import Model, Status, Why
+from llamagw.launch import Need
 
 
 class Admit(NamedTuple):
@@ -33,10 +34,17 @@ class Reject(NamedTuple):
     error: GatewayError
 
 
-class Start(NamedTuple):
-    """Start the model's backend; `Scheduler.loaded` or `Scheduler.exited` must follow."""
+@dataclass(frozen=True, slots=True)
+class Start:
+    """
+    Start the model's backend; `Scheduler.loaded` or `Scheduler.exited` must follow.
+
+    :ivar need: of what it may take, that which there is room for; None if bytes are not counted. It
+        is not compared
+    """
 
     key: str
+    need: Need | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

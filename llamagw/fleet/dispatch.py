@@ -76,7 +76,7 @@ class Dispatcher:
         self._clock = clock
         self.scheduler = Scheduler(
             (),
-            limit=config.max_loaded_models,
+            limit=config.limit,
             swap_after=config.swap_after,
             max_queue=config.max_queue,
         )
@@ -229,7 +229,7 @@ class Dispatcher:
         """
         key = self.catalogue.find(name).instances[0].key
         models = self.scheduler.models
-        pins.check(models[key], pinned, models.values(), self.config.max_loaded_models)
+        pins.check(models[key], pinned, models.values(), self.config.limit)
         if models[key].pinned != pinned:
             how = "pinned" if pinned else "not pinned any more"
             _log.info("{name} is {how}: asked by POST /models/pin", name=models[key].name, how=how)
@@ -400,7 +400,7 @@ class Dispatcher:
         self._touch(action.key)
         name = instance.model.name
         if isinstance(action, Start):
-            instance.start()
+            instance.start(action.need)
         elif isinstance(action, Kill):
             _log.info("killing {name}: asked by POST /models/unload with force", name=name)
             self.turns.tell(Turn(name, False, Why.ASKED.value))

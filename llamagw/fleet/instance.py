@@ -17,7 +17,17 @@ from twisted.logger import Logger
 
 from llamagw.config import Config, ModelConfig
 from llamagw.errors import GatewayError
-from llamagw.launch import Exit, Health, Launcher, Lifecycle, Probe, Run, Watch, make_lifecycle
+from llamagw.launch import (
+    Exit,
+    Health,
+    Launcher,
+    Lifecycle,
+    Need,
+    Probe,
+    Run,
+    Watch,
+    make_lifecycle,
+)
 from llamagw.net import Address
 
 _log = Logger(namespace="llamagw.fleet")
@@ -43,11 +53,13 @@ class Exited(NamedTuple):
     :ivar failure: why, if that was not asked for; unless its ``retry_after`` is 0, the instance
         must not be started before `Recovered`
     :ivar hold: whether requests wait until `Recovered`, instead of being rejected
+    :ivar out_of_memory: whether it ended for want of memory
     """
 
     key: str
     failure: GatewayError | None
     hold: bool
+    out_of_memory: bool = False
 
 
 class Recovered(NamedTuple):
@@ -178,9 +190,13 @@ class Instance:
 
     # For the dispatcher
 
-    def start(self) -> None:
-        """Launch a run."""
-        self._lifecycle.start()
+    def start(self, need: Need | None = None) -> None:
+        """
+        Launch a run.
+
+        :param need: of what it may take in memory, that which there is room for
+        """
+        self._lifecycle.start(need)
 
     def stop(self) -> None:
         """Stop its run."""
@@ -270,7 +286,7 @@ class Instance:
             self._idle_timer = None
         if failure is not None and failure.retry_after:
             self._complain(failure.message)
-        self._tell(Exited(self.key, failure, hold))
+        self._tell(Exited(self.key, failure, hold, exit.out_of_memory))
 
     def recovered(self) -> None:
         self._tell(Recovered(self.key))

@@ -7,10 +7,12 @@ Changed by scheduler.py only. What follows from it is decided there, and in room
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from llamagw.errors import GatewayError
 from llamagw.fleet.queue import Line
+from llamagw.launch import Need
 
 
 class Status(Enum):
@@ -55,6 +57,8 @@ class Model:
     :param number: unique in its scheduler; of models with equal rank, the lowest number comes first
     :param pinned: whether it is never evicted
     :param takes_no_room: whether it is remote: started without a request, and never evicted
+    :param needs: tells what it takes in memory, in each of the places where it can be started, the
+        best first; nothing if its memory is not counted
     """
 
     __slots__ = (
@@ -69,6 +73,7 @@ class Model:
         "load_sec",
         "loaded_at",
         "name",
+        "needs",
         "number",
         "pinned",
         "place",
@@ -82,13 +87,20 @@ class Model:
     )
 
     def __init__(
-        self, key: str, name: str, number: int, pinned: bool, takes_no_room: bool = False
+        self,
+        key: str,
+        name: str,
+        number: int,
+        pinned: bool,
+        takes_no_room: bool = False,
+        needs: Callable[[], Sequence[Need]] = tuple,
     ) -> None:
         self.key = key
         self.name = name
         self.number = number
         self.pinned = pinned
         self.takes_no_room = takes_no_room
+        self.needs = needs
         self.status = Status.UNLOADED
         #: Admits no requests until it is idle: its room is needed, or it is leaving.
         self.closing = False

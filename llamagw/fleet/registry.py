@@ -18,7 +18,7 @@ from llamagw.fleet.instance import Event, Instance, Settings
 from llamagw.fleet.lease import Lease
 from llamagw.fleet.model import Model, Status
 from llamagw.fleet.scheduler import Scheduler
-from llamagw.launch import Asks, Launcher, Log
+from llamagw.launch import Asks, Launcher, Log, Reading
 
 
 class LaunchersOf(Protocol):
@@ -30,6 +30,9 @@ class LaunchersOf(Protocol):
 
         :param log: gets what the instances print
         """
+
+    def devices(self) -> Mapping[str, Reading]:
+        """The memory of this machine and of its GPUs, by name of the device."""
 
     def depends_on(self, model: ModelConfig, config: Config) -> object:
         """
@@ -88,7 +91,9 @@ class Registry:
             # Keys are not reused: a changed model and its successor may exist at the same time.
             self._generation += 1
             key = f"{model.name}#{self._generation}"
-            self._scheduler.add(key, model.name, model.pinned, not launcher.takes_room)
+            self._scheduler.add(
+                key, model.name, model.pinned, not launcher.takes_room, launcher.needs
+            )
             of_scheduler = self._scheduler.models[key]
             instance = Instance(
                 key,

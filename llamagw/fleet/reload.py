@@ -81,10 +81,10 @@ class Reload:
             self._catalogue.put(self._registry.add(model, log, settings))
         self._catalogue.apply(new)
         self._requeue(waiters, names)
-        self._give_up_pins(new.max_loaded_models)
+        self._give_up_pins(new.limit)
         self._run(
             self._scheduler.limits(
-                limit=new.max_loaded_models,
+                limit=new.limit,
                 swap_after=new.swap_after,
                 max_queue=new.max_queue,
                 now=self._clock.seconds(),

@@ -64,7 +64,7 @@ room.py. So the cost of an event grows with the logarithm of the number of model
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Sequence
 
 from llamagw.errors import GatewayError
 from llamagw.fleet.actions import (
@@ -81,6 +81,7 @@ from llamagw.fleet.actions import (
 )
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
 from llamagw.fleet.room import Room, is_closing
+from llamagw.launch import Need
 
 __all__ = [
     "Action",
@@ -293,7 +294,12 @@ class Scheduler:
         return self._settle(now)
 
     def add(
-        self, key: str, name: str = "", pinned: bool = False, takes_no_room: bool = False
+        self,
+        key: str,
+        name: str = "",
+        pinned: bool = False,
+        takes_no_room: bool = False,
+        needs: Callable[[], Sequence[Need]] = tuple,
     ) -> None:
         """
         Add a model. A remote one is started at the next event.
@@ -302,9 +308,12 @@ class Scheduler:
         :param name: its name in messages; the key if empty
         :param pinned: whether it is never evicted
         :param takes_no_room: whether it is remote
+        :param needs: tells what it takes in memory, in each of the places where it can be started,
+            the best first; nothing if its memory is not counted
         """
         self._added += 1
-        model = self.models[key] = Model(key, name or key, self._added, pinned, takes_no_room)
+        model = Model(key, name or key, self._added, pinned, takes_no_room, needs)
+        self.models[key] = model
         if takes_no_room:
             self._new.append(model)
 

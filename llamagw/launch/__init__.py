@@ -7,7 +7,7 @@ modules are private.
 """
 
 from llamagw.launch.advice import Note
-from llamagw.launch.base import ENGINE, Exit, Launcher, Memory, Run, Watch
+from llamagw.launch.base import ENGINE, Exit, Launcher, Memory, Need, Reading, Run, Watch
 from llamagw.launch.durations import Durations
 from llamagw.launch.httpprobe import HttpProbe
 from llamagw.launch.known import Known
@@ -32,9 +32,11 @@ __all__ = [
     "Lifecycle",
     "Log",
     "Memory",
+    "Need",
     "Note",
     "Probe",
     "Processes",
+    "Reading",
     "Run",
     "Watch",
     "default_folder",

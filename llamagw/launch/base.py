@@ -7,8 +7,8 @@ all that differs is an attribute or method of `Launcher` or `Run`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import NamedTuple, Protocol, runtime_checkable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple, Protocol, runtime_checkable
 
 from msgspec import Struct
 from twisted.internet.defer import Deferred
@@ -27,12 +27,46 @@ class Exit(NamedTuple):
     :ivar last_words: the cause, from its last lines of output; "" if it printed none
     :ivar code: its exit status; None if it was killed, or never started
     :ivar who: what ended: ``llama-server``, or a URL
+    :ivar out_of_memory: whether it ended for want of memory, as far as can be seen
     """
 
     how: str
     last_words: str
     code: int | None = None
     who: str = ENGINE
+    out_of_memory: bool = False
+
+
+class Need(Struct, frozen=True, kw_only=True):
+    """
+    What a run takes in memory, in one of the places where it can be started.
+
+    :ivar devices: bytes that are its own, by name of the device; the machine's own memory is
+        `llamagw.models.HOST`
+    :ivar files: bytes of the host's memory that are mapped from files, by what identifies each
+        file: all runs that map the same one share them
+    :ivar flags: for the engine's command line, which put it there
+    :ivar source: where the figures come from
+    :ivar rough: whether something was not known, so that they may be far off
+    """
+
+    devices: Mapping[str, int]
+    files: Mapping[str, int] = {}
+    flags: tuple[str, ...] = ()
+    source: Literal["estimate", "learned", "config"] = "estimate"
+    rough: bool = False
+
+
+class Reading(NamedTuple):
+    """
+    The memory of a device, as the system or its driver says.
+
+    :ivar total: bytes; of a container, its limit
+    :ivar used: bytes that anybody has in use, and that the system cannot drop; None if not known
+    """
+
+    total: int
+    used: int | None
 
 
 class Memory(Struct, frozen=True, omit_defaults=True):
@@ -119,12 +153,22 @@ class Launcher(Protocol):
     relaunches: bool
     longest_backoff: float
 
-    def launch(self, ended: Callable[[Exit], None]) -> Run:
+    def needs(self) -> Sequence[Need]:
+        """
+        What its next run takes, in each of the places where it can be started, the best first.
+
+        Cheap enough to be asked whenever it is to be started.
+
+        :return: empty if its memory is not counted
+        """
+
+    def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> Run:
         """
         Start a run.
 
         :param ended: called exactly once, when the run has ended or could not be started; never
             within this call
+        :param need: of `needs`, that which there is room for; None if its memory is not counted
         :return: the run, which may not have started yet
         """
 
@@ -140,6 +184,13 @@ class Launcher(Protocol):
         Learn how long a load of it has taken.
 
         :param seconds: since it was launched
+        """
+
+    def fell_short(self, devices: Mapping[str, int]) -> None:
+        """
+        Learn that a run of it ended for want of memory.
+
+        :param devices: bytes by device that its next run is to be counted with at the least
         """
 
     def usual(self) -> float | None:

@@ -29,7 +29,7 @@ KEPT_LOADS, KEPT_MODELS = 9, 1000
 _LARGEST = 2**23
 
 #: What a load depends on: the model's name, its file, and how many layers are on the GPU.
-_Key = tuple[str, str, int]
+_Key = tuple[str, str, int | str]
 
 
 class _Loads(Struct, frozen=True):
@@ -41,7 +41,7 @@ class _Loads(Struct, frozen=True):
 
     name: str
     model_path: str
-    gpu_layers: int
+    gpu_layers: int | str
     seconds: Annotated[list[Annotated[float, Meta(ge=0, le=1e7)]], Meta(min_length=1)]
 
     @property

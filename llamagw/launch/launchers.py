@@ -6,14 +6,14 @@ The only place that distinguishes local from remote models.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from twisted.internet.interfaces import IReactorTime
 
 from llamagw.apart import Commands
 from llamagw.config import Config, ModelConfig
 from llamagw.launch.advice import Note
-from llamagw.launch.base import Launcher
+from llamagw.launch.base import Launcher, Reading
 from llamagw.launch.local import LocalLauncher
 from llamagw.launch.output import Log
 from llamagw.launch.probes import Asks
@@ -59,6 +59,14 @@ class Launchers:
         :return: to be compared at a reload; if it differs, the model needs new launchers
         """
         return None if model.remote else config.llama_server_path
+
+    def devices(self) -> Mapping[str, Reading]:
+        """
+        The memory of this machine and of its GPUs, by name of the device.
+
+        Cheap enough to be asked every second.
+        """
+        return {}
 
     def prepare(self, config: Config, commands: Commands) -> list[Note]:
         """

@@ -33,7 +33,7 @@ from automat import TypeMachineBuilder, pep614
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
-from llamagw.launch.base import ENGINE, Exit, Launcher, Run, Watch
+from llamagw.launch.base import ENGINE, Exit, Launcher, Need, Run, Watch
 from llamagw.launch.restarts import STABLE_SEC, Pause, Restarts
 
 
@@ -88,8 +88,12 @@ class Effects(Protocol):
 class Lifecycle(Protocol):
     """The inputs of the state machine; see the diagram above for where each is accepted."""
 
-    def start(self) -> None:
-        """The scheduler has decided to load it."""
+    def start(self, need: Need | None = None) -> None:
+        """
+        The scheduler has decided to load it.
+
+        :param need: of what it may take in memory, that which there is room for
+        """
 
     def stop(self) -> None:
         """The scheduler has decided to stop it."""
@@ -163,10 +167,10 @@ def _machine() -> Callable[[_Core], Lifecycle]:
 
     # The data of a state is what must be stopped when the state is left: its probes, its timer.
 
-    def launch(lifecycle: Lifecycle, core: _Core) -> Watch:
+    def launch(lifecycle: Lifecycle, core: _Core, need: Need | None = None) -> Watch:
         core.ready_since = None
         core.verdict = ""
-        core.run = core.effects.launcher.launch(lifecycle.ended)
+        core.run = core.effects.launcher.launch(lifecycle.ended, need)
         core.effects.launched(core.run)
         return core.run.await_ready(lifecycle.healthy, lifecycle.give_up)
 
@@ -249,7 +253,9 @@ def _machine() -> Callable[[_Core], Lifecycle]:
         core.effects.recovered()
 
     @pep614(Backoff.upon(Lifecycle.start).to(Starting))
-    def start_early(lifecycle: Lifecycle, core: _Core, timer: IDelayedCall) -> None:
+    def start_early(
+        lifecycle: Lifecycle, core: _Core, timer: IDelayedCall, need: Need | None = None
+    ) -> None:
         timer.cancel()
 
     return machine.build()

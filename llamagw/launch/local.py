@@ -19,7 +19,7 @@ import contextlib
 import os
 import secrets
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
@@ -29,7 +29,7 @@ from twisted.internet.interfaces import (
 from twisted.logger import Logger
 
 from llamagw.config import LocalModel
-from llamagw.launch.base import ENGINE, Exit, Memory, Watch
+from llamagw.launch.base import ENGINE, Exit, Memory, Need, Watch
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
@@ -308,7 +308,11 @@ class LocalLauncher:
     def __repr__(self) -> str:
         return f"<LocalLauncher {self._model.name}>"
 
-    def launch(self, ended: Callable[[Exit], None]) -> LocalRun:
+    def needs(self) -> Sequence[Need]:
+        """See `Launcher.needs`."""
+        return ()
+
+    def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> LocalRun:
         """See `Launcher.launch`."""
         return LocalRun(self._processes, self._model, self._log, ended)
 
@@ -319,6 +323,9 @@ class LocalLauncher:
     def took(self, seconds: float) -> None:
         """See `Launcher.took`."""
         self._processes.durations.add(self._model, seconds)
+
+    def fell_short(self, devices: Mapping[str, int]) -> None:
+        """See `Launcher.fell_short`."""
 
     def usual(self) -> float | None:
         """See `Launcher.usual`: from earlier loads, those before a restart too."""

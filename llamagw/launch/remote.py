@@ -7,14 +7,14 @@ memory here, and ends at once.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
 
 from llamagw.config import RemoteModel, Replica, origin
-from llamagw.launch.base import Exit, Memory, Watch
+from llamagw.launch.base import Exit, Memory, Need, Watch
 from llamagw.launch.probes import Diagnosis
 from llamagw.net import Address
 
@@ -67,7 +67,11 @@ class RemoteLauncher:
     def __repr__(self) -> str:
         return f"<RemoteLauncher {self.name}>"
 
-    def launch(self, ended: Callable[[Exit], None]) -> RemoteRun:
+    def needs(self) -> Sequence[Need]:
+        """See `Launcher.needs`: it takes no memory here."""
+        return ()
+
+    def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> RemoteRun:
         """See `Launcher.launch`."""
         return RemoteRun(self._address, self.name, self._diagnose, self._clock, ended)
 
@@ -77,6 +81,9 @@ class RemoteLauncher:
 
     def took(self, seconds: float) -> None:
         """See `Launcher.took`: nothing is loaded here."""
+
+    def fell_short(self, devices: Mapping[str, int]) -> None:
+        """See `Launcher.fell_short`: it takes no memory here."""
 
     def usual(self) -> float | None:
         """See `Launcher.usual`: nothing is loaded here."""

@@ -39,6 +39,8 @@ class DefaultsTests(ConfigCase):
                 "default_model": "tiny",
                 "port_range_start": 8081,
                 "max_loaded_models": 2,
+                "memory": None,
+                "memory_reserve": 10**9,
                 "health_check_sec": 30,
                 "swap_after_sec": "auto",
                 "max_queue": 512,
@@ -89,6 +91,8 @@ class DefaultsTests(ConfigCase):
                 "threads": 4,
                 "batch_size": 512,
                 "parallel": 8,
+                "memory": None,
+                "prompt_cache_mb": None,
                 "extra_args": [],
                 "aliases": [],
                 "set_params": {},
@@ -100,6 +104,7 @@ class DefaultsTests(ConfigCase):
                 "pinned": False,
                 "preload": False,
                 "idle_unload_sec": 0,
+                "idle_shrink_sec": 0,
             },
         )
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.errors import GatewayError, LoadTimeout, ModelUnavailable
-from llamagw.launch import Exit, Launcher, Run, make_lifecycle
+from llamagw.launch import Exit, Launcher, Need, Run, make_lifecycle
 from llamagw.launch.restarts import STABLE_SEC
 from llamagw.net import Address
 
@@ -69,6 +69,13 @@ class Recorder:
     def usual(self) -> None:
         """The instance's part."""
 
+    def needs(self) -> tuple[Need, ...]:
+        """The scheduler's part."""
+        return ()
+
+    def fell_short(self, devices: Mapping[str, int]) -> None:
+        """The dispatcher's part."""
+
     def __init__(self, relaunches: bool = True, longest_backoff: float = 60.0) -> None:
         self.launcher: Launcher = self
         self.relaunches = relaunches
@@ -81,7 +88,7 @@ class Recorder:
         #: Done when the end of the run is told.
         self.on_exit: Callable[[], None] = lambda: None
 
-    def launch(self, ended: Callable[[Exit], None]) -> Run:
+    def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> Run:
         self.events.append("launch")
         return FakeRun(self.events)
 

@@ -75,10 +75,14 @@ class EngineRun(FakeRun):
         return unsure
 
     def end(
-        self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
+        self,
+        how: str = "exited with status 1",
+        last_words: str = "",
+        code: int | None = None,
+        out_of_memory: bool = False,
     ) -> None:
         if not self.is_over:
-            super().end(how, last_words, code)
+            super().end(how, last_words, code, out_of_memory)
             unsure, self._unsure = self._unsure, []
             for one in unsure:
                 if not one.called:

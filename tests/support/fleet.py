@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IReactorTime
 
 from llamagw.config import Config, LocalModel, ModelConfig
-from llamagw.launch import Exit, Launcher, Log, Memory, Run, Watch
+from llamagw.launch import Exit, Launcher, Log, Memory, Need, Reading, Run, Watch
 from llamagw.launch.probes import Readiness
 from llamagw.launch.remote import RemoteLauncher
 from llamagw.net import Address
@@ -39,6 +39,7 @@ class FakeRun:
         self.work = 0
         self.in_use: Memory | None = None
         self.is_over = False
+        self.need: Need | None = None
         self.ended: Callable[[Exit], None]
         self._launchers = launchers
 
@@ -74,11 +75,15 @@ class FakeRun:
         return succeed(self.is_over)
 
     def end(
-        self, how: str = "exited with status 1", last_words: str = "", code: int | None = None
+        self,
+        how: str = "exited with status 1",
+        last_words: str = "",
+        code: int | None = None,
+        out_of_memory: bool = False,
     ) -> None:
         """Its process has ended."""
         self.is_over = True
-        self.ended(Exit(how, last_words, code))
+        self.ended(Exit(how, last_words, code, out_of_memory=out_of_memory))
 
 
 class FakeLauncher:
@@ -94,10 +99,14 @@ class FakeLauncher:
         self._model = model
         self._log = log
 
-    def launch(self, ended: Callable[[Exit], None]) -> Run:
+    def needs(self) -> Sequence[Need]:
+        return self._launchers.needs.get(self._model.name, ())
+
+    def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> Run:
         launchers = self._launchers
         run = launchers.make_run(self._model, self._log)
         run.ended = ended
+        run.need = need
         launchers.runs.append(run)
         if self._model.name in launchers.refuses:
             launchers.clock.callLater(0, run.end, "was not started", "there is no file")
@@ -108,6 +117,9 @@ class FakeLauncher:
 
     def took(self, seconds: float) -> None:
         self._launchers.took.setdefault(self._model.name, []).append(seconds)
+
+    def fell_short(self, devices: Mapping[str, int]) -> None:
+        self._launchers.short.setdefault(self._model.name, []).append(devices)
 
     def usual(self) -> float | None:
         return self._launchers.usual.get(self._model.name)
@@ -121,6 +133,9 @@ class FakeLaunchers:
     :ivar refuses: the models whose launch fails at once
     :ivar took: what loads have taken, by model
     :ivar usual: what a load usually takes, by model
+    :ivar needs: what a run takes in memory, by model
+    :ivar short: what was told of runs that ended for want of memory, by model
+    :ivar readings: the memory of the machine
     """
 
     def __init__(self, probe: FakeProbe, clock: IReactorTime, load_timeout: float = 600) -> None:
@@ -131,6 +146,9 @@ class FakeLaunchers:
         self.refuses: set[str] = set()
         self.took: dict[str, list[float]] = {}
         self.usual: dict[str, float] = {}
+        self.needs: dict[str, Sequence[Need]] = {}
+        self.short: dict[str, list[Mapping[str, int]]] = {}
+        self.readings: dict[str, Reading] = {}
 
     def of(self, model: ModelConfig, log: Log) -> Sequence[Launcher]:
         if not model.remote:
@@ -143,6 +161,9 @@ class FakeLaunchers:
     def make_run(self, model: LocalModel, log: Log) -> FakeRun:
         """The next run, at an address of its own."""
         return FakeRun(self, model, log, 8081 + len(self.runs))
+
+    def devices(self) -> Mapping[str, Reading]:
+        return self.readings
 
     def depends_on(self, model: ModelConfig, config: Config) -> object:
         return None if model.remote else config.llama_server_path
