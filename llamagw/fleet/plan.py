@@ -310,16 +310,18 @@ class _Planning:
         return books.count > self.room.limit or bool(books.over(self.capacity))
 
     def relieve(self) -> None:
-        """More is in memory than fits: have those go that make it less (4b)."""
+        """More is in memory than fits: have those go that make it less, the idle first (4b)."""
         books = Books(
             one.charge
             for one in self.room.in_memory
             if one not in self.room.stopping and one not in self.chosen
         )
-        may = self.candidates()
-        over = books.over(self.capacity)
-        victims = self.victims(books, may, lambda books: not self.is_over(books))
-        if victims is None:
+        may, over = self.candidates(), books.over(self.capacity)
+        for group in (list(filter(may_stop, may)), may):
+            victims = self.victims(books.copy(), group, lambda books: not self.is_over(books))
+            if victims is not None:
+                break
+        else:
             # It would not be enough, but less.
             victims = [one for one in may if helps(one, over)]
         for one in victims:

@@ -83,7 +83,7 @@ from llamagw.fleet.actions import (
 )
 from llamagw.fleet.books import Capacity, total
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
-from llamagw.fleet.needs import lacks_forever
+from llamagw.fleet.needs import Lack, lacks_forever
 from llamagw.fleet.plan import make_plan
 from llamagw.fleet.room import Room, is_closing
 from llamagw.fleet.shortage import never_fits, ran_out
@@ -430,11 +430,12 @@ class Scheduler:
             return model.remaining_failure(now)
         if len(model.waiting) >= self.max_queue:
             return queue_full(model)
-        if self.room.capacity is not None and model.status is Status.UNLOADED:
-            lacks = lacks_forever(model, self.room)
-            if lacks:
-                return never_fits(model, lacks)
-        return None
+        lacks = self._lacks_forever(model)
+        return never_fits(model, lacks) if lacks else None
+
+    def _lacks_forever(self, model: Model) -> Sequence[Lack]:
+        """What memory a model lacks that can never be loaded (12)."""
+        return lacks_forever(model, self.room) if model.status is Status.UNLOADED else ()
 
     def _waits_for_restart(self, model: Model) -> bool:
         """Whether requests for a model that has failed wait for its next start (12)."""

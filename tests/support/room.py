@@ -1,9 +1,10 @@
 """
 A world in which memory is counted in bytes, to hold the scheduler's plans against the contract.
 
-`World` plays requests, backends, neighbours and time to a scheduler, and keeps books of its own from
-the actions alone: which process there is, what it holds on each device, who waits. Each check bears
-the name that the contract gives it (docs/architecture.md): P1 to P6, and the numbers of the rules.
+`World` plays requests, backends, neighbours and time to a scheduler, and keeps books of its own
+from the actions alone: which process there is, what it holds on each device, who waits. Each check
+bears the name that the contract gives it (docs/architecture.md): P1 to P6, and the numbers of the
+rules.
 
 Two adversaries ask for all other models without end: one keeps every open model busy, the other
 leaves what is ready idle and always has something loading.
@@ -89,6 +90,7 @@ class World:
         self.leases: dict[str, int] = dict.fromkeys(self.names, 0)
         self.queue: dict[str, dict[int, float]] = {name: {} for name in self.names}
         self.answers: dict[int, str] = {}
+        self.names_of: dict[int, str] = {}
         #: How often in a row a load of each has failed for want of memory, before it was answered.
         self.fell_short = dict.fromkeys(self.names, 0)
 
@@ -125,20 +127,19 @@ class World:
             elif isinstance(action, Admit):
                 ticket = action.ticket
                 assert isinstance(ticket, int)
-                self._answer(ticket, "admitted", self._owner(ticket))
+                self._answer(ticket, "admitted", self.names_of[ticket])
                 hold(self.state.get(self.names_of[ticket]) == "ready", "1", action)
                 self.leases[self.names_of[ticket]] += 1
             elif isinstance(action, Reject):
                 assert isinstance(action.ticket, int)
-                self._answer(action.ticket, "rejected", self._owner(action.ticket))
+                name = self.names_of[action.ticket]
+                self._answer(action.ticket, "rejected", name)
+                fits = self.fits_somewhere(self.scheduler.models[name])
+                if action.error.code == "insufficient_memory":
+                    hold(not fits, "12: refused what fits", name, action.error.message)
             else:
                 assert isinstance(action, Kill)
         return actions
-
-    names_of: dict[int, str]
-
-    def _owner(self, ticket: int) -> str:
-        return self.names_of[ticket]
 
     def _answer(self, ticket: int, how: str, name: str) -> None:
         hold(self.answers.get(ticket) == "waits", "8: answered once", ticket, how)
@@ -208,7 +209,7 @@ class World:
             if one not in self.pinned
             and any(size_on([self.held[one]], d) for d in DEVICES if size_on([was], d))
         ]
-        again = bool(waiting and there) and not self.fell_short[name] and not self.allowed(name)
+        again = bool(waiting and there) and not self.fell_short[name]
         self.fell_short[name] = 0 if not again else 1
         self.hear(self.scheduler.exited(name, NO_MEMORY, self.now, out_of_memory=True))
         # It may not fit at all any more, beside what others have taken meanwhile.
@@ -219,17 +220,14 @@ class World:
         if not again:
             self.hear(self.scheduler.recovered(name, self.now))
 
-    def allowed(self, name: str) -> bool:
-        return name in self._allowed
-
-    _allowed: set[str]
-
     def grow(self, name: str, device: str, more: int) -> None:
         """Its process is seen to hold more than it was counted with."""
         need = self.held[name]
         devices = {**need.devices, device: need.devices.get(device, 0) + more}
         self.held[name] = Need(devices=devices, files=need.files)
         self.hear(self.scheduler.measured(name, {device: devices[device]}, self.now))
+        # It does not give back what it has had.
+        self.hear(self.scheduler.measured(name, {device: 0}, self.now))
 
     def neighbours(self, device: str, size: int) -> None:
         """Others hold this much of a device."""
@@ -249,6 +247,28 @@ class World:
                 hold(not model.waiting, "P4", name)
             if model.status is Status.UNLOADED and model.waiting:
                 hold(self.fits_somewhere(model), "12: waits for what never comes", name)
+        if self.scheduler.room.swap_after is not None:
+            self._look_at_what_is_over()
+
+    def _look_at_what_is_over(self) -> None:
+        """4b: where more is held than there will be room for, nobody is idle that may go."""
+        models = self.scheduler.models
+        for device in DEVICES:
+            stay = [
+                name
+                for name in self.held
+                if self.state[name] != "stopping" and not models[name].closing
+            ]
+            if size_on([self.held[name] for name in stay], device) <= self.room(device):
+                continue
+            for name in stay:
+                model = models[name]
+                hold(
+                    not model.idle or model.pinned or not size_on([self.held[name]], device),
+                    "4b",
+                    name,
+                    device,
+                )
 
     def fits_somewhere(self, model: Model) -> bool:
         """Whether it would fit beside the pinned ones in memory."""
@@ -370,21 +390,13 @@ class World:
         hold(self.oldest() is None, "P6", self.scheduler.models)
 
 
-def world(seed: int, trouble: bool) -> World:
-    """A world of its own for each seed."""
-    made = World(Random(seed), trouble)
-    made.names_of = {}
-    made._allowed = set()
-    return made
-
-
 def history(seed: int) -> None:
     """
     One history, checked at each event; then the adversary, then the end.
 
     :param seed: of all that happens in it
     """
-    made = world(seed, trouble=bool(seed % 2))
+    made = World(Random(seed), trouble=bool(seed % 2))
     for _ in range(made.random.randint(0, 70)):
         made.one_event()
     made.outlast(relentless=made.random.random() < 0.6)
@@ -397,7 +409,7 @@ def eviction(seed: int) -> None:
 
     :param seed: of the order in which models are asked for
     """
-    made = world(seed, trouble=False)
+    made = World(Random(seed), trouble=False)
     made.scheduler.room.swap_after = 0.0
     for _ in range(made.random.randint(1, 25)):
         name = made.random.choice(made.names)
