@@ -24,6 +24,7 @@ from llamagw.config.resolved import Config, LocalModel, ModelConfig, Otel, Remot
 from llamagw.config.rules import CORS_NAMES, HOP_BY_HOP
 from llamagw.config.schema import (
     ANY_ORIGIN,
+    CACHE_MB,
     DEFAULTS,
     LOCALHOST,
     CaptureEntry,
@@ -37,6 +38,7 @@ from llamagw.config.sources import described, told_faults
 
 __all__ = [
     "ANY_ORIGIN",
+    "CACHE_MB",
     "CORS_NAMES",
     "DEFAULTS",
     "HOP_BY_HOP",
