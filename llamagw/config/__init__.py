@@ -34,6 +34,7 @@ from llamagw.config.schema import (
     ReplicaEntry,
 )
 from llamagw.config.secrets import masked_arguments, unmasked
+from llamagw.config.sizes import size as size_of
 from llamagw.config.sources import described, told_faults
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "origin",
     "physical_cores",
     "shown_address",
+    "size_of",
     "speaks_tls",
     "told_faults",
     "unmasked",
