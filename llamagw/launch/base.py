@@ -46,6 +46,8 @@ class Need(Struct, frozen=True, kw_only=True):
     :ivar files: bytes of the host's memory that are mapped from files, by what identifies each
         file: all runs that map the same one share them
     :ivar flags: for the engine's command line, which put it there
+    :ivar group: needs of one group are as good as each other: the one is taken that leaves the
+        least room on its devices
     :ivar source: where the figures come from
     :ivar rough: whether something was not known, so that they may be far off
     """
@@ -53,6 +55,7 @@ class Need(Struct, frozen=True, kw_only=True):
     devices: Mapping[str, int]
     files: Mapping[str, int] = {}
     flags: tuple[str, ...] = ()
+    group: int = 0
     source: Literal["estimate", "learned", "config"] = "estimate"
     rough: bool = False
 
