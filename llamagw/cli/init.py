@@ -223,9 +223,10 @@ def _by_count(chosen: Sequence[Choice], machine: Machine) -> list[str]:
 
 def _entry(model: Model, choice: Choice, machine: Machine, gpu_layers: int) -> Iterator[str]:
     what = {"text": "", "embeddings": "; for embeddings", "ranking": "; for ranking"}[model.kind]
-    cache = f", {size(choice.kv)} of it KV cache" if choice.kv else ""
+    parts = [f"KV cache {size(choice.kv)}"] if choice.kv else []
+    parts += [f"earlier prompts {CACHE_MB} MiB at most"] if not gpu_layers else []
     yield f"  # {size(model.size)}, {plain(model.architecture)}{what}"
-    yield f"  # takes about {size(choice.takes)}{cache}"
+    yield f"  # takes about {size(choice.takes)}" + (f": {', '.join(parts)}" if parts else "")
     yield f"  - name: {_scalar(model.name)}"
     yield f"    model_path: {_scalar(model.path)}"
     yield f"    {f'gpu_layers: {gpu_layers}':<22}# -1: all layers on the GPU, 0: CPU only"
