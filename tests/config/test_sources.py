@@ -79,6 +79,11 @@ class DescribedTests(ConfigCase):
         found = self.entries(self.told(config))
         self.assertEqual(found["memory"], ("auto", "file", None))
         self.assertEqual(found["max_loaded_models"], (None, "default", None))
+        config = self.load(LEAST)
+        self.path.unlink()
+        found = self.entries(self.told(config))
+        for key, usual in (("memory", "off"), ("memory_reserve", "1GB"), ("max_loaded_models", 2)):
+            self.assertEqual(found[key], (usual, "default", None))
         config = self.load(MODEL.format("memory: {CUDA0: 7GB}\nmemory: {host: 48GB}"))
         found = self.entries(self.told(config))
         self.assertEqual(found["memory"], ({"host": "48GB"}, "file", 6))
