@@ -87,8 +87,8 @@ class Books:
     def wants(self, need: Need) -> dict[str, int]:
         """What one more run would take, in bytes by device."""
         wants = dict(need.devices)
-        fresh = sum(size for file, size in need.files.items() if file not in self._files)
-        if fresh:
+        if need.files:
+            fresh = sum(size for file, size in need.files.items() if file not in self._files)
             wants[HOST] = wants.get(HOST, 0) + fresh
         return wants
 
@@ -99,25 +99,18 @@ class Books:
         :param capacity: of the devices; one that is not in it has no limit
         :param limit: how many runs there may be
         """
-        if self.count >= limit:
-            return False
-        if need is None:
-            return True
-        taken = self.taken
-        return all(
-            taken.get(device, 0) + size <= capacity[device].room
-            for device, size in self.wants(need).items()
-            if size and device in capacity
-        )
+        return self.count < limit and (need is None or not self.lacks(need, capacity))
 
     def lacks(self, need: Need, capacity: Mapping[str, Capacity]) -> dict[str, int]:
         """How many bytes are lacking for one more run, by device; empty if it fits."""
-        taken = self.taken
-        return {
-            device: taken.get(device, 0) + size - capacity[device].room
-            for device, size in self.wants(need).items()
-            if size and device in capacity and taken.get(device, 0) + size > capacity[device].room
-        }
+        lacks = {}
+        for device, size in self.wants(need).items():
+            # One that maps a file is on the host, though others have paid for it.
+            if device in capacity and (size or (device == HOST and need.files)):
+                lack = self.taken.get(device, 0) + size - capacity[device].room
+                if lack > 0:
+                    lacks[device] = lack
+        return lacks
 
     def over(self, capacity: Mapping[str, Capacity]) -> set[str]:
         """The devices on which more is taken than there is room for."""

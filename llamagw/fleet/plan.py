@@ -19,13 +19,14 @@ A pass takes time in proportion to the models in memory, and `LOOKED_AT` of thos
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from msgspec.structs import replace
 
-from llamagw.fleet.books import Books, Capacity
+from llamagw.fleet.books import Books, total
 from llamagw.fleet.model import Model
+from llamagw.fleet.needs import Lack, lacks_forever, needs_of
 from llamagw.fleet.room import (
     Room,
     closing_rank,
@@ -44,24 +45,6 @@ from llamagw.models import HOST
 #: How many of the models that want room are looked at, the longest wait first. Room is set aside
 #: for those before, so that the ones behind rarely could be started.
 LOOKED_AT = 16
-
-
-class Lack(NamedTuple):
-    """
-    Why a model never fits on a device (12).
-
-    :ivar device: its name
-    :ivar need: bytes that the model takes there
-    :ivar budget: bytes that are ours
-    :ivar others: bytes of them that others hold
-    :ivar pinned: the pinned models that are there, and the bytes of each
-    """
-
-    device: str
-    need: int
-    budget: int
-    others: int
-    pinned: tuple[tuple[str, int], ...] = ()
 
 
 class Plan:
@@ -109,91 +92,6 @@ def make_plan(room: Room, now: float) -> Plan:
     return _Planning(room, now).plan
 
 
-def needs_of(model: Model, room: Room, pinned: Books | None = None) -> Sequence[Need | None]:
-    """
-    What a model is counted with when it is started, in each of the places where it can be.
-
-    :param pinned: of the other models that are pinned; None to look for them
-    :return: at least one; None in it if its bytes are not counted
-    """
-    needs: Sequence[Need] = model.needs()
-    if not needs:
-        return (None,)
-    if model.raised:
-        needs = [_raised(need, model.raised) for need in needs]
-    if model.short or model.anyway:
-        pinned = pinned_beside(model, room) if pinned is None else pinned
-        needs = [capped(need, pinned, room.capacity or {}) for need in needs]
-    return needs
-
-
-def pinned_beside(model: Model, room: Room) -> Books:
-    """What the other models take that are in memory and pinned."""
-    return Books(one.charge for one in room.in_memory if one.pinned and one is not model)
-
-
-def capped(need: Need, pinned: Books, capacity: Mapping[str, Capacity]) -> Need:
-    """
-    A need that is no more than a model can have alone, beside those that are pinned (13).
-
-    :param pinned: of the other models
-    """
-    over = pinned.lacks(need, capacity)
-    if not over:
-        return need
-    devices, files = dict(need.devices), need.files
-    for device, size in over.items():
-        own = devices.get(device, 0)
-        devices[device] = max(own - size, 0)
-        if device == HOST and size > own:
-            files = {}
-    return replace(need, devices=devices, files=files)
-
-
-def lacks_forever(model: Model, room: Room) -> Sequence[Lack]:
-    """
-    What a model lacks even if all went that can go (12).
-
-    :return: of the place where it lacks the least; empty if it fits somewhere
-    """
-    if room.capacity is None or model.anyway or model.short:
-        return ()
-    pinned = pinned_beside(model, room)
-    least: tuple[int, Need, dict[str, int]] | None = None
-    for need in needs_of(model, room, pinned):
-        if need is None:
-            return ()
-        lacks = pinned.lacks(need, room.capacity)
-        if not lacks:
-            return ()
-        much = sum(lacks.values())
-        if least is None or much < least[0]:
-            least = much, need, lacks
-    assert least is not None, "there is a need at least"
-    _, need, lacks = least
-    holders = [one for one in room.in_memory if one.pinned and one is not model and one.charge]
-    wants = Books().wants(need)
-    return [
-        Lack(
-            device,
-            wants[device],
-            *room.capacity[device],
-            tuple(
-                (one.name, held)
-                for one in sorted(holders, key=lambda one: one.number)
-                if one.charge and (held := Books().wants(one.charge).get(device, 0))
-            ),
-        )
-        for device in lacks
-    ]
-
-
-def _raised(need: Need, raised: Mapping[str, int]) -> Need:
-    """A need with what was found to be too little (13)."""
-    devices = {device: max(size, raised.get(device, 0)) for device, size in need.devices.items()}
-    return replace(need, devices=devices)
-
-
 # The policies: functions, so that a test can break one at a time
 
 
@@ -202,12 +100,10 @@ def is_out_of_patience(model: Model, swap_after: float | None, now: float) -> bo
     return patience_ends(model, swap_after) <= now
 
 
-def helps(model: Model, lacks: Iterable[str]) -> bool:
-    """Whether it holds bytes on a device that lacks them (3)."""
-    charge = model.charge
-    if charge is None:
-        return False
-    return any(charge.devices.get(device) or (device == HOST and charge.files) for device in lacks)
+def helps(model: Model, devices: set[str]) -> bool:
+    """Whether it holds bytes on any of these devices (4b)."""
+    taken = {} if model.charge is None else total(model.charge)
+    return any(taken.get(device) for device in devices)
 
 
 def prefers(model: Model) -> int:
@@ -260,10 +156,11 @@ class _Planning:
         needs = needs_of(model, self.room)
         for need in self.fitting(needs):
             self.plan.starts.append((model, need))
-            self.set_aside(need)
+            self.left.add(need)
+            self.soon.add(need)
             return
         for need in needs:
-            if self.soon.fits(need, self.capacity, self.room.limit):
+            if self.fits(need, self.soon):
                 # It is on its way.
                 self.set_aside(need)
                 return
@@ -273,7 +170,7 @@ class _Planning:
             # Until then it may be overtaken by what fits in what is free.
             self.plan.wake(patience_ends(model, self.room.swap_after))
         elif not self.make_room(model, needs, lambda one: True):
-            self.set_aside(needs[0])
+            self.claim(needs[0])
 
     def fitting(self, needs: Sequence[Need | None]) -> Sequence[Need | None]:
         """
@@ -289,10 +186,7 @@ class _Planning:
 
     def fits_now(self, need: Need | None) -> bool:
         """Whether there is room, now and when what stops is gone, beside what is set aside (4)."""
-        limit = self.room.limit
-        return self.left.fits(need, self.capacity, limit) and self.soon.fits(
-            need, self.capacity, limit
-        )
+        return self.fits(need, self.left) and self.fits(need, self.soon)
 
     def leaves(self, need: Need) -> int:
         """How many bytes would be left on the devices that it takes, but the host."""
@@ -303,9 +197,17 @@ class _Planning:
         )
 
     def set_aside(self, need: Need | None) -> None:
-        """Count a need as taken."""
-        self.left.add(need)
-        self.soon.add(need)
+        """Count the need of one that waits as taken: its files too, which nobody else has yet."""
+        for books in (self.left, self.soon):
+            books.add(need and replace(need, devices=books.wants(need), files={}))
+
+    def claim(self, need: Need | None) -> None:
+        """
+        Set room aside for one that busy models could not make: some that hold it are loading.
+
+        Else there could be one that loads at any time, and it would never be its turn (5).
+        """
+        self.set_aside(need)
 
     def make_room(
         self, model: Model, needs: Sequence[Need | None], may_go: Callable[[Model], bool]
@@ -317,13 +219,18 @@ class _Planning:
         :return: whether it does
         """
         for need in needs:
-            victims = self.victims(need, [one for one in self.candidates() if may_go(one)])
+            may = [one for one in self.candidates() if may_go(one)]
+            victims = self.victims(self.soon.copy(), may, partial(self.fits, need))
             if victims is not None:
                 for one in victims:
                     self.let_go(one, model)
                 self.set_aside(need)
                 return True
         return False
+
+    def fits(self, need: Need | None, books: Books) -> bool:
+        """Whether a need fits beside what is taken."""
+        return books.fits(need, self.capacity, self.room.limit)
 
     def candidates(self) -> list[Model]:
         """Those that may go and are not chosen as yet, in the order in which they go."""
@@ -344,32 +251,39 @@ class _Planning:
             )
         return [one for one in self._candidates if one not in self.chosen]
 
-    def victims(self, need: Need | None, may: Sequence[Model]) -> list[Model] | None:
+    def victims(
+        self, books: Books, may: Sequence[Model], is_enough: Callable[[Books], bool]
+    ) -> list[Model] | None:
         """
-        Those that go for a need: the first ones that help until it fits, less those that it turns
-        out to fit with.
+        Those that go: the first ones until that is enough, less those without which it is.
 
+        :param books: what is taken; they are removed from it
         :param may: those that may go, in the order in which they do
-        :return: None if all of them would not suffice
+        :param is_enough: whether no more need go
+        :return: None if all of them would not be enough
         """
-        books, limit = self.soon.copy(), self.room.limit
         chosen: list[Model] = []
         for one in may:
-            if books.fits(need, self.capacity, limit):
+            if is_enough(books):
                 break
-            lacks = () if need is None else books.lacks(need, self.capacity)
-            if books.count >= limit or helps(one, lacks):
-                chosen.append(one)
-                books.remove(one.charge)
-        if not books.fits(need, self.capacity, limit):
+            chosen.append(one)
+            books.remove(one.charge)
+        if not is_enough(books):
             return None
-        for one in reversed(chosen[:]):
+        return self.spared(chosen, books, is_enough)
+
+    def spared(
+        self, chosen: Sequence[Model], books: Books, is_enough: Callable[[Books], bool]
+    ) -> list[Model]:
+        """Those of the chosen that have to go: the last ones are let off first (3)."""
+        go = list(chosen)
+        for one in reversed(chosen):
             books.add(one.charge)
-            if books.fits(need, self.capacity, limit):
-                chosen.remove(one)
+            if is_enough(books):
+                go.remove(one)
             else:
                 books.remove(one.charge)
-        return chosen
+        return go
 
     def let_go(self, model: Model, gets_room: Model | None) -> None:
         """Stop an idle model, close a busy one; not before its stay is over."""
@@ -396,15 +310,17 @@ class _Planning:
         return books.count > self.room.limit or bool(books.over(self.capacity))
 
     def relieve(self) -> None:
-        """More is in memory than fits: have the first ones go that help (4b)."""
+        """More is in memory than fits: have those go that make it less (4b)."""
         books = Books(
             one.charge
             for one in self.room.in_memory
             if one not in self.room.stopping and one not in self.chosen
         )
-        for one in self.candidates():
-            if not self.is_over(books):
-                return
-            if books.count > self.room.limit or helps(one, books.over(self.capacity)):
-                books.remove(one.charge)
-                self.let_go(one, None)
+        may = self.candidates()
+        over = books.over(self.capacity)
+        victims = self.victims(books, may, lambda books: not self.is_over(books))
+        if victims is None:
+            # It would not be enough, but less.
+            victims = [one for one in may if helps(one, over)]
+        for one in victims:
+            self.let_go(one, None)

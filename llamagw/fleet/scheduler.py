@@ -83,7 +83,8 @@ from llamagw.fleet.actions import (
 )
 from llamagw.fleet.books import Capacity, total
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
-from llamagw.fleet.plan import lacks_forever, make_plan
+from llamagw.fleet.needs import lacks_forever
+from llamagw.fleet.plan import make_plan
 from llamagw.fleet.room import Room, is_closing
 from llamagw.fleet.shortage import never_fits, ran_out
 from llamagw.launch import Need
@@ -559,9 +560,9 @@ class Scheduler:
 
     def _others_could_go(self, model: Model) -> bool:
         """Whether models that are not pinned hold memory where this one needs it (13)."""
-        devices = set(total(model.charge)) if model.charge else set()
+        devices = _used(model)
         return any(
-            one is not model and not one.pinned and one.charge and devices & set(total(one.charge))
+            one is not model and not one.pinned and not devices.isdisjoint(_used(one))
             for one in self.room.in_memory
         )
 
@@ -639,6 +640,9 @@ class Scheduler:
             self._open(model, now, actions)
         room.over = plan.over
         self.wake_at = plan.wake_at
+        if any(model.pinned for model, _ in plan.starts):
+            # Who does not fit beside it has to be told so.
+            self._share_bytes(now, actions)
 
     def _start(
         self, model: Model, now: float, actions: list[Action], need: Need | None = None
@@ -661,3 +665,9 @@ class Scheduler:
         model.closing = False
         self._serve(model, now, actions)
         self.room.note(model)
+
+
+def _used(model: Model) -> set[str]:
+    """The devices on which a model in memory holds some."""
+    charge = {} if model.charge is None else total(model.charge)
+    return {device for device, size in charge.items() if size}

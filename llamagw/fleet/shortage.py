@@ -10,7 +10,7 @@ from llamagw.fleet.model import Model
 from llamagw.launch import Need
 
 if TYPE_CHECKING:
-    from llamagw.fleet.plan import Lack
+    from llamagw.fleet.needs import Lack
 
 
 def never_fits(model: Model, lacks: Sequence[Lack]) -> GatewayError:
