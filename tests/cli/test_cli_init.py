@@ -105,6 +105,7 @@ def test_check_says_that_the_written_file_is_fine(folder: Path) -> None:
     done = CliRunner().invoke(cli, ["check"])
     assert done.exit_code == 0
     assert "is fine" in done.stdout
+    assert "with as many of these in memory as fit:" in done.stdout
     assert "warning" not in done.stdout
 
 
