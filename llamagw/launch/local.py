@@ -75,10 +75,16 @@ class LocalRun:
     :param model: what to run
     :param log: gets what the engine prints
     :param ended: called once, when it has ended or could not be started
+    :param need: what it may take in memory, and where; None if its memory is not counted
     """
 
     def __init__(
-        self, processes: Processes, model: LocalModel, log: Log, ended: Callable[[Exit], None]
+        self,
+        processes: Processes,
+        model: LocalModel,
+        log: Log,
+        ended: Callable[[Exit], None],
+        need: Need | None = None,
     ) -> None:
         self.output = Output(log, lambda: processes.config.engine_log)
         self.address = Address(LOOPBACK, 0)
@@ -86,6 +92,7 @@ class LocalRun:
         self._log = log
         self._processes = processes
         self._model = model
+        self._need = need
         self._report_end = ended
         #: Waiting for its end (`broke_off`); None when it has ended.
         self._end_waiters: list[Deferred[bool]] | None = []
@@ -215,7 +222,14 @@ class LocalRun:
         self._ports.append(port)
         self._lines_before = self.output.count
         binary = processes.config.llama_server_path
-        engine = command_line(binary, model, port, processes.flags)
+        engine = command_line(
+            binary,
+            model,
+            port,
+            processes.flags,
+            counted=processes.config.memory is not None,
+            need=self._need,
+        )
         command = masked(engine)
         _log.info("starting {name} on port {port}", name=model.name, port=port)
         _log.debug("{name} is run by: {command}", name=model.name, command=command)
@@ -314,7 +328,7 @@ class LocalLauncher:
 
     def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> LocalRun:
         """See `Launcher.launch`."""
-        return LocalRun(self._processes, self._model, self._log, ended)
+        return LocalRun(self._processes, self._model, self._log, ended, need)
 
     def ready_line(self, seconds: float) -> str:
         """See `Launcher.ready_line`."""
