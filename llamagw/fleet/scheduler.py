@@ -3,8 +3,9 @@ Decides which models run, which requests wait, and which models are evicted.
 
 Pure decisions: no I/O, no clock of its own. Each event is a method (`arrived`, `left`, `finished`,
 `loaded`, `measured`, `memory`, `load_failed`, `exited`, `recovered`, `unload`, `idle_timeout`,
-`drain`, `abandon`, `tick`) that returns the actions that follow, in order; the dispatcher carries them out. ``now`` is
-seconds on any clock that does not go back. A *model* here is one instance: each has a key.
+`drain`, `abandon`, `tick`) that returns the actions that follow, in order; the dispatcher carries
+them out. ``now`` is seconds on any clock that does not go back. A *model* here is one instance:
+each has a key.
 
 The contract
 ------------
