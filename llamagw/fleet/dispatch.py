@@ -372,7 +372,7 @@ class Dispatcher:
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
             # A GPU's driver may take a moment to give back what the run had.
-            self._memory.look()
+            self._memory.look(decide=False)
             self._run(
                 self.scheduler.exited(key, event.failure, now, event.hold, event.out_of_memory)
             )

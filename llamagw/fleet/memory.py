@@ -75,17 +75,17 @@ class MemoryWatch:
             self._next.cancel()
             self._next = None
 
-    def look(self) -> None:
-        """Look now, if bytes are counted: what is decided next is to be decided by it."""
+    def look(self, decide: bool = True) -> None:
+        """
+        Look now, if bytes are counted.
+
+        :param decide: whether the scheduler decides at once; if not, it is told of an event next
+        """
         if self._config is None:
             return
         now = self._clock.seconds()
-        for instance in list(self._instances.values()):
-            own = _own(instance, self._scheduler)
-            if own is not None:
-                self._run(self._scheduler.measured(instance.key, own, now))
         capacity = capacities(self._devices(), self._config, self._held())
-        self._run(self._scheduler.memory(capacity, now))
+        self._run(self._scheduler.memory(capacity, now, decide))
 
     def accounts(self) -> list[Account]:
         """The memory of each device, for people; empty if bytes are not counted."""
@@ -96,6 +96,11 @@ class MemoryWatch:
 
     def _turn(self) -> None:
         self._next = None
+        for instance in list(self._instances.values()):
+            own = _own(instance, self._scheduler)
+            if own is not None:
+                now = self._clock.seconds()
+                self._run(self._scheduler.measured(instance.key, own, now))
         self.look()
         wanted = bool(self._scheduler.room.wanting)
         self._next = self._clock.callLater(SOON_SEC if wanted else EVERY_SEC, self._turn)
