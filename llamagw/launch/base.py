@@ -46,6 +46,7 @@ class Need(Struct, frozen=True, kw_only=True):
     :ivar files: bytes of the host's memory that are mapped from files, by what identifies each
         file: all runs that map the same one share them
     :ivar flags: for the engine's command line, which put it there
+    :ivar key: all that these figures depend on, by which they are learned; "" if they are not to be
     :ivar source: where the figures come from
     :ivar rough: whether something was not known, so that they may be far off
     """
@@ -53,6 +54,7 @@ class Need(Struct, frozen=True, kw_only=True):
     devices: Mapping[str, int]
     files: Mapping[str, int] = {}
     flags: tuple[str, ...] = ()
+    key: str = ""
     source: Literal["estimate", "learned", "config"] = "estimate"
     rough: bool = False
 
@@ -71,17 +73,20 @@ class Reading(NamedTuple):
 
 class Memory(Struct, frozen=True, omit_defaults=True):
     """
-    The memory that a run has in use on this machine, without that of its GPUs.
+    The memory that a run has in use on this machine.
 
     :ivar rss: bytes that are resident
     :ivar anon: bytes of them that are its own, shared memory among them; None if not known
     :ivar file: bytes of them that are mapped from files, such as the weights: the system can drop
         them; None if not known
+    :ivar devices: bytes of GPUs, by name; as the driver says, or else the engine. Those of which
+        nothing is known are missing
     """
 
     rss: int
     anon: int | None = None
     file: int | None = None
+    devices: Mapping[str, int] = {}
 
 
 @runtime_checkable

@@ -20,6 +20,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
@@ -36,11 +37,13 @@ from llamagw.launch.command import (
     has_own_key,
     masked,
 )
+from llamagw.launch.lesson import Lesson
 from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
 from llamagw.launch.ports import LOOPBACK
 from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
+from llamagw.launch.quiet import Quiet, is_wanted
 from llamagw.launch.sockets import Listener
 from llamagw.net import Address
 from llamagw.text import harmless
@@ -75,10 +78,16 @@ class LocalRun:
     :param model: what to run
     :param log: gets what the engine prints
     :param ended: called once, when it has ended or could not be started
+    :param need: what it may take in memory; None if that is not counted
     """
 
     def __init__(
-        self, processes: Processes, model: LocalModel, log: Log, ended: Callable[[Exit], None]
+        self,
+        processes: Processes,
+        model: LocalModel,
+        log: Log,
+        ended: Callable[[Exit], None],
+        need: Need | None = None,
     ) -> None:
         self.output = Output(log, lambda: processes.config.engine_log)
         self.address = Address(LOOPBACK, 0)
@@ -87,6 +96,8 @@ class LocalRun:
         self._processes = processes
         self._model = model
         self._report_end = ended
+        key = need.key if need else ""
+        self._lesson = Lesson(processes.learned, key) if key else None
         #: Waiting for its end (`broke_off`); None when it has ended.
         self._end_waiters: list[Deferred[bool]] | None = []
         self._kill_later: IDelayedCall | None = None
@@ -138,11 +149,12 @@ class LocalRun:
 
     def progress(self) -> object:
         """See `Run.progress`: lines of output, CPU time, bytes read."""
-        return self.output.count, self._processes.effort(self.pid)
+        return self.output.heard, self._processes.effort(self.pid)
 
     def memory(self) -> Memory | None:
         """See `Run.memory`: that of the engine's session."""
-        return self._processes.memory(self.pid)
+        memory = self._processes.memory(self.pid)
+        return memory if memory is None or self._lesson is None else self._lesson.seen(memory)
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         """See `Run.await_ready`."""
@@ -154,9 +166,16 @@ class LocalRun:
             progress=self.progress,
             confirm=self.has_its_port,
             timeout=self._processes.config.load_timeout_sec,
-            healthy=ready,
+            healthy=partial(self._ready, ready),
             give_up=give_up,
         )
+
+    def _ready(self, tell: Callable[[], None]) -> None:
+        # From here on its lines may have text of clients.
+        self.output.told = None
+        if self._lesson is not None:
+            self._lesson.ready(self._processes.memory(self.pid, fresh=True))
+        tell()
 
     def broke_off(self) -> Deferred[bool]:
         """See `Run.broke_off`."""
@@ -216,6 +235,8 @@ class LocalRun:
         self._lines_before = self.output.count
         binary = processes.config.llama_server_path
         engine = command_line(binary, model, port, processes.flags)
+        self.output.quiet = Quiet() if is_wanted(engine, model.extra_args) else None
+        self.output.told = None if self._lesson is None else self._lesson.begin()
         command = masked(engine)
         _log.info("starting {name} on port {port}", name=model.name, port=port)
         _log.debug("{name} is run by: {command}", name=model.name, command=command)
@@ -268,6 +289,8 @@ class LocalRun:
     def _over(self, exit: Exit) -> None:
         for port in self._ports:
             self._processes.ports.give_back(port)
+        if self._lesson is not None:
+            self._lesson.over()
         self._report_end(exit)
         waiters, self._end_waiters = self._end_waiters or [], None
         for waiting in waiters:
@@ -314,7 +337,7 @@ class LocalLauncher:
 
     def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> LocalRun:
         """See `Launcher.launch`."""
-        return LocalRun(self._processes, self._model, self._log, ended)
+        return LocalRun(self._processes, self._model, self._log, ended, need)
 
     def ready_line(self, seconds: float) -> str:
         """See `Launcher.ready_line`."""
@@ -326,6 +349,10 @@ class LocalLauncher:
 
     def fell_short(self, devices: Mapping[str, int]) -> None:
         """See `Launcher.fell_short`."""
+        for need in self.needs():
+            if need.key:
+                known = {name: size for name, size in devices.items() if name in need.devices}
+                self._processes.learned.raise_to(need.key, known)
 
     def usual(self) -> float | None:
         """See `Launcher.usual`: from earlier loads, those before a restart too."""

@@ -1,0 +1,102 @@
+"""
+What one run of an engine teaches about the memory that the next one will take.
+
+When it is ready, from what it said (told.py) and from what the system says of it; when it is over,
+from the most that it had in use. The figures are kept by models/learned.py.
+"""
+
+from __future__ import annotations
+
+from msgspec.structs import replace
+
+from llamagw.launch.base import Memory
+from llamagw.launch.told import Told
+from llamagw.models import HOST, Held, Learned
+
+
+class Lesson:
+    """
+    Learns from one run.
+
+    :param learned: keeps what is learned
+    :param key: what the run was started with, as `Need.key`
+    :ivar told: gets the lines of an engine that loads; None when it is ready
+    """
+
+    def __init__(self, learned: Learned, key: str) -> None:
+        self.told: Told | None = Told()
+        self._learned = learned
+        self._key = key
+        #: The most seen in use, by device; empty until it is ready.
+        self._most: dict[str, int] = {}
+        #: Bytes by GPU, as the engine has said.
+        self._on_gpus: dict[str, int] = {}
+
+    def __repr__(self) -> str:
+        return f"<Lesson {self._key}: {self._most}>"
+
+    def begin(self) -> Told:
+        """
+        Listen to a process that starts; what an earlier one has said does not count.
+
+        :return: gets its lines
+        """
+        self.told = Told()
+        return self.told
+
+    def ready(self, memory: Memory | None) -> None:
+        """
+        Learn from a run that takes its first request.
+
+        :param memory: what it has in use now
+        """
+        if self.told is None:
+            return
+        told, self.told = self.told.devices(), None
+        if not told or any(name.endswith("_Split") for name in told):
+            # Nothing was said, or not of which GPU (rows of one matrix may be on several).
+            return
+        of_driver = {} if memory is None else memory.devices
+        devices = {
+            name: _with_base(held, of_driver.get(name), held.total)
+            for name, held in told.items()
+            if name != HOST
+        }
+        self._on_gpus = {name: held.total for name, held in devices.items()}
+        # What it computes with has not been touched yet.
+        host = told.get(HOST, Held())
+        anon = None if memory is None else memory.anon
+        devices[HOST] = _with_base(host, anon, host.model + host.kv)
+        self._learned.add(self._key, devices)
+        self._most = {name: held.total for name, held in devices.items()}
+
+    def seen(self, memory: Memory) -> Memory:
+        """
+        Look at what it has in use.
+
+        :param memory: by the system
+        :return: with what is known of GPUs
+        """
+        if not self._most:
+            return memory
+        held = {HOST: memory.anon or 0, **self._on_gpus, **memory.devices}
+        for name, size in held.items():
+            self._most[name] = max(self._most.get(name, 0), size)
+        if self._on_gpus:
+            return replace(memory, devices={**self._on_gpus, **memory.devices})
+        return memory
+
+    def over(self) -> None:
+        """Learn from a run that has ended: the most that it had in use."""
+        if self._most:
+            self._learned.raise_to(self._key, self._most)
+
+
+def _with_base(held: Held, seen: int | None, counted: int) -> Held:
+    """
+    The same, with what a process takes beside what its engine counts.
+
+    :param seen: bytes that the system says it has; None if it does not say
+    :param counted: of what the engine says, how much is in that
+    """
+    return held if seen is None else replace(held, base=max(0, seen - counted))
