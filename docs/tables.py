@@ -68,7 +68,7 @@ def keys(struct: type[Struct], names: Iterable[str]) -> str:
     :param names: the keys
     """
     fields = {field.name: field for field in msgspec.structs.fields(struct)}
-    wanted, said = takes(struct), meanings()
+    wanted, said = takes(struct), meanings(struct)
     rows = [
         (f"`{name}`", default(fields[name]), markdown(wanted[name]), markdown(said[name]))
         for name in names
@@ -93,14 +93,19 @@ def default(field: FieldInfo) -> str:
 
 
 @cache
-def meanings() -> dict[str, str]:
-    """What each key is for, from the comments of the example."""
-    known = {*ConfigFile.__struct_fields__, *ModelEntry.__struct_fields__}
+def meanings(struct: type[Struct]) -> dict[str, str]:
+    """
+    What each key is for, from the comments of the example.
+
+    :param struct: the file, or a model's entry: a key of either may be one of the other too
+    """
+    top, line, models = EXAMPLE.read_text().partition("\nmodels:\n")
+    text = top + line if struct is ConfigFile else models
     found: dict[str, str] = {}
     comment: list[str] = []
-    for line in EXAMPLE.read_text().splitlines():
+    for line in text.splitlines():
         key, words = _KEY.match(line), _COMMENT.match(line)
-        if key and key[1] in known:
+        if key and key[1] in struct.__struct_fields__:
             if comment:
                 found.setdefault(key[1], " ".join(comment))
             comment = []

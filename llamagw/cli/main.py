@@ -182,14 +182,14 @@ def init(
     """
     Write a configuration from a folder of GGUF files.
 
-    Looks into the folders in DIR too. Names, sizes, context lengths and the kind of each model
-    come from the files; threads and how many may be loaded at once from this machine. What is no
-    model, or no whole one, is told and left out.
+    Looks into the folders in DIR too. Names, sizes and the kind of each model come from the files;
+    threads, and contexts that fit into the memory, from this machine. What is no model, no whole
+    one, or too large for this machine, is told and left out.
 
     Exit code 1, the file being written, when no llama-server was found: then its line is marked
     with CHANGE.
     """
-    from llamagw.cli.init import Machine, config_text, find_engine
+    from llamagw.cli.init import Machine, config_text, find_engine, too_large
     from llamagw.cli.scan import scan
 
     try:
@@ -198,12 +198,16 @@ def init(
         raise click.BadParameter(str(error), param_hint="--llama-server") from None
     if output != "-" and os.path.lexists(output) and not force:
         raise click.ClickException(f"{output} is there already; -o another one, or --force")
-    found = scan(folder)
+    found, machine = scan(folder), Machine.this()
+    large = [*too_large(found.models, machine, gpu_layers)]
+    for model, why in large:
+        found.models.remove(model)
+        found.left_out.append((model.path, why))
     for path, why in found.left_out:
         click.echo(f"left out: {show.plain(path)} {why}", err=True)
     if not found.models:
         raise click.ClickException(f"no model in {show.plain(folder)}; nothing was written")
-    text = config_text(folder, found.models, engine, Machine.this(), gpu_layers)
+    text = config_text(folder, found.models, engine, machine, gpu_layers)
     try:
         with click.open_file(output, "w", encoding="utf-8", atomic=output != "-") as file:
             file.write(text)

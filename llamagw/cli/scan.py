@@ -1,5 +1,5 @@
 """
-The models in a folder of GGUF files: what each file is, and an estimate of what its model needs.
+The models in a folder of GGUF files: what each file is.
 
 Reads the heads of the files only. init.py makes a configuration of the result.
 """
@@ -13,17 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from llamagw.cli.show import plain
-from llamagw.models import Flags, Shape, estimate, gguf, kind, no_model, shape
-
-#: The longest context that is written (tokens): a longer one may need more memory than there is.
-CONTEXT = 8192
-#: The same for embeddings and rankings, whose whole input must fit into one batch.
-SHORT_CONTEXT = 2048
-#: The context is halved for a smaller KV cache down to this (tokens).
-LEAST_CONTEXT = 1024
-
-#: Bytes that a model takes beside its weights and its KV cache (docs/memory.md).
-OVERHEAD = 2**30
+from llamagw.models import Shape, gguf, kind, no_model, shape
 
 _PART = re.compile(r"-(\d{5})-of-(\d{5})$")
 _QUANT = re.compile(r"[-._](?:i?q\d\w*|[bf]?f(?:16|32)|fp(?:16|32)|mxfp4\w*)$", re.IGNORECASE)
@@ -58,50 +48,6 @@ class Model:
     shape: Shape | None
     pooled: bool = True
     mmproj: str | None = None
-
-    def context(self, ram: int) -> int:
-        """
-        A context that fits the model and the machine.
-
-        :param ram: the machine's memory in bytes
-        :return: tokens
-        """
-        context = min(self.trained, CONTEXT if self.kind == "text" else SHORT_CONTEXT)
-        while context > LEAST_CONTEXT and self.kv(context) > ram / 8:
-            context = max(context // 2, LEAST_CONTEXT)
-        return context
-
-    def kv(self, context: int) -> int:
-        """
-        The KV cache that it takes.
-
-        :param context: tokens
-        :return: bytes; 0 if that is not known
-        """
-        return estimate(self.shape, Flags(context=context)).host.kv if self.shape else 0
-
-    def memory(self, ram: int) -> int:
-        """
-        Estimate the memory that it takes when loaded.
-
-        :param ram: the machine's memory in bytes
-        :return: bytes
-        """
-        return self.size + self.kv(self.context(ram)) + OVERHEAD
-
-    def arguments(self, ram: int) -> list[str]:
-        """
-        Its ``extra_args``.
-
-        :param ram: the machine's memory in bytes
-        """
-        found = []
-        if self.kind != "text":
-            found = ["--reranking" if self.kind == "ranking" else "--embeddings"]
-            if not self.pooled:
-                found += ["--pooling", "mean"]
-            found += ["--ubatch-size", str(self.context(ram))]
-        return found + (["--mmproj", self.mmproj] if self.mmproj else [])
 
 
 @dataclass
@@ -168,7 +114,7 @@ def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> s
     if not os.path.isfile(path):
         return "is a broken link" if os.path.islink(path) else "is not a file"
     stem = _stem(path)
-    parts = [path]
+    parts, more = [path], []
     if split := _PART.search(stem):
         number, count = int(split[1]), int(split[2])
         base = path[: -len(".gguf") - len(split[0])]
@@ -180,7 +126,7 @@ def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> s
             return f"is the first of {count} parts, and part {missing[0]} is missing"
         for number, part in enumerate(parts[1:], 2):
             try:
-                gguf.read(part)
+                more.append(gguf.read(part))
             except gguf.Unreadable as error:
                 return f"has a part {number} that {error}"
         stem = stem[: split.start()]
@@ -190,7 +136,8 @@ def _look(path: str, files: list[str], found: Found, projectors: list[str]) -> s
         return None
     why = _no_model(header)
     if why is None:
-        found.models.append(_model(path, stem or "model", sum(map(os.path.getsize, parts)), header))
+        size = sum(map(os.path.getsize, parts))
+        found.models.append(_model(path, stem or "model", size, [header, *more]))
     return why
 
 
@@ -207,8 +154,8 @@ def _no_model(header: gguf.Header) -> str | None:
     return None
 
 
-def _model(path: str, name: str, size: int, header: gguf.Header) -> Model:
-    arch = header.architecture
+def _model(path: str, name: str, size: int, headers: list[gguf.Header]) -> Model:
+    header, arch = headers[0], headers[0].architecture
     pooling, use = header.number(f"{arch}.pooling_type"), kind(header)
     return Model(
         path=os.path.abspath(path),
@@ -217,7 +164,7 @@ def _model(path: str, name: str, size: int, header: gguf.Header) -> Model:
         architecture=arch,
         kind=use,
         trained=header.number(f"{arch}.context_length") or 0,
-        shape=shape([header]),
+        shape=shape(headers),
         pooled=use != "embeddings" or pooling not in (None, _POOLING_NONE),
     )
 

@@ -24,6 +24,7 @@ from llamagw.config.resolved import Config, LocalModel, ModelConfig, Otel, Remot
 from llamagw.config.rules import CORS_NAMES, HOP_BY_HOP
 from llamagw.config.schema import (
     ANY_ORIGIN,
+    CACHE_MB,
     DEFAULTS,
     LOCALHOST,
     CaptureEntry,
@@ -33,10 +34,12 @@ from llamagw.config.schema import (
     ReplicaEntry,
 )
 from llamagw.config.secrets import masked_arguments, unmasked
+from llamagw.config.sizes import size as size_of
 from llamagw.config.sources import described, told_faults
 
 __all__ = [
     "ANY_ORIGIN",
+    "CACHE_MB",
     "CORS_NAMES",
     "DEFAULTS",
     "HOP_BY_HOP",
@@ -69,6 +72,7 @@ __all__ = [
     "origin",
     "physical_cores",
     "shown_address",
+    "size_of",
     "speaks_tls",
     "told_faults",
     "unmasked",

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from llamagw.config import collector, machine, rules
+from llamagw.config import collector, machine, rules, sizes
 from llamagw.config.addresses import origin
 from llamagw.config.document import ConfigError, Document, show
 from llamagw.config.resolved import (
@@ -60,10 +60,17 @@ def resolve(document: Document, raw: dict[Any, Any] | None) -> Config | None:
 def _config(document: Document, raw: dict[Any, Any]) -> Config:
     fault = document.fault
     meant = rules.meant_at_top(raw)
-    apart = {"models", "capture", "otel"}
+    apart = {"models", "capture", "otel", "memory", "memory_reserve"}
     file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", apart, meant)})
+    if "memory" in raw:
+        file = replace(file, memory=sizes.budgets(fault, raw["memory"]))
+    if "memory_reserve" in raw:
+        left = sizes.reserve(fault, raw["memory_reserve"], file.memory_reserve)
+        file = replace(file, memory_reserve=left)
+    sizes.needs_memory(fault, file, raw)
     names = rules.NameRules(fault)
-    models = list(_models(document, raw["models"], names)) if "models" in raw else []
+    counted = file.memory != "off"
+    models = list(_models(document, raw["models"], names, counted)) if "models" in raw else []
     known = names.check_aliases()
     names.default_model(file.default_model, known)
     if "capture" in raw:
@@ -110,12 +117,15 @@ def _capture(document: Document, raw: Any) -> CaptureEntry:
     return CaptureEntry()
 
 
-def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[ModelConfig]:
+def _models(
+    document: Document, raw: Any, names: rules.NameRules, counted: bool
+) -> Iterator[ModelConfig]:
     """
     The valid models; the others become faults.
 
     :param raw: the value of ``models:``
     :param names: collects the names of all models
+    :param counted: whether memory is counted
     """
     if not isinstance(raw, list) or not raw:
         hint = '; begin each model with "- "' if isinstance(raw, dict) else ""
@@ -127,28 +137,34 @@ def _models(document: Document, raw: Any, names: rules.NameRules) -> Iterator[Mo
             document.fault(place, f'expected keys such as "name: …", got {show(one)}')
             continue
         before = len(document.faults)
-        entry, model = _model(document, one, place)
+        entry, model = _model(document, one, place, counted)
         names.add(index, entry.name, entry.aliases)
         if len(document.faults) == before:
             yield model
 
 
-def _model(document: Document, raw: dict[Any, Any], place: str) -> tuple[ModelEntry, ModelConfig]:
+def _model(
+    document: Document, raw: dict[Any, Any], place: str, counted: bool
+) -> tuple[ModelEntry, ModelConfig]:
     fault = document.fault
     if isinstance(raw.get("env"), dict):
         raw = {**raw, "env": environment(document, raw["env"], f"{place}.env")}
     if isinstance(raw.get("extra_args"), list):
         raw = {**raw, "extra_args": texts(document, raw["extra_args"], f"{place}.extra_args")}
     listed = raw.get("replicas")
-    apart = {"replicas"} if isinstance(listed, list) else ()
+    apart = {"memory", "replicas"} if isinstance(listed, list) else {"memory"}
     meant = rules.meant_in_model(raw)
     entry = ModelEntry(**{"name": "", **fields(document, ModelEntry, raw, place, apart, meant)})
     if "threads" not in raw:
         entry = replace(entry, threads=min(entry.threads, machine.physical_cores()))
+    if "memory" in raw:
+        entry = replace(entry, memory=sizes.taken(fault, raw["memory"], f"{place}.memory"))
     rules.own_flags(fault, entry.extra_args, place)
     rules.params(fault, entry, place)
     rules.headers(fault, entry.pass_headers, place)
     remote = rules.local_or_remote(fault, raw.keys(), place)
+    if not remote:
+        sizes.of_model(fault, entry, counted, place)
     replicas = [*_at_urls(document, raw, entry, place)]
     if isinstance(listed, list):
         replicas += _at_replicas(document, listed, place)

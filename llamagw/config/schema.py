@@ -13,7 +13,6 @@ import msgspec
 from msgspec import Meta, Struct
 
 from llamagw.config.names import NAME_LENGTH
-from llamagw.config.sizes import SIZE
 
 #: A text without the characters that YAML allows but file names, command lines or JSON do not.
 TEXT = r"\A[^\0\ud800-\udfff]*\Z"
@@ -71,14 +70,14 @@ _Megabytes = Annotated[
     float, Meta(gt=0, le=2**20, description="a number of megabytes, more than 0, 1048576 at most")
 ]
 _Switch = Annotated[bool, Meta(description="true or false")]
-_Size = Annotated[str, Meta(pattern=SIZE, description="a size such as 8GB or 7.5GiB")]
+# Of the sizes only what they are for: sizes.py checks them.
+_Size = Annotated[str, Meta(description="a size such as 8GB or 7.5GiB")]
 _Budgets = Annotated[
-    Literal["auto", "off"] | dict[str, _Size],
+    Literal["auto", "off"] | dict[str, str],
     Meta(description="auto, off, or sizes by device, such as {host: 48GB, CUDA0: 22GB}"),
 ]
 _Sizes = Annotated[
-    # Not _Size: with a pattern beside a mapping, msgspec 0.22.0 damages its own memory.
-    str | dict[str, _Size],
+    str | dict[str, str],
     Meta(description="a size such as 8GB, or sizes by device, such as {CUDA0: 7GB}"),
 ]
 _CacheMegabytes = Annotated[

@@ -15,8 +15,9 @@ from msgspec.structs import replace
 from llamagw.config.document import ConfigError, Document, Fault
 from llamagw.config.load import resolve
 from llamagw.config.resolved import Config, ModelConfig, Otel, RemoteModel, Replica
-from llamagw.config.schema import DEFAULTS, ModelEntry
+from llamagw.config.schema import CACHE_MB, DEFAULTS, ModelEntry
 from llamagw.config.secrets import MASK, is_secret, masked_arguments, masked_fault, masked_text
+from llamagw.config.sizes import spelt
 
 #: How many models are told of at most.
 MOST_MODELS = 200
@@ -59,7 +60,7 @@ def described(config: Config, derived: Mapping[str, Any], only: str | None) -> d
         "models": [
             {**value, "name": model.name}
             for number, model in chosen[:MOST_MODELS]
-            for value in _of_model(model, number, written)
+            for value in _of_model(model, number, written, config.memory is not None)
         ],
         "left_out": max(len(chosen) - MOST_MODELS, 0),
     }
@@ -110,10 +111,11 @@ class _Written:
 def _of_gateway(
     config: Config, derived: Mapping[str, Any], written: _Written
 ) -> Iterator[dict[str, Any]]:
+    usual = _defaults(config)
     for key in Config.__struct_fields__:
         if key in ("path", "models"):
             continue
-        value, default = getattr(config, key), getattr(DEFAULTS, key)
+        value, default = getattr(config, key), getattr(usual, key)
         line, origin = None, "default" if value == default else "file"
         if written.config is not None and getattr(written.config, key) == value:
             origin = "file" if key in written.raw else "default"
@@ -124,10 +126,30 @@ def _of_gateway(
         if isinstance(value, Otel):
             origin = origin if value.asked_by == key else "machine"
             value = replace(value, headers=dict.fromkeys(value.headers, MASK))
-        yield _value(key, value, origin, line)
+        yield _value(key, _written_size(key, value), origin, line)
 
 
-def _of_model(model: ModelConfig, number: int, written: _Written) -> Iterator[dict[str, Any]]:
+def _defaults(config: Config) -> Config:
+    """What would be in force by default; the limit of models depends on whether bytes are."""
+    counted = config.memory is not None
+    usual = Config.of("", replace(DEFAULTS, memory="auto" if counted else "off"), [])
+    return replace(usual, memory=None)
+
+
+def _written_size(key: str, value: Any) -> Any:
+    """A value of the gateway's as a file says it, where that is about memory."""
+    if key == "memory_reserve":
+        return spelt(value)
+    if key != "memory":
+        return value
+    if value is None:
+        return "off"
+    return {device: spelt(number) for device, number in value.items()} or "auto"
+
+
+def _of_model(
+    model: ModelConfig, number: int, written: _Written, counted: bool
+) -> Iterator[dict[str, Any]]:
     raw, now, place = written.model(model.name)
     here = f"models[{number}]"
     for key in type(model).__struct_fields__:
@@ -138,6 +160,11 @@ def _of_model(model: ModelConfig, number: int, written: _Written) -> Iterator[di
         if now is not None and getattr(now, key, None) == value:
             line = written.line(f"{place}.{key}")
             origin = "file" if key in raw else "default" if value == default else "machine"
+        if key == "memory" and value:
+            value = {device: spelt(size) for device, size in value.items()}
+            value = value.get("", value)
+        elif key == "prompt_cache_mb" and value is None and counted:
+            value = CACHE_MB
         yield _value(f"{here}.{key}", _masked(key, value), origin, line)
     if isinstance(model, RemoteModel):
         for index, replica in enumerate(model.replicas):

@@ -37,6 +37,8 @@ from llamagw.fleet.instance import (
     Settings,
 )
 from llamagw.fleet.lease import Lease, Waiter
+from llamagw.fleet.ledger import Account
+from llamagw.fleet.memory import MemoryWatch
 from llamagw.fleet.model import Status, Why
 from llamagw.fleet.registry import LaunchersOf, Registry, freest
 from llamagw.fleet.reload import Reload
@@ -88,6 +90,9 @@ class Dispatcher:
         self._standings = Standings(self.scheduler.models, self.scheduler.room, self._usual)
         self._unloads: dict[str, list[Deferred[None]]] = {}
         self._alarm = Alarm(clock, self._tick)
+        self._memory = MemoryWatch(
+            self.scheduler, self._instances, launchers.devices, clock, self._run
+        )
         self._drained: Deferred[None] | None = None
         self._watchers = Watchers(self.scheduler.models)
         self._descriptions = Descriptions(probe, clock)
@@ -107,7 +112,7 @@ class Dispatcher:
     # For requests and for management
 
     def acquire(
-        self, name: str, load: bool = True, failed: Sequence[Lease] = ()
+        self, name: str, load: bool = True, failed: Sequence[Lease] = (), anyway: bool = False
     ) -> Deferred[Lease]:
         """
         Get a lease on an instance of a model; the instance is started if necessary.
@@ -119,6 +124,7 @@ class Dispatcher:
             use
         :param failed: leases on instances that broke off this request; another instance of the
             model is preferred
+        :param anyway: whether the model is loaded even if the figures say that it never fits
         :return: fires with the lease; fails with a `GatewayError` when the request is rejected,
             with `ModelNotLoaded` at once if `load` is false and the model is not ready
         :raises ModelNotFound: if no model has this name; raised, not delivered by the Deferred
@@ -126,7 +132,8 @@ class Dispatcher:
         instance = freest(self.catalogue.find(name), self.scheduler.models, failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(waiter))
         waiter = Waiter(instance.key, deferred, load)
-        self._run(self.scheduler.arrived(instance.key, waiter, self._clock.seconds(), load))
+        now = self._clock.seconds()
+        self._run(self.scheduler.arrived(instance.key, waiter, now, load, anyway))
         if not deferred.called:
             patience = self.config.queue_timeout_sec
             waiter.timer = self._clock.callLater(patience, self._timed_out, waiter)
@@ -163,17 +170,18 @@ class Dispatcher:
             if name in self.catalogue
         }
 
-    def load(self, name: str) -> Deferred[None]:
+    def load(self, name: str, anyway: bool = False) -> Deferred[None]:
         """
         Load a model as a request for it would, without sending a request.
 
         Cancelling the Deferred removes the order from the queue; a load under way goes on.
 
         :param name: as in `acquire`
+        :param anyway: as in `acquire`
         :return: fires when the model is loaded; fails with a `GatewayError` when it cannot be
         :raises ModelNotFound: if no model has this name
         """
-        return self.acquire(name).addCallback(Lease.release)
+        return self.acquire(name, anyway=anyway).addCallback(Lease.release)
 
     def admits(self, name: str) -> bool:
         """
@@ -275,6 +283,10 @@ class Dispatcher:
         """All instances together, those of an earlier configuration that still run included."""
         return totals(self._instances.values(), self.scheduler.models)
 
+    def accounts(self) -> list[Account]:
+        """The memory of this machine and of its GPUs; empty if bytes are not counted."""
+        return self._memory.accounts()
+
     async def descriptions(self) -> dict[str, dict[str, Any]]:
         """
         How the instances that are ready describe their models.
@@ -307,6 +319,7 @@ class Dispatcher:
 
     def begin(self) -> None:
         """Start the remote instances, and preload models. To be called once, at the start."""
+        self._memory.apply(self.config)
         self._run(self.scheduler.tick(self._now()))
         self._preload(entry.model.name for entry in self.catalogue)
 
@@ -319,7 +332,9 @@ class Dispatcher:
         successor. Models that are new or changed are preloaded if so configured.
         """
         previous, self.config = self.config, config
-        self._preload(self._reload.apply(previous, config))
+        changed = self._reload.apply(previous, config)
+        self._memory.apply(config)
+        self._preload(changed)
 
     def drain(self) -> Deferred[None]:
         """
@@ -356,7 +371,13 @@ class Dispatcher:
         elif isinstance(event, LoadFailed):
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
-            self._run(self.scheduler.exited(key, event.failure, now, event.hold))
+            # A GPU's driver may take a moment to give back what the run had.
+            self._memory.look()
+            self._run(
+                self.scheduler.exited(key, event.failure, now, event.hold, event.out_of_memory)
+            )
+            if event.out_of_memory and key in self.scheduler.models:
+                self._instances[key].launcher.fell_short(self.scheduler.models[key].raised)
             self._registry.forget(key)
             self._unloaded(key)
         elif isinstance(event, Recovered):
@@ -392,6 +413,7 @@ class Dispatcher:
         if self._watchers.touched:
             self._watchers.send(self.catalogue.holds, self._since_epoch())
         if self._drained is not None and not any(i.life for i in self._instances.values()):
+            self._memory.end()
             drained, self._drained = self._drained, None
             drained.callback(None)
 

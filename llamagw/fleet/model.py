@@ -7,7 +7,7 @@ Changed by scheduler.py only. What follows from it is decided there, and in room
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 
 from llamagw.errors import GatewayError
@@ -62,6 +62,8 @@ class Model:
     """
 
     __slots__ = (
+        "anyway",
+        "charge",
         "closing",
         "failed_at",
         "failure",
@@ -77,8 +79,10 @@ class Model:
         "number",
         "pinned",
         "place",
+        "raised",
         "retired",
         "retry_at",
+        "short",
         "started_at",
         "status",
         "takes_no_room",
@@ -101,6 +105,14 @@ class Model:
         self.pinned = pinned
         self.takes_no_room = takes_no_room
         self.needs = needs
+        #: What it is counted with while it is in memory; None if its bytes are not counted.
+        self.charge: Need | None = None
+        #: Bytes by device that a run of it turned out to need, until it is loaded.
+        self.raised: Mapping[str, int] = {}
+        #: Its last load failed for want of memory, and is tried once more.
+        self.short = False
+        #: Is to be loaded though the figures say that it does not fit.
+        self.anyway = False
         self.status = Status.UNLOADED
         #: Admits no requests until it is idle: its room is needed, or it is leaving.
         self.closing = False

@@ -6,13 +6,17 @@ visiting each. Models are changed by scheduler.py only, which calls `Room.note` 
 rules are functions of one model; the numbers in their docstrings are those of the contract in
 scheduler.py.
 
+Here models are counted. Where their bytes are counted too, plan.py decides by the same rules.
+
 Remote models take no room, and are in none of the indexes (11).
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right, insort
+from collections.abc import Mapping
 
+from llamagw.fleet.books import Capacity
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Place, Status
 from llamagw.fleet.ranked import Ranked
 
@@ -128,6 +132,8 @@ class Room:
     :param limit: how many models may be in memory at once
     :param swap_after: seconds that a request waits for room before a busy model closes; None if
         models stay in proportion to their load times instead
+    :ivar capacity: how much may be used of each device; None if bytes are not counted
+    :ivar over: where bytes are counted, whether more is in memory than fits
     :ivar wanting: models to be started, the longest wait first
     :ivar in_memory: models that take room
     :ivar stopping: those of them whose room is about to become free
@@ -138,10 +144,12 @@ class Room:
     __slots__ = (
         "_open",
         "_stoppable",
+        "capacity",
         "closing",
         "going",
         "in_memory",
         "limit",
+        "over",
         "stopping",
         "swap_after",
         "wanting",
@@ -150,6 +158,8 @@ class Room:
     def __init__(self, limit: int, swap_after: float | None) -> None:
         self.limit = limit
         self.swap_after = swap_after
+        self.capacity: Mapping[str, Capacity] | None = None
+        self.over = False
         self.wanting: list[Place] = []
         self.in_memory: set[Model] = set()
         self.stopping: set[Model] = set()
@@ -217,7 +227,7 @@ class Room:
     @property
     def in_need(self) -> bool:
         """Whether a model that falls idle may have to be stopped."""
-        return bool(self.wanting) or len(self.in_memory) > self.limit
+        return bool(self.wanting) or self.over or len(self.in_memory) > self.limit
 
     def next_to_start(self) -> Model | None:
         """The model that gets free room; None if none wants it or there is none."""

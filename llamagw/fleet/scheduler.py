@@ -64,7 +64,9 @@ room.py. So the cost of an event grows with the logarithm of the number of model
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+
+from msgspec.structs import replace
 
 from llamagw.errors import GatewayError
 from llamagw.fleet.actions import (
@@ -79,8 +81,12 @@ from llamagw.fleet.actions import (
     shutting_down,
     unloaded_by_force,
 )
+from llamagw.fleet.books import Capacity, total
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
+from llamagw.fleet.needs import Lack, lacks_forever
+from llamagw.fleet.plan import make_plan
 from llamagw.fleet.room import Room, is_closing
+from llamagw.fleet.shortage import never_fits, ran_out
 from llamagw.launch import Need
 
 __all__ = [
@@ -135,15 +141,20 @@ class Scheduler:
 
     # Events of requests
 
-    def arrived(self, key: str, ticket: Hashable, now: float, load: bool = True) -> list[Action]:
+    def arrived(
+        self, key: str, ticket: Hashable, now: float, load: bool = True, anyway: bool = False
+    ) -> list[Action]:
         """
         A request for the model has arrived.
 
         :param ticket: its handle, which comes back in `Admit` or `Reject`
         :param load: whether it may wait, and the model be loaded for it; if not, it does not count
             as use
+        :param anyway: whether the model is loaded even if the figures say that it never fits
         """
         model = self.models[key]
+        if anyway:
+            self._allow(model)
         if self._admits(model, load):
             self._lease(model, now, load)
             return [Admit(ticket)]
@@ -157,6 +168,7 @@ class Scheduler:
         """A waiter has left: its request was cancelled, or timed out."""
         model = self.models[key]
         model.waiting.leave(ticket)
+        self._given_up(model)
         return self._settle(now, model)
 
     def finished(self, key: str, now: float, used: bool = True) -> list[Action]:
@@ -183,8 +195,37 @@ class Scheduler:
         model.status = Status.READY
         model.failure = None
         model.last_used = now
+        model.raised, model.short = {}, False
         self._measure(model, now)
         return self._settle(now, model)
+
+    def measured(self, key: str, devices: Mapping[str, int], now: float) -> list[Action]:
+        """
+        The model's run was seen to take memory.
+
+        :param devices: bytes of its own, by device
+        """
+        model = self.models.get(key)
+        if model is None or model.charge is None or not self._grows(model, devices):
+            return []
+        return self._settle(now, model)
+
+    def memory(self, capacity: Mapping[str, Capacity] | None, now: float) -> list[Action]:
+        """
+        How much memory there is, or has others in it, is known anew.
+
+        :param capacity: by device; None if bytes are not counted
+        """
+        if capacity == self.room.capacity:
+            return []
+        self.room.capacity = capacity
+        if capacity is None:
+            self.room.over = False
+        for model in self.room.in_memory:
+            if model.charge is None:
+                # It was started when bytes were not counted.
+                model.charge = next(iter(model.needs()), None)
+        return self._settle(now)
 
     def load_failed(self, key: str, error: GatewayError, now: float) -> list[Action]:
         """
@@ -197,7 +238,12 @@ class Scheduler:
         return self._reject_waiting(model, error) + self._settle(now, model)
 
     def exited(
-        self, key: str, failure: GatewayError | None, now: float, hold: bool = False
+        self,
+        key: str,
+        failure: GatewayError | None,
+        now: float,
+        hold: bool = False,
+        out_of_memory: bool = False,
     ) -> list[Action]:
         """
         The run has ended, and its memory is free.
@@ -205,13 +251,23 @@ class Scheduler:
         :param failure: why, if that was not asked for; unless its ``retry_after`` is 0, the model
             cannot be started again before `recovered`
         :param hold: whether requests wait until then, instead of being rejected with the failure
+        :param out_of_memory: whether it ended for want of memory
         """
         model = self.models[key]
+        again = out_of_memory and self._is_tried_again(model)
+        charge, model.charge = model.charge, None
+        ran_short = out_of_memory and charge is not None and model.status is Status.LOADING
+        if out_of_memory and charge is not None:
+            self._raise(model, charge)
         self._end_life(model)
         model.held = hold
         model.status = Status.UNLOADED
+        model.short = again
         actions: list[Action] = []
-        if failure is not None:
+        if failure is not None and not again:
+            if ran_short:
+                assert charge is not None
+                failure = ran_out(model, charge, failure)
             self._fail(model, failure, now)
             if model.status is Status.FAILED and not self._waits_for_restart(model):
                 actions = self._reject_waiting(model, failure)
@@ -374,7 +430,12 @@ class Scheduler:
             return model.remaining_failure(now)
         if len(model.waiting) >= self.max_queue:
             return queue_full(model)
-        return None
+        lacks = self._lacks_forever(model)
+        return never_fits(model, lacks) if lacks else None
+
+    def _lacks_forever(self, model: Model) -> Sequence[Lack]:
+        """What memory a model lacks that can never be loaded (12)."""
+        return lacks_forever(model, self.room) if model.status is Status.UNLOADED else ()
 
     def _waits_for_restart(self, model: Model) -> bool:
         """Whether requests for a model that has failed wait for its next start (12)."""
@@ -411,6 +472,7 @@ class Scheduler:
     def _end_life(self, model: Model) -> None:
         """Its run has ended; its leases end at `finished` all the same (7)."""
         model.closing = False
+        model.anyway = False
         # An unload ends one run (9); a retired model is not started again.
         model.leaving = model.retired
 
@@ -473,6 +535,42 @@ class Scheduler:
         if model.retired and not model.in_flight and model.status not in IN_MEMORY:
             self.models.pop(model.key, None)
 
+    def _allow(self, model: Model) -> None:
+        """Have it loaded with what it can have, whatever the figures say (12)."""
+        model.anyway = model.status in (Status.UNLOADED, Status.FAILED)
+
+    def _given_up(self, model: Model) -> None:
+        """Nobody waits for it any more: what was allowed for them is not for others."""
+        if not model.waiting and model.status not in IN_MEMORY:
+            model.anyway = model.short = False
+
+    def _grows(self, model: Model, devices: Mapping[str, int]) -> bool:
+        """Raise its charge to what was measured; it never falls while it is in memory (4b)."""
+        charge = model.charge
+        assert charge is not None, "its bytes are counted"
+        more = {d: size for d, size in devices.items() if size > charge.devices.get(d, 0)}
+        if more and not model.anyway:
+            model.charge = replace(charge, devices={**charge.devices, **more})
+        return bool(more) and not model.anyway
+
+    def _is_tried_again(self, model: Model) -> bool:
+        """Whether a load that failed for want of memory is tried again: once (13)."""
+        if model.status is not Status.LOADING or model.short or model.anyway:
+            return False
+        return bool(model.waiting) and self._others_could_go(model)
+
+    def _others_could_go(self, model: Model) -> bool:
+        """Whether models that are not pinned hold memory where this one needs it (13)."""
+        devices = _used(model)
+        return any(
+            one is not model and not one.pinned and not devices.isdisjoint(_used(one))
+            for one in self.room.in_memory
+        )
+
+    def _raise(self, model: Model, charge: Need) -> None:
+        """Count its next run with a quarter more than was too little (13)."""
+        model.raised = {device: size * 5 // 4 for device, size in charge.devices.items()}
+
     # The decisions
 
     def _settle(self, now: float, *models: Model) -> list[Action]:
@@ -509,6 +607,8 @@ class Scheduler:
     def _share_room(self, now: float, actions: list[Action]) -> None:
         """Start models in free room (4, 6); for the others stop idle (3), close busy ones (5)."""
         room = self.room
+        if room.capacity is not None:
+            return self._share_bytes(now, actions)
         while model := room.next_to_start():
             self._start(model, now, actions)
         while model := room.next_to_stop(now):
@@ -522,11 +622,37 @@ class Scheduler:
         ends = (patience_ends, room.stay_ends(needed))
         self.wake_at = min((end for end in ends if end is not None), default=None)
 
-    def _start(self, model: Model, now: float, actions: list[Action]) -> None:
+    def _share_bytes(self, now: float, actions: list[Action]) -> None:
+        """The same where bytes are counted, as plan.py says; who never fits is rejected (12)."""
+        room = self.room
+        plan = make_plan(room, now)
+        for model, lacks in plan.refused:
+            actions += self._reject_waiting(model, never_fits(model, lacks))
+            self._given_up(model)
+            room.note(model)
+        for model, need in plan.starts:
+            self._start(model, now, actions, need)
+        for model, gets_room in plan.stops.items():
+            self._stop(model, actions, Why.ROOM, gets_room)
+        for model in plan.closing:
+            model.closing = True
+            room.note(model)
+        for model in [one for one in room.closing if one not in plan.closing]:
+            self._open(model, now, actions)
+        room.over = plan.over
+        self.wake_at = plan.wake_at
+        if any(model.pinned for model, _ in plan.starts):
+            # Who does not fit beside it has to be told so.
+            self._share_bytes(now, actions)
+
+    def _start(
+        self, model: Model, now: float, actions: list[Action], need: Need | None = None
+    ) -> None:
         model.status = Status.LOADING
         model.started_at = now
+        model.charge = need
         self.room.note(model)
-        actions.append(Start(model.key))
+        actions.append(Start(model.key, need))
 
     def _stop(
         self, model: Model, actions: list[Action], why: Why, room_for: Model | None = None
@@ -540,3 +666,9 @@ class Scheduler:
         model.closing = False
         self._serve(model, now, actions)
         self.room.note(model)
+
+
+def _used(model: Model) -> set[str]:
+    """The devices on which a model in memory holds some."""
+    charge = {} if model.charge is None else total(model.charge)
+    return {device for device, size in charge.items() if size}

@@ -47,6 +47,8 @@ class Need(Struct, frozen=True, kw_only=True):
         file: all runs that map the same one share them
     :ivar flags: for the engine's command line, which put it there
     :ivar key: all that these figures depend on, by which they are learned; "" if they are not to be
+    :ivar group: needs of one group are as good as each other: the one is taken that leaves the
+        least room on its devices
     :ivar source: where the figures come from
     :ivar rough: whether something was not known, so that they may be far off
     """
@@ -55,6 +57,7 @@ class Need(Struct, frozen=True, kw_only=True):
     files: Mapping[str, int] = {}
     flags: tuple[str, ...] = ()
     key: str = ""
+    group: int = 0
     source: Literal["estimate", "learned", "config"] = "estimate"
     rough: bool = False
 

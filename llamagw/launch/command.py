@@ -17,7 +17,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from twisted.logger import Logger
 
 from llamagw.apart import Commands
-from llamagw.config import LocalModel, masked_arguments
+from llamagw.config import CACHE_MB, LocalModel, masked_arguments
+from llamagw.launch.base import Need
 from llamagw.launch.ports import LOOPBACK
 
 _log = Logger(namespace="llamagw.process")
@@ -31,6 +32,15 @@ KEY_VARIABLE = "LLAMA_API_KEY"
 #: The flags and variables by which a model's own settings give the engine its keys.
 _KEY_FLAGS = {"--api-key", "--api-key-file"}
 _KEY_VARIABLES = {KEY_VARIABLE, "LLAMA_ARG_API_KEY_FILE"}
+
+#: The flags of which an engine has one, by which it prints more, and the level at which it tells
+#: what it takes in memory.
+_VERBOSITY = ("--verbosity", "--log-verbosity", "-lv")
+_TELLS_OF_MEMORY = "4"
+
+#: Variables that set what the gateway would set only by default: its flags would overrule them.
+_VERBOSITY_VARIABLES = ("LLAMA_ARG_LOG_VERBOSITY", "LLAMA_LOG_VERBOSITY")
+_CACHE_VARIABLES = ("LLAMA_ARG_CACHE_RAM",)
 
 #: A flag; and those at the beginning of a line of ``--help``, with a value if one space follows.
 _FLAG = r"-{1,2}[A-Za-z][\w-]*"
@@ -92,7 +102,15 @@ def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tu
     return variable, os.pathsep.join(filter(None, (folder, inherited.get(variable))))
 
 
-def command_line(binary: str, model: LocalModel, port: int, known: Collection[str]) -> list[str]:
+def command_line(
+    binary: str,
+    model: LocalModel,
+    port: int,
+    known: Collection[str],
+    *,
+    counted: bool = False,
+    need: Need | None = None,
+) -> list[str]:
     """
     The command line of a model's engine.
 
@@ -100,6 +118,9 @@ def command_line(binary: str, model: LocalModel, port: int, known: Collection[st
     :param model: the model, with its settings
     :param port: the port to listen on
     :param known: the flags that this binary has, from `known_flags`; empty if unknown
+    :param counted: whether memory is counted: then the engine's cache of prompts is limited, and it
+        prints what it takes
+    :param need: of the places where it can be started, that which there is room for
     """
     context = model.context_size
     if known and "--kv-unified" not in known:
@@ -116,18 +137,33 @@ def command_line(binary: str, model: LocalModel, port: int, known: Collection[st
         ("--parallel", str(model.parallel)),
         ("--kv-unified", None),
         ("--metrics", None),
-        # The engine's own -1 means "as many as seem to fit".
-        ("--gpu-layers", "999" if model.gpu_layers == -1 else str(model.gpu_layers)),
     ]
+    if model.gpu_layers != "auto":  # else the need's flags say how many
+        # The engine's own -1 means "as many as seem to fit".
+        layers = "999" if model.gpu_layers == -1 else str(model.gpu_layers)
+        flags.append(("--gpu-layers", layers))
     if "--fit" in known and not _tells_of_fit(model):
         # The engine would try out how much fits, for settings that all are given: it takes half of
         # the time to ready.
         flags.append(("--fit", "off"))
+    cache = model.prompt_cache_mb
+    if cache is None and counted and not _in_environment(model, _CACHE_VARIABLES):
+        cache = CACHE_MB
+    if cache is not None and "--cache-ram" in known:
+        flags.append(("--cache-ram", str(cache)))
+    if counted and not _in_environment(model, _VERBOSITY_VARIABLES):
+        verbosity = [flag for flag in _VERBOSITY if flag in known]
+        flags += [(flag, _TELLS_OF_MEMORY) for flag in verbosity[:1]]
     command = [binary]
     for flag, value in flags:
         if not known or flag in known:
             command += [flag] if value is None else [flag, value]
-    return command + model.extra_args
+    return [*command, *(need.flags if need else ()), *model.extra_args]
+
+
+def _in_environment(model: LocalModel, variables: Collection[str]) -> bool:
+    """Whether an engine has one of these variables, from its model or from the gateway."""
+    return any(name in model.env or name in os.environ for name in variables)
 
 
 def _tells_of_fit(model: LocalModel) -> bool:

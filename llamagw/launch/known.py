@@ -112,7 +112,8 @@ class Known:
         flags = self.flags(binary)
         # An engine has the gateway's own variables too.
         env = ChainMap(model.env, dict(os.environ))
-        return asked(command_line(binary, model, 0, flags), env, flags)
+        counted = config.memory is not None
+        return asked(command_line(binary, model, 0, flags, counted=counted), env, flags)
 
     def _paths(self, config: Config) -> Iterator[str]:
         """The files that models are loaded from, projectors and the like among them."""

@@ -58,7 +58,10 @@ class Launchers:
         :param config: the configuration that has the model
         :return: to be compared at a reload; if it differs, the model needs new launchers
         """
-        return None if model.remote else config.llama_server_path
+        if model.remote:
+            return None
+        # Where memory is counted, engines are started with other flags.
+        return config.llama_server_path, config.memory is not None
 
     def devices(self) -> Mapping[str, Reading]:
         """

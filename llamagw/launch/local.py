@@ -78,7 +78,7 @@ class LocalRun:
     :param model: what to run
     :param log: gets what the engine prints
     :param ended: called once, when it has ended or could not be started
-    :param need: what it may take in memory; None if that is not counted
+    :param need: what it may take in memory, and where; None if its memory is not counted
     """
 
     def __init__(
@@ -95,6 +95,7 @@ class LocalRun:
         self._log = log
         self._processes = processes
         self._model = model
+        self._need = need
         self._report_end = ended
         key = need.key if need else ""
         self._lesson = Lesson(processes.learned, key) if key else None
@@ -234,7 +235,14 @@ class LocalRun:
         self._ports.append(port)
         self._lines_before = self.output.count
         binary = processes.config.llama_server_path
-        engine = command_line(binary, model, port, processes.flags)
+        engine = command_line(
+            binary,
+            model,
+            port,
+            processes.flags,
+            counted=processes.config.memory is not None,
+            need=self._need,
+        )
         self.output.quiet = Quiet() if is_wanted(engine, model.extra_args) else None
         self.output.told = None if self._lesson is None else self._lesson.begin()
         command = masked(engine)

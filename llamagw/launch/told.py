@@ -18,7 +18,8 @@ _LOOKED_AT, _MOST_DEVICES = 512, 32
 #: ``load_tensors:   CPU_Mapped model buffer size =    92.10 MiB``: who says it, the kind of buffer
 #: (ggml's name), what it is for, and MiB.
 _BUFFER = re.compile(
-    rb"(\w{1,40}): +(\w{1,40}(?:\[[\w.:-]{1,80}\])?) +(\w{1,20}) buffer size = +(\d{1,9}\.\d{1,4}) MiB"
+    rb"(\w{1,40}): +(\w{1,40}(?:\[[\w.:-]{1,80}\])?) +(\w{1,20}) buffer size = +"
+    rb"(\d{1,9}\.\d{1,4}) MiB"
 )
 
 #: ``using device RPC1 (127.0.0.1:22016)``: what a buffer of another machine is called by its place.

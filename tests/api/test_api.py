@@ -51,6 +51,10 @@ class HealthTests(ApiTestCase):
             },
         )
 
+    def test_where_bytes_are_counted_there_is_no_limit_of_models(self) -> None:
+        self.bench = Bench(memory="auto", max_loaded_models=None)
+        self.assertIsNone(self.get("/health").json()["max_loaded_models"])
+
     def test_it_tells_of_models_in_memory_on_their_way_or_failed_and_of_no_others(self) -> None:
         names = ("idle", "busy", "coming", "wanted", "going", "broken")
         self.bench = Bench(names, loaded=False, max_loaded_models=3)

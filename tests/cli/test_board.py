@@ -125,6 +125,8 @@ def test_totals_are_of_the_whole_gateway() -> None:
         *(("1 of 3", "loaded"), ("2", "active"), ("4", "waiting")),
         *(("0.0", "requests/s"), ("0.0", "tokens/s")),
     ]
+    uncounted = a_board(a_model("a", "loaded"), health={"max_loaded_models": None})
+    assert uncounted.totals(0.0)[0] == ("1", "loaded")
 
 
 def test_memory_is_parted_into_models_others_and_free() -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from llamagw.cli.init import Machine, _dump, at_once, config_text
+from llamagw.cli.init import Choice, Machine, _dump, at_once, choose, config_text, too_large
 from llamagw.cli.main import cli
 from llamagw.cli.scan import Model, scan
 from llamagw.config import load
@@ -87,6 +87,7 @@ def test_a_folder_becomes_a_configuration(folder: Path) -> None:
     small, long = models.values()
     assert small["model_path"] == str(folder / "Small-Q4_K_M.gguf")
     assert (small["context_size"], long["context_size"]) == (2048, 8192)
+    assert (small["parallel"], long["parallel"]) == (8, 8)
     assert small["threads"] == Machine.this().cores
     assert small["gpu_layers"] == -1
     assert "extra_args" not in small
@@ -104,6 +105,7 @@ def test_check_says_that_the_written_file_is_fine(folder: Path) -> None:
     done = CliRunner().invoke(cli, ["check"])
     assert done.exit_code == 0
     assert "is fine" in done.stdout
+    assert "with as many of these in memory as fit:" in done.stdout
     assert "warning" not in done.stdout
 
 
@@ -296,30 +298,98 @@ def model(size: int = GIB, trained: int = 32768, kv_token: int = 0, kind: str = 
     return Model("/x.gguf", "x", size, "llama", kind, trained, shape)
 
 
-def test_the_context_is_what_model_and_memory_can_carry() -> None:
-    assert model().context(16 * GIB) == 8192
-    assert model(trained=512).context(16 * GIB) == 512
-    # 1 MiB a token: 8192 tokens would be half of the memory, 2048 are an eighth of it.
-    assert model(kv_token=2**20).context(16 * GIB) == 2048
-    assert model(kv_token=2**20).context(GIB) == 1024
-    assert model(kind="embeddings").context(16 * GIB) == 2048
+def chosen(machine: int = 17 * GIB, gpu_layers: int = 0, **values: Any) -> Choice:
+    """What is chosen for a model, on a machine of so many bytes."""
+    return choose(model(**values), Machine(4, machine), gpu_layers)
 
 
-def test_as_many_models_at_once_as_the_largest_fit(folder: Path) -> None:
-    # Each takes its file and a GiB, and a fifth of the memory is for everything else.
-    three = [model(GIB), model(4 * GIB), model(5 * GIB)]
+def test_a_model_takes_half_of_the_memory_at_most_if_a_context_does_that() -> None:
+    # 256 KiB a token, and half of 16 GiB beside what is reserved.
+    assert chosen(kv_token=2**18).context == 16384
+    assert chosen(kv_token=2**18, machine=9 * GIB).context == 8192
+    assert chosen(kv_token=2**18, machine=20 * GIB).context == 32768
+    assert chosen(kv_token=2**20, machine=2 * GIB).context == 1024
+    for choice in (chosen(kv_token=2**18), chosen(kv_token=2**19)):
+        assert choice.kv <= choice.takes <= 8 * GIB
+
+
+def test_a_context_is_no_longer_than_the_model_and_its_use_can_carry() -> None:
+    assert chosen(trained=131072).context == 32768
+    assert chosen(trained=512).context == 512
+    assert chosen(trained=6000).context == 6000
+    assert chosen(kind="embeddings").context == 2048
+    assert chosen(kind="ranking", trained=512).context == 512
+    # The memory of a GPU is not known here.
+    assert chosen(gpu_layers=-1).context == 8192
+
+
+def test_small_models_answer_more_requests_at_the_same_time() -> None:
+    assert chosen(kv_token=2**10).parallel == 8
+    assert chosen(kv_token=2**18).parallel == 4
+
+
+def test_a_model_is_counted_with_its_projector_and_its_cache_of_prompts(folder: Path) -> None:
+    alone = choose(model(), Machine(4, 16 * GIB), 0)
+    assert alone.takes == GIB + GIB + 256 * 2**20
+    assert choose(model(), Machine(4, 16 * GIB), -1).takes == GIB + GIB
+    seer = model()
+    seer.mmproj = str(put(folder, "mmproj.gguf", bytes(1000)))
+    assert choose(seer, Machine(4, 16 * GIB), 0).takes == alone.takes + 1000
+
+
+def test_a_model_that_no_context_fits_is_told_and_left_out_unless_it_is_for_a_gpu(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large = model(kv_token=2**22)
+    [(which, why)] = too_large([large, model(kv_token=8)], Machine(4, 4 * GIB), 0)
+    assert which is large
+    assert "GiB with a context of 1024, and this machine has 3.1 GiB for models" in why
+    assert not [*too_large([large], Machine(4, 4 * GIB), -1)]
+    put(folder, "small.gguf")
+    put(folder, "large.gguf", **{"_attention.key_length": 2**20, "_attention.value_length": 2**20})
+    monkeypatch.setattr("llamagw.cli.init.machine_memory", lambda: 4 * GIB)
+    done = init()
+    assert "large.gguf takes " in done.stderr
+    assert list(entries()) == ["small"]
+
+
+def test_without_a_gpu_what_models_take_is_counted(folder: Path) -> None:
+    put(folder, "a.gguf")
+    init()
+    config = load("config.yaml")
+    assert (config.memory, config.max_loaded_models) == ({}, None)
+    assert "# takes about " in Path("config.yaml").read_text()
+    init("--force", "--gpu-layers", "-1")
+    config = load("config.yaml")
+    assert (config.memory, config.max_loaded_models) == (None, 1)
+
+
+def test_as_many_models_at_once_as_the_largest_fit() -> None:
+    # A fifth of the memory is for everything else.
+    three = [2 * GIB, 5 * GIB, 6 * GIB]
     assert at_once(three, 32 * GIB) == (3, 13 * GIB)
     assert at_once(three, 15 * GIB) == (2, 11 * GIB)
     assert at_once(three, 4 * GIB) == (1, 6 * GIB)
 
 
-def test_the_kv_cache_is_computed_from_the_metadata(folder: Path) -> None:
+def test_what_is_taken_is_computed_from_the_metadata(folder: Path) -> None:
     put(folder, "a.gguf")  # 2 layers, 2 KV heads of 64 / 4, key and value, 2 bytes each
     put(folder, "b.gguf", **{"_attention.head_count_kv": [1, 0]})
     put(folder, "c.gguf", **{"_attention.key_length": 128, "_attention.value_length": 64})
     put(folder, "d.gguf", **{"_attention.head_count": None, "_attention.head_count_kv": None})
-    kv = {model.name: model.kv(1024) // 1024 for model in scan(str(folder)).models}
+    models = scan(str(folder)).models
+    found = {model.name: choose(model, Machine(4, 64 * GIB), 0) for model in models}
+    kv = {name: choice.kv // choice.context for name, choice in found.items()}
     assert kv == {"a": 2 * 2 * 32 * 2, "b": 1 * 32 * 2, "c": 2 * 2 * 192 * 2, "d": 0}
+
+
+def test_the_weights_are_those_of_all_parts(folder: Path) -> None:
+    for number in (1, 2):
+        tensors = [f"blk.{number - 1}.attn_q.weight", f"blk.{number - 1}.attn_k.weight"]
+        put(folder, f"big-0000{number}-of-00002.gguf", tensors=tuple(tensors))
+    [model] = scan(str(folder)).models
+    assert model.shape is not None
+    assert [layer.weights > 0 for layer in model.shape.layers] == [True, True]
 
 
 # ---- The command --------------------------------------------------------------------------------

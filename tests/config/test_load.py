@@ -278,7 +278,7 @@ class FaultTests(ConfigCase):
                 "config.yaml:3: port_range_start: expected a port, 1 to 65535, got 70000",
                 "config.yaml:4: max_loaded_model: unknown key; did you mean max_loaded_models?",
                 "config.yaml:8: models[0].gpu_layers: "
-                'expected a whole number: -1 (all), 0 (CPU only) or more, got "all"',
+                'expected a whole number: -1 (all), 0 (CPU only) or more; or "auto", got "all"',
                 "config.yaml:9: models[1].model_path: is missing; the path of a file is needed "
                 "(or url:, for a model that lives elsewhere)",
                 'config.yaml:9: models[1].name: "tiny" is the name of models[0] already; '

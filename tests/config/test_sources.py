@@ -60,6 +60,35 @@ class DescribedTests(ConfigCase):
         found = self.entries(self.told(self.load(GATEWAY.format("max_queue: 512"))))
         self.assertEqual(found["max_queue"], (512, "file", 2))
 
+    def test_what_is_said_of_memory_is_told_as_a_file_says_it(self) -> None:
+        found = self.entries(self.told(self.load(LEAST)))
+        self.assertEqual(found["memory"], ("off", "default", None))
+        self.assertEqual(found["memory_reserve"], ("1GB", "default", None))
+        self.assertEqual(found["max_loaded_models"], (2, "default", None))
+        self.assertEqual(found["models[0].memory"], (None, "default", None))
+        self.assertEqual(found["models[0].prompt_cache_mb"], (None, "default", None))
+        config = self.load(MODEL.format("memory: 7.5GiB\nmemory: auto\nmemory_reserve: 2GB"))
+        found = self.entries(self.told(config))
+        self.assertEqual(found["memory"], ("auto", "file", 6))
+        self.assertEqual(found["memory_reserve"], ("2GB", "file", 7))
+        self.assertEqual(found["max_loaded_models"], (None, "default", None))
+        self.assertEqual(found["models[0].memory"], ("7.5GiB", "file", 5))
+        self.assertEqual(found["models[0].prompt_cache_mb"], (256, "default", None))
+        # The file is another by now: what is in force is no default, and in no line.
+        self.path.write_text(LEAST)
+        found = self.entries(self.told(config))
+        self.assertEqual(found["memory"], ("auto", "file", None))
+        self.assertEqual(found["max_loaded_models"], (None, "default", None))
+        config = self.load(LEAST)
+        self.path.unlink()
+        found = self.entries(self.told(config))
+        for key, usual in (("memory", "off"), ("memory_reserve", "1GB"), ("max_loaded_models", 2)):
+            self.assertEqual(found[key], (usual, "default", None))
+        config = self.load(MODEL.format("memory: {CUDA0: 7GB}\nmemory: {host: 48GB}"))
+        found = self.entries(self.told(config))
+        self.assertEqual(found["memory"], ({"host": "48GB"}, "file", 6))
+        self.assertEqual(found["models[0].memory"], ({"CUDA0": "7GB"}, "file", 5))
+
     def test_a_collector_is_told_without_what_it_is_sent_and_who_asked_for_it(self) -> None:
         text = LEAST + "otel: {headers: {X-Key: sk-1}}\n"
         with mock.patch.object(collector, "_is_installed", return_value=True):

@@ -28,6 +28,7 @@ from llamagw.launch import Exit, Processes
 from llamagw.launch import command as command_module
 from llamagw.launch import known as known_module
 from llamagw.launch import ports as ports_module
+from llamagw.launch.base import Need
 from llamagw.launch.command import (
     KEY_VARIABLE,
     command_line,
@@ -36,6 +37,7 @@ from llamagw.launch.command import (
     masked,
 )
 from llamagw.launch.durations import Durations
+from llamagw.launch.launchers import Launchers
 from llamagw.launch.leftovers import Leftovers
 from llamagw.launch.local import LOOK_AGAIN_SEC, LocalLauncher, LocalRun
 from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
@@ -120,6 +122,57 @@ class CommandLineTests(SynchronousTestCase):
         older = command_line("x", made, 1, ALL - {"--kv-unified"})
         self.assertEqual(value(older, "--ctx-size"), "3000")
         self.assertNotIn("--kv-unified", older)
+
+    def test_the_cache_of_prompts_is_limited_as_the_model_says(self) -> None:
+        known = ALL | {"--cache-ram"}
+        self.assertNotIn("--cache-ram", command_line("x", model(), 1, known))
+        for counted in (False, True):
+            told = command_line("x", model(prompt_cache_mb=0), 1, known, counted=counted)
+            self.assertEqual(value(told, "--cache-ram"), "0")
+        for unknown in (ALL, frozenset()):
+            told = command_line("x", model(prompt_cache_mb=64), 1, unknown, counted=True)
+            self.assertNotIn("--cache-ram", told)
+
+    def test_where_memory_is_counted_it_is_limited_unless_the_environment_says_how(self) -> None:
+        known = ALL | {"--cache-ram"}
+        told = command_line("x", model(), 1, known, counted=True)
+        self.assertEqual(value(told, "--cache-ram"), "256")
+        environment = {"LLAMA_ARG_CACHE_RAM": "512"}
+        told = command_line("x", model(env=environment), 1, known, counted=True)
+        self.assertNotIn("--cache-ram", told)
+        with mock.patch.dict(os.environ, environment):
+            told = command_line("x", model(), 1, known, counted=True)
+            self.assertNotIn("--cache-ram", told)
+            told = command_line("x", model(prompt_cache_mb=64), 1, known, counted=True)
+            self.assertEqual(value(told, "--cache-ram"), "64")
+
+    def test_an_engine_says_what_it_takes_where_that_is_counted(self) -> None:
+        known = ALL | {"-lv", "--verbosity", "--log-verbosity"}
+        self.assertEqual(command_line("x", model(), 1, known), command_line("x", model(), 1, ALL))
+        for one in ("-lv", "--verbosity", "--log-verbosity"):
+            told = command_line("x", model(), 1, ALL | {one}, counted=True)
+            self.assertEqual(value(told, one), "4")
+        told = command_line("x", model(threads=1), 1, known, counted=True)
+        self.assertEqual(told.count("4"), 1, "once")
+        for unknown in (ALL, frozenset()):
+            self.assertNotIn("4", command_line("x", model(threads=1), 1, unknown, counted=True))
+        for variable in ("LLAMA_ARG_LOG_VERBOSITY", "LLAMA_LOG_VERBOSITY"):
+            told = command_line("x", model(env={variable: "5"}), 1, known, counted=True)
+            self.assertNotIn("--verbosity", told)
+
+    def test_the_flags_of_the_place_that_it_is_started_in_come_before_extra_args(self) -> None:
+        need = Need(devices={}, flags=("--device", "CUDA1"))
+        extra = ["--device", "CUDA0"]
+        told = command_line("x", model(extra_args=extra), 1, ALL, need=need)
+        self.assertEqual(told[-4:], ["--device", "CUDA1", *extra])
+
+    def test_automatic_layers_are_those_of_the_place(self) -> None:
+        need = Need(devices={}, flags=("--gpu-layers", "12"))
+        told = command_line("x", model(gpu_layers="auto"), 1, ALL, counted=True, need=need)
+        self.assertEqual(told.count("--gpu-layers"), 1)
+        self.assertEqual(value(told, "--gpu-layers"), "12")
+        told = command_line("x", model(gpu_layers="auto"), 1, ALL, counted=True)
+        self.assertNotIn("--gpu-layers", told)
 
     def test_extra_args_come_last(self) -> None:
         extra = ["--ctx-size", "1", "--no-such-flag"]
@@ -620,6 +673,32 @@ class SpawnTests(EngineCase):
             self.assertEqual(child.args[-len(flags) :], flags)
             self.assertEqual(child.args[0], sys.executable)
             self.assertEqual(engine.pid, child.pid)
+
+    def test_it_is_started_in_the_place_that_there_is_room_for(self) -> None:
+        need = Need(devices={"CUDA1": 1}, flags=("--device", "CUDA1"))
+        starts = LocalLauncher(self.launcher, self.model, self.log)
+        starts.launch(self.backend.ended, need)
+        self.assertEqual(tuple(self.child.args[-2:]), need.flags)
+
+    def test_where_memory_is_counted_the_engine_is_told_so(self) -> None:
+        self.launch()
+        self.assertNotIn("--verbosity", self.child.args)
+        config = configuration(self.model, memory="auto")
+        with (
+            mock.patch.object(Processes, "flags", {"--verbosity": True, "--cache-ram": True}),
+            mock.patch.object(self.launcher, "config", config),
+        ):
+            self.launch()
+        self.assertEqual(self.child.args[-4:], ["--cache-ram", "256", "--verbosity", "4"])
+
+    def test_it_is_started_anew_when_memory_is_counted_from_now_on(self) -> None:
+        launchers = Launchers(self.launcher, self.probe, self.reactor)
+        depends = [
+            launchers.depends_on(self.model, configuration(self.model, memory=memory))
+            for memory in ("off", "auto", {"host": "8GB"})
+        ]
+        self.assertNotEqual(depends[0], depends[1])
+        self.assertEqual(depends[1], depends[2])
 
     def test_the_engines_libraries_are_the_engines_affair(self) -> None:
         self.launch()

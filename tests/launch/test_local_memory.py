@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from unittest import mock
 
+from msgspec.structs import replace
+
 from llamagw.launch import Memory, Need
+from llamagw.launch.known import Known
 from llamagw.launch.local import LocalLauncher, LocalRun
 from llamagw.launch.sockets import Listener
 from llamagw.models import HOST
@@ -90,6 +93,34 @@ class LearningTests(EngineCase):
             self.assertIsNone(run.output.told)
             self.child.end()
         self.assertIsNone(self.known(""))
+
+    def test_what_only_memory_is_asked_for_is_not_shown(self) -> None:
+        self.launcher.config = replace(self.launcher.config, memory={})
+        self.patch(Known, "flags", lambda known, binary: {"-lv": True})
+        run = self.load(said=recorded.LEVEL_4)
+        text = "\n".join(self.log.lines)
+        self.assertIn("model loaded", text)
+        self.assertNotIn("buffer size", text)
+        self.assertEqual(run.output.count, len(recorded.lines(recorded.LEVEL_3)))
+        self.assertEqual(run.output.heard, len(recorded.lines(recorded.LEVEL_4)))
+
+    def test_lines_that_are_not_shown_are_progress_too(self) -> None:
+        self.patch(self.launcher, "effort", lambda pid: 0)
+        self.launcher.config = replace(self.launcher.config, memory={})
+        self.patch(Known, "flags", lambda known, binary: {"-lv": True})
+        run = self.start()
+        before = run.progress()
+        self.child.say(recorded.lines(recorded.PLAIN)[0] + b"\n")
+        self.assertNotEqual(run.progress(), before)
+
+    def test_what_the_user_asks_for_is_shown(self) -> None:
+        self.launcher.config = replace(self.launcher.config, memory={})
+        self.patch(Known, "flags", lambda known, binary: {"-lv": True})
+        self.model = replace(self.model, extra_args=["-lv", "4"])
+        self.model_launcher = LocalLauncher(self.launcher, self.model, self.log)
+        self.load()
+        self.assertIn("buffer size", "\n".join(self.log.lines))
+        self.assertEqual(self.known(), {HOST: 128})
 
     def test_what_fell_short_is_counted_with_more_where_it_may_be(self) -> None:
         places = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -132,12 +133,13 @@ class LearnedTests(SynchronousTestCase):
         events = events_of(self)
         self.learned().add("good", SMALL)
         [good] = msgspec.json.decode(self.file.read_bytes())
-        for change in (
+        changes: tuple[dict[str, Any], ...] = (
             *({"version": 2}, {"key": ""}, {"key": "k" * 201}, {"when": -1}, {"loads": -1}),
             *({"devices": {"x" * 65: {}}}, {"devices": {HOST: {"kv": -1}}}),
             *({"devices": {HOST: {"kv": 2**60}}}, {"devices": {HOST: {"kv": 1.5}}}),
             {"devices": {f"G{number}": {} for number in range(33)}},
-        ):
+        )
+        for change in changes:
             self.file.write_bytes(msgspec.json.encode([{**good, "key": "a", **change}, good]))
             events.clear()
             learned = self.learned()

@@ -164,9 +164,9 @@ class Watched(Dispatcher):
         self.orders: list[tuple[object, ...]] = []
 
     def acquire(
-        self, name: str, load: bool = True, failed: Sequence[Lease] = ()
+        self, name: str, load: bool = True, failed: Sequence[Lease] = (), anyway: bool = False
     ) -> Deferred[Lease]:
-        deferred = super().acquire(name, load, failed)
+        deferred = super().acquire(name, load, failed, anyway)
         self.asked.append(name)
         self.failed.append([*failed])
         if not load:
@@ -177,9 +177,9 @@ class Watched(Dispatcher):
         self.given.append(lease)
         return lease
 
-    def load(self, name: str) -> Deferred[None]:
-        self.orders.append(("load", name))
-        return super().load(name)
+    def load(self, name: str, anyway: bool = False) -> Deferred[None]:
+        self.orders.append(("load", name, anyway) if anyway else ("load", name))
+        return super().load(name, anyway)
 
     def unload(self, name: str, force: bool = False) -> Deferred[None]:
         gone = super().unload(name, force)

@@ -82,8 +82,9 @@ function show(root) {
     rest.hidden = !rest.textContent;
     filters.hidden = list.length < MANY;
     const most = models.health?.max_loaded_models;
-    // With its memory given in bytes, a gateway has no such number.
-    say(limit, most ? `At most ${count(most)} in memory at once.` : "");
+    // Where bytes are counted, there is no such number.
+    const counted = most === null ? "As many in memory as fit." : "";
+    say(limit, most ? `At most ${count(most)} in memory at once.` : counted);
     showDevices(devices, models.health?.devices || []);
     announce(list);
   }
