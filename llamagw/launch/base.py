@@ -82,8 +82,7 @@ class Memory(Struct, frozen=True, omit_defaults=True):
     :ivar anon: bytes of them that are its own, shared memory among them; None if not known
     :ivar file: bytes of them that are mapped from files, such as the weights: the system can drop
         them; None if not known
-    :ivar devices: bytes of GPUs, by name; as the driver says, or else the engine. Those of which
-        nothing is known are missing
+    :ivar devices: bytes of GPUs, by name, as far as their drivers tell
     """
 
     rss: int

@@ -24,13 +24,11 @@ class Lesson:
     """
 
     def __init__(self, learned: Learned, key: str) -> None:
-        self.told: Told | None = Told()
+        self.told: Told | None = None
         self._learned = learned
         self._key = key
         #: The most seen in use, by device; empty until it is ready.
         self._most: dict[str, int] = {}
-        #: Bytes by GPU, as the engine has said.
-        self._on_gpus: dict[str, int] = {}
 
     def __repr__(self) -> str:
         return f"<Lesson {self._key}: {self._most}>"
@@ -62,7 +60,6 @@ class Lesson:
             for name, held in told.items()
             if name != HOST
         }
-        self._on_gpus = {name: held.total for name, held in devices.items()}
         # What it computes with has not been touched yet.
         host = told.get(HOST, Held())
         anon = None if memory is None else memory.anon
@@ -70,21 +67,15 @@ class Lesson:
         self._learned.add(self._key, devices)
         self._most = {name: held.total for name, held in devices.items()}
 
-    def seen(self, memory: Memory) -> Memory:
+    def seen(self, memory: Memory) -> None:
         """
-        Look at what it has in use.
+        Look at what it has in use; before it is ready, that says nothing.
 
         :param memory: by the system
-        :return: with what is known of GPUs
         """
-        if not self._most:
-            return memory
-        held = {HOST: memory.anon or 0, **self._on_gpus, **memory.devices}
-        for name, size in held.items():
-            self._most[name] = max(self._most.get(name, 0), size)
-        if self._on_gpus:
-            return replace(memory, devices={**self._on_gpus, **memory.devices})
-        return memory
+        if self._most:
+            for name, size in {HOST: memory.anon or 0, **memory.devices}.items():
+                self._most[name] = max(self._most.get(name, 0), size)
 
     def over(self) -> None:
         """Learn from a run that has ended: the most that it had in use."""

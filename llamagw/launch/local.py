@@ -155,7 +155,9 @@ class LocalRun:
     def memory(self) -> Memory | None:
         """See `Run.memory`: that of the engine's session."""
         memory = self._processes.memory(self.pid)
-        return memory if memory is None or self._lesson is None else self._lesson.seen(memory)
+        if memory is not None and self._lesson is not None:
+            self._lesson.seen(memory)
+        return memory
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         """See `Run.await_ready`."""

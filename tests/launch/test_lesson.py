@@ -93,8 +93,3 @@ class TestLesson:
         self.lesson.over()
         assert self.known() == {HOST: 700}
         assert self.known(cache=600 * MIB) == {HOST: 728.51}, "the cache's growth counts once"
-
-    def test_the_run_s_memory_has_what_is_known_of_gpus(self) -> None:
-        assert self.lesson.seen(READY) == READY
-        self.load(recorded.TWO_DEVICES)
-        assert mib(dict(self.lesson.seen(READY).devices)) == {"RPC0": 139.11, "RPC1": 75.75}
