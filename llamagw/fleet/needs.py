@@ -21,7 +21,7 @@ from llamagw.models import HOST
 
 class Lack(NamedTuple):
     """
-    Why a model never fits on a device (12).
+    Why a model never fits on a device (15).
 
     :ivar device: its name
     :ivar need: bytes that the model takes there
@@ -64,7 +64,7 @@ def pinned_beside(model: Model, room: Room) -> Books:
 
 def capped(need: Need, pinned: Books, capacity: Mapping[str, Capacity]) -> Need:
     """
-    A need that is no more than a model can have alone, beside those that are pinned (12).
+    A need that is no more than a model can have alone, beside those that are pinned (15).
 
     :param pinned: of the other models
     """
@@ -82,7 +82,7 @@ def capped(need: Need, pinned: Books, capacity: Mapping[str, Capacity]) -> Need:
 
 def lacks_forever(model: Model, room: Room) -> Sequence[Lack]:
     """
-    What a model lacks even if all went that can go (12).
+    What a model lacks even if all went that can go (15).
 
     :return: of the place where it lacks the least; empty if it fits somewhere
     """
@@ -122,7 +122,7 @@ def raised(
     need: Need, to: Mapping[str, int], pinned: Books, capacity: Mapping[str, Capacity]
 ) -> Need:
     """
-    A need that is at least this much, but no more than a model can have alone (13).
+    A need that is at least this much, but no more than a model can have alone (16).
 
     Else what fits would be refused.
 

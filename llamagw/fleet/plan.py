@@ -101,7 +101,7 @@ def is_out_of_patience(model: Model, swap_after: float | None, now: float) -> bo
 
 
 def helps(model: Model, devices: set[str]) -> bool:
-    """Whether it holds bytes on any of these devices (4b)."""
+    """Whether it holds bytes on any of these devices (14)."""
     taken = {} if model.charge is None else total(model.charge)
     return any(taken.get(device) for device in devices)
 
@@ -310,7 +310,7 @@ class _Planning:
         return books.count > self.room.limit or bool(books.over(self.capacity))
 
     def relieve(self) -> None:
-        """More is in memory than fits: have those go that make it less, the idle first (4b)."""
+        """More is in memory than fits: have those go that make it less, the idle first (14)."""
         books = Books(
             one.charge
             for one in self.room.in_memory

@@ -2,9 +2,10 @@
 Decides which models run, which requests wait, and which models are evicted.
 
 Pure decisions: no I/O, no clock of its own. Each event is a method (`arrived`, `left`, `finished`,
-`loaded`, `load_failed`, `exited`, `recovered`, `unload`, `idle_timeout`, `drain`, `abandon`,
-`tick`) that returns the actions that follow, in order; the dispatcher carries them out. ``now`` is
-seconds on any clock that does not go back. A *model* here is one instance: each has a key.
+`loaded`, `measured`, `memory`, `load_failed`, `exited`, `recovered`, `unload`, `idle_timeout`,
+`drain`, `abandon`, `tick`) that returns the actions that follow, in order; the dispatcher carries
+them out. ``now`` is seconds on any clock that does not go back. A *model* here is one instance:
+each has a key.
 
 The contract
 ------------
@@ -29,6 +30,26 @@ The contract
 12. A model whose backend crashed, and may be started again at once or soon, keeps its queue:
     waiters, and requests that arrive before the next start, wait for it. (How soon that is, is
     decided in llamagw.launch: at once, if the backend had answered a request.)
+
+Where memory is counted in bytes
+--------------------------------
+With a capacity (`memory`), room is bytes on several devices, and ``limit`` is one more. A model has
+*needs*: what it takes, in each of the places where it can be started. While it is in memory it has
+a *charge*.
+
+13. A load starts only if on each device its need and all charges are within what is ours less what
+    others hold. It is charged from its start until its process is gone.
+14. A charge is what was estimated or learned; it rises to what is measured, and never falls while
+    the model is in memory. Where more is held than there is room for, nothing starts; idle models
+    that hold some there are stopped, or busy ones close.
+15. A model that would not fit even if all went that can go is refused at once, unless it is asked
+    for all the same: then it is counted with what it can have.
+16. A load that fails for want of memory is tried once more with a quarter more, if others could go
+    that hold memory where it needs some; its waiters stay. The second time it has failed.
+
+Of idle models as few as possible go (3), and only if they suffice with what is about to become
+free. Within its patience a request may be overtaken by one that fits in what is free; after it,
+room is set aside for it, and busy models close (5), those that are closing already first.
 
 How long a model stays
 ----------------------
@@ -434,7 +455,7 @@ class Scheduler:
         return never_fits(model, lacks) if lacks else None
 
     def _lacks_forever(self, model: Model) -> Sequence[Lack]:
-        """What memory a model lacks that can never be loaded (12)."""
+        """What memory a model lacks that can never be loaded (15)."""
         return lacks_forever(model, self.room) if model.status is Status.UNLOADED else ()
 
     def _waits_for_restart(self, model: Model) -> bool:
@@ -536,7 +557,7 @@ class Scheduler:
             self.models.pop(model.key, None)
 
     def _allow(self, model: Model) -> None:
-        """Have it loaded with what it can have, whatever the figures say (12)."""
+        """Have it loaded with what it can have, whatever the figures say (15)."""
         model.anyway = model.status in (Status.UNLOADED, Status.FAILED)
 
     def _given_up(self, model: Model) -> None:
@@ -545,7 +566,7 @@ class Scheduler:
             model.anyway = model.short = False
 
     def _grows(self, model: Model, devices: Mapping[str, int]) -> bool:
-        """Raise its charge to what was measured; it never falls while it is in memory (4b)."""
+        """Raise its charge to what was measured; it never falls while it is in memory (14)."""
         charge = model.charge
         assert charge is not None, "its bytes are counted"
         more = {d: size for d, size in devices.items() if size > charge.devices.get(d, 0)}
@@ -554,13 +575,13 @@ class Scheduler:
         return bool(more) and not model.anyway
 
     def _is_tried_again(self, model: Model) -> bool:
-        """Whether a load that failed for want of memory is tried again: once (13)."""
+        """Whether a load that failed for want of memory is tried again: once (16)."""
         if model.status is not Status.LOADING or model.short or model.anyway:
             return False
         return bool(model.waiting) and self._others_could_go(model)
 
     def _others_could_go(self, model: Model) -> bool:
-        """Whether models that are not pinned hold memory where this one needs it (13)."""
+        """Whether models that are not pinned hold memory where this one needs it (16)."""
         devices = _used(model)
         return any(
             one is not model and not one.pinned and not devices.isdisjoint(_used(one))
@@ -568,7 +589,7 @@ class Scheduler:
         )
 
     def _raise(self, model: Model, charge: Need) -> None:
-        """Count its next run with a quarter more than was too little (13)."""
+        """Count its next run with a quarter more than was too little (16)."""
         model.raised = {device: size * 5 // 4 for device, size in charge.devices.items()}
 
     # The decisions
@@ -623,7 +644,7 @@ class Scheduler:
         self.wake_at = min((end for end in ends if end is not None), default=None)
 
     def _share_bytes(self, now: float, actions: list[Action]) -> None:
-        """The same where bytes are counted, as plan.py says; who never fits is rejected (12)."""
+        """The same where bytes are counted, as plan.py says; who never fits is rejected (15)."""
         room = self.room
         plan = make_plan(room, now)
         for model, lacks in plan.refused:

@@ -3,8 +3,14 @@ A world in which memory is counted in bytes, to hold the scheduler's plans again
 
 `World` plays requests, backends, neighbours and time to a scheduler, and keeps books of its own
 from the actions alone: which process there is, what it holds on each device, who waits. Each check
-bears the name that the contract gives it (docs/architecture.md): P1 to P6, and the numbers of the
-rules.
+bears the number of its rule in the docstring of `llamagw.fleet.scheduler`, or is one of these:
+
+- P1: at each start, the world's own books are within the budget.
+- P2: only idle models are stopped for room, and none that is pinned.
+- P3: each that goes helps, and none of them could have stayed.
+- P4: nobody waits for a model that is ready and open.
+- P5: the oldest waiter is answered within `BOUND` rounds, whatever the adversary does.
+- P6: all are answered in the end.
 
 Two adversaries ask for all other models without end: one keeps every open model busy, the other
 leaves what is ready idle and always has something loading.
@@ -136,7 +142,7 @@ class World:
                 self._answer(action.ticket, "rejected", name)
                 fits = self.fits_somewhere(self.scheduler.models[name])
                 if action.error.code == "insufficient_memory":
-                    hold(not fits, "12: refused what fits", name, action.error.message)
+                    hold(not fits, "15: refused what fits", name, action.error.message)
             else:
                 assert isinstance(action, Kill)
         return actions
@@ -200,7 +206,7 @@ class World:
         self.hear(self.scheduler.exited(name, failure, self.now))
 
     def runs_out(self, name: str) -> None:
-        """Its load fails for want of memory (13): it is tried again once, if others could go."""
+        """Its load fails for want of memory (16): it is tried again once, if others could go."""
         waiting, was = list(self.queue[name]), self.held.pop(name)
         del self.state[name]
         there = [
@@ -216,7 +222,7 @@ class World:
         again = again and self.fits_somewhere(self.scheduler.models[name])
         for ticket in waiting:
             rejected = self.answers[ticket] == "rejected"
-            hold(rejected is not again, "13: once", name, self.answers[ticket])
+            hold(rejected is not again, "16: once", name, self.answers[ticket])
         if not again:
             self.hear(self.scheduler.recovered(name, self.now))
 
@@ -241,17 +247,17 @@ class World:
     # What must be so at any time
 
     def look(self) -> None:
-        """P4: nobody waits for what is ready and open; who never fits does not wait (12)."""
+        """P4: nobody waits for what is ready and open; who never fits does not wait (15)."""
         for name, model in self.scheduler.models.items():
             if model.status is Status.READY and not model.closing:
                 hold(not model.waiting, "P4", name)
             if model.status is Status.UNLOADED and model.waiting:
-                hold(self.fits_somewhere(model), "12: waits for what never comes", name)
+                hold(self.fits_somewhere(model), "15: waits for what never comes", name)
         if self.scheduler.room.swap_after is not None:
             self._look_at_what_is_over()
 
     def _look_at_what_is_over(self) -> None:
-        """4b: where more is held than there will be room for, nobody is idle that may go."""
+        """14: where more is held than there will be room for, nobody is idle that may go."""
         models = self.scheduler.models
         for device in DEVICES:
             stay = [
@@ -265,7 +271,7 @@ class World:
                 model = models[name]
                 hold(
                     not model.idle or model.pinned or not size_on([self.held[name]], device),
-                    "4b",
+                    "14",
                     name,
                     device,
                 )
