@@ -76,19 +76,17 @@ class Reading(NamedTuple):
 
 class Memory(Struct, frozen=True, omit_defaults=True):
     """
-    The memory that a run has in use on this machine.
+    The memory that a run has in use on this machine, without that of its GPUs.
 
     :ivar rss: bytes that are resident
     :ivar anon: bytes of them that are its own, shared memory among them; None if not known
     :ivar file: bytes of them that are mapped from files, such as the weights: the system can drop
         them; None if not known
-    :ivar devices: bytes of GPUs, by name, as far as their drivers tell
     """
 
     rss: int
     anon: int | None = None
     file: int | None = None
-    devices: Mapping[str, int] = {}
 
 
 @runtime_checkable

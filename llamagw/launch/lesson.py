@@ -27,8 +27,8 @@ class Lesson:
         self.told: Told | None = None
         self._learned = learned
         self._key = key
-        #: The most seen in use, by device; empty until it is ready.
-        self._most: dict[str, int] = {}
+        #: The most bytes of its own that were seen on the host; None until it is ready.
+        self._most: int | None = None
 
     def __repr__(self) -> str:
         return f"<Lesson {self._key}: {self._most}>"
@@ -54,18 +54,12 @@ class Lesson:
         if not told or any(name.endswith("_Split") for name in told):
             # Nothing was said, or not of which GPU (rows of one matrix may be on several).
             return
-        of_driver = {} if memory is None else memory.devices
-        devices = {
-            name: _with_base(held, of_driver.get(name), held.total)
-            for name, held in told.items()
-            if name != HOST
-        }
         # What it computes with has not been touched yet.
         host = told.get(HOST, Held())
-        anon = None if memory is None else memory.anon
-        devices[HOST] = _with_base(host, anon, host.model + host.kv)
-        self._learned.add(self._key, devices)
-        self._most = {name: held.total for name, held in devices.items()}
+        if memory is not None and memory.anon is not None:
+            host = replace(host, base=max(0, memory.anon - host.model - host.kv))
+        self._learned.add(self._key, {**told, HOST: host})
+        self._most = 0
 
     def seen(self, memory: Memory) -> None:
         """
@@ -73,21 +67,10 @@ class Lesson:
 
         :param memory: by the system
         """
-        if self._most:
-            for name, size in {HOST: memory.anon or 0, **memory.devices}.items():
-                self._most[name] = max(self._most.get(name, 0), size)
+        if self._most is not None:
+            self._most = max(self._most, memory.anon or 0)
 
     def over(self) -> None:
         """Learn from a run that has ended: the most that it had in use."""
         if self._most:
-            self._learned.raise_to(self._key, self._most)
-
-
-def _with_base(held: Held, seen: int | None, counted: int) -> Held:
-    """
-    The same, with what a process takes beside what its engine counts.
-
-    :param seen: bytes that the system says it has; None if it does not say
-    :param counted: of what the engine says, how much is in that
-    """
-    return held if seen is None else replace(held, base=max(0, seen - counted))
+            self._learned.raise_to(self._key, {HOST: self._most})

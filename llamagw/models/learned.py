@@ -61,7 +61,7 @@ class Figure(NamedTuple):
 
     :ivar devices: bytes that a run has as its own when it is ready, by name of the device, without
         mapped files and without the cache of earlier prompts; empty if no load has told
-    :ivar partial: those devices of which what the driver takes for a process is not in it
+    :ivar partial: those devices of which what the process, or the driver for it, takes is not in it
     :ivar peak: the most that is to be expected in use, all in all, by name of the device
     :ivar when: the last load, in seconds since the epoch
     :ivar loads: how many have told

@@ -46,13 +46,6 @@ class TestLesson:
         assert figure is not None
         assert figure.partial == {"RPC0", "RPC1"}
 
-    def test_of_gpus_whose_driver_tells_it_is_what_that_says(self) -> None:
-        self.load(recorded.TWO_DEVICES, Memory(1, 111 * MIB, 1, {"RPC0": 400 * MIB, "RPC1": 5}))
-        assert self.known() == {HOST: 117.26, "RPC0": 400, "RPC1": 75.75}
-        figure = self.learned.of("key")
-        assert figure is not None
-        assert figure.partial == set()
-
     @pytest.mark.parametrize("memory", [None, Memory(rss=230 * MIB)])
     def test_where_the_kernel_does_not_tell_it_is_what_the_engine_says(
         self, memory: Memory | None
