@@ -3,8 +3,9 @@ Which lines of an engine that runs at ``-lv 4`` are for people: those that it pr
 
 The gateway asks for ``-lv 4`` itself, to hear of memory (told.py). The engine marks the lines of
 both levels with the same I, so they are told apart by who says what, as build 10068 has it
-(tools/server/ and common/ of llama.cpp). Among those of level 4 are the last characters of API keys
-and the model's chat template; no text of clients was found in them. None of it is kept.
+(tools/server/ and common/ of llama.cpp). Among those of level 4 are the last characters of API
+keys, the ``conv_id`` of a request, and the model's chat template; no prompts, and no answers, were
+found in them. None of it is kept.
 """
 
 from __future__ import annotations

@@ -27,9 +27,11 @@ def test_level_3_is_shown_whole() -> None:
     assert shown(recorded.LEVEL_3) == recorded.lines(recorded.LEVEL_3)
 
 
-def test_no_part_of_a_key_and_nothing_of_a_template_is_shown() -> None:
-    text = b"\n".join(shown(recorded.LEVEL_4))
+def test_no_part_of_a_key_of_a_template_or_of_a_request_is_shown() -> None:
+    named = recorded.LEVEL_4.replace(b"conv_id= (empty=1)", b"conv_id=of a client (empty=0)")
+    text = b"\n".join(shown(named))
     assert b"cdef" not in text
+    assert b"of a client" not in text
     assert b"helpful" not in text
 
 
