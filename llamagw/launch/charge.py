@@ -59,19 +59,14 @@ class Machine(NamedTuple):
     What engines run on.
 
     :ivar engine: what changes with the engine's binary
-    :ivar devices: the bytes of each, by name, in the engine's order; the machine's own memory is
-        `HOST`. Empty if they are not known
+    :ivar gpus: the bytes of each, by name, in the engine's order; None if it is not known which
+        there are
     :ivar aliases: devices whose memory is that of another one, by name
     """
 
     engine: str = ""
-    devices: Mapping[str, int] = {}
+    gpus: Mapping[str, int] | None = None
     aliases: Mapping[str, str] = {}
-
-    @property
-    def gpus(self) -> list[str] | None:
-        """The GPUs' names; None if it is not known which there are."""
-        return [name for name in self.devices if name != HOST] if self.devices else None
 
 
 class Place(NamedTuple):
@@ -154,8 +149,15 @@ def key(asks: Asked, facts: Mapping[str, Facts], machine: Machine) -> str:
     :param machine: that it runs on
     """
     stamps = [(path, facts[path].stamp if path in facts else None) for path in asks.files.all]
-    gpus = [(name, size) for name, size in machine.devices.items() if name != HOST]
-    parts = (machine.engine, gpus, stamps, asks.files, asks.flags, asks.draft, asks.projector)
+    parts = (
+        machine.engine,
+        machine.gpus,
+        stamps,
+        asks.files,
+        asks.flags,
+        asks.draft,
+        asks.projector,
+    )
     return hashlib.sha256(msgspec.json.encode((*parts, asks.cache, asks.others))).hexdigest()
 
 

@@ -20,7 +20,9 @@ from llamagw.launch.advice import Note, flag_faults, notes
 from llamagw.launch.base import Need
 from llamagw.launch.charge import Learned, Machine, Place
 from llamagw.launch.command import command_line, known_flags, library_path
+from llamagw.launch.devices import aliases, engine_environment
 from llamagw.launch.flags import Asked, asked, need
+from llamagw.launch.listing import Listed, list_devices
 from llamagw.launch.placement import elsewhere, places, visible
 from llamagw.models import Estimate, Facts, absent, stamp
 from llamagw.system import machine_memory
@@ -36,18 +38,15 @@ class Known:
     Flags by binary, and facts by file, of the configuration in use and of the one to come.
 
     :param learned: what earlier runs took, by key
-    :ivar devices: the bytes of each device of this machine, by name; empty if they are not known
-    :ivar aliases: devices whose memory is that of another one, by name
     :ivar version: another one when something else is known than before
     """
 
     def __init__(self, learned: Learned = lambda _: None) -> None:
         self.learned = learned
-        self.devices: Mapping[str, int] = {}
-        self.aliases: Mapping[str, str] = {}
         self.version = 0
         self._flags: dict[str, Mapping[str, bool]] = {}
         self._builds: dict[str, str] = {}
+        self._devices: dict[str, list[Listed]] = {}
         self._facts: dict[str, Facts] = {}
 
     def __repr__(self) -> str:
@@ -67,6 +66,12 @@ class Known:
             env = dict([*os.environ.items(), library_path(binary, os.environ, sys.platform)])
             self._flags[binary] = known_flags(binary, env, commands)
             self._builds[binary] = _build(binary, self._flags[binary])
+        counts = config.memory is not None and "--list-devices" in self.flags(binary)
+        if counts and binary not in self._devices:
+            environment = engine_environment(binary)
+            listed = list_devices(binary, environment, commands)
+            if listed is not None:
+                self._devices[binary] = listed
         paths = dict.fromkeys(self._paths(config))
         new = [path for path in paths if not self._is_read(path)]
         found = look_apart(new, seconds, commands)
@@ -87,10 +92,10 @@ class Known:
         What is read into it is not kept here, and a binary that is not known is not run.
         """
         copy = Known(self.learned)
-        copy.devices, copy.aliases = self.devices, self.aliases
         copy._facts = dict(self._facts)
         copy._flags = {config.llama_server_path: self.flags(config.llama_server_path)}
         copy._builds = dict(self._builds)
+        copy._devices = dict(self._devices)
         return copy
 
     def _is_read(self, path: str) -> bool:
@@ -153,8 +158,10 @@ class Known:
         return places(asks, self._facts, machine, model, self.learned, flags)
 
     def _machine(self, config: Config) -> Machine:
-        build = self._builds.get(config.llama_server_path, "")
-        return Machine(build, self.devices, self.aliases)
+        binary = config.llama_server_path
+        devices = self._devices.get(binary) if config.memory is not None else None
+        gpus = None if devices is None else {device.name: device.total for device in devices}
+        return Machine(self._builds.get(binary, ""), gpus, aliases(devices or ()))
 
     def _need(self, config: Config, model: LocalModel) -> Estimate | None:
         return need(self._asked(config, model), self._facts)
@@ -185,6 +192,7 @@ class Known:
         self.version += 1
         self._flags = {binary: self.flags(binary)}
         self._builds = {binary: self._builds.get(binary, "")}
+        self._devices = {name: found for name, found in self._devices.items() if name == binary}
         paths = {*self._paths(config)}
         self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
 
@@ -196,6 +204,15 @@ class Known:
         :return: empty if unknown
         """
         return self._flags.get(binary, {})
+
+    def devices(self, binary: str) -> list[Listed]:
+        """
+        The devices that a binary finds on this machine, beside the machine's own memory.
+
+        :param binary: its path
+        :return: empty if they are not known, or bytes are not counted
+        """
+        return self._devices.get(binary, [])
 
     def problem(self, path: str) -> str:
         """

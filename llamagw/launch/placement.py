@@ -44,17 +44,13 @@ class Visible(NamedTuple):
 
     :ivar used: its own names of those that it uses if nothing else is said, in its order; None if
         not known
-    :ivar real: by its own name of a device, that of the device whose memory it is
+    :ivar names: by its own name of a GPU, the machine's
     :ivar fixed: whether the model's own variables say which it sees
     """
 
     used: list[str] | None
-    real: Mapping[str, str]
+    names: Mapping[str, str]
     fixed: bool = False
-
-    def of(self, name: str) -> str:
-        """The device whose memory it is."""
-        return self.real.get(name, name)
 
 
 def visible(machine: Machine, env: Mapping[str, str]) -> Visible:
@@ -64,17 +60,15 @@ def visible(machine: Machine, env: Mapping[str, str]) -> Visible:
     :param machine: that it runs on
     :param env: the model's own variables; the gateway's own are known to `machine`
     """
-    gpus = machine.gpus
-    if gpus is None:
-        return Visible(None, machine.aliases)
-    names = {name: name for name in gpus}
+    if machine.gpus is None:
+        return Visible(None, {})
+    names = {name: name for name in machine.gpus}
     told = [(kind, env[variable]) for variable, kind in _VISIBLE.items() if variable in env]
     for kind, value in told:
         names = _seen(names, kind, [one.strip() for one in value.split(",") if one.strip()])
     # An engine uses a GPU that has no memory of its own only where there is no other.
     used = [name for name, real in names.items() if real not in machine.aliases]
-    whose = {name: machine.aliases.get(real, real) for name, real in names.items()}
-    return Visible(used or [*names], whose, bool(told))
+    return Visible(used or [*names], names, bool(told))
 
 
 def _seen(names: Mapping[str, str], kind: str, chosen: Sequence[str]) -> dict[str, str]:
@@ -108,6 +102,11 @@ def places(
     :return: `MOST_PLACES` at most; empty if too little is known of its file
     """
     seen = visible(machine, model.env)
+
+    def real(name: str) -> str:
+        name = seen.names.get(name, name)
+        return machine.aliases.get(name, name)
+
     placing = _Placing(asks, machine, seen, known or {})
     shape = facts[asks.files.model].shape if asks.files.model in facts else None
     auto = model.gpu_layers == "auto" and "gpu_layers" not in asks.told
@@ -128,7 +127,7 @@ def places(
                 place,
                 estimated,
                 variant.asks,
-                seen.of,
+                real,
                 learned(name),
                 model.memory,
                 facts,
@@ -171,7 +170,7 @@ class _Placing:
     def __init__(
         self, asks: Asked, machine: Machine, seen: Visible, known: Mapping[str, bool]
     ) -> None:
-        self._sizes = {name: machine.devices.get(real, 0) for name, real in seen.real.items()}
+        self._sizes = {name: (machine.gpus or {}).get(real, 0) for name, real in seen.names.items()}
         self._known = known
         self._asks = asks._replace(flags=self._split(asks.flags), draft=self._split(asks.draft))
         told = bool(asks.told & _FIXES) or seen.fixed or bool(known and "--device" not in known)

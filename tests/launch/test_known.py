@@ -11,6 +11,7 @@ from llamagw import apart
 from llamagw.apart import Commands, look_apart
 from llamagw.launch import Known
 from llamagw.launch import known as known_module
+from llamagw.launch.listing import Listed
 from llamagw.models import Facts, look_at
 from tests.models.support import gguf_bytes
 from tests.support.configs import configuration, local_model
@@ -93,14 +94,17 @@ def test_what_an_engine_loads_beside_its_model_is_read_too_and_counted(
 
 
 def test_where_memory_is_counted_check_is_told_what_a_model_is_counted_with(
-    tmp_path: Path, asked: list[list[str]]
+    tmp_path: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    flags = dict.fromkeys(("--list-devices", "--device", "--model", "--gpu-layers"), True)
+    monkeypatch.setattr(known_module, "known_flags", lambda *_: flags)
+    cards = [Listed("CUDA0", "", 2**34), Listed("CUDA1", "", 2**33)]
+    monkeypatch.setattr(known_module, "list_devices", lambda *_: cards)
     path, known = tmp_path / "a.gguf", Known()
     path.write_bytes(gguf_bytes())
     off = configuration(local_model("a", str(path), gpu_layers=-1))
     config = configuration(local_model("a", str(path), gpu_layers=-1), memory="auto")
     known.read(config, Commands())
-    known.devices = {"host": 2**34, "CUDA0": 2**34, "CUDA1": 2**33}
     needs, [plain] = known.places(config)["a"], known.needs(off).values()
     told = known.needs(config)["a"]
     assert plain is not None

@@ -22,7 +22,7 @@ LAYERS = 7
 SHAPED = replace(SHAPE, layers=(Layer(weights=GIB, kv_heads=1),) * LAYERS, output=GIB)
 FACTS = {"m.gguf": Facts("", ((1, 2, 8 * GIB, 3),), 8 * GIB, shape=SHAPED)}
 KNOWN = {"--device": True, "--gpu-layers": True, "--cache-ram": True, "--spec-draft-device": True}
-TWO = Machine("b1", {HOST: 64 * GIB, "CUDA0": 24 * GIB, "CUDA1": 16 * GIB})
+TWO = Machine("b1", {"CUDA0": 24 * GIB, "CUDA1": 16 * GIB})
 
 
 def placed(
@@ -78,8 +78,8 @@ def test_of_several_gpus_each_is_a_place_and_then_all_together() -> None:
         ({"gpu_layers": 0}, set()),
         ({"extra": ("-dev", "none")}, set()),
         ({"known": {"--model": True}}, BOTH),
-        ({"machine": Machine("", {HOST: GIB, "CUDA0": GIB})}, {"CUDA0"}),
-        ({"machine": Machine("", {HOST: GIB})}, set()),
+        ({"machine": Machine("", {"CUDA0": GIB})}, {"CUDA0"}),
+        ({"machine": Machine("", {})}, set()),
         ({"machine": Machine()}, {"GPU"}),
     ],
 )
@@ -96,7 +96,7 @@ def test_the_layers_on_gpus_are_as_configured_in_each_place() -> None:
 
 
 def test_as_many_layers_as_fit_are_tried_from_all_of_them_to_none() -> None:
-    one = Machine("", {HOST: 64 * GIB, "CUDA0": 4 * GIB})
+    one = Machine("", {"CUDA0": 4 * GIB})
     found = where(placed(one, gpu_layers="auto"))
     layers = [flags for flags, _, _ in found]
     assert layers == [("--gpu-layers", str(count)) for count in range(LAYERS + 1, -1, -1)]
@@ -119,7 +119,7 @@ def test_layers_that_the_user_counts_are_not_counted_again() -> None:
 @pytest.mark.parametrize("layers", [0, 1, 40, 1000])
 def test_there_are_never_too_many_places(gpus: int, layers: int) -> None:
     shape = replace(SHAPED, layers=(Layer(weights=GIB),) * layers)
-    machine = Machine("", {HOST: GIB} | {f"CUDA{n}": GIB for n in range(gpus)})
+    machine = Machine("", {f"CUDA{n}": GIB for n in range(gpus)})
     found = where(placed(machine, gpu_layers="auto", facts={"m.gguf": Facts("", (), shape=shape)}))
     assert 0 < len(found) <= MOST_PLACES
     assert len({flags for flags, *_ in found}) == len(found)
@@ -142,14 +142,14 @@ def test_a_draft_model_goes_where_its_model_goes() -> None:
 
 
 def test_a_gpu_without_memory_of_its_own_is_the_host() -> None:
-    mac = Machine("", {HOST: 64 * GIB, "Metal": 48 * GIB}, {"Metal": HOST})
+    mac = Machine("", {"Metal": 48 * GIB}, {"Metal": HOST})
     [place] = placed(mac)
     assert {*place.need.devices} == {HOST}
     assert place.need.devices[HOST] > 8 * GIB
 
 
 def test_a_gpu_without_memory_of_its_own_is_used_only_where_there_is_no_other() -> None:
-    both = Machine("", {HOST: 64 * GIB, "CUDA0": 8 * GIB, "Vulkan0": 60 * GIB}, {"Vulkan0": HOST})
+    both = Machine("", {"CUDA0": 8 * GIB, "Vulkan0": 60 * GIB}, {"Vulkan0": HOST})
     [(flags, used, _)] = where(placed(both))
     assert (flags, used) == ((), {"CUDA0"})
     [(_, told, _)] = where(placed(both, extra=("-dev", "Vulkan0")))
