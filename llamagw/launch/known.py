@@ -18,7 +18,9 @@ from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.advice import Note, flag_faults, notes
 from llamagw.launch.command import command_line, known_flags, library_path
+from llamagw.launch.devices import engine_environment
 from llamagw.launch.flags import Asked, asked, need
+from llamagw.launch.listing import Listed, list_devices
 from llamagw.models import Estimate, Facts, absent, stamp
 from llamagw.system import machine_memory
 
@@ -33,6 +35,7 @@ class Known:
 
     def __init__(self) -> None:
         self._flags: dict[str, Mapping[str, bool]] = {}
+        self._devices: dict[str, list[Listed]] = {}
         self._facts: dict[str, Facts] = {}
 
     def __repr__(self) -> str:
@@ -51,6 +54,10 @@ class Known:
         if binary and binary not in self._flags:  # none if all models are remote
             env = dict([*os.environ.items(), library_path(binary, os.environ, sys.platform)])
             self._flags[binary] = known_flags(binary, env, commands)
+        counts = config.memory is not None and "--list-devices" in self.flags(binary)
+        if counts and binary not in self._devices:
+            environment = engine_environment(binary)
+            self._devices[binary] = list_devices(binary, environment, commands)
         paths = dict.fromkeys(self._paths(config))
         new = [path for path in paths if not self._is_read(path)]
         found = look_apart(new, seconds, commands)
@@ -72,6 +79,7 @@ class Known:
         copy = Known()
         copy._facts = dict(self._facts)
         copy._flags = {config.llama_server_path: self.flags(config.llama_server_path)}
+        copy._devices = {config.llama_server_path: self.devices(config.llama_server_path)}
         return copy
 
     def _is_read(self, path: str) -> bool:
@@ -130,6 +138,7 @@ class Known:
         """
         binary = config.llama_server_path
         self._flags = {binary: self.flags(binary)}
+        self._devices = {name: found for name, found in self._devices.items() if name == binary}
         paths = {*self._paths(config)}
         self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
 
@@ -141,6 +150,15 @@ class Known:
         :return: empty if unknown
         """
         return self._flags.get(binary, {})
+
+    def devices(self, binary: str) -> list[Listed]:
+        """
+        The devices that a binary finds on this machine, beside the machine's own memory.
+
+        :param binary: its path
+        :return: empty if they are not known, or bytes are not counted
+        """
+        return self._devices.get(binary, [])
 
     def problem(self, path: str) -> str:
         """
