@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.whole.harness import CHAT, Gateway, model
+from tests.whole.harness import Gateway, model
 
 #: Bytes that SmolLM2 takes with a context of 2048, as /proc says, and its buffer to compute with:
 #: 45 MiB of KV cache, 9 to compute with, 23 of the process.
