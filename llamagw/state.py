@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import msgspec
-from twisted.logger import Logger
 
 #: Bytes of a file at most; a larger one is not ours.
 LARGEST = 2**23
@@ -48,7 +47,6 @@ class StateFile(Generic[Entry]):
         self._name = name
         self._kind = kind
         self._lost = lost
-        self._log = Logger(namespace="llamagw.state")
         self._complained = False
 
     def __repr__(self) -> str:
@@ -107,9 +105,12 @@ class StateFile(Generic[Entry]):
 
     def _complain(self, path: str, what: str, error: Exception) -> None:
         """Log, once, that the file cannot be used; the next entry replaces it, if it can be."""
+        # Commands that only look at models do without Twisted.
+        from twisted.logger import Logger
+
         if not self._complained:
             self._complained = True
-            self._log.warn(
+            Logger(namespace="llamagw.state").warn(
                 "{lost} not known: {path} cannot be {what}: {error}",
                 lost=self._lost,
                 path=path,
