@@ -105,11 +105,11 @@ class StateFile(Generic[Entry]):
 
     def _complain(self, path: str, what: str, error: Exception) -> None:
         """Log, once, that the file cannot be used; the next entry replaces it, if it can be."""
-        # Commands that only look at models do without Twisted.
-        from twisted.logger import Logger
-
         if not self._complained:
             self._complained = True
+            # Not before: the command reads models' files too, and does without Twisted.
+            from twisted.logger import Logger
+
             Logger(namespace="llamagw.state").warn(
                 "{lost} not known: {path} cannot be {what}: {error}",
                 lost=self._lost,
