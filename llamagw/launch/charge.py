@@ -106,6 +106,10 @@ def charge(
     """
     whole = _folded(found, real)
     whole.rough |= asks.cache < 0
+    # Two models of the same file map it once.
+    twice = whole.host.mapped - sum(found.files.values())
+    whole.host.weights -= twice
+    whole.host.mapped -= twice
     cache = asks.cache if asks.cache >= 0 else CACHE_MB * 2**20
     whole.host.cache = cache
     for parts in whole.devices.values():
