@@ -44,7 +44,7 @@ from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Out
 from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
-from llamagw.models import HOST, look_at
+from llamagw.models import HOST, Learned, look_at
 from tests.models.support import gguf_bytes
 from tests.support.configs import configuration, local_model
 from tests.support.fake_llama_server import GGUF_HEAD
@@ -620,12 +620,14 @@ class EngineCase(SynchronousTestCase):
         self.reactor = FakeReactor()
         config = configuration(self.model, stop_timeout_sec=10)
         self.probe = FakeProbe()
+        self.learned = Learned()
         self.launcher = Processes(
             self.reactor,  # type: ignore[arg-type]
             config,
             Leftovers(self.mktemp()),
             self.probe,
             Durations(),
+            self.learned,
         )
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None
