@@ -140,6 +140,7 @@ def check(path: str) -> tuple[Config, list[Note], dict[str, Estimate | None]]:
 
     from llamagw.apart import Commands
     from llamagw.launch import Known
+    from llamagw.models import Learned
 
     @implementer(ILogObserver)
     def warn(event: LogEvent) -> None:
@@ -149,7 +150,7 @@ def check(path: str) -> tuple[Config, list[Note], dict[str, Estimate | None]]:
     config = load(path)
     # Only Twisted itself can check an endpoint string.
     endpoint(reactor, config)
-    known = Known()
+    known = Known(Learned(state_folder()).of)
     # There is no log yet: what cannot be read is told here.
     globalLogPublisher.addObserver(warn)
     try:

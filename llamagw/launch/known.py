@@ -18,7 +18,7 @@ from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.advice import Note, flag_faults, notes
 from llamagw.launch.base import Need
-from llamagw.launch.charge import Learned, Machine, Place
+from llamagw.launch.charge import Figures, Machine, Place
 from llamagw.launch.command import command_line, known_flags, library_path
 from llamagw.launch.devices import aliases, engine_environment
 from llamagw.launch.flags import Asked, asked, need
@@ -41,7 +41,7 @@ class Known:
     :ivar version: another one when something else is known than before
     """
 
-    def __init__(self, learned: Learned = lambda _: None) -> None:
+    def __init__(self, learned: Figures = lambda _: None) -> None:
         self.learned = learned
         self.version = 0
         self._flags: dict[str, Mapping[str, bool]] = {}

@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from llamagw.config import LocalModel
 from llamagw.launch.base import Need
-from llamagw.launch.charge import Learned, Machine, Place, charge, key
+from llamagw.launch.charge import Figures, Machine, Place, charge, key
 from llamagw.launch.flags import Asked, need
 from llamagw.models import HOST, Estimate, Facts, Flags, Parts
 
@@ -87,7 +87,7 @@ def places(
     facts: Mapping[str, Facts],
     machine: Machine,
     model: LocalModel,
-    learned: Learned = lambda _: None,
+    learned: Figures = lambda _: None,
     known: Mapping[str, bool] | None = None,
 ) -> list[Place]:
     """

@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from unittest import mock
 
 from msgspec.structs import replace
@@ -44,7 +44,7 @@ from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Out
 from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
-from llamagw.models import HOST, Learned, look_at
+from llamagw.models import HOST, Figure, Learned, look_at
 from tests.models.support import gguf_bytes
 from tests.support.configs import configuration, local_model
 from tests.support.fake_llama_server import GGUF_HEAD
@@ -702,9 +702,9 @@ class NeedsTests(EngineCase):
     def test_what_was_learned_counts_at_once(self) -> None:
         self.read()
         [before] = self.starts.needs()
-        learned: dict[str, Seen] = {}
+        learned: dict[str, Figure] = {}
         self.known.learned = learned.get
-        learned[before.key] = Seen()
+        learned[before.key] = Figure({HOST: 2**30}, frozenset(), {}, when=0, loads=1)
         [now] = self.starts.needs()
         self.assertEqual(now.source, "learned")
         self.assertEqual(now.key, before.key)
@@ -723,17 +723,6 @@ class NeedsTests(EngineCase):
         self.read()
         self.assertEqual(self.starts.needs(), [])
         self.assertEqual([one for one in self.logged if "not counted" in one["log_format"]], [])
-
-
-class Seen(NamedTuple):
-    """A figure that was learned."""
-
-    devices: Mapping[str, int] = {HOST: 2**30}
-    partial: frozenset[str] = frozenset()
-    when: float = 0.0
-
-    def need(self, cache: int) -> dict[str, int]:
-        return {HOST: 2**30 + cache}
 
 
 class SpawnTests(EngineCase):
