@@ -208,7 +208,7 @@ def _memory(need: Estimate | None) -> Iterator[str]:
                 ("process", parts.process),
                 ("cache", parts.cache),
                 ("margin", parts.margin),
-                ("its own", parts.given),
+                ("the rest", parts.given),
             )
             if round(part / size, digits)
         ]

@@ -27,10 +27,6 @@ MARGIN, LEAST_MARGIN = 0.05, 128 * 2**20
 LEARNED_MARGIN = 0.02
 
 
-#: What was learned, by key; None if nothing was.
-Figures = Callable[[str], Figure | None]
-
-
 class Machine(NamedTuple):
     """
     What engines run on.

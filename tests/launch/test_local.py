@@ -19,6 +19,7 @@ from msgspec.structs import replace
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -694,7 +695,7 @@ class NeedsTests(EngineCase):
     def test_its_needs_are_made_anew_only_when_something_else_is_known(self) -> None:
         self.read()
         before = self.starts.needs()
-        with mock.patch.object(self.known, "places_of", side_effect=AssertionError):
+        with mock.patch.object(self.known, "placement", side_effect=AssertionError):
             self.assertIs(self.starts.needs(), before)
         self.read()
         self.assertIsNot(self.starts.needs(), before)
@@ -738,8 +739,11 @@ class SpawnTests(EngineCase):
     def test_it_is_started_in_the_place_that_there_is_room_for(self) -> None:
         need = Need(devices={"CUDA1": 1}, flags=("--device", "CUDA1"))
         starts = LocalLauncher(self.launcher, self.model, self.log)
+        logged = events_of(self)
         starts.launch(self.backend.ended, need)
         self.assertEqual(tuple(self.child.args[-2:]), need.flags)
+        said = [formatEvent(event) for event in logged]
+        self.assertIn("starting tiny on port 8081 (--device CUDA1)", said)
 
     def test_where_memory_is_counted_the_engine_is_told_so(self) -> None:
         self.launch()
