@@ -69,6 +69,21 @@ def test_what_is_mapped_is_counted_by_file_and_not_as_its_own() -> None:
     assert parts == {"5:7": 1.5 * GIB, "5:8": 0.5 * GIB}
 
 
+def test_the_margin_of_a_large_estimate_is_not_of_its_cache_too() -> None:
+    large = replace(found(), devices={HOST: Parts(kv=10 * GIB)}, files={})
+    place = charge(Need(devices={}), large, asks("-cram", "8192"), str, None, None, FACTS)
+    assert place.estimate.host.margin == 512 * MIB
+
+
+def test_a_file_that_two_models_of_an_engine_map_is_counted_once() -> None:
+    host = Parts(weights=4 * GIB, mapped=4 * GIB, kv=GIB)
+    both = Estimate({HOST: host}, files={"m": 2 * GIB})
+    place = charge(Need(devices={}), both, asks(), str, None, None, FACTS)
+    assert (place.estimate.host.weights, place.estimate.host.mapped) == (2 * GIB, 2 * GIB)
+    assert place.need.devices[HOST] == GIB + LEAST_MARGIN + 256 * MIB
+    assert place.need.files == {"5:7": 2 * GIB}
+
+
 @pytest.mark.parametrize(("limit", "rough"), [("-1", True), ("0", False)])
 def test_a_cache_without_limit_is_counted_as_the_engines_own_default(
     limit: str, rough: bool
