@@ -46,6 +46,7 @@ from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
 from llamagw.launch.quiet import Quiet, is_wanted
 from llamagw.launch.sockets import Listener
+from llamagw.launch.wants import Wants
 from llamagw.models import Figure
 from llamagw.net import Address
 from llamagw.text import harmless
@@ -253,6 +254,7 @@ class LocalRun:
         place = f" ({' '.join(self._need.flags)})" if self._need and self._need.flags else ""
         _log.info("starting {name} on port {port}{place}", name=model.name, port=port, place=place)
         _log.debug("{name} is run by: {command}", name=model.name, command=command)
+        self._wants = Wants(self._need)
         protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
         env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
@@ -271,6 +273,10 @@ class LocalRun:
 
     def _ended(self, how: str, code: int | None) -> None:
         self._cancel_kill()
+        wanting = None
+        if not (self._stopping or self._moving):
+            wanting = self._wants.why(how, self.output.recent, not self._seen)
+        how += wanting or ""
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
         again = (
             not self._stopping
@@ -282,7 +288,9 @@ class LocalRun:
         self.pid = None
         if again:
             return self._spawn()
-        self._over(Exit(how, self._verdict or self.output.last_words(), code))
+        # What was said in passing explains nothing where the kernel's count does.
+        cause = self._verdict or ("" if wanting else self.output.last_words())
+        self._over(Exit(how, cause, code, out_of_memory=wanting is not None))
 
     def _found_its_port_taken(self) -> bool:
         """
@@ -347,8 +355,8 @@ class LocalLauncher:
         self._learned: Sequence[Figure | None] = ()
         self._needs: Sequence[Need] = ()
         self._told_unknown = False
-        #: Where its last run was started.
-        self._launched: Need | None = None
+        #: What the last run that ended was started with.
+        self._ended: Need | None = None
 
     def __repr__(self) -> str:
         return f"<LocalLauncher {self._model.name}>"
@@ -377,8 +385,14 @@ class LocalLauncher:
 
     def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> LocalRun:
         """See `Launcher.launch`."""
-        self._launched = need
-        return LocalRun(self._processes, self._model, self._log, ended, need)
+        return LocalRun(
+            self._processes, self._model, self._log, partial(self._over, ended, need), need
+        )
+
+    def _over(self, ended: Callable[[Exit], None], need: Need | None, exit: Exit) -> None:
+        # Before anybody hears of it, who may start the next run elsewhere.
+        self._ended = need
+        ended(exit)
 
     def ready_line(self, seconds: float) -> str:
         """See `Launcher.ready_line`."""
@@ -390,7 +404,7 @@ class LocalLauncher:
 
     def fell_short(self, devices: Mapping[str, int]) -> None:
         """See `Launcher.fell_short`."""
-        need = self._launched
+        need = self._ended
         if need is not None and need.key:
             known = {name: size for name, size in devices.items() if name in need.devices}
             self._processes.learned.raise_to(need.key, known)
