@@ -41,6 +41,7 @@ from llamagw.launch.pipes import EngineProtocol
 from llamagw.launch.ports import LOOPBACK
 from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
+from llamagw.launch.slots import make_folder
 from llamagw.launch.sockets import Listener
 from llamagw.net import Address
 from llamagw.text import harmless
@@ -214,6 +215,8 @@ class LocalRun:
         if problem:
             return self._not_started(problem)
         try:
+            if model.idle_shrink_sec:
+                make_folder()
             port = processes.ports.take()
         except OSError as error:
             return self._not_started(str(error))
