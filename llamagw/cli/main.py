@@ -90,17 +90,20 @@ def check(context: click.Context, config: str | None, as_json: bool) -> None:
 
     path = os.path.abspath(needed(config, as_json))
     try:
-        loaded, notes, needs = examine(path)
+        loaded, notes, needs, together = examine(path)
     except ConfigError as error:
         if as_json:
-            print_json({"ok": False, "faults": [_told(f) for f in error.faults], "models": []})
+            faults = [_told(fault) for fault in error.faults]
+            print_json({"ok": False, "faults": faults, "models": [], "together": []})
         else:
             click.echo(str(error), err=True)
         context.exit(1)
     if as_json:
-        print_json({"ok": True, "faults": [], "models": _served(loaded, notes, needs)})
+        sets = [one.names for one in together.sets] if together else []
+        models = _served(loaded, notes, needs)
+        print_json({"ok": True, "faults": [], "models": models, "together": sets})
     else:
-        click.echo(summary(path, loaded, notes, needs))
+        click.echo(summary(path, loaded, notes, needs, together))
 
 
 def _told(fault: Fault) -> dict[str, Any]:

@@ -87,19 +87,22 @@ def notes(config: Config, facts: Mapping[str, Facts], memory: int, need: Need) -
 
     :param config: has the models
     :param facts: by path; models whose files were not read have none
-    :param memory: of this machine, in bytes
+    :param memory: of this machine, in bytes; looked at where memory is not counted, as together.py
+        judges otherwise
     :param need: how much of it each takes
     """
     return [
         Note(grade, model.name, f"models[{index}].{key}", message)
         for index, model in enumerate(config.models)
         if not model.remote and model.model_path in facts
-        for grade, key, message in _of(model, facts[model.model_path], memory, need)
+        for grade, key, message in _of(
+            model, facts[model.model_path], memory if config.memory is None else None, need
+        )
     ]
 
 
 def _of(
-    model: LocalModel, facts: Facts, memory: int, need: Need
+    model: LocalModel, facts: Facts, memory: int | None, need: Need
 ) -> Iterator[tuple[Grade, str, str]]:
     if facts.problem:
         yield "fault", "model_path", facts.problem
@@ -111,7 +114,8 @@ def _of(
             f"is {model.context_size}, and the model was trained for {facts.trained}; what it "
             f"writes beyond that may make no sense",
         )
-    yield from _memory(model, facts, memory, need)
+    if memory is not None:
+        yield from _memory(model, facts, memory, need)
     yield from _use(model, facts)
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 import os
 import sys
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 
+from msgspec.structs import replace
 from twisted.logger import Logger
 
 from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.advice import Note, flag_faults, notes
+from llamagw.launch.base import Need
 from llamagw.launch.command import command_line, known_flags, library_path
 from llamagw.launch.flags import Asked, asked, need
-from llamagw.models import Estimate, Facts, absent, stamp
+from llamagw.launch.together import Together, problems, together
+from llamagw.models import HOST, Estimate, Facts, absent, stamp
 from llamagw.system import machine_memory
 
 _log = Logger(namespace="llamagw")
@@ -84,7 +87,9 @@ class Known:
 
         :param config: one that was `read`
         """
-        return flag_faults(config, self.flags(config.llama_server_path))
+        faults = flag_faults(config, self.flags(config.llama_server_path))
+        notes = [note for note in self._never(config) if note.grade == "fault"]
+        return faults + [Fault(config.path, None, note.place, note.message) for note in notes]
 
     def notes(self, config: Config) -> list[Note]:
         """
@@ -92,7 +97,26 @@ class Known:
 
         :param config: one that was `read`
         """
-        return notes(config, self._facts, machine_memory(), partial(self._need, config))
+        found = notes(config, self._facts, machine_memory(), partial(self._need, config))
+        return found + [note for note in self._never(config) if note.grade != "fault"]
+
+    def together(self, config: Config) -> Together | None:
+        """
+        Which models fit into memory together.
+
+        :param config: one that was `read`
+        :return: None if nothing is counted
+        """
+        return together(config, partial(self._places, config), self.devices)
+
+    def _never(self, config: Config) -> list[Note]:
+        """What is to be said of models that never fit into memory."""
+        if config.memory is None:
+            return []
+        return [*problems(config, partial(self._places, config), self.devices)]
+
+    def _places(self, config: Config, model: LocalModel) -> Sequence[Need]:
+        return self.places(replace(config, models=[model])).get(model.name, [])
 
     def needs(self, config: Config) -> dict[str, Estimate | None]:
         """
@@ -150,3 +174,24 @@ class Known:
         :return: "" if nothing is known against it, or it has changed since it was read
         """
         return absent(path) or (self._facts[path].problem if self._is_read(path) else "")
+
+    # Stand-ins, until places and devices are known.
+
+    @property
+    def devices(self) -> Mapping[str, int]:
+        """Bytes that each device has, by name."""
+        return {HOST: machine_memory()}
+
+    def places(self, config: Config) -> dict[str, list[Need]]:
+        """What each local model takes, in each of the places where it can be started."""
+        found = {}
+        for model in config.models:
+            estimate = None if model.remote else self._need(config, model)
+            if model.remote or estimate is None:
+                continue
+            devices = {name: parts.total for name, parts in estimate.devices.items()}
+            if model.memory is not None:
+                on = next((name for name in devices if name != HOST), HOST)
+                devices = {name or on: size for name, size in model.memory.items()}
+            found[model.name] = [Need(devices=devices, rough=estimate.rough)]
+        return found
