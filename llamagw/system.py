@@ -14,7 +14,7 @@ import os
 import resource
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 
@@ -95,67 +95,91 @@ def machine_memory() -> int:
     """
     How much memory this process may use.
 
-    :return: bytes: the machine's, or its container's limit if that is lower
+    :return: bytes: the machine's, or the lowest limit of the control groups around it
     """
     import psutil
 
     total = int(psutil.virtual_memory().total)
-    for group in _GROUPS:
-        with contextlib.suppress(OSError, ValueError):
-            return min(total, int(_read(group.limit)))
-    return total
+    return min([total, *(group.limit for group in _groups())])
 
 
-def available_memory() -> int:
+def memory_in_use() -> tuple[int, int]:
     """
-    How much memory this process could get without swapping, what files have in the cache included.
+    How much memory this process may use, and how much of it is in use by anybody.
 
-    That has the weights too that engines have mapped: to take their room is to have them read from
-    the disk again.
+    What files have in the cache is not in use: the system drops it if need be. That has the weights
+    that engines have mapped, too: who gives away their room has them read from the disk again.
 
-    :return: bytes; within its container's limit too
+    :return: bytes, both
     """
     import psutil
 
-    available = int(psutil.virtual_memory().available)
-    for group in _GROUPS:
-        with contextlib.suppress(OSError, ValueError, KeyError):
-            limit, used = int(_read(group.limit)), int(_read(group.used))
-            told = dict(line.split() for line in _read(group.stat).splitlines())
-            cached = sum(
-                int(told[group.prefix + name]) for name in ("inactive_file", "active_file")
-            )
-            return max(min(available, limit - used + cached), 0)
-    return available
+    machine = psutil.virtual_memory()
+    total, free = int(machine.total), int(machine.available)
+    for group in _groups():
+        total, free = min(total, group.limit), min(free, group.limit - group.used)
+    return total, max(total - max(free, 0), 0)
 
 
 class _Group(NamedTuple):
-    """Where a control group tells of its memory, and how names in its ``memory.stat`` begin."""
+    """
+    A control group that limits memory.
 
-    limit: str
-    used: str
-    stat: str
-    prefix: str
+    :ivar limit: bytes
+    :ivar used: bytes, without what files have in the cache
+    """
+
+    limit: int
+    used: int
 
 
-#: Where Linux tells of control groups.
-_CGROUP = "/sys/fs/cgroup"
+#: Where Linux tells of control groups, and of those that this process is in.
+_CGROUP, _OWN_GROUPS = "/sys/fs/cgroup", "/proc/self/cgroup"
 
-#: A container's own group is the root of the hierarchy that it sees: cgroup v2, then v1.
-_GROUPS = (
-    _Group("memory.max", "memory.current", "memory.stat", ""),
-    _Group(
-        "memory/memory.limit_in_bytes",
-        "memory/memory.usage_in_bytes",
-        "memory/memory.stat",
-        "total_",
-    ),
-)
+#: Groups are nested no deeper than this; each costs a read.
+_DEEPEST = 32
+
+#: Where a group of cgroup v2, then v1, tells of its limit and its use; how names in its
+#: ``memory.stat`` begin (Documentation/admin-guide/cgroup-v2.rst, cgroup-v1/memory.rst).
+_FILES = {
+    "": ("memory.max", "memory.current", ""),
+    "memory": ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+}
+
+
+def _groups() -> Iterator[_Group]:
+    """The control groups around this process that have a limit, of both kinds."""
+    for kind, path in (("", _own_group("0::")), ("memory", _own_group(":memory:"))):
+        # In a container its own group is the root of what it sees, whatever its path is outside.
+        parts = [part for part in path.split("/") if part][:_DEEPEST]
+        for depth in range(len(parts) + 1):
+            folder = os.path.join(_CGROUP, kind, *parts[:depth])
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                yield _group(folder, *_FILES[kind])
+
+
+def _group(folder: str, limit: str, used: str, prefix: str) -> _Group:
+    """
+    :raises ValueError: if it has no limit (v2: ``max``)
+    """
+    allowed, taken = int(_read(f"{folder}/{limit}")), int(_read(f"{folder}/{used}"))
+    told = dict(line.split() for line in _read(f"{folder}/memory.stat").splitlines())
+    cached = sum(int(told[prefix + name]) for name in ("inactive_file", "active_file"))
+    return _Group(allowed, max(taken - cached, 0))
+
+
+def _own_group(of_kind: str) -> str:
+    """The path of this process's group of a kind; "" if there is none."""
+    with contextlib.suppress(OSError, ValueError), open(_OWN_GROUPS, encoding="utf-8") as file:
+        for line in file.read(2**16).splitlines():
+            if of_kind in line:
+                return line.split(":", 2)[2]
+    return ""
 
 
 def _read(path: str) -> str:
-    with open(f"{_CGROUP}/{path}", encoding="ascii") as file:
-        return file.read()
+    with open(path, encoding="ascii") as file:
+        return file.read(2**16)
 
 
 def state_folder() -> str:

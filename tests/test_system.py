@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -15,57 +16,78 @@ GIB = 2**30
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of control groups, of which there is none."""
+    """The folder of control groups, of which there is none; this process is in ``/a/b`` of each."""
+    own = tmp_path / "own"
+    own.write_text("9:name=systemd:/\n4:memory:/a/b\n0::/a/b\n")
+    monkeypatch.setattr(system, "_OWN_GROUPS", str(own))
     monkeypatch.setattr(system, "_CGROUP", str(tmp_path))
+    machine = SimpleNamespace(total=16 * GIB, available=12 * GIB)
+    monkeypatch.setattr(psutil, "virtual_memory", lambda: machine)
     return tmp_path
 
 
 def write(folder: Path, **files: str) -> None:
-    folder.mkdir(exist_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, text in files.items():
         (folder / f"memory.{name}").write_text(text)
 
 
+def newer(folder: Path, limit: int, used: int, cached: int = 0) -> None:
+    """A group of cgroup v2."""
+    stat = f"anon 1\ninactive_file {cached}\nactive_file 0\n"
+    write(folder, max=f"{limit}\n", current=f"{used}\n", stat=stat)
+
+
 def test_without_a_limit_it_is_that_of_the_machine(groups: Path) -> None:
-    found = psutil.virtual_memory()
-    assert system.machine_memory() == found.total
-    assert 0 < system.available_memory() < found.total
-    write(groups, max="max\n", current="5", stat="")
-    assert system.machine_memory() == found.total
-    assert 0 < system.available_memory() < found.total
+    for _ in range(2):
+        assert system.machine_memory() == 16 * GIB
+        assert system.memory_in_use() == (16 * GIB, 4 * GIB)
+        write(groups, max="max\n", current="5", stat="")
 
 
-def test_of_a_container_it_is_its_limit_and_what_is_left_of_it(groups: Path) -> None:
-    """What files have in its cache can be had."""
-    write(
-        groups,
-        max=str(64 * 2**20),
-        current=str(40 * 2**20),
-        stat=f"anon 1\ninactive_file {10 * 2**20}\nactive_file {5 * 2**20}\n",
+def test_of_a_container_it_is_its_limit_and_what_is_used_of_that(groups: Path) -> None:
+    """What files have in its cache is not in use."""
+    newer(groups, 8 * GIB, used=5 * GIB, cached=2 * GIB)
+    assert system.machine_memory() == 8 * GIB
+    assert system.memory_in_use() == (8 * GIB, 3 * GIB)
+
+
+def test_the_groups_around_its_own_count_as_well(groups: Path) -> None:
+    newer(groups / "a", 8 * GIB, used=7 * GIB)
+    newer(groups / "a" / "b", 9 * GIB, used=GIB)
+    assert system.memory_in_use() == (8 * GIB, 7 * GIB)
+    newer(groups / "a" / "b", 6 * GIB, used=GIB)
+    assert system.memory_in_use() == (6 * GIB, 5 * GIB), (
+        "its neighbours have most of what is around"
     )
-    assert system.machine_memory() == 64 * 2**20
-    assert system.available_memory() == (64 - 40 + 15) * 2**20
+
+
+def test_a_machine_that_is_full_has_no_more_for_a_group(groups: Path) -> None:
+    newer(groups, 14 * GIB, used=GIB)
+    assert system.memory_in_use() == (14 * GIB, 2 * GIB)
 
 
 def test_the_older_kind_of_groups_is_known_too(groups: Path) -> None:
     write(
-        groups / "memory",
-        limit_in_bytes=str(64 * 2**20),
-        usage_in_bytes=str(63 * 2**20),
-        stat="inactive_file 7\ntotal_inactive_file 1048576\ntotal_active_file 0\n",
+        groups / "memory" / "a" / "b",
+        limit_in_bytes=str(8 * GIB),
+        usage_in_bytes=str(5 * GIB),
+        stat=f"inactive_file 7\ntotal_inactive_file {GIB}\ntotal_active_file {GIB}\n",
     )
-    assert system.machine_memory() == 64 * 2**20
-    assert system.available_memory() == 2 * 2**20
+    assert system.memory_in_use() == (8 * GIB, 3 * GIB)
 
 
 def test_a_group_that_is_over_its_limit_has_nothing_left(groups: Path) -> None:
-    write(groups, max="1000", current="5000", stat="inactive_file 0\nactive_file 0\n")
-    assert system.available_memory() == 0
+    newer(groups, 1000, used=5000)
+    assert system.memory_in_use() == (1000, 1000)
 
 
 def test_a_group_that_tells_nonsense_is_no_limit(groups: Path) -> None:
     write(groups, max=str(GIB), current="x", stat="inactive_file\n")
-    assert system.available_memory() > 0
+    assert system.memory_in_use() == (16 * GIB, 4 * GIB)
+    system_groups = groups / "own"
+    system_groups.write_bytes(b"\xff\xfe")
+    assert system.machine_memory() == 16 * GIB
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from msgspec import Struct
 from twisted.internet.interfaces import IReactorTime
 
 from llamagw.fleet import Totals
-from llamagw.system import available_memory, machine_memory
+from llamagw.system import memory_in_use
 
 #: Seconds for which a reading is told, however many ask.
 AGE_SEC = 1.0
@@ -55,6 +55,7 @@ class Devices:
             self._read_at = now
             models = self._totals()
             # The system counts what is mapped as available: it could be read again.
-            free = max(available_memory() - models.mapped, 0)
-            self._found = [Device("host", machine_memory(), free, models.memory)]
+            total, used = memory_in_use()
+            free = max(total - used - models.mapped, 0)
+            self._found = [Device("host", total, free, models.memory)]
         return self._found

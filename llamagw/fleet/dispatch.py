@@ -356,6 +356,12 @@ class Dispatcher:
 
     def happened(self, event: Event) -> None:
         """Handle an event of an instance."""
+        asked_for = isinstance(event, Exited) and event.failure is None
+        # What it had on a GPU is not free before the driver says so.
+        if not asked_for or not self._memory.waits_for(event.key, partial(self._happened, event)):
+            self._happened(event)
+
+    def _happened(self, event: Event) -> None:
         key, now = event.key, self._now()
         self._touch(key)
         instance, model = self._instances[key], self.scheduler.models[key]
@@ -371,8 +377,6 @@ class Dispatcher:
         elif isinstance(event, LoadFailed):
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
-            # A GPU's driver may take a moment to give back what the run had.
-            self._memory.look(decide=False)
             self._run(
                 self.scheduler.exited(key, event.failure, now, event.hold, event.out_of_memory)
             )

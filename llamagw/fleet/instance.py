@@ -206,10 +206,10 @@ class Instance:
         self._lifecycle.stop()
 
     def kill(self) -> None:
-        """Kill its run; the leases on it are revoked."""
+        """Kill its run, if it has not ended; the leases on it are revoked."""
         if self.life is not None:
             self.life.revoked = True
-        self._lifecycle.kill()
+            self._lifecycle.kill()
 
     def check_every(self, interval: float) -> None:
         """

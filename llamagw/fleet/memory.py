@@ -18,11 +18,17 @@ from llamagw.fleet.books import Books, total
 from llamagw.fleet.instance import Instance
 from llamagw.fleet.ledger import Account, accounts, capacities
 from llamagw.fleet.scheduler import Scheduler
-from llamagw.launch import Memory, Need, Reading
+from llamagw.launch import Reading
 from llamagw.models import HOST
 
 #: Seconds between two looks; and while somebody waits for room, which others may give back.
 EVERY_SEC, SOON_SEC = 2.0, 0.5
+
+#: Seconds that a driver may take to give back what a run had on its GPU, and between two looks.
+DRIVER_SEC, AGAIN_SEC = 2.0, 0.1
+
+#: Of that, the part that may still be in use: others take some at any time.
+KEPT = 0.05
 
 
 class MemoryWatch:
@@ -75,17 +81,43 @@ class MemoryWatch:
             self._next.cancel()
             self._next = None
 
-    def look(self, decide: bool = True) -> None:
+    def waits_for(self, key: str, then: Callable[[], None]) -> bool:
         """
-        Look now, if bytes are counted.
+        Wait until the driver of a GPU has given back what a run had there that has ended.
 
-        :param decide: whether the scheduler decides at once; if not, it is told of an event next
+        :param key: of its instance
+        :param then: called when it has, or after `DRIVER_SEC`, if this returns True
         """
-        if self._config is None:
-            return
-        now = self._clock.seconds()
-        capacity = capacities(self._devices(), self._config, self._held())
-        self._run(self._scheduler.memory(capacity, now, decide))
+        if self._is_given_back(key):
+            return False
+        until = self._clock.seconds() + DRIVER_SEC
+
+        def look_again() -> None:
+            if self._clock.seconds() >= until or self._is_given_back(key):
+                then()
+            else:
+                self._clock.callLater(AGAIN_SEC, look_again)
+
+        self._clock.callLater(AGAIN_SEC, look_again)
+        return True
+
+    def _is_given_back(self, key: str) -> bool:
+        """Whether no more is in use on its GPUs than others had there, as far as that is known."""
+        model, before = self._scheduler.models.get(key), self._scheduler.room.capacity
+        if self._config is None or before is None or model is None or model.charge is None:
+            return True
+        gone = {device: size for device, size in model.charge.devices.items() if device != HOST}
+        if not any(gone.values()):
+            return True
+        held = self._held()
+        for device, size in gone.items():
+            held[device] = held.get(device, 0) - size
+        now = capacities(self._devices(), self._config, held)
+        return all(
+            now[device].others - before[device].others <= size * KEPT
+            for device, size in gone.items()
+            if device in now and device in before
+        )
 
     def accounts(self) -> list[Account]:
         """The memory of each device, for people; empty if bytes are not counted."""
@@ -96,12 +128,14 @@ class MemoryWatch:
 
     def _turn(self) -> None:
         self._next = None
+        assert self._config is not None, "it is on"
         for instance in list(self._instances.values()):
             own = _own(instance, self._scheduler)
             if own is not None:
                 now = self._clock.seconds()
                 self._run(self._scheduler.measured(instance.key, own, now))
-        self.look()
+        capacity = capacities(self._devices(), self._config, self._held())
+        self._run(self._scheduler.memory(capacity, self._clock.seconds()))
         wanted = bool(self._scheduler.room.wanting)
         self._next = self._clock.callLater(SOON_SEC if wanted else EVERY_SEC, self._turn)
 
@@ -109,7 +143,8 @@ class MemoryWatch:
         """Bytes of their own that our runs hold, by device; on a GPU, what they are charged."""
         held: dict[str, int] = {}
         for instance in self._instances.values():
-            charge = _charge(instance, self._scheduler)
+            model = self._scheduler.models.get(instance.key)
+            charge = None if model is None else model.charge
             if charge is None:
                 continue
             own = _own(instance, self._scheduler) or {}
@@ -119,19 +154,12 @@ class MemoryWatch:
         return held
 
 
-def _charge(instance: Instance, scheduler: Scheduler) -> Need | None:
-    """What the run of an instance is counted with; None without one."""
-    model = scheduler.models.get(instance.key)
-    return None if instance.life is None or model is None else model.charge
-
-
 def _own(instance: Instance, scheduler: Scheduler) -> dict[str, int] | None:
     """The bytes of its own that the run of an instance was seen to hold; None if not known."""
-    charge = _charge(instance, scheduler)
-    if charge is None or instance.life is None:
-        return None
-    memory: Memory | None = instance.life.run.memory()
-    if memory is None:
+    model = scheduler.models.get(instance.key)
+    charge = None if model is None else model.charge
+    memory = None if instance.life is None else instance.life.run.memory()
+    if charge is None or memory is None:
         return None
     files = total(charge).get(HOST, 0) - charge.devices.get(HOST, 0)
     anon = memory.anon if memory.anon is not None else max(memory.rss - files, 0)

@@ -231,14 +231,11 @@ class Scheduler:
             return []
         return self._settle(now, model)
 
-    def memory(
-        self, capacity: Mapping[str, Capacity] | None, now: float, decide: bool = True
-    ) -> list[Action]:
+    def memory(self, capacity: Mapping[str, Capacity] | None, now: float) -> list[Action]:
         """
         How much memory there is, or has others in it, is known anew.
 
         :param capacity: by device; None if bytes are not counted
-        :param decide: whether to decide at once; if not, the next event follows in this turn
         """
         if capacity == self.room.capacity:
             return []
@@ -249,7 +246,7 @@ class Scheduler:
             if model.charge is None:
                 # It was started when bytes were not counted.
                 model.charge = next(iter(model.needs()), None)
-        return self._settle(now) if decide else []
+        return self._settle(now)
 
     def load_failed(self, key: str, error: GatewayError, now: float) -> list[Action]:
         """

@@ -20,7 +20,9 @@ from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.advice import Note, flag_faults, notes
 from llamagw.launch.base import Need
 from llamagw.launch.command import command_line, known_flags, library_path
+from llamagw.launch.devices import engine_environment, totals
 from llamagw.launch.flags import Asked, asked, need
+from llamagw.launch.listing import Listed, list_devices
 from llamagw.launch.together import Together, problems, together
 from llamagw.models import HOST, Estimate, Facts, absent, stamp
 from llamagw.system import machine_memory
@@ -36,6 +38,7 @@ class Known:
 
     def __init__(self) -> None:
         self._flags: dict[str, Mapping[str, bool]] = {}
+        self._devices: dict[str, list[Listed]] = {}
         self._facts: dict[str, Facts] = {}
 
     def __repr__(self) -> str:
@@ -54,6 +57,10 @@ class Known:
         if binary and binary not in self._flags:  # none if all models are remote
             env = dict([*os.environ.items(), library_path(binary, os.environ, sys.platform)])
             self._flags[binary] = known_flags(binary, env, commands)
+        counts = config.memory is not None and "--list-devices" in self.flags(binary)
+        if counts and binary not in self._devices:
+            environment = engine_environment(binary)
+            self._devices[binary] = list_devices(binary, environment, commands)
         paths = dict.fromkeys(self._paths(config))
         new = [path for path in paths if not self._is_read(path)]
         found = look_apart(new, seconds, commands)
@@ -75,6 +82,7 @@ class Known:
         copy = Known()
         copy._facts = dict(self._facts)
         copy._flags = {config.llama_server_path: self.flags(config.llama_server_path)}
+        copy._devices = {config.llama_server_path: self.devices(config.llama_server_path)}
         return copy
 
     def _is_read(self, path: str) -> bool:
@@ -107,13 +115,13 @@ class Known:
         :param config: one that was `read`
         :return: None if nothing is counted
         """
-        return together(config, partial(self._places, config), self.devices)
+        return together(config, partial(self._places, config), self.totals(config))
 
     def _never(self, config: Config) -> list[Note]:
         """What is to be said of models that never fit into memory."""
         if config.memory is None:
             return []
-        return [*problems(config, partial(self._places, config), self.devices)]
+        return [*problems(config, partial(self._places, config), self.totals(config))]
 
     def _places(self, config: Config, model: LocalModel) -> Sequence[Need]:
         return self.places(replace(config, models=[model])).get(model.name, [])
@@ -154,6 +162,7 @@ class Known:
         """
         binary = config.llama_server_path
         self._flags = {binary: self.flags(binary)}
+        self._devices = {name: found for name, found in self._devices.items() if name == binary}
         paths = {*self._paths(config)}
         self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
 
@@ -166,6 +175,15 @@ class Known:
         """
         return self._flags.get(binary, {})
 
+    def devices(self, binary: str) -> list[Listed]:
+        """
+        The devices that a binary finds on this machine, beside the machine's own memory.
+
+        :param binary: its path
+        :return: empty if they are not known, or bytes are not counted
+        """
+        return self._devices.get(binary, [])
+
     def problem(self, path: str) -> str:
         """
         Why a model cannot be loaded; reads no file.
@@ -175,12 +193,15 @@ class Known:
         """
         return absent(path) or (self._facts[path].problem if self._is_read(path) else "")
 
-    # Stand-ins, until places and devices are known.
+    def totals(self, config: Config) -> dict[str, int]:
+        """
+        How much memory there is, in bytes by name of the device.
 
-    @property
-    def devices(self) -> Mapping[str, int]:
-        """Bytes that each device has, by name."""
-        return {HOST: machine_memory()}
+        :param config: one that was `read`
+        """
+        return {HOST: machine_memory(), **totals(self.devices(config.llama_server_path))}
+
+    # A stand-in, until places are known.
 
     def places(self, config: Config) -> dict[str, list[Need]]:
         """What each local model takes, in each of the places where it can be started."""

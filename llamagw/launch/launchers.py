@@ -69,7 +69,7 @@ class Launchers:
 
         Cheap enough to be asked every second.
         """
-        return {}
+        return self._processes.devices()
 
     def prepare(self, config: Config, commands: Commands) -> list[Note]:
         """

@@ -15,8 +15,9 @@ from twisted.internet.protocol import ProcessProtocol
 from llamagw.apart import Commands
 from llamagw.config import Config, ConfigError
 from llamagw.launch.advice import Note
-from llamagw.launch.base import Memory
+from llamagw.launch.base import Memory, Reading
 from llamagw.launch.command import become
+from llamagw.launch.devices import Devices, missing_order
 from llamagw.launch.durations import Durations
 from llamagw.launch.effort import Effort
 from llamagw.launch.known import Known
@@ -64,6 +65,7 @@ class Processes:
         self.known = Known()
         self._effort = Effort(reactor)
         self._memory = MemoryInUse(reactor)
+        self._devices = Devices(reactor)
 
     def __repr__(self) -> str:
         return f"<Processes {self.config.llama_server_path}>"
@@ -114,8 +116,16 @@ class Processes:
         :param extra: variables for it, beside those of the gateway
         :raises OSError: when no process can be started
         """
+        if self.config.memory is not None:
+            # As it was asked which devices there are.
+            extra = {**missing_order(os.environ), **extra}
         argv, env = become(engine, extra)
         return self.reactor.spawnProcess(protocol, argv[0], argv, env=env)
+
+    def devices(self) -> Mapping[str, Reading]:
+        """The memory of this machine and of its GPUs, see `Devices`."""
+        self._devices.apply(self.known.devices(self.config.llama_server_path))
+        return self._devices.read()
 
     def forget(self, pid: int) -> None:
         """

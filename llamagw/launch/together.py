@@ -79,11 +79,13 @@ def budgets(config: Config, totals: Mapping[str, int]) -> dict[str, int]:
     """
     How much may be used of each device.
 
-    :param totals: bytes that each has
+    :param totals: bytes that each has; there is no more
     """
     told = config.memory or {}
-    rest = {name: max(total - config.memory_reserve, 0) for name, total in totals.items()}
-    return {**rest, **{name: size for name, size in told.items() if name}}
+    return {
+        device: max(min(told.get(device, total - config.memory_reserve), total), 0)
+        for device, total in totals.items()
+    }
 
 
 def taken(needs: Sequence[Need], mapped: Collection[str] = ()) -> dict[str, int]:

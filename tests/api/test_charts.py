@@ -90,8 +90,8 @@ class DevicesTests(BenchTestCase):
     def setUp(self) -> None:
         super().setUp()
         self.available = 50 * 2**20
-        self.patch(devices, "machine_memory", lambda: 100 * 2**20)
-        self.patch(devices, "available_memory", lambda: self.available)
+        total = 100 * 2**20
+        self.patch(devices, "memory_in_use", lambda: (total, total - self.available))
         self.bench.engines.last("small").in_use = Memory(30 * 2**20, 10 * 2**20, 20 * 2**20)
         self.bench.reactor.advance(devices.AGE_SEC)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from llamagw.errors import GatewayError
-from llamagw.fleet.memory import EVERY_SEC, SOON_SEC
+from llamagw.fleet.memory import AGAIN_SEC, DRIVER_SEC, EVERY_SEC
+from llamagw.fleet.model import Status
 from llamagw.launch import Memory, Need, Reading
 from tests.fleet.test_dispatch import DispatcherCase
 from tests.support.fleet import make_config
@@ -96,11 +97,26 @@ class CountingTests(CountingCase):
         self.held(GPU=12)
         waiting = self.dispatcher.acquire("b")
         self.launcher.last("c").end()
+        self.clock.advance(AGAIN_SEC)
         self.assertFalse(self.is_loaded("b"))
         self.held(GPU=0)
-        self.clock.advance(SOON_SEC)
+        self.clock.advance(AGAIN_SEC)
         self.assertTrue(self.is_loaded("b"))
-        waiting.addErrback(lambda _: None)
+        self.become_ready()
+        self.successResultOf(waiting)
+
+    def test_but_not_for_long(self) -> None:
+        self.launcher.needs["b"] = takes(GPU=3)
+        self.launcher.needs["a"] = takes(GPU=5)
+        self.begin()
+        self.have_lease("c").release()
+        self.held(GPU=12)
+        waiting = self.dispatcher.acquire("a")
+        self.launcher.last("c").end()
+        self.clock.pump([AGAIN_SEC] * round(DRIVER_SEC / AGAIN_SEC + 1))
+        self.assertEqual(self.dispatcher.scheduler.models["c#3"].status, Status.UNLOADED)
+        self.become_ready()
+        self.successResultOf(waiting)
 
     def test_a_device_that_tells_nothing_is_counted_by_charges_alone(self) -> None:
         self.launcher.needs["b"] = takes(GPU=6)
