@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("apart", "logs", "system"),
     ("dialects", "models", "config", "listeners", "observe"),
     ("errors",),
-    ("text",),
+    ("text", "state"),
 )
 
 #: What each room is for, in a few words, for the picture.
@@ -57,6 +57,7 @@ WORDS = {
     "listeners": "callbacks for news",
     "errors": "ways to fail",
     "text": "text made harmless",
+    "state": "small files that outlive a gateway",
 }
 
 

@@ -227,6 +227,7 @@ def make_gateway(
         default_folder,
     )
     from llamagw.listeners import Listeners
+    from llamagw.models import Learned
     from llamagw.net import Connector, Pool, uses_uvloop
     from llamagw.observe import Activity, History, Record
     from llamagw.proxy import Relay, Site
@@ -239,7 +240,8 @@ def make_gateway(
     connect = Connector(reactor)
     leftovers, durations = Leftovers(default_folder()), Durations(state_folder())
     probe = HttpProbe(reactor, connect)
-    processes = Processes(reactor, config, leftovers, probe, durations)
+    learned = Learned(state_folder())
+    processes = Processes(reactor, config, leftovers, probe, durations, learned)
     launchers = Launchers(processes, probe, reactor)
     dispatcher = Dispatcher(config, launchers, probe, reactor)
     pool = Pool(reactor, connect)

@@ -46,6 +46,7 @@ class Need(Struct, frozen=True, kw_only=True):
     :ivar files: bytes of the host's memory that are mapped from files, by what identifies each
         file: all runs that map the same one share them
     :ivar flags: for the engine's command line, which put it there
+    :ivar key: all that these figures depend on, by which they are learned; "" if they are not to be
     :ivar group: needs of one group are as good as each other: the one is taken that leaves the
         least room on its devices
     :ivar source: where the figures come from
@@ -55,6 +56,7 @@ class Need(Struct, frozen=True, kw_only=True):
     devices: Mapping[str, int]
     files: Mapping[str, int] = {}
     flags: tuple[str, ...] = ()
+    key: str = ""
     group: int = 0
     source: Literal["estimate", "learned", "config"] = "estimate"
     rough: bool = False

@@ -8,25 +8,17 @@ moment, one load is forgotten. Whether and when a model is loaded does not depen
 
 from __future__ import annotations
 
-import os
 from statistics import median
 from typing import Annotated
 
-import msgspec
 from msgspec import Meta, Struct
-from twisted.logger import Logger
 
 from llamagw.config import LocalModel
-from llamagw.launch.leftovers import is_ours
-
-_log = Logger(namespace="llamagw.durations")
+from llamagw.state import StateFile
 
 #: How many loads of each model count, and of how many models they are kept; the ones that were not
 #: loaded for the longest are dropped.
 KEPT_LOADS, KEPT_MODELS = 9, 1000
-
-#: Bytes of the file at most; a larger one is not ours.
-_LARGEST = 2**23
 
 #: What a load depends on: the model's name, its file, and how many layers are on the GPU.
 _Key = tuple[str, str, int | str]
@@ -58,13 +50,12 @@ class Durations:
     """
 
     def __init__(self, folder: str | None = None) -> None:
-        self._folder = folder
+        self._file = StateFile(folder, "loads.json", _Loads, "the times of earlier loads are")
         #: The least recently loaded model first; None before they are asked for.
         self._known: dict[_Key, _Loads] | None = None
-        self._complained = False
 
     def __repr__(self) -> str:
-        return f"<Durations in {self._folder}: {len(self._known or ())} models>"
+        return f"<Durations, {self._file}: {len(self._known or ())} models>"
 
     def usual(self, model: LocalModel) -> float | None:
         """
@@ -90,53 +81,12 @@ class Durations:
         earlier = [] if before is None else before.seconds
         known[key] = _Loads(*key, [*earlier, round(seconds, 3)][-KEPT_LOADS:])
         self._known = {key: known[key] for key in list(known)[-KEPT_MODELS:]}
-        self._write()
+        self._file.write(list(self._known.values()))
 
     def _read(self) -> dict[_Key, _Loads] | None:
         """What the file has; None if there is none, or it cannot be used."""
-        path = self._path()
-        if path is None:
-            return None
-        try:
-            with open(path, "rb") as file:
-                loads = msgspec.json.decode(file.read(_LARGEST), type=list[_Loads])
-        except FileNotFoundError:
-            return None
-        except (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            self._complain(path, "used", error)
-            return None
-        return {each.key: each for each in loads}
-
-    def _write(self) -> None:
-        path = self._path()
-        if path is None or self._known is None:
-            return
-        content = msgspec.json.encode(list(self._known.values()))
-        new = f"{path}.{os.getpid()}.new"
-        try:
-            # Atomic: another gateway may read it at any time.
-            with open(new, "wb") as file:
-                file.write(content)
-            os.replace(new, path)
-        except OSError as error:
-            self._complain(path, "written", error)
-
-    def _path(self) -> str | None:
-        """The file; None if there is to be none."""
-        if self._folder is None or not is_ours(self._folder):
-            return None
-        return os.path.join(self._folder, "loads.json")
-
-    def _complain(self, path: str, what: str, error: Exception) -> None:
-        """Log, once, that the file cannot be used; the next load replaces it, if it can be."""
-        if not self._complained:
-            self._complained = True
-            _log.warn(
-                "the times of earlier loads are not known: {path} cannot be {what}: {error}",
-                path=path,
-                what=what,
-                error=error,
-            )
+        loads = self._file.read()
+        return None if loads is None else {each.key: each for each in loads}
 
 
 def _key(model: LocalModel) -> _Key:

@@ -18,6 +18,8 @@ import psutil
 from msgspec import Struct
 from twisted.logger import Logger
 
+from llamagw.state import is_ours
+
 _log = Logger(namespace="llamagw.leftovers")
 
 #: Seconds between SIGTERM and SIGKILL.
@@ -66,16 +68,6 @@ class _File(Struct):
 def default_folder() -> str:
     """The folder of the files: one for all gateways of a user, writable by that user only."""
     return os.path.join(tempfile.gettempdir(), f"llamagw-{os.getuid()}")
-
-
-def is_ours(folder: str) -> bool:
-    """Whether a folder exists (it is made if not), is ours, and is writable by us only."""
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        found = os.lstat(folder)
-    except OSError:
-        return False
-    return found.st_uid == os.getuid() and not found.st_mode & 0o022
 
 
 class Leftovers:

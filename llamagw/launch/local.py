@@ -20,6 +20,7 @@ import os
 import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.error import ProcessExitedAlready
@@ -36,11 +37,13 @@ from llamagw.launch.command import (
     has_own_key,
     masked,
 )
+from llamagw.launch.lesson import Lesson
 from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
 from llamagw.launch.ports import LOOPBACK
 from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
+from llamagw.launch.quiet import Quiet, is_wanted
 from llamagw.launch.slots import make_folder
 from llamagw.launch.sockets import Listener
 from llamagw.net import Address
@@ -95,6 +98,8 @@ class LocalRun:
         self._model = model
         self._need = need
         self._report_end = ended
+        key = need.key if need else ""
+        self._lesson = Lesson(processes.learned, key) if key else None
         #: Waiting for its end (`broke_off`); None when it has ended.
         self._end_waiters: list[Deferred[bool]] | None = []
         self._kill_later: IDelayedCall | None = None
@@ -146,11 +151,14 @@ class LocalRun:
 
     def progress(self) -> object:
         """See `Run.progress`: lines of output, CPU time, bytes read."""
-        return self.output.count, self._processes.effort(self.pid)
+        return self.output.heard, self._processes.effort(self.pid)
 
     def memory(self) -> Memory | None:
         """See `Run.memory`: that of the engine's session."""
-        return self._processes.memory(self.pid)
+        memory = self._processes.memory(self.pid)
+        if memory is not None and self._lesson is not None:
+            self._lesson.seen(memory)
+        return memory
 
     def await_ready(self, ready: Callable[[], None], give_up: Callable[[], None]) -> Watch:
         """See `Run.await_ready`."""
@@ -162,9 +170,16 @@ class LocalRun:
             progress=self.progress,
             confirm=self.has_its_port,
             timeout=self._processes.config.load_timeout_sec,
-            healthy=ready,
+            healthy=partial(self._ready, ready),
             give_up=give_up,
         )
+
+    def _ready(self, tell: Callable[[], None]) -> None:
+        # From here on its lines may have text of clients.
+        self.output.told = None
+        if self._lesson is not None:
+            self._lesson.ready(self._processes.memory(self.pid, fresh=True))
+        tell()
 
     def broke_off(self) -> Deferred[bool]:
         """See `Run.broke_off`."""
@@ -233,6 +248,8 @@ class LocalRun:
             counted=processes.config.memory is not None,
             need=self._need,
         )
+        self.output.quiet = Quiet() if is_wanted(engine, model.extra_args) else None
+        self.output.told = None if self._lesson is None else self._lesson.begin()
         command = masked(engine)
         _log.info("starting {name} on port {port}", name=model.name, port=port)
         _log.debug("{name} is run by: {command}", name=model.name, command=command)
@@ -285,6 +302,8 @@ class LocalRun:
     def _over(self, exit: Exit) -> None:
         for port in self._ports:
             self._processes.ports.give_back(port)
+        if self._lesson is not None:
+            self._lesson.over()
         self._report_end(exit)
         waiters, self._end_waiters = self._end_waiters or [], None
         for waiting in waiters:
@@ -343,6 +362,10 @@ class LocalLauncher:
 
     def fell_short(self, devices: Mapping[str, int]) -> None:
         """See `Launcher.fell_short`."""
+        for need in self.needs():
+            if need.key:
+                known = {name: size for name, size in devices.items() if name in need.devices}
+                self._processes.learned.raise_to(need.key, known)
 
     def usual(self) -> float | None:
         """See `Launcher.usual`: from earlier loads, those before a restart too."""

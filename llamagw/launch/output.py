@@ -15,6 +15,8 @@ from typing import Literal
 
 from twisted.logger import Logger, LogLevel
 
+from llamagw.launch.quiet import Quiet
+from llamagw.launch.told import Told
 from llamagw.listeners import Listeners
 from llamagw.text import harmless
 
@@ -123,12 +125,17 @@ class Output:
 
     :param log: the model's; gets the lines
     :param engine_log: gives the configuration's ``engine_log``
+    :ivar heard: lines received so far
     :ivar count: lines passed on so far
     :ivar recent: the last `RECENT_LINES` of them
+    :ivar quiet: leaves out lines that are not for people; None to pass on all
+    :ivar told: gets each line as it is received; None when nothing more is to be learned from them
     """
 
     def __init__(self, log: Log, engine_log: Callable[[], Literal["warn", "all", "none"]]) -> None:
-        self.count = 0
+        self.heard = self.count = 0
+        self.quiet: Quiet | None = None
+        self.told: Told | None = None
         self.recent: deque[str] = deque(maxlen=RECENT_LINES)
         self._log = log
         self._engine_log = engine_log
@@ -152,14 +159,22 @@ class Output:
             lines.append(rest)
             rest = b""
         self._partial[fd] = rest
-        self._waiting.extend(lines)
+        self._hear(lines)
 
     def closed(self) -> None:
         """The pipes are closed: an unfinished line counts as a line."""
         for fd, rest in self._partial.items():
             self._partial[fd] = b""
             if rest:
-                self._waiting.append(rest)
+                self._hear([rest])
+
+    def _hear(self, lines: list[bytes]) -> None:
+        self.heard += len(lines)
+        if self.told is not None:
+            for line in lines:
+                self.told.line(line)
+        # What is not wanted is dropped before it costs more.
+        self._waiting.extend(lines if self.quiet is None else self.quiet.of(lines))
 
     def pass_on(self) -> bool:
         """

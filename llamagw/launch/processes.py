@@ -26,6 +26,7 @@ from llamagw.launch.memory import MemoryInUse
 from llamagw.launch.ports import Ports
 from llamagw.launch.probes import Probe
 from llamagw.launch.sockets import who_listens
+from llamagw.models import Learned
 
 
 class Reactor(IReactorProcess, IReactorTime):
@@ -42,6 +43,7 @@ class Processes:
     :param leftovers: records each process
     :param probe: probes engines while they load
     :param durations: learns how long loads take
+    :param learned: learns how much memory they take
     :ivar known: the flags of the binary, and the models' files
     """
 
@@ -55,9 +57,11 @@ class Processes:
         leftovers: Leftovers,
         probe: Probe,
         durations: Durations,
+        learned: Learned,
     ) -> None:
         self.reactor = reactor
         self.durations = durations
+        self.learned = learned
         self.leftovers = leftovers
         self.probe = probe
         self.config = config
@@ -144,13 +148,14 @@ class Processes:
         """
         return None if pid is None else self._effort.of(pid)
 
-    def memory(self, pid: int | None) -> Memory | None:
+    def memory(self, pid: int | None, fresh: bool = False) -> Memory | None:
         """
         What a process has in use, see `MemoryInUse`.
 
         :param pid: of a process that leads a session; None for one that does not run
+        :param fresh: whether it is to be read now
         """
-        return None if pid is None else self._memory.of(pid)
+        return None if pid is None else self._memory.of(pid, fresh)
 
 
 def _judged(known: Known, config: Config, commands: Commands) -> list[Note]:

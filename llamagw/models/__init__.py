@@ -14,14 +14,19 @@ from llamagw.models.estimate import (
 from llamagw.models.facts import Facts, kind, look_at, no_model
 from llamagw.models.files import absent, stamp
 from llamagw.models.files import size as file_size
+from llamagw.models.learned import MOST, Figure, Held, Learned
 from llamagw.models.shape import Shape, shape
 
 __all__ = [
     "CACHE_TYPES",
     "HOST",
+    "MOST",
     "Estimate",
     "Facts",
+    "Figure",
     "Flags",
+    "Held",
+    "Learned",
     "Parts",
     "Shape",
     "absent",

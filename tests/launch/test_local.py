@@ -45,6 +45,7 @@ from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.slots import SAVE_FLAG, save_folder
 from llamagw.launch.sockets import Listener
+from llamagw.models import Learned
 from tests.support.configs import configuration, local_model
 from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.fleet import FakeProbe
@@ -628,12 +629,14 @@ class EngineCase(SynchronousTestCase):
         self.reactor = FakeReactor()
         config = configuration(self.model, stop_timeout_sec=10)
         self.probe = FakeProbe()
+        self.learned = Learned()
         self.launcher = Processes(
             self.reactor,  # type: ignore[arg-type]
             config,
             Leftovers(self.mktemp()),
             self.probe,
             Durations(),
+            self.learned,
         )
         self.groups: list[tuple[int, int]] = []
         self.no_group: OSError | None = None
