@@ -14,7 +14,7 @@ from twisted.logger import Logger
 
 from llamagw import __version__
 from llamagw.config import Config, LocalModel, base_url, is_loopback, physical_cores, shown_address
-from llamagw.launch import Note, Together, amount, where
+from llamagw.launch import Note, Together, part_of, where
 from llamagw.models import HOST, Estimate
 from llamagw.text import harmless
 
@@ -199,7 +199,7 @@ def _together(found: Together | None) -> Iterator[str]:
     yield "These fit into memory together:"
     for one in found.sets[:_SETS]:
         sizes = [
-            f"{_of(size, found.budget[device])} {where(device)}"
+            f"{part_of(size, found.budget[device])} {where(device)}"
             for device, size in one.taken.items()
             if size and device in found.budget
         ]
@@ -214,13 +214,6 @@ def _together(found: Together | None) -> Iterator[str]:
         )
     if len(found.sets) > _SETS:
         yield f"  and {len(found.sets) - _SETS} more sets"
-
-
-def _of(size: int, budget: int) -> str:
-    """A part of a budget, with the unit once if it is the same, as ``14.2 of 22.4 GiB``."""
-    part, whole = amount(size), amount(budget)
-    unit = whole[-4:]
-    return f"{part.removesuffix(unit)} of {whole}"
 
 
 def _memory(need: Estimate | None) -> Iterator[str]:

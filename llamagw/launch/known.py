@@ -184,6 +184,15 @@ class Known:
         """
         return self._devices.get(binary, [])
 
+    def facts(self, path: str) -> Facts | None:
+        """
+        What is known of a model's files.
+
+        :param path: of the first one
+        :return: None if they were not read
+        """
+        return self._facts.get(path)
+
     def problem(self, path: str) -> str:
         """
         Why a model cannot be loaded; reads no file.

@@ -371,3 +371,9 @@ def where(device: str) -> str:
 def amount(count: int) -> str:
     """A number of bytes for people, such as ``14.2 GiB``."""
     return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
+
+
+def part_of(count: int, whole: int) -> str:
+    """A part of something in words, with the unit once if it is the same: ``14.2 of 22.4 GiB``."""
+    told = amount(whole)
+    return f"{amount(count).removesuffix(told[-4:])} of {told}"
