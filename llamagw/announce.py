@@ -7,6 +7,7 @@ Text and log lines only; when they are due is for service.py (in the log) and ta
 from __future__ import annotations
 
 import textwrap
+import time
 from collections.abc import Iterator, Mapping, Sequence
 
 from twisted.internet.interfaces import IAddress
@@ -28,6 +29,9 @@ _SETS, _WIDTH = 8, 80
 
 #: Characters that are shown of a device's name, which may be a user's own.
 _DEVICE = 40
+
+#: How many of the other places are named where a model may be.
+_PLACES = 4
 
 
 def log_start(
@@ -217,26 +221,51 @@ def _together(found: Together | None) -> Iterator[str]:
 
 
 def _memory(need: Estimate | None) -> Iterator[str]:
-    """A line for each device."""
+    """A line for each device, and one for where else it may be."""
     if need is None:
         return
+    rough = "rough " if need.rough else ""
+    source = {
+        "estimate": f"{rough}estimate",
+        "learned": f"learned {_ago(time.time() - (need.when or 0))}",
+        "config": "memory:",
+    }[need.source]
     for name, parts in need.devices.items():
+        if not parts.total:
+            continue
         unit, size = ("GiB", 2**30) if parts.total >= 2**30 else ("MiB", 2**20)
         digits = 1 if unit == "GiB" else 0
-        told = " + ".join(
+        told = [
             f"{what} {part / size:.{digits}f}"
             for what, part in (
                 ("weights", parts.weights),
                 ("KV", parts.kv),
                 ("compute", parts.compute),
                 ("process", parts.process),
+                ("cache", parts.cache),
+                ("margin", parts.margin),
+                ("its own", parts.given),
             )
             if round(part / size, digits)
-        )
+        ]
+        # What there is in one part only is its own sum.
+        sum_of = f"{' + '.join(told)} = " if len(told) > 1 or not parts.given else ""
         total = f"{parts.total / size:.{digits}f} {unit}"
         where = "in RAM" if name == HOST else f"on {harmless(name, _DEVICE)}"
-        rough = "rough estimate" if need.rough else "estimate"
-        yield f"      {told} = {total} {where} ({rough})"
+        yield f"      {sum_of}{total} {where} ({source})"
+    if need.elsewhere:
+        others = [harmless(other, 2 * _DEVICE) for other in need.elsewhere[:_PLACES]]
+        more = len(need.elsewhere) - len(others)
+        yield f"      or {', or '.join(others)}{f', and {more} more' if more else ''}"
+
+
+def _ago(seconds: float) -> str:
+    """A time that is past, in words."""
+    for unit, length in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        count = int(seconds // length)
+        if count > 0:
+            return f"{count} {unit}{'s'[: count != 1]} ago"
+    return "just now"
 
 
 def _settings(model: LocalModel) -> str:

@@ -268,6 +268,16 @@ class ModelUnavailable(GatewayError):
     code = "model_unavailable"
 
 
+class InsufficientMemory(GatewayError):
+    """
+    The model does not fit into memory, or ran out of it while it was loaded; with what it needs,
+    how much there is, and who holds it. With ``Retry-After`` if that may change by itself.
+    """
+
+    status = 503
+    code = "insufficient_memory"
+
+
 class ServerBusy(GatewayError):
     """
     ``max_queue`` requests wait for this model already, or ``max_bodies_mb`` of bodies are held, or

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from typing import Generic, TypeVar
 
 import msgspec
-from twisted.logger import Logger
 
 #: Bytes of a file at most; a larger one is not ours.
 LARGEST = 2**23
@@ -48,7 +47,6 @@ class StateFile(Generic[Entry]):
         self._name = name
         self._kind = kind
         self._lost = lost
-        self._log = Logger(namespace="llamagw.state")
         self._complained = False
 
     def __repr__(self) -> str:
@@ -109,7 +107,10 @@ class StateFile(Generic[Entry]):
         """Log, once, that the file cannot be used; the next entry replaces it, if it can be."""
         if not self._complained:
             self._complained = True
-            self._log.warn(
+            # Not before: the command reads models' files too, and does without Twisted.
+            from twisted.logger import Logger
+
+            Logger(namespace="llamagw.state").warn(
                 "{lost} not known: {path} cannot be {what}: {error}",
                 lost=self._lost,
                 path=path,

@@ -66,6 +66,16 @@ def _escaped(found: re.Match[str]) -> str:
     return _escapes[found[0]]
 
 
+def amount(size: int) -> str:
+    """
+    An amount of memory for people, such as ``4.2 GiB`` or ``512 MiB``.
+
+    :param size: bytes
+    """
+    mib = size / 2**20
+    return f"{mib / 1024:.1f} GiB" if mib >= 1023.5 else f"{mib:.0f} MiB"
+
+
 def span(seconds: float) -> str:
     """
     A length of time for people, such as ``3 min``.

@@ -33,6 +33,7 @@ class ErrorTests(SynchronousTestCase):
                 "BackendLost": (502, "server_error"),
                 "PoisonedRequest": (502, "server_error"),
                 "ModelUnavailable": (503, "server_error"),
+                "InsufficientMemory": (503, "server_error"),
                 "ServerBusy": (503, "server_error"),
                 "ShuttingDown": (503, "server_error"),
                 "LoadTimeout": (504, "server_error"),

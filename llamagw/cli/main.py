@@ -136,11 +136,11 @@ def _memory(need: Estimate | None) -> dict[str, Any] | None:
     """Bytes by device; None if that is not known."""
     if need is None:
         return None
-    parts = ("weights", "kv", "compute", "process", "total")
+    parts = ("weights", "kv", "compute", "process", "cache", "margin", "given", "total")
     devices = {
         name: {part: getattr(found, part) for part in parts} for name, found in need.devices.items()
     }
-    return {"from": "estimate", "rough": need.rough, "devices": devices}
+    return {"from": need.source, "rough": need.rough, "devices": devices}
 
 
 @cli.command(

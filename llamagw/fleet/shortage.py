@@ -1,23 +1,95 @@
-"""Stub."""
+"""
+What is said where memory is wanting: how much, on which device, who holds it, and what would help.
+
+Only words: who fits is decided in needs.py and plan.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Sequence
 
-from llamagw.errors import GatewayError, ModelUnavailable
+from llamagw.errors import GatewayError, InsufficientMemory
+from llamagw.fleet.books import total
 from llamagw.fleet.model import Model
+from llamagw.fleet.needs import Lack
 from llamagw.launch import Need
+from llamagw.models import HOST
+from llamagw.text import amount, harmless
 
-if TYPE_CHECKING:
-    from llamagw.fleet.needs import Lack
+#: How many names are told, and how many characters of each.
+_NAMES, _NAME_LENGTH = 3, 40
+
+#: Seconds after which it is worth asking again, if what others hold is all that is in the way.
+_OTHERS_SEC = 30
 
 
 def never_fits(model: Model, lacks: Sequence[Lack]) -> GatewayError:
-    """For a model that never fits."""
-    return ModelUnavailable(f"The model `{model.name}` never fits: {lacks}.", param="model")
+    """
+    For a model that would not fit even if all went that can go.
+
+    :param lacks: the devices that lack memory, at least one
+    """
+    parts = [_lack(lack) for lack in lacks]
+    # Others may give back what they hold; a budget stays as it is.
+    pinned = [name for lack in lacks for name, _ in lack.pinned]
+    others_only = all(
+        lack.need + sum(size for _, size in lack.pinned) <= lack.budget for lack in lacks
+    )
+    helps = _helps((lack.device for lack in lacks), pinned, any(lack.others for lack in lacks))
+    return InsufficientMemory(
+        f"The model `{harmless(model.name, _NAME_LENGTH)}` does not fit into memory: "
+        f"{'; '.join(parts)}. {helps}",
+        param="model",
+        retry_after=_OTHERS_SEC if others_only else None,
+    )
 
 
 def ran_out(model: Model, charge: Need, failure: GatewayError) -> GatewayError:
-    """For a load that failed for want of memory."""
-    return failure
+    """
+    For a load that failed for want of memory, though it was counted as one that fits.
+
+    :param charge: what it was counted with
+    :param failure: how it ended
+    """
+    counted = " and ".join(
+        f"{amount(size)} on {device}" for device, size in total(charge).items() if size
+    )
+    return InsufficientMemory(
+        f"{failure.message.rstrip('.')}. It ran out of memory, though it was counted with "
+        f"{counted}. {_helps(charge.devices, (), True)}",
+        param="model",
+        retry_after=failure.retry_after,
+    )
+
+
+def _lack(lack: Lack) -> str:
+    """Who has what of a device."""
+    held = [f"{amount(lack.others)} are held by others"] if lack.others else []
+    if lack.pinned:
+        told = [f"`{harmless(n, _NAME_LENGTH)}` {amount(size)}" for n, size in lack.pinned]
+        more = len(told) - _NAMES
+        told = told[:_NAMES] + ([f"{more} more"] if more > 0 else [])
+        held.append(f"pinned are {', '.join(told)}")
+    of_that = f", of which {' and '.join(held)}" if held else ""
+    needed = f"it needs {amount(lack.need)} on {lack.device}"
+    return f"{needed}, and {amount(lack.budget)} may be used there{of_that}"
+
+
+def _helps(devices: Iterable[str], pinned: Sequence[str], others: bool) -> str:
+    """What would help, as a sentence."""
+    on = set(devices)
+    ways = []
+    if on - {HOST}:
+        ways.append("fewer gpu_layers (or auto)")
+    ways += ["a smaller context_size", "a cache of type q8_0 (--cache-type-k, --cache-type-v)"]
+    if HOST in on:
+        ways.append("a smaller prompt_cache_mb")
+    if pinned:
+        names = ", ".join(f"`{harmless(name, _NAME_LENGTH)}`" for name in pinned[:_NAMES])
+        ways.append(f"unpinning {names}")
+    if others:
+        ways.append("ending what else takes memory there")
+    return (
+        f"What would help: {', '.join(ways)}. If it takes less in truth, say so with `memory:` of "
+        "the model."
+    )

@@ -21,6 +21,12 @@ _MOST, _ALL = 2**31 - 1, 2**31 - 1
 #: Devices beyond so many are not told apart.
 _MOST_DEVICES = 16
 
+#: The device that an engine is taken to have, where nobody knows which it has.
+UNKNOWN_GPU = "GPU"
+
+#: MiB of the engine's cache of earlier prompts, where nothing is said (its own ``--help``).
+CACHE_MB = 8192
+
 #: By what name here, the flags that take a value.
 _VALUES = {
     "model": ("-m", "--model"),
@@ -39,6 +45,8 @@ _VALUES = {
     "cpu_moe": ("-ncmoe", "--n-cpu-moe"),
     "projector": ("-mm", "--mmproj"),
     "adapters": ("--lora",),
+    "cache": ("-cram", "--cache-ram"),
+    "rpc": ("--rpc",),
     "draft": ("-md", "--model-draft", "--spec-draft-model"),
     "draft_layers": ("-ngld", "--gpu-layers-draft", "--n-gpu-layers-draft", "--spec-draft-ngl"),
     "draft_devices": ("-devd", "--device-draft", "--spec-draft-device"),
@@ -62,6 +70,13 @@ _SWITCHES: dict[str, tuple[str, str]] = {
     "-nr": ("repack", ""),
     "--no-repack": ("repack", ""),
     "--swa-full": ("full_window", "1"),
+    "--mmap": ("mapped", "1"),
+    "--no-mmap": ("mapped", ""),
+    "--mlock": ("locked", "1"),
+    "-dio": ("direct", "1"),
+    "--direct-io": ("direct", "1"),
+    "-ndio": ("direct", ""),
+    "--no-direct-io": ("direct", ""),
     "-cmoe": ("cpu_moe", str(_ALL)),
     "--cpu-moe": ("cpu_moe", str(_ALL)),
     "--embedding": ("embeddings", "1"),
@@ -89,6 +104,7 @@ _VARIABLES = {
     "LLAMA_ARG_MAIN_GPU": "main",
     "LLAMA_ARG_N_CPU_MOE": "cpu_moe",
     "LLAMA_ARG_MMPROJ": "projector",
+    "LLAMA_ARG_CACHE_RAM": "cache",
     "LLAMA_ARG_OVERRIDE_TENSOR": "rough",
     "LLAMA_ARG_SPEC_DRAFT_MODEL": "draft",
     "LLAMA_ARG_N_GPU_LAYERS_DRAFT": "draft_layers",
@@ -102,6 +118,9 @@ _SWITCH_VARIABLES = {
     "LLAMA_ARG_KV_OFFLOAD": "offload_kv",
     "LLAMA_ARG_REPACK": "repack",
     "LLAMA_ARG_SWA_FULL": "full_window",
+    "LLAMA_ARG_MMAP": "mapped",
+    "LLAMA_ARG_MLOCK": "locked",
+    "LLAMA_ARG_DIO": "direct",
     "LLAMA_ARG_EMBEDDINGS": "embeddings",
     "LLAMA_ARG_RERANKING": "embeddings",
     "LLAMA_ARG_MMPROJ_OFFLOAD": "projector_on_gpu",
@@ -141,21 +160,33 @@ class Asked(NamedTuple):
     :ivar flags: for the model
     :ivar draft: for the second model
     :ivar projector: for the projector
+    :ivar cache: bytes that the engine may keep of earlier prompts; -1 for no limit
+    :ivar told: what is said at all, by what name here
+    :ivar others: flags whose effect is not known here, with their values
     """
 
     files: Files
     flags: Flags
     draft: Flags
     projector: Flags
+    cache: int = 0
+    told: frozenset[str] = frozenset()
+    others: str = ""
 
 
-def asked(command: Sequence[str], env: Mapping[str, str], known: Mapping[str, bool]) -> Asked:
+def asked(
+    command: Sequence[str],
+    env: Mapping[str, str],
+    known: Mapping[str, bool],
+    gpus: Sequence[str] | None = None,
+) -> Asked:
     """
     What a command line asks of memory. Words that are not understood are passed over.
 
     :param command: the engine's, its program first
     :param env: the variables that the engine has
     :param known: its flags, and whether each takes a value; empty if unknown
+    :param gpus: the names of the GPUs that it uses if nothing else is said; None if unknown
     """
     told = _told(command, env, known)
     paths = [path for path in told.get("adapters", "").split(",") if path]
@@ -165,18 +196,33 @@ def asked(command: Sequence[str], env: Mapping[str, str], known: Mapping[str, bo
         tuple(paths[:_MOST_DEVICES]),
         told.get("draft", ""),
     )
-    flags = _flags(told)
+    flags = _flags(told, gpus)
     draft = replace(
         flags,
         keys=_kind(told.get("draft_keys", "")),
         values=_kind(told.get("draft_values", "")),
-        # By default as many as fit on a GPU; whether there is one, the model's own layers tell.
-        gpu_layers=_layers(told.get("draft_layers", "auto")) if flags.gpu_layers else 0,
+        # By default as many as fit on a GPU; if nobody knows whether there is one, the model's own
+        # layers tell.
+        gpu_layers=_layers(told.get("draft_layers", "auto")) if flags.gpu_layers or gpus else 0,
         devices=_devices(told["draft_devices"]) if "draft_devices" in told else flags.devices,
         cpu_moe=0,
     )
-    on_gpu = told.get("projector_on_gpu", "1")
-    return Asked(files, flags, draft, flags if on_gpu else replace(flags, gpu_layers=0))
+    # The projector is on the first GPU of all, whichever the model is on (tools/mtmd/clip.cpp).
+    first = (env.get("MTMD_BACKEND_DEVICE"), *(gpus or ()))
+    projector = replace(
+        flags,
+        gpu_layers=flags.gpu_layers if told.get("projector_on_gpu", "1") else 0,
+        devices=tuple(filter(None, first))[:1] or flags.devices,
+    )
+    return Asked(
+        files,
+        flags,
+        draft,
+        projector,
+        _cache(told.get("cache"), flags, known),
+        frozenset(told),
+        told.get("rough", ""),
+    )
 
 
 def need(asks: Asked, facts: Mapping[str, Facts]) -> Estimate | None:
@@ -191,6 +237,7 @@ def need(asks: Asked, facts: Mapping[str, Facts]) -> Estimate | None:
     if model is None or model.shape is None:
         return None
     found = estimate(model.shape, asks.flags)
+    mapped = {asks.files.model: found.host.mapped}
     others = [(path, asks.flags, False) for path in asks.files.adapters]
     if asks.files.projector:
         # What it computes with is not known.
@@ -201,9 +248,12 @@ def need(asks: Asked, facts: Mapping[str, Facts]) -> Estimate | None:
     if asks.files.draft:
         second = facts.get(asks.files.draft)
         if second is not None and second.shape is not None:
-            found += draft(second.shape, asks.draft)
+            drafting = draft(second.shape, asks.draft)
+            mapped[asks.files.draft] = max(drafting.host.mapped, mapped.get(asks.files.draft, 0))
+            found += drafting
         else:
             found.rough = True
+    found.files = {path: size for path, size in mapped.items() if size}
     return found
 
 
@@ -215,6 +265,8 @@ def _told(
     for name, key in _SWITCH_VARIABLES.items():
         if name in env:
             told[key] = "" if env[name] in _OFF else "1"
+        if name.replace("ARG_", "ARG_NO_") in env:
+            told[key] = ""
     words = iter(command[1:])
     for word in words:
         flag = word.replace("_", "-") if word.startswith("--") else word
@@ -222,22 +274,38 @@ def _told(
             key, value = _SWITCHES[flag]
             told[key] = value
         elif flag in _KEYS:
-            told[_KEYS[flag]] = next(words, "")
+            key, value = _KEYS[flag], next(words, "")
+            # Each of these counts, and not the last only.
+            told[key] = f"{told.get(key, '')} {flag} {value}" if key == "rough" else value
         elif known.get(flag):
             # Its value may look like a flag.
             next(words, "")
     return told
 
 
-def _flags(told: Mapping[str, str]) -> Flags:
+def _cache(told: str | None, flags: Flags, known: Mapping[str, bool]) -> int:
+    """Bytes of the cache of earlier prompts; only those of completions are kept there."""
+    if flags.embeddings or (told is None and "--cache-ram" not in known):
+        return 0
+    if (told or "").startswith("-"):
+        return -1
+    return _number(told or "", CACHE_MB) * 2**20
+
+
+def _flags(told: Mapping[str, str], gpus: Sequence[str] | None) -> Flags:
     usual = Flags()
     mode = told.get("mode", "layer")
     split = tuple(map(_share, re.split(r"[,/]", told["split"]))) if told.get("split") else ()
     split = split[:_MOST_DEVICES]
     if "devices" in told:
         devices = _devices(told["devices"])
+    elif gpus is not None:
+        # Those of other machines come first.
+        servers = range(len(list(filter(None, told.get("rpc", "").split(",")))))
+        devices = tuple(f"RPC{number}" for number in servers) + tuple(gpus)
+        devices = devices[:_MOST_DEVICES]
     else:
-        devices = tuple(f"GPU{number}" for number in range(len(split))) or usual.devices
+        devices = tuple(f"GPU{number}" for number in range(len(split))) or (UNKNOWN_GPU,)
     if mode == "none" and devices:
         main = min(_number(told.get("main", ""), 0), len(devices) - 1)
         devices, split = devices[main : main + 1], ()
@@ -259,6 +327,7 @@ def _flags(told: Mapping[str, str]) -> Flags:
         full_window=bool(told.get("full_window")),
         embeddings=bool(told.get("embeddings")),
         repack=bool(told.get("repack", "1")),
+        mapped=bool(told.get("mapped", "1")) and not (told.get("locked") or told.get("direct")),
         rough="rough" in told or mode not in ("layer", "none"),
     )
 

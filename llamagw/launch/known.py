@@ -9,20 +9,21 @@ from __future__ import annotations
 import os
 import sys
 from collections import ChainMap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import partial
 
-from msgspec.structs import replace
 from twisted.logger import Logger
 
 from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.advice import Note, flag_faults, notes
 from llamagw.launch.base import Need
+from llamagw.launch.charge import Learned, Machine, Place
 from llamagw.launch.command import command_line, known_flags, library_path
-from llamagw.launch.devices import engine_environment, totals
+from llamagw.launch.devices import aliases, engine_environment, totals
 from llamagw.launch.flags import Asked, asked, need
 from llamagw.launch.listing import Listed, list_devices
+from llamagw.launch.placement import elsewhere, places, visible
 from llamagw.launch.together import Together, problems, together
 from llamagw.models import HOST, Estimate, Facts, absent, stamp
 from llamagw.system import machine_memory
@@ -34,10 +35,18 @@ LOOK_SEC = 3.0
 
 
 class Known:
-    """Flags by binary, and facts by file, of the configuration in use and of the one to come."""
+    """
+    Flags by binary, and facts by file, of the configuration in use and of the one to come.
 
-    def __init__(self) -> None:
+    :param learned: what earlier runs took, by key
+    :ivar version: another one when something else is known than before
+    """
+
+    def __init__(self, learned: Learned = lambda _: None) -> None:
+        self.learned = learned
+        self.version = 0
         self._flags: dict[str, Mapping[str, bool]] = {}
+        self._builds: dict[str, str] = {}
         self._devices: dict[str, list[Listed]] = {}
         self._facts: dict[str, Facts] = {}
 
@@ -57,14 +66,18 @@ class Known:
         if binary and binary not in self._flags:  # none if all models are remote
             env = dict([*os.environ.items(), library_path(binary, os.environ, sys.platform)])
             self._flags[binary] = known_flags(binary, env, commands)
+            self._builds[binary] = _build(binary, self._flags[binary])
         counts = config.memory is not None and "--list-devices" in self.flags(binary)
         if counts and binary not in self._devices:
             environment = engine_environment(binary)
-            self._devices[binary] = list_devices(binary, environment, commands)
+            listed = list_devices(binary, environment, commands)
+            if listed is not None:
+                self._devices[binary] = listed
         paths = dict.fromkeys(self._paths(config))
         new = [path for path in paths if not self._is_read(path)]
         found = look_apart(new, seconds, commands)
         self._facts |= found
+        self.version += 1
         if found and len(found) < len(new):
             _log.warn(
                 "{count} of {all} model files were not looked at within {sec:g} s",
@@ -79,10 +92,11 @@ class Known:
 
         What is read into it is not kept here, and a binary that is not known is not run.
         """
-        copy = Known()
+        copy = Known(self.learned)
         copy._facts = dict(self._facts)
         copy._flags = {config.llama_server_path: self.flags(config.llama_server_path)}
-        copy._devices = {config.llama_server_path: self.devices(config.llama_server_path)}
+        copy._builds = dict(self._builds)
+        copy._devices = dict(self._devices)
         return copy
 
     def _is_read(self, path: str) -> bool:
@@ -115,26 +129,58 @@ class Known:
         :param config: one that was `read`
         :return: None if nothing is counted
         """
-        return together(config, partial(self._places, config), self.totals(config))
+        return together(config, partial(self.places_of, config), self.totals(config))
 
     def _never(self, config: Config) -> list[Note]:
         """What is to be said of models that never fit into memory."""
         if config.memory is None:
             return []
-        return [*problems(config, partial(self._places, config), self.totals(config))]
-
-    def _places(self, config: Config, model: LocalModel) -> Sequence[Need]:
-        return self.places(replace(config, models=[model])).get(model.name, [])
+        return [*problems(config, partial(self.places_of, config), self.totals(config))]
 
     def needs(self, config: Config) -> dict[str, Estimate | None]:
         """
-        How much memory the engine of each local model takes.
+        How much memory the engine of each local model takes; where it is counted, in the first of
+        the places where it can be.
 
         :param config: one that was `read`
         :return: by name; None for a model of whose file too little is known
         """
         models = [model for model in config.models if not model.remote]
-        return {model.name: self._need(config, model) for model in models}
+        if config.memory is None:
+            return {model.name: self._need(config, model) for model in models}
+        found = {model.name: self._placed(config, model) for model in models}
+        return {name: elsewhere(places) for name, places in found.items()}
+
+    def places(self, config: Config) -> dict[str, list[Need]]:
+        """
+        What the engine of each local model takes, in each of the places where it can be.
+
+        :param config: one that was `read`
+        :return: by name; empty for a model of whose file too little is known
+        """
+        models = [model for model in config.models if not model.remote]
+        return {model.name: self.places_of(config, model) for model in models}
+
+    def places_of(self, config: Config, model: LocalModel) -> list[Need]:
+        """
+        What a model's engine takes, in each of the places where it can be, the best first.
+
+        :param config: one that was `read`
+        :param model: one of its local models
+        :return: empty if too little is known of its file
+        """
+        return [place.need for place in self._placed(config, model)]
+
+    def _placed(self, config: Config, model: LocalModel) -> list[Place]:
+        machine, flags = self._machine(config), self.flags(config.llama_server_path)
+        asks = self._asked(config, model)
+        return places(asks, self._facts, machine, model, self.learned, flags)
+
+    def _machine(self, config: Config) -> Machine:
+        binary = config.llama_server_path
+        devices = self._devices.get(binary) if config.memory is not None else None
+        gpus = None if devices is None else {device.name: device.total for device in devices}
+        return Machine(self._builds.get(binary, ""), gpus, aliases(devices or ()))
 
     def _need(self, config: Config, model: LocalModel) -> Estimate | None:
         return need(self._asked(config, model), self._facts)
@@ -145,7 +191,8 @@ class Known:
         # An engine has the gateway's own variables too.
         env = ChainMap(model.env, dict(os.environ))
         counted = config.memory is not None
-        return asked(command_line(binary, model, 0, flags, counted=counted), env, flags)
+        gpus = visible(self._machine(config), model.env).used
+        return asked(command_line(binary, model, 0, flags, counted=counted), env, flags, gpus)
 
     def _paths(self, config: Config) -> Iterator[str]:
         """The files that models are loaded from, projectors and the like among them."""
@@ -161,7 +208,9 @@ class Known:
         :param config: the one in use
         """
         binary = config.llama_server_path
+        self.version += 1
         self._flags = {binary: self.flags(binary)}
+        self._builds = {binary: self._builds.get(binary, "")}
         self._devices = {name: found for name, found in self._devices.items() if name == binary}
         paths = {*self._paths(config)}
         self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
@@ -210,18 +259,12 @@ class Known:
         """
         return {HOST: machine_memory(), **totals(self.devices(config.llama_server_path))}
 
-    # A stand-in, until places are known.
 
-    def places(self, config: Config) -> dict[str, list[Need]]:
-        """What each local model takes, in each of the places where it can be started."""
-        found = {}
-        for model in config.models:
-            estimate = None if model.remote else self._need(config, model)
-            if model.remote or estimate is None:
-                continue
-            devices = {name: parts.total for name, parts in estimate.devices.items()}
-            if model.memory is not None:
-                on = next((name for name in devices if name != HOST), HOST)
-                devices = {name or on: size for name, size in model.memory.items()}
-            found[model.name] = [Need(devices=devices, rough=estimate.rough)]
-        return found
+def _build(binary: str, flags: Mapping[str, bool]) -> str:
+    """What changes with a binary, as far as that can be seen without running it again."""
+    try:
+        found = os.stat(os.path.realpath(binary))
+        told = f"{found.st_size}:{found.st_mtime_ns}"
+    except OSError:
+        told = ""
+    return f"{binary}:{told}:{' '.join(sorted(flags))}"

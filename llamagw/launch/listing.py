@@ -78,7 +78,7 @@ def listed(text: str) -> list[Listed]:
     return list(found.values())
 
 
-def list_devices(binary: str, env: Mapping[str, str], commands: Commands) -> list[Listed]:
+def list_devices(binary: str, env: Mapping[str, str], commands: Commands) -> list[Listed] | None:
     """
     Ask an engine for the devices that it finds. Blocks: to be called before anything is served, or
     in a thread.
@@ -86,7 +86,7 @@ def list_devices(binary: str, env: Mapping[str, str], commands: Commands) -> lis
     :param binary: the path of llama-server
     :param env: the environment that it runs in
     :param commands: runs it
-    :return: empty, after a warning in the log, if it does not answer
+    :return: None, after a warning in the log, if it does not answer
     :raises Cancelled: when `commands` is cancelled
     """
     try:
@@ -100,5 +100,5 @@ def list_devices(binary: str, env: Mapping[str, str], commands: Commands) -> lis
         _log.warn(
             "{binary} --list-devices failed, so no GPU is counted: {said}", binary=binary, said=said
         )
-        return []
+        return None
     return listed((out + b"\n" + err).decode(errors="replace"))

@@ -340,13 +340,30 @@ class LocalLauncher:
         self._processes = processes
         self._model = model
         self._log = log
+        #: What its needs followed from, and those.
+        self._needs: tuple[object, Sequence[Need]] = None, ()
+        self._told_unknown = False
 
     def __repr__(self) -> str:
         return f"<LocalLauncher {self._model.name}>"
 
     def needs(self) -> Sequence[Need]:
-        """See `Launcher.needs`."""
-        return ()
+        """See `Launcher.needs`: made anew only when something else is known."""
+        known, config = self._processes.known, self._processes.config
+        if config.memory is None:
+            return ()
+        learned = [known.learned(need.key) for need in self._needs[1]]
+        if self._needs[0] != (known.version, learned):
+            needs = known.places_of(config, self._model)
+            learned = [known.learned(need.key) for need in needs]
+            self._needs = (known.version, learned), needs
+            if not needs and not self._told_unknown and not known.problem(self._model.model_path):
+                self._told_unknown = True
+                _log.warn(
+                    "the memory of {name} is not counted: its file does not tell what it takes",
+                    name=self._model.name,
+                )
+        return self._needs[1]
 
     def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> LocalRun:
         """See `Launcher.launch`."""

@@ -66,7 +66,7 @@ class Processes:
         self.probe = probe
         self.config = config
         self.ports = Ports(config.port_range_start)
-        self.known = Known()
+        self.known = Known(learned.of)
         self._effort = Effort(reactor)
         self._memory = MemoryInUse(reactor)
         self._devices = Devices(reactor)

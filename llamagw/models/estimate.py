@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from itertools import accumulate
+from typing import Literal
 
 import msgspec
 
@@ -39,7 +40,7 @@ CACHE_TYPES = {
 
 #: Bytes of an engine's process without any model, of which 22 MiB are its libraries; and for each
 #: token of a vocabulary, and each of its merges.
-_PROCESS, _TOKEN, _MERGE = 27 * _MIB, 145, 210
+_PROCESS, _TOKEN, _MERGE = 26 * _MIB, 170, 210
 
 #: Bytes that the driver of a GPU takes there for a process. A guess: no GPU was at hand.
 _DRIVER = 300 * _MIB
@@ -68,6 +69,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     :ivar full_window: whether sliding layers keep the whole context
     :ivar embeddings: whether it is started for embeddings or ranking
     :ivar repack: whether weights on the CPU may be arranged anew
+    :ivar mapped: whether weights on the CPU are mapped from their file, and may be dropped
     :ivar rough: whether there are flags whose effect is not known here
     """
 
@@ -87,6 +89,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     full_window: bool = False
     embeddings: bool = False
     repack: bool = True
+    mapped: bool = True
     rough: bool = False
 
 
@@ -98,17 +101,31 @@ class Parts(msgspec.Struct):
     :ivar kv: the cache of keys and values, and the state of recurrent layers
     :ivar compute: buffers for what is between, and for the output
     :ivar process: the engine without them, and what a driver takes for it
+    :ivar cache: of earlier prompts
+    :ivar margin: for what an estimate may have missed
+    :ivar given: what was learned, or is configured, in place of the others
+    :ivar mapped: of the weights, what is mapped from their file; all the rest is the engine's own
     """
 
     weights: int = 0
     kv: int = 0
     compute: int = 0
     process: int = 0
+    cache: int = 0
+    margin: int = 0
+    given: int = 0
+    mapped: int = 0
 
     @property
     def total(self) -> int:
         """All of it."""
-        return self.weights + self.kv + self.compute + self.process
+        computed = self.weights + self.kv + self.compute + self.process
+        return computed + self.cache + self.margin + self.given
+
+    @property
+    def own(self) -> int:
+        """All that no other engine shares, and the system cannot drop."""
+        return self.total - self.mapped
 
 
 class Estimate(msgspec.Struct):
@@ -117,10 +134,18 @@ class Estimate(msgspec.Struct):
 
     :ivar devices: on each device that it uses, by name; the CPU's is `HOST`
     :ivar rough: whether something was not known, so that it may be far off
+    :ivar files: of the weights on the CPU, what is mapped of each file, by its path
+    :ivar source: where it comes from
+    :ivar when: when it was learned, in seconds since the epoch
+    :ivar elsewhere: in words, where else the engine may be
     """
 
     devices: dict[str, Parts]
     rough: bool = False
+    files: dict[str, int] = {}
+    source: Literal["estimate", "learned", "config"] = "estimate"
+    when: float | None = None
+    elsewhere: tuple[str, ...] = ()
 
     @property
     def host(self) -> Parts:
@@ -229,15 +254,21 @@ def _add_weights(shape: Shape, flags: Flags, host: Parts, used: list[Parts]) -> 
     """
     :param used: the device of each layer, and of the output
     """
-    host.weights += shape.input
-    used[-1].weights += shape.output
+
+    def add(parts: Parts, weights: int, repacked: int) -> None:
+        parts.weights += weights
+        if parts is host and flags.mapped:
+            parts.mapped += weights - (repacked if flags.repack else 0)
+
+    add(host, shape.input, 0)
+    add(used[-1], shape.output, shape.repacked_output)
     if used[-1] is not host or (flags.repack and shape.repacks):
         # The table of tokens once more, as that of the output.
-        used[-1].weights += shape.tied
+        add(used[-1], shape.tied, shape.tied)
     for number, (layer, parts) in enumerate(zip(shape.layers, used, strict=False)):
-        at_home = layer.experts if number < flags.cpu_moe else 0
-        parts.weights += layer.weights - at_home
-        host.weights += at_home
+        experts = layer.experts, layer.repacked_experts
+        add(host if number < flags.cpu_moe else parts, *experts)
+        add(parts, layer.weights - layer.experts, layer.repacked)
 
 
 def _cells(shape: Shape, flags: Flags) -> tuple[int, int]:

@@ -74,6 +74,12 @@ _KNOWN = frozenset(
 #: Types of weights that the engine arranges anew for a CPU with AVX2: Q4_0, Q4_K, IQ4_NL.
 _REPACKED = frozenset({2, 12, 20})
 
+#: So many rows of a matrix at a time.
+_ROWS = 8
+
+#: How the names of tensors behind the last layer begin.
+_OUTPUT = ("output", "cls")
+
 _LAYER = re.compile(r"blk\.(\d{1,6})\.(.*)")
 _EXPERTS = re.compile(r"ffn_(?:up|down|gate|gate_up)_(?:ch)?exps\b")
 _RECURRENT = re.compile(r"ssm_|shortconv\.|time_mix_")
@@ -90,6 +96,8 @@ class Layer(NamedTuple):
     :ivar kv_heads: heads that have a cache; 0 for a layer without one
     :ivar sliding: whether its cache is that of a sliding window
     :ivar state: numbers of a state of fixed size, for each sequence
+    :ivar repacked: bytes of the weights that the engine arranges anew on a CPU, without experts
+    :ivar repacked_experts: the same of its experts
     """
 
     weights: int = 0
@@ -97,6 +105,8 @@ class Layer(NamedTuple):
     kv_heads: int = 0
     sliding: bool = False
     state: int = 0
+    repacked: int = 0
+    repacked_experts: int = 0
 
 
 class Shape(msgspec.Struct, frozen=True, kw_only=True):
@@ -106,6 +116,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     :ivar layers: in their order
     :ivar input: bytes of weights before the first layer, and of what belongs to none
     :ivar output: bytes of weights behind the last layer; with `tied`, none of the table
+    :ivar repacked_output: bytes of those that the engine arranges anew on a CPU
     :ivar tied: bytes of the table of tokens, where it is that of the output too; 0 if it is not
     :ivar repacks: whether the engine arranges that table anew on a CPU
     :ivar trained: the context that it was trained for
@@ -129,6 +140,7 @@ class Shape(msgspec.Struct, frozen=True, kw_only=True):
     layers: tuple[Layer, ...]
     input: int
     output: int
+    repacked_output: int
     tied: int
     repacks: bool
     trained: int
@@ -173,8 +185,12 @@ def shape(heads: Sequence[Header]) -> Shape | None:
     tied = table if "output.weight" not in tensors else None
     return Shape(
         layers=_layers(keys, tensors, count, all_heads),
-        input=_sum(tensors, lambda name: not name.startswith(("blk.", "output", "cls"))),
-        output=_sum(tensors, lambda name: name.startswith(("output", "cls"))),
+        input=_sum(tensors, lambda name: not name.startswith(("blk.", *_OUTPUT))),
+        output=_sum(tensors, lambda name: name.startswith(_OUTPUT)),
+        repacked_output=_sum(
+            {name: one for name, one in tensors.items() if _is_repacked(one)},
+            lambda name: name.startswith(_OUTPUT),
+        ),
         tied=(tied.size or 0) if tied else 0,
         repacks=tied is not None and tied.kind in _REPACKED,
         trained=keys.number("context_length"),
@@ -231,6 +247,7 @@ def _layers(
     keys: _Keys, tensors: dict[str, Tensor], count: int, all_heads: list[int]
 ) -> tuple[Layer, ...]:
     weights, experts = [0] * count, [0] * count
+    repacked, repacked_experts = [0] * count, [0] * count
     names: list[list[str]] = [[] for _ in range(count)]
     for name, tensor in tensors.items():
         found = _LAYER.match(name)
@@ -240,8 +257,12 @@ def _layers(
         number = min(int(found[1]), count - 1)
         weights[number] += tensor.size or 0
         names[number].append(found[2])
+        anew = tensor.size or 0 if _is_repacked(tensor) else 0
         if _EXPERTS.match(found[2]):
             experts[number] += tensor.size or 0
+            repacked_experts[number] += anew
+        else:
+            repacked[number] += anew
     has_own = keys.value("attention.head_count_kv") is not None
     kv_heads = keys.each("attention.head_count_kv", count) if has_own else all_heads
     # The last ones use the caches of others (gemma3n).
@@ -259,9 +280,17 @@ def _layers(
                 kv_heads[number] if attends else 0,
                 _slides(keys, number),
                 state if recurrent else 0,
+                repacked[number],
+                repacked_experts[number],
             )
         )
     return tuple(layers)
+
+
+def _is_repacked(tensor: Tensor) -> bool:
+    """Whether the engine arranges a layer's tensor anew: matrices, of whole blocks of rows."""
+    lengths = tensor.lengths
+    return tensor.kind in _REPACKED and len(lengths) > 1 and lengths[1] % _ROWS == 0
 
 
 def _attends(names: list[str], recurrent: bool) -> bool:

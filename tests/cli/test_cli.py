@@ -336,7 +336,7 @@ def test_check_tells_how_much_memory_a_model_takes_on_which_device() -> None:
     kv = 2 * 2 * 16 * 2 * 2 * 32768 // 2**20
     host, *others = (one for one in llamagw("check").stdout.splitlines() if "estimate)" in one)
     assert re.fullmatch(
-        rf"      KV {kv} \+ compute \d+ \+ process 27 = \d+ MiB in RAM \(estimate\)",
+        rf"      KV {kv} \+ compute \d+ \+ process 26 = \d+ MiB in RAM \(estimate\)",
         host,
     )
     assert [one.partition(" MiB ")[2] for one in others] == [

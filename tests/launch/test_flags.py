@@ -47,6 +47,10 @@ def test_a_models_own_keys_are_what_its_engine_gets() -> None:
         (["-sm", "row"], {"rough": True}),
         (["-ot", "exps=CPU"], {"rough": True}),
         (["-ncmoe", "4"], {"cpu_moe": 4}),
+        (["--no-mmap"], {"mapped": False}),
+        (["--no-mmap", "--mmap"], {}),
+        (["--mlock"], {"mapped": False}),
+        (["-dio"], {"mapped": False}),
         (["--alias", "-c", "--threads", "2"], {}),
     ],
 )
@@ -77,6 +81,49 @@ def test_variables_count_where_no_flag_says_otherwise() -> None:
     env = {"LLAMA_ARG_EMBEDDINGS": "1", "LLAMA_ARG_REPACK": "off", "LLAMA_ARG_KV_UNIFIED": "0"}
     found = flags(env=env)
     assert (found.embeddings, found.repack, found.unified) == (True, False, True)
+    for off in ({"LLAMA_ARG_MMAP": "0"}, {"LLAMA_ARG_NO_MMAP": "1"}, {"LLAMA_ARG_MLOCK": "1"}):
+        assert not flags(env=off).mapped, off
+    assert flags(env={"LLAMA_ARG_MMAP": "1", "LLAMA_ARG_MLOCK": "0"}).mapped
+
+
+@pytest.mark.parametrize(
+    ("words", "env", "cache"),
+    [
+        ([], {}, 8192),
+        (["-cram", "100"], {}, 100),
+        (["--cache-ram", "0"], {}, 0),
+        (["--cache-ram", "-1"], {}, None),
+        ([], {"LLAMA_ARG_CACHE_RAM": "7"}, 7),
+        (["-cram", "100"], {"LLAMA_ARG_CACHE_RAM": "7"}, 100),
+        (["-cram", "100", "--embeddings"], {}, 0),
+    ],
+)
+def test_the_cache_of_earlier_prompts_is_what_the_engine_will_have(
+    words: list[str], env: dict[str, str], cache: int | None
+) -> None:
+    found = asked(["engine", *words], env, {"--cache-ram": True}).cache
+    assert found == (-1 if cache is None else cache * 2**20)
+    if not words and not env:
+        assert asked(["engine"], {}, {"--alias": True}).cache == 0, "an engine without one"
+
+
+def test_a_projector_is_on_the_first_gpu_whichever_the_model_is_on() -> None:
+    command = ["engine", "--model", "m", "--mmproj", "p", "-dev", "CUDA1"]
+    gpus = ["CUDA0", "CUDA1"]
+    assert asked(command, {}, {}, gpus).projector.devices == ("CUDA0",)
+    env = {"MTMD_BACKEND_DEVICE": "CUDA1"}
+    assert asked(command, env, {}, gpus).projector.devices == ("CUDA1",)
+    assert asked(command, {}, {}).projector.devices == ("CUDA1",), "nobody knows of others"
+
+
+def test_where_nothing_is_said_an_engine_uses_the_gpus_that_there_are() -> None:
+    command = ["engine", "--model", "m"]
+    assert asked(command, {}, {}, ["B", "A"]).flags.devices == ("B", "A")
+    assert asked(command, {}, {}, []).flags.devices == ()
+    remote = asked([*command, "--rpc", "10.0.0.1:1,10.0.0.2:1"], {}, {}, ["A"])
+    assert remote.flags.devices == ("RPC0", "RPC1", "A")
+    many = asked([*command, "-dev", "A"], {}, {}, ["B", "A"])
+    assert many.flags.devices == ("A",)
 
 
 def test_all_files_are_told() -> None:
@@ -91,14 +138,23 @@ def test_what_is_loaded_beside_a_model_is_added() -> None:
     assert need(asks, {}) is None
     both = {"m": MODEL, "x": Facts("is no model", (), 7)}
     alone = estimate(SHAPE, asks.flags)
-    assert need(asks, both) == alone + beside(7, asks.flags, rough=False)
+    found = need(asks, both)
+    assert found is not None
+    assert found.devices == (alone + beside(7, asks.flags, rough=False)).devices
+    assert found.files == {"m": 100}, "an adapter is not mapped"
     missing = need(asks, {"m": MODEL})
     assert missing is not None
     assert missing.rough, "a file that was not read"
     drafting = asked([*command, "-md", "d", "-ctkd", "q8_0"], {}, {})
     assert drafting.draft.keys == "q8_0"
     added = need(drafting, {**both, "d": MODEL})
-    assert added == alone + beside(7, asks.flags, rough=False) + draft(SHAPE, drafting.draft)
+    assert added is not None
+    both_models = alone + beside(7, asks.flags, rough=False) + draft(SHAPE, drafting.draft)
+    assert added.devices == both_models.devices
+    assert added.files == {"m": 100, "d": 100}
+    itself = need(asked([*command, "-md", "m"], {}, {}), both)
+    assert itself is not None
+    assert itself.files == {"m": 100}, "two models of one file map it once"
     without = need(drafting, both)
     assert without is not None
     assert without.rough

@@ -11,6 +11,7 @@ from llamagw import apart
 from llamagw.apart import Commands, look_apart
 from llamagw.launch import Known
 from llamagw.launch import known as known_module
+from llamagw.launch.listing import Listed
 from llamagw.models import Facts, look_at
 from tests.models.support import gguf_bytes
 from tests.support.configs import configuration, local_model
@@ -90,6 +91,46 @@ def test_what_an_engine_loads_beside_its_model_is_read_too_and_counted(
     without = known.needs(config)["b"]
     assert without is not None
     assert without.rough, "it is forgotten with the configuration that named it"
+
+
+def test_where_memory_is_counted_check_is_told_what_a_model_is_counted_with(
+    tmp_path: Path, asked: list[list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    flags = dict.fromkeys(("--list-devices", "--device", "--model", "--gpu-layers"), True)
+    monkeypatch.setattr(known_module, "known_flags", lambda *_: flags)
+    cards = [Listed("CUDA0", "", 2**34), Listed("CUDA1", "", 2**33)]
+    monkeypatch.setattr(known_module, "list_devices", lambda *_: cards)
+    path, known = tmp_path / "a.gguf", Known()
+    path.write_bytes(gguf_bytes())
+    off = configuration(local_model("a", str(path), gpu_layers=-1))
+    config = configuration(local_model("a", str(path), gpu_layers=-1), memory="auto")
+    known.read(config, Commands())
+    needs, [plain] = known.places(config)["a"], known.needs(off).values()
+    told = known.needs(config)["a"]
+    assert plain is not None
+    assert told is not None
+    assert [need.flags for need in needs] == [("--device", "CUDA1"), ("--device", "CUDA0"), ()]
+    assert told.devices["CUDA1"].own == needs[0].devices["CUDA1"]
+    assert told.elsewhere == ("on CUDA0", "on CUDA0 + CUDA1")
+    assert plain.host.margin == plain.host.cache == 0
+    assert known.for_look(config).places(config)["a"] == needs, "for a look it is the same"
+
+
+def test_what_is_learned_of_one_binary_is_not_said_of_another(
+    tmp_path: Path, asked: list[list[str]]
+) -> None:
+    path, engine = tmp_path / "a.gguf", tmp_path / "engine"
+    path.write_bytes(gguf_bytes())
+    keys = []
+    for build in (b"one", b"two!"):
+        engine.write_bytes(build)
+        known = Known()
+        binary = {"llama_server_path": str(engine)}
+        config = configuration(local_model("a", str(path)), memory="auto", **binary)
+        known.read(config, Commands())
+        [need] = known.places(config)["a"]
+        keys.append(need.key)
+    assert len({*keys}) == 2
 
 
 def test_another_process_says_the_same_as_this_one(tmp_path: Path) -> None:

@@ -118,5 +118,5 @@ def test_an_engine_is_asked(tmp_path: Path) -> None:
 def test_one_that_does_not_answer_is_said_to_have_none(
     tmp_path: Path, logged: list[LogEvent]
 ) -> None:
-    assert list_devices(str(tmp_path / "none"), {}, Commands()) == []
+    assert list_devices(str(tmp_path / "none"), {}, Commands()) is None
     assert "no GPU is counted" in str(logged)

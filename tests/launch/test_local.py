@@ -10,9 +10,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 from unittest import mock
 
 from msgspec.structs import replace
@@ -45,7 +45,8 @@ from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.slots import SAVE_FLAG, save_folder
 from llamagw.launch.sockets import Listener
-from llamagw.models import Learned
+from llamagw.models import HOST, Learned, look_at
+from tests.models.support import gguf_bytes
 from tests.support.configs import configuration, local_model
 from tests.support.fake_llama_server import GGUF_HEAD
 from tests.support.fleet import FakeProbe
@@ -672,6 +673,77 @@ class EngineCase(SynchronousTestCase):
     @property
     def child(self) -> FakeTransport:
         return self.reactor.spawned[-1]
+
+
+class NeedsTests(EngineCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.known = self.launcher.known
+        self.counted = configuration(self.model, memory="auto")
+        self.head = Path(self.model.model_path)
+        self.head.write_bytes(gguf_bytes())
+        self.patch(known_module, "look_apart", lambda paths, *_: look_at(paths, 60))
+        self.patch(known_module, "known_flags", lambda *_: {})
+        self.starts = LocalLauncher(self.launcher, self.model, self.log)
+        self.logged = events_of(self)
+
+    def read(self) -> None:
+        self.known.read(self.counted, Commands())
+        self.launcher.apply(self.counted)
+
+    def test_nothing_is_counted_unless_memory_is(self) -> None:
+        self.known.read(self.counted, Commands())
+        self.assertEqual(self.starts.needs(), ())
+
+    def test_a_model_needs_what_its_file_tells(self) -> None:
+        self.read()
+        [need] = self.starts.needs()
+        self.assertEqual([*need.devices], [HOST])
+        self.assertEqual(need.source, "estimate")
+
+    def test_its_needs_are_made_anew_only_when_something_else_is_known(self) -> None:
+        self.read()
+        before = self.starts.needs()
+        with mock.patch.object(self.known, "places_of", side_effect=AssertionError):
+            self.assertIs(self.starts.needs(), before)
+        self.read()
+        self.assertIsNot(self.starts.needs(), before)
+
+    def test_what_was_learned_counts_at_once(self) -> None:
+        self.read()
+        [before] = self.starts.needs()
+        learned: dict[str, Seen] = {}
+        self.known.learned = learned.get
+        learned[before.key] = Seen()
+        [now] = self.starts.needs()
+        self.assertEqual(now.source, "learned")
+        self.assertEqual(now.key, before.key)
+
+    def test_a_file_that_tells_nothing_is_said_once(self) -> None:
+        self.head.write_bytes(GGUF_HEAD)
+        self.read()
+        for _ in range(3):
+            self.read()
+            self.assertEqual(self.starts.needs(), [])
+        [event] = [one for one in self.logged if "not counted" in one["log_format"]]
+        self.assertEqual(event["name"], "tiny")
+
+    def test_a_file_that_is_not_there_is_said_by_others(self) -> None:
+        self.head.unlink()
+        self.read()
+        self.assertEqual(self.starts.needs(), [])
+        self.assertEqual([one for one in self.logged if "not counted" in one["log_format"]], [])
+
+
+class Seen(NamedTuple):
+    """A figure that was learned."""
+
+    devices: Mapping[str, int] = {HOST: 2**30}
+    partial: frozenset[str] = frozenset()
+    when: float = 0.0
+
+    def need(self, cache: int) -> dict[str, int]:
+        return {HOST: 2**30 + cache}
 
 
 class SpawnTests(EngineCase):

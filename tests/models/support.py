@@ -46,6 +46,7 @@ SHAPE = Shape(
     layers=(),
     input=100,
     output=0,
+    repacked_output=0,
     tied=0,
     repacks=False,
     trained=64,

@@ -141,7 +141,7 @@ class World:
                 name = self.names_of[action.ticket]
                 self._answer(action.ticket, "rejected", name)
                 fits = self.fits_somewhere(self.scheduler.models[name])
-                if action.error.code == "insufficient_memory":
+                if "does not fit into memory" in action.error.message:
                     hold(not fits, "15: refused what fits", name, action.error.message)
             else:
                 assert isinstance(action, Kill)
