@@ -142,6 +142,7 @@ def check(
 
     from llamagw.apart import Commands
     from llamagw.launch import Known
+    from llamagw.models import Learned
 
     @implementer(ILogObserver)
     def warn(event: LogEvent) -> None:
@@ -151,7 +152,7 @@ def check(
     config = load(path)
     # Only Twisted itself can check an endpoint string.
     endpoint(reactor, config)
-    known = Known()
+    known = Known(Learned(state_folder()).of)
     # There is no log yet: what cannot be read is told here.
     globalLogPublisher.addObserver(warn)
     try:

@@ -223,8 +223,10 @@ def _read(asked: Asked) -> Known:
 
     from llamagw.apart import Commands
     from llamagw.launch import Known
+    from llamagw.models import Learned
+    from llamagw.system import state_folder
 
-    known = Known()
+    known = Known(Learned(state_folder()).of)
     known.read(replace(asked.config, models=[asked.model]), Commands(), seconds=_LOOK_SEC)
     problem = known.problem(asked.model.model_path)
     if problem:
