@@ -88,6 +88,8 @@ def router_entry(report: ModelReport, model: ModelConfig, description: Described
     }
     if report.memory is not None:
         entry["memory"] = report.memory
+    if report.charge is not None:
+        entry |= {"charge": report.charge, "charge_from": report.charge_from}
     if report.waiting_for is not None:
         entry |= {"waiting_sec": report.waiting_sec, "waiting_for": report.waiting_for}
     for key in ("usual_sec", "load_sec", "unloads_in_sec"):

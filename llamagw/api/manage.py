@@ -31,11 +31,13 @@ class ModelAction(Struct):
     :ivar model: the model's name or alias
     :ivar wait: whether to answer when the model is loaded, rather than at once
     :ivar force: whether to break off its requests in flight
+    :ivar anyway: whether to load the model even if the figures say that it does not fit
     """
 
     model: str
     wait: bool = False
     force: bool = False
+    anyway: bool = False
 
 
 class Pin(Struct):
@@ -74,10 +76,10 @@ class Management:
         action = _action(request, ModelAction)
         name = self._dispatcher.catalogue.own_name(action.model)
         if action.wait:
-            await self._dispatcher.load(name)
+            await self._dispatcher.load(name, action.anyway)
         elif name not in self._loading:
             # One waiter suffices for all clients that do not wait.
-            loading = self._dispatcher.load(name)
+            loading = self._dispatcher.load(name, action.anyway)
             if loading.called:
                 await loading
             else:

@@ -158,21 +158,38 @@ class Metrics:
         )
         yield Gauge(
             "llamagw_memory_bytes",
-            "Memory of the machine: free is what a further model could take.",
+            "Memory of each device: free is what a further model could take.",
             ("device", "kind"),
             {
                 (device.device, kind): getattr(device, kind)
                 for device in self._devices.read()
                 for kind in ("total", "free", "used_by_models")
+            }
+            | {
+                (account.device, kind): size
+                for account in self._dispatcher.accounts()
+                for kind, size in (
+                    ("total", account.total),
+                    ("free", account.free),
+                    ("budget", account.budget),
+                    ("reserved", account.reserve),
+                    ("charged", account.ours),
+                    ("others", account.others),
+                )
             },
         )
         yield Gauge(
             "llamagw_model_memory_bytes",
-            "Memory of the model's engine, without that of GPUs.",
+            "Memory of the model's engine: what it is counted with, and what it has in use.",
             ("model", "device", "kind"),
             {
                 (report.id, "host", "measured"): report.memory.rss
                 for report in reports
                 if report.memory is not None
+            }
+            | {
+                (report.id, device, "estimated"): size
+                for report in reports
+                for device, size in (report.charge or {}).items()
             },
         )

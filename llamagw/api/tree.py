@@ -204,17 +204,17 @@ class Api:
     @app.route("/v1/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
         """The gateway is up; with the models that run, have waiters, have failed, or are remote."""
-        return _json(
-            request,
-            {
-                "status": "ok",
-                "version": __version__,
-                "uptime_sec": round(self._clock.seconds() - self._started, 3),
-                "max_loaded_models": self._dispatcher.config.max_loaded_models,
-                "devices": self._devices.read(),
-                "models": self._dispatcher.report(busy=True),
-            },
-        )
+        told: dict[str, Any] = {
+            "status": "ok",
+            "version": __version__,
+            "uptime_sec": round(self._clock.seconds() - self._started, 3),
+            "max_loaded_models": self._dispatcher.config.max_loaded_models,
+            "devices": self._devices.read(),
+            "models": self._dispatcher.report(busy=True),
+        }
+        if accounts := self._dispatcher.accounts():
+            told["memory"] = {account.device: account for account in accounts}
+        return _json(request, told)
 
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     async def models(self, request: Request) -> bytes:

@@ -95,24 +95,26 @@ class Client:
             raise self._strange("/models")
         return answer
 
-    def load(self, name: str) -> None:
+    def load(self, name: str, anyway: bool = False) -> None:
         """
         Load a model; returns when it is loaded.
 
         :param name: its name or an alias
+        :param anyway: whether to load it even if the figures say that it does not fit
         :raises Failed: when it cannot be loaded
         """
         # No timeout, here and below: the gateway limits how long a load or an unload takes.
-        self._json("POST", "/models/load", {"model": name, "wait": True}, math.inf)
+        self._json("POST", "/models/load", {**_load(name, anyway), "wait": True}, math.inf)
 
-    def order(self, name: str) -> None:
+    def order(self, name: str, anyway: bool = False) -> None:
         """
         Have a model loaded, without waiting for it.
 
         :param name: its name or an alias
+        :param anyway: as in `load`
         :raises Failed: when it is known at once that it cannot be loaded
         """
-        self._json("POST", "/models/load", {"model": name})
+        self._json("POST", "/models/load", _load(name, anyway))
 
     def pin(self, name: str, pinned: bool) -> None:
         """
@@ -427,3 +429,8 @@ def _reason(error: Exception, patience: float = 0) -> str:
         return "its answer has no end"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text[:1].lower() + text[1:] or type(error).__name__
+
+
+def _load(name: str, anyway: bool) -> dict[str, Any]:
+    """The body of an order; older gateways do not know the second key."""
+    return {"model": name, **({"anyway": True} if anyway else {})}

@@ -14,7 +14,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
@@ -131,6 +131,9 @@ def ps(client: Client, as_json: bool) -> None:
     the table: why a model has failed, what requests wait for, how far a load is, when an idle model
     is unloaded, and which are pinned. In a narrow terminal PORT,
     CONTEXT, FILE and SIZE are left out, as far as need be; in a pipe nothing is.
+
+    Where the gateway counts memory, CHARGE is what each model is counted with, and the last lines
+    tell of each device how much is charged, what others have, and what is free.
     """
     answer = client.models()
     if as_json:
@@ -141,8 +144,10 @@ def ps(client: Client, as_json: bool) -> None:
         click.echo("no models")
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    rows = [_row(model) for model in models]
-    table = show.table(_COLUMNS, rows, width, dispensable=_DISPENSABLE)
+    columns, rows = _COLUMNS, [_row(model) for model in models]
+    if any(model.get("charge") for model in models):
+        columns, rows = _with_charges(models, rows)
+    table = show.table(columns, rows, width, dispensable=_DISPENSABLE)
     for number, row in enumerate(table):
         if number:
             row[1] = click.style(row[1], fg=_COLOURS.get(row[1].strip()))
@@ -151,17 +156,22 @@ def ps(client: Client, as_json: bool) -> None:
     pinned = [model["id"] for model in models if model.get("pinned")]
     if pinned:
         notes.append(f"pinned: {', '.join(pinned)}")
+    if columns is not _COLUMNS:
+        notes += map(_account, client.health().get("memory", {}).values())
     if notes:
         click.echo()
     for note in notes:
         click.echo(show.note(show.plain(note), width))
 
 
-_COLUMNS = (
+_COLUMNS: tuple[str, ...] = (
     *("NAME", "STATUS", "SIZE", "RSS", "FILE", "CONTEXT", "PORT"),
     *("ACTIVE", "WAITING", "LAST USED"),
 )
 _DISPENSABLE = ("PORT", "CONTEXT", "FILE", "SIZE")
+
+#: Where the column of charges is, if there are any.
+_CHARGE = 5
 _NOT_LOADED = ("unloaded", "failed")
 
 
@@ -186,6 +196,30 @@ def _row(model: dict[str, Any]) -> list[str]:
         _number(model.get("waiting")),
         "-" if last_used is None else _ago(last_used),
     ]
+
+
+def _with_charges(
+    models: Sequence[dict[str, Any]], rows: Sequence[list[str]]
+) -> tuple[tuple[str, ...], list[list[str]]]:
+    """The columns and the rows of the table with what each model is counted with."""
+    columns = (*_COLUMNS[:_CHARGE], "CHARGE", *_COLUMNS[_CHARGE:])
+    told = []
+    for model, row in zip(models, rows, strict=True):
+        parts = [
+            show.size(size) if device == "host" else f"{show.size(size)} {show.plain(device)}"
+            for device, size in (model.get("charge") or {}).items()
+            if size
+        ]
+        told.append([*row[:_CHARGE], " + ".join(parts) or "-", *row[_CHARGE:]])
+    return columns, told
+
+
+def _account(account: dict[str, Any]) -> str:
+    """Who has what of a device."""
+    sizes = {key: show.size(account[key]) for key in ("ours", "budget", "others", "free")}
+    return "{device}: {ours} of {budget} charged, {others} others', {free} free".format(
+        device=account["device"], **sizes
+    )
 
 
 def _number(value: object) -> str:
@@ -244,24 +278,30 @@ def _wait(model: dict[str, Any]) -> str:
 Examples:
   llamagw load qwen2.5-7b
   llamagw load qwen2.5-7b && echo ready
-  llamagw load --no-wait qwen2.5-7b"""
+  llamagw load --no-wait qwen2.5-7b
+  llamagw load --anyway llama-3.3-70b"""
 )
 @gateway_command
 @_name_argument
 @click.option("--wait/--no-wait", default=True, help="Wait until it is loaded.  [default: wait]")
+@click.option("--anyway", is_flag=True, help="Even if the figures say that it does not fit.")
 @json_option
-def load(client: Client, name: str, wait: bool, as_json: bool) -> None:
+def load(client: Client, name: str, wait: bool, anyway: bool, as_json: bool) -> None:
     """
     Load a model, and wait until it is.
 
     Meanwhile a bar in the terminal, or lines on stderr, tell what it waits for and how far it is,
     by how long its loads took before. Ctrl-C ends that with 130; a load that has begun goes on.
     When it cannot be loaded, the engine's last words are told, and the exit code is 1.
+
+    Where the gateway counts memory (`memory` in its configuration), a model that does not fit is
+    refused, with the figures. With --anyway all that is not pinned makes room for it, and it is
+    loaded, come what may.
     """
     if wait:
-        _manage(name, "loaded", as_json, lambda: waiting.load(client, name))
+        _manage(name, "loaded", as_json, lambda: waiting.load(client, name, anyway))
     else:
-        client.order(name)
+        client.order(name, anyway)
         _tell(name, "asked for", as_json)
 
 

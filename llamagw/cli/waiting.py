@@ -38,11 +38,12 @@ class _Done:
         self.error = error
 
 
-def load(client: Client, name: str) -> None:
+def load(client: Client, name: str, anyway: bool = False) -> None:
     """
     Load a model, and show how far it is.
 
     :param name: its name or an alias
+    :param anyway: whether to load it even if the figures say that it does not fit
     :raises Failed: when it cannot be loaded
     :raises click.Abort: when the user ends the wait, which is told
     """
@@ -50,7 +51,7 @@ def load(client: Client, name: str) -> None:
 
     def order() -> None:
         try:
-            client.load(name)
+            client.load(name, anyway)
         except Exception as error:
             news.put(_Done(error))
         else:

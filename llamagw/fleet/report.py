@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from llamagw.fleet.books import total
 from llamagw.fleet.catalogue import Entry
 from llamagw.fleet.model import IN_MEMORY, Model, Status
 from llamagw.fleet.waits import Waits
@@ -64,6 +65,9 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar error: why it has failed; None if it has not. It stays failed until a load succeeds
     :ivar failed_at: since when, in seconds since the epoch
     :ivar memory: what its run has in use on this machine; None if it has none, or it is not known
+    :ivar charge: what it is counted with while it is in memory, in bytes by device, with the files
+        that it maps; None if it is not, or bytes are not counted
+    :ivar charge_from: where that comes from: estimate, learned, config
     :ivar waiting_sec: seconds that the first of its waiters has waited; None if none waits
     :ivar waiting_for: for what, such as "room: `b` is busy"
     :ivar usual_sec: what a load of it usually takes; None if that is not known
@@ -85,6 +89,8 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error: str | None = None
     failed_at: float | None = None
     memory: Memory | None = None
+    charge: dict[str, int] | None = None
+    charge_from: str | None = None
     waiting_sec: float | None = None
     waiting_for: str | None = None
     usual_sec: float | None = None
@@ -225,6 +231,7 @@ def report(
     first = entry.instances[0]
     takes_room = first.launcher.takes_room
     wait = waits.of(of_scheduler)
+    charge = of_scheduler[0].charge
     return ModelReport(
         id=entry.model.name,
         status=now.status,
@@ -238,6 +245,8 @@ def report(
         error=now.error,
         failed_at=now.failed_at,
         memory=first.life.run.memory() if first.life else None,
+        charge=total(charge) if charge else None,
+        charge_from=charge.source if charge else None,
         waiting_sec=wait and wait.seconds,
         waiting_for=wait and wait.reason,
         usual_sec=first.launcher.usual(),

@@ -119,29 +119,25 @@ class Learned:
         self._now = now
         #: The least recently used first; None before they are asked for.
         self._known: dict[str, _Entry] | None = None
+        #: Those that were asked for since the last change.
+        self._figures: dict[str, Figure] = {}
 
     def __repr__(self) -> str:
         return f"<Learned, {self._file}: {len(self._known or ())} figures>"
 
     def of(self, key: str) -> Figure | None:
         """
-        What is known; reads the file the first time only.
+        What is known; reads the file the first time only, and is the same until something changes.
 
         :param key: what a run is started with; "" for what is not to be learned
         """
-        if self._known is None:
-            self._known = self._read() or {}
-        entry = self._known.get(key)
-        if entry is None:
-            return None
-        told = {name: held for name, held in entry.devices.items() if held.total}
-        return Figure(
-            devices={name: held.total for name, held in told.items()},
-            partial=frozenset(name for name, held in told.items() if held.base is None),
-            peak={name: held.peak for name, held in entry.devices.items() if held.peak},
-            when=entry.when,
-            loads=entry.loads,
-        )
+        found = self._figures.get(key)
+        if found is None:
+            if self._known is None:
+                self._known = self._read() or {}
+            if key in self._known:
+                found = self._figures[key] = _figure(self._known[key])
+        return found
 
     def add(self, key: str, devices: Mapping[str, Held]) -> None:
         """
@@ -181,6 +177,7 @@ class Learned:
     def _before(self, key: str) -> tuple[Mapping[str, Held], int]:
         """What is known by now, other gateways' figures among it, and from how many loads."""
         self._known = self._read() or self._known or {}
+        self._figures.clear()
         entry = self._known.get(key)
         return (entry.devices, entry.loads) if entry else ({}, 0)
 
@@ -194,6 +191,17 @@ class Learned:
     def _read(self) -> dict[str, _Entry] | None:
         entries = self._file.read()
         return None if entries is None else {entry.key: entry for entry in entries}
+
+
+def _figure(entry: _Entry) -> Figure:
+    told = {name: held for name, held in entry.devices.items() if held.total}
+    return Figure(
+        devices={name: held.total for name, held in told.items()},
+        partial=frozenset(name for name, held in told.items() if held.base is None),
+        peak={name: held.peak for name, held in entry.devices.items() if held.peak},
+        when=entry.when,
+        loads=entry.loads,
+    )
 
 
 def _bounded(held: Held) -> Held:

@@ -61,7 +61,8 @@ class LearningTests(EngineCase):
         self.assertEqual(self.asked_now, [True])
 
     def test_lines_that_come_later_are_not_believed(self) -> None:
-        self.load()
+        run = self.load()
+        self.assertIsNone(run.output.told)
         self.child.say(b"0.1 I load_tensors: CPU model buffer size = 99999.00 MiB\n" * 3)
         self.child.end()
         self.assertEqual(self.known(), {HOST: 128})

@@ -40,6 +40,25 @@ def test_warnings_and_errors_are_shown_whoever_says_them() -> None:
     assert shown(said) == recorded.lines(said)
 
 
+def test_a_warning_is_shown_after_a_line_that_goes_on() -> None:
+    warning = b"0.2 W srv  send_error: something is wrong"
+    assert shown(
+        b"0.1 I slot launch_slot_: sampler params: \n\ttop_k = 40\n" + warning + b"\n"
+    ) == [warning]
+
+
+def test_lines_of_level_4_that_look_like_those_of_level_3_are_left_out() -> None:
+    assert (
+        shown(b"""\
+0.1 I srv  llama_server: n_parallel is set to auto, using n_parallel = 4 and kv_unified = true
+0.1 I slot print_timing: id  0 | task 0 |      acc per pos = (0.9)
+0.1 I slot launch_slot_: id  0 | task 0 |  - copying state to child 1
+0.1 I srv    load_model: context checkpoints disabled
+""")
+        == []
+    )
+
+
 def test_an_engine_s_last_words_are_shown_though_they_have_no_mark() -> None:
     said = b"0.1 I srv  update_slots: all slots are idle\nterminate called without an exception\n"
     assert shown(said) == [b"terminate called without an exception"]
