@@ -24,8 +24,11 @@ _log = Logger(namespace="llamagw")
 #: How many models a reload names at most, of each kind; and the lines that warnings of them take.
 _NAMED, _NOTES = 10, 2
 
-#: How many sets of models are told, and characters of a line of theirs.
-_SETS, _WIDTH = 8, 80
+#: How many sets of models are told.
+_SETS = 8
+
+#: Columns within which a line of figures stays.
+_WIDTH = 80
 
 #: Characters that are shown of a device's name, which may be a user's own.
 _DEVICE = 40

@@ -175,9 +175,11 @@ def together(config: Config, needs_of: NeedsOf, totals: Mapping[str, int]) -> To
     :param totals: bytes that each device has
     :return: None if nothing is counted
     """
+    if config.memory is None:
+        return None
     local = [model for model in config.models if not model.remote]
     models = {model.name: needs for model in local if (needs := needs_of(model))}
-    if config.memory is None or not models:
+    if not models:
         return None
     budget = budgets(config, totals)
     pinned = {model.name for model in local if model.pinned and model.name in models}

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.whole.harness import Gateway, model
+from tests.whole.harness import Gateway, model, wait_until
 
 #: Bytes that SmolLM2 takes with a context of 2048, as /proc says, and its buffer to compute with:
 #: 45 MiB of KV cache, 9 to compute with, 23 of the process.
@@ -41,3 +41,15 @@ def test_a_second_load_is_counted_with_what_the_first_has_taken(gateway: Gateway
     assert found["from"] == "learned"
     assert LEAST < found["devices"]["host"]["given"] < MOST
     assert "buffer size" not in gateway.log
+
+
+def test_an_idle_engine_forgets_and_answers_all_the_same() -> None:
+    gateway = Gateway([model("smol", idle_shrink_sec=1)], memory="auto")
+    try:
+        gateway.start()
+        assert gateway.chat("smol", 2).status == 200
+        wait_until(lambda: "tokens of prompts are erased" in gateway.log, "its slots are erased")
+        assert gateway.chat("smol", 2).status == 200
+        gateway.stop()
+    finally:
+        gateway.clean_up()
