@@ -79,7 +79,7 @@ def room(accounts: Any, models: Any, name: str) -> Room:
     :raises ValueError: when they are not as they should be
     """
     devices, loaded, back = {}, [], dict[str, int]()
-    if not isinstance(accounts, list) or not accounts:
+    if not isinstance(accounts, dict) or not accounts:
         raise ValueError("memory is not counted there")
     for model in models:
         charge = model.get("charge")
@@ -90,15 +90,14 @@ def room(accounts: Any, models: Any, name: str) -> Room:
             back = charge
         else:
             loaded.append(Loaded(model["id"], charge, model.get("pinned") is True))
-    for account in accounts:
+    for device, account in accounts.items():
         keys = ("total", "budget", "ours", "others")
         figures = [number(account, key) for key in keys] if isinstance(account, dict) else [None]
         if None in figures:
             raise ValueError("memory is not counted there")
         total, budget, ours, others = (int(figure or 0) for figure in figures)
-        device = str(account.get("device"))
-        free = budget - max(others - (total - budget), 0) - ours + back.get(device, 0)
-        devices[device] = Device(budget, free)
+        taken = max(others - (total - budget), 0) + ours - back.get(device, 0)
+        devices[str(device)] = Device(budget, budget - taken)
     return Room(devices, loaded)
 
 

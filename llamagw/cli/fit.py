@@ -15,6 +15,7 @@ import click
 from llamagw.cli import places, show
 from llamagw.cli.client import Client, Failed, configured_url
 from llamagw.cli.remote import COMPLETION_PATIENCE, complete_name, json_option, print_json
+from llamagw.text import amount
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
@@ -372,7 +373,7 @@ def _told(asked: Asked, known: Known, gateway: Gateway, cells: list[Cell]) -> di
 
 
 def _text(asked: Asked, known: Known, gateway: Gateway, cells: list[Cell]) -> list[str]:
-    from llamagw.launch import amount, part_of, where
+    from llamagw.launch import part_of, where
 
     weights, kv = _weights_and_kv(asked, known)
     trained = _trained(asked, known)

@@ -17,7 +17,7 @@ from llamagw.launch.lifecycle import Lifecycle, make_lifecycle
 from llamagw.launch.output import Log
 from llamagw.launch.probes import Asks, Health, Probe
 from llamagw.launch.processes import Processes
-from llamagw.launch.together import Together, amount, budgets, part_of, taken, where
+from llamagw.launch.together import Together, budgets, part_of, taken, where
 
 __all__ = [
     "ENGINE",
@@ -41,7 +41,6 @@ __all__ = [
     "Run",
     "Together",
     "Watch",
-    "amount",
     "budgets",
     "default_folder",
     "make_lifecycle",

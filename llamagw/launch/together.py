@@ -19,7 +19,7 @@ from llamagw.config import Config, LocalModel
 from llamagw.launch.advice import Note
 from llamagw.launch.base import Need
 from llamagw.models import HOST
-from llamagw.text import harmless
+from llamagw.text import amount, harmless
 
 #: What a run of a model takes, in each place where it can be started; empty if it is not counted.
 NeedsOf: TypeAlias = Callable[[LocalModel], Sequence[Need]]
@@ -368,11 +368,6 @@ def _too_much(sizes: Mapping[str, int], budget: Mapping[str, int]) -> str:
 def where(device: str) -> str:
     """A device, for the end of a sentence: ``in RAM``, ``on CUDA0``."""
     return "in RAM" if device == HOST else f"on {harmless(device, _DEVICE)}"
-
-
-def amount(count: int) -> str:
-    """A number of bytes for people, such as ``14.2 GiB``."""
-    return f"{count / 2**30:.1f} GiB" if count >= 2**30 else f"{count / 2**20:.0f} MiB"
 
 
 def part_of(count: int, whole: int) -> str:

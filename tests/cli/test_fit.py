@@ -68,23 +68,23 @@ def test_the_place_for_which_fewest_have_to_go_is_taken() -> None:
 
 
 def test_what_more_than_is_theirs_others_hold_is_not_free() -> None:
-    account = {"device": "host", "total": 20, "budget": 16, "ours": 4, "others": 7}
-    assert room([account], [], "x").devices["host"] == Device(16, 9)
+    account = {"total": 20, "budget": 16, "ours": 4, "others": 7}
+    assert room({"host": account}, [], "x").devices["host"] == Device(16, 9)
 
 
 def test_the_model_itself_counts_as_if_it_were_not_loaded() -> None:
-    account = {"device": "host", "total": 20, "budget": 20, "ours": 12, "others": 0}
+    account = {"total": 20, "budget": 20, "ours": 12, "others": 0}
     models = [
         {"id": "x", "charge": {"host": 8}},
         {"id": "y", "charge": {"host": 4}, "pinned": True},
         {"id": "cold"},
     ]
-    found = room([account], models, "x")
+    found = room({"host": account}, models, "x")
     assert found.devices["host"].free == 16
     assert found.loaded == [Loaded("y", {"host": 4}, True)]
 
 
-@pytest.mark.parametrize("accounts", [None, [], {}, [1], [{"device": "host", "total": "x"}]])
+@pytest.mark.parametrize("accounts", [None, [], {}, {"host": 1}, {"host": {"total": "x"}}])
 def test_a_gateway_that_does_not_tell_of_its_memory_is_seen(accounts: Any) -> None:
     with pytest.raises(ValueError, match="not counted"):
         room(accounts, [], "x")
@@ -173,9 +173,9 @@ def test_a_table_of_contexts_and_slots() -> None:
 def test_what_has_to_go_is_named(gateway: type[Gateway]) -> None:
     configured()
     gateway.answers = True
-    gateway.memory = [
-        {"device": "host", "total": 1 << 30, "budget": 300 << 20, "ours": 256 << 20, "others": 0}
-    ]
+    mib = 1 << 20
+    account = {"total": 1 << 30, "budget": 300 * mib, "ours": 256 * mib, "others": 0}
+    gateway.memory = {"host": account}
     lines = run("t").stdout.splitlines()
     assert "Free for http://localhost:8000: 44 of 300 MiB in RAM." in lines
     assert "Loaded: other (256 MiB)." in lines
@@ -204,6 +204,12 @@ def test_a_smaller_cache_takes_less() -> None:
         for more in ("", "--cache-type q8_0")
     ]
     assert 0 < sizes[1] < sizes[0]
+
+
+def test_what_the_configuration_says_that_it_takes_does_not_hide_the_rows() -> None:
+    configured(models=[{"name": "m", "model_path": "tiny.gguf", "memory": "1GB"}])
+    fits = json.loads(run("m --json").stdout)["fits"]
+    assert len({cell["devices"]["host"] for cell in fits}) > 3
 
 
 def test_a_context_of_the_extra_args_does_not_hide_the_rows() -> None:

@@ -6,6 +6,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llamagw.fleet.shrink import Shrink
+from tests.fleet.test_dispatch import DispatcherCase
 
 
 class ShrinkTests(SynchronousTestCase):
@@ -51,3 +52,29 @@ class ShrinkTests(SynchronousTestCase):
     def test_nothing_is_left_when_it_is_stopped(self) -> None:
         self.shrink.stop()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+
+class InstanceTests(DispatcherCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.make(limit=1, health_check_sec=10**6)
+        self.make_with(self.change("a", idle_shrink_sec=60))
+
+    def test_an_idle_engine_forgets_and_stays(self) -> None:
+        self.have_lease("a").release()
+        self.clock.advance(59.9)
+        self.assertEqual(self.probe.erased, [])
+        self.clock.advance(0.1)
+        self.assertEqual(self.probe.erased, [self.engine("a").port])
+        self.assertEqual(self.engine("a").asked, [])
+
+    def test_a_busy_one_does_not(self) -> None:
+        self.have_lease("a")
+        self.clock.pump([60] * 5)
+        self.assertEqual(self.probe.erased, [])
+
+    def test_nothing_is_asked_of_one_that_has_ended(self) -> None:
+        self.have_lease("a").release()
+        self.engine("a").end()
+        self.clock.pump([60] * 5)
+        self.assertEqual(self.probe.erased, [])
