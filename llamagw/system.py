@@ -121,6 +121,21 @@ def memory_in_use() -> tuple[int, int]:
     return total, max(total - max(free, 0), 0)
 
 
+def oom_kills() -> int:
+    """
+    How many processes the kernel has killed for want of memory since the machine was started.
+
+    Those of all control groups (``oom_kill`` in /proc/vmstat, Linux 4.13 and later).
+
+    :return: 0 where that is not told
+    """
+    with contextlib.suppress(OSError, ValueError), open(_VMSTAT, encoding="ascii") as file:
+        for line in file:
+            if line.startswith("oom_kill "):
+                return int(line.split()[1])
+    return 0
+
+
 class _Group(NamedTuple):
     """
     A control group that limits memory.
@@ -135,6 +150,9 @@ class _Group(NamedTuple):
 
 #: Where Linux tells of control groups, and of those that this process is in.
 _CGROUP, _OWN_GROUPS = "/sys/fs/cgroup", "/proc/self/cgroup"
+
+#: Where Linux tells of its memory management, in lines of a name and a number.
+_VMSTAT = "/proc/vmstat"
 
 #: Groups are nested no deeper than this; each costs a read.
 _DEEPEST = 32

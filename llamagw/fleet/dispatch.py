@@ -40,6 +40,7 @@ from llamagw.fleet.lease import Lease, Waiter
 from llamagw.fleet.ledger import Account
 from llamagw.fleet.memory import MemoryWatch
 from llamagw.fleet.model import Status, Why
+from llamagw.fleet.needs import more_than
 from llamagw.fleet.registry import LaunchersOf, Registry, freest
 from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
@@ -377,11 +378,12 @@ class Dispatcher:
         elif isinstance(event, LoadFailed):
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
+            charge = self.scheduler.models[key].charge
             self._run(
                 self.scheduler.exited(key, event.failure, now, event.hold, event.out_of_memory)
             )
-            if event.out_of_memory and key in self.scheduler.models:
-                self._instances[key].launcher.fell_short(self.scheduler.models[key].raised)
+            if event.out_of_memory and charge is not None:
+                self._instances[key].launcher.fell_short(more_than(charge))
             self._registry.forget(key)
             self._unloaded(key)
         elif isinstance(event, Recovered):

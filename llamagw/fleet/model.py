@@ -7,7 +7,7 @@ Changed by scheduler.py only. What follows from it is decided there, and in room
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 from llamagw.errors import GatewayError
@@ -108,7 +108,7 @@ class Model:
         #: What it is counted with while it is in memory; None if its bytes are not counted.
         self.charge: Need | None = None
         #: Bytes by device that a run of it turned out to need, until it is loaded.
-        self.raised: Mapping[str, int] = {}
+        self.raised: dict[str, int] = {}
         #: Its last load failed for want of memory, and is tried once more.
         self.short = False
         #: Is to be loaded though the figures say that it does not fit.

@@ -44,8 +44,9 @@ a *charge*.
     that hold some there are stopped, or busy ones close.
 15. A model that would not fit even if all went that can go is refused at once, unless it is asked
     for all the same: then it is counted with what it can have.
-16. A load that fails for want of memory is tried once more with a quarter more, if others could go
-    that hold memory where it needs some; its waiters stay. The second time it has failed.
+16. A load that fails for want of memory is tried once more, if others could go that hold memory
+    where it needs some: counted with a quarter more, and with so much that one of them has to go.
+    Its waiters stay. The second time it has failed.
 
 Of idle models as few as possible go (3), and only if they suffice with what is about to become
 free. Within its patience a request may be overtaken by one that fits in what is free; after it,
@@ -102,13 +103,14 @@ from llamagw.fleet.actions import (
     shutting_down,
     unloaded_by_force,
 )
-from llamagw.fleet.books import Capacity, total
+from llamagw.fleet.books import Books, Capacity, total
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
-from llamagw.fleet.needs import Lack, lacks_forever
+from llamagw.fleet.needs import Lack, lacks_forever, more_than
 from llamagw.fleet.plan import make_plan
 from llamagw.fleet.room import Room, is_closing
 from llamagw.fleet.shortage import never_fits, ran_out
 from llamagw.launch import Need
+from llamagw.models import HOST
 
 __all__ = [
     "Action",
@@ -589,8 +591,19 @@ class Scheduler:
         )
 
     def _raise(self, model: Model, charge: Need) -> None:
-        """Count its next run with a quarter more than was too little (16)."""
-        model.raised = {device: size * 5 // 4 for device, size in charge.devices.items()}
+        """
+        Count its next run with a quarter more than was too little, and with more than it had (16).
+
+        It could have had all that nobody else held on its GPUs; on the host, if it uses none.
+        """
+        model.raised = more_than(charge)
+        used = {device for device, size in charge.devices.items() if size}
+        held = Books(one.charge for one in self.room.in_memory if one is not model)
+        for device in used - {HOST} or used:
+            capacity = (self.room.capacity or {}).get(device)
+            if capacity is not None and held.taken.get(device):
+                had = capacity.room - held.taken[device]
+                model.raised[device] = max(model.raised[device], had + 1)
 
     # The decisions
 

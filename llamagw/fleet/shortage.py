@@ -38,7 +38,8 @@ def never_fits(model: Model, lacks: Sequence[Lack]) -> GatewayError:
     helps = _helps((lack.device for lack in lacks), pinned, any(lack.others for lack in lacks))
     return InsufficientMemory(
         f"The model `{harmless(model.name, _NAME_LENGTH)}` does not fit into memory: "
-        f"{'; '.join(parts)}. {helps}",
+        f"{'; '.join(parts)}. {helps} If it takes less in truth, say so with `memory:` of the "
+        "model.",
         param="model",
         retry_after=_OTHERS_SEC if others_only else None,
     )
@@ -54,9 +55,10 @@ def ran_out(model: Model, charge: Need, failure: GatewayError) -> GatewayError:
     counted = " and ".join(
         f"{amount(size)} on {device}" for device, size in total(charge).items() if size
     )
+    by = ", as its `memory:` says" if charge.source == "config" else ""
     return InsufficientMemory(
         f"{failure.message.rstrip('.')}. It ran out of memory, though it was counted with "
-        f"{counted}. {_helps(charge.devices, (), True)}",
+        f"{counted}{by}. {_helps(charge.devices, (), True)}",
         param="model",
         retry_after=failure.retry_after,
     )
@@ -89,7 +91,4 @@ def _helps(devices: Iterable[str], pinned: Sequence[str], others: bool) -> str:
         ways.append(f"unpinning {names}")
     if others:
         ways.append("ending what else takes memory there")
-    return (
-        f"What would help: {', '.join(ways)}. If it takes less in truth, say so with `memory:` of "
-        "the model."
-    )
+    return f"What would help: {', '.join(ways)}."

@@ -46,6 +46,7 @@ from llamagw.launch.processes import Processes
 from llamagw.launch.quiet import Quiet, is_wanted
 from llamagw.launch.slots import make_folder
 from llamagw.launch.sockets import Listener
+from llamagw.launch.wants import Wants
 from llamagw.net import Address
 from llamagw.text import harmless
 
@@ -253,6 +254,7 @@ class LocalRun:
         command = masked(engine)
         _log.info("starting {name} on port {port}", name=model.name, port=port)
         _log.debug("{name} is run by: {command}", name=model.name, command=command)
+        self._wants = Wants(self._need)
         protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
         env = model.env if key is None else {**model.env, KEY_VARIABLE: key}
         try:
@@ -271,6 +273,10 @@ class LocalRun:
 
     def _ended(self, how: str, code: int | None) -> None:
         self._cancel_kill()
+        wanting = None
+        if not (self._stopping or self._moving):
+            wanting = self._wants.why(how, self.output.recent, not self._seen)
+        how += wanting or ""
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
         again = (
             not self._stopping
@@ -282,7 +288,9 @@ class LocalRun:
         self.pid = None
         if again:
             return self._spawn()
-        self._over(Exit(how, self._verdict or self.output.last_words(), code))
+        # What was said in passing explains nothing where the kernel's count does.
+        cause = self._verdict or ("" if wanting else self.output.last_words())
+        self._over(Exit(how, cause, code, out_of_memory=wanting is not None))
 
     def _found_its_port_taken(self) -> bool:
         """

@@ -897,7 +897,8 @@ class EndTests(EngineCase):
         self.child.say(b"0.00.1 E srv: out of memory\n")
         self.child.end(1)
         self.assertEqual(
-            self.backend.exits, [Exit("exited with status 1", "srv: out of memory", 1)]
+            self.backend.exits,
+            [Exit("exited with status 1", "srv: out of memory", 1, out_of_memory=True)],
         )
         self.reactor.advance(60)
         self.assertEqual(len(self.backend.exits), 1)
