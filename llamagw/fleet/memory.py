@@ -127,17 +127,18 @@ class MemoryWatch:
         return accounts(self._devices(), self._config, self._held(), books.taken)
 
     def _turn(self) -> None:
-        self._next = None
-        assert self._config is not None, "it is on"
+        config = self._config
+        assert config is not None, "it is on"
+        # First, so that a failure does not end it.
+        wanted = bool(self._scheduler.room.wanting)
+        self._next = self._clock.callLater(SOON_SEC if wanted else EVERY_SEC, self._turn)
         for instance in list(self._instances.values()):
             own = _own(instance, self._scheduler)
             if own is not None:
                 now = self._clock.seconds()
                 self._run(self._scheduler.measured(instance.key, own, now))
-        capacity = capacities(self._devices(), self._config, self._held())
+        capacity = capacities(self._devices(), config, self._held())
         self._run(self._scheduler.memory(capacity, self._clock.seconds()))
-        wanted = bool(self._scheduler.room.wanting)
-        self._next = self._clock.callLater(SOON_SEC if wanted else EVERY_SEC, self._turn)
 
     def _held(self) -> dict[str, int]:
         """Bytes of their own that our runs hold, by device; on a GPU, what they are charged."""
