@@ -6,6 +6,7 @@ Text and log lines only; when they are due is for service.py (in the log) and ta
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -14,7 +15,7 @@ from twisted.logger import Logger
 
 from llamagw import __version__
 from llamagw.config import Config, LocalModel, base_url, is_loopback, physical_cores, shown_address
-from llamagw.launch import Note
+from llamagw.launch import Note, Together, part_of, where
 from llamagw.models import HOST, Estimate
 from llamagw.text import harmless
 
@@ -22,6 +23,12 @@ _log = Logger(namespace="llamagw")
 
 #: How many models a reload names at most, of each kind; and the lines that warnings of them take.
 _NAMED, _NOTES = 10, 2
+
+#: How many sets of models are told.
+_SETS = 8
+
+#: Columns within which a line of figures stays.
+_WIDTH = 80
 
 #: Characters that are shown of a device's name, which may be a user's own.
 _DEVICE = 40
@@ -149,7 +156,11 @@ def new_notes(notes: Sequence[Note], old: Config, new: Config) -> list[Note]:
 
 
 def summary(
-    path: str, config: Config, notes: Sequence[Note], needs: Mapping[str, Estimate | None]
+    path: str,
+    config: Config,
+    notes: Sequence[Note],
+    needs: Mapping[str, Estimate | None],
+    together: Together | None = None,
 ) -> str:
     """
     What would be served, for ``--check``.
@@ -158,6 +169,7 @@ def summary(
     :param config: the configuration
     :param notes: what is to be said of its models; none is a fault
     :param needs: how much memory they take, by name; None if that is not known
+    :param together: which of them fit into memory together; None if that is not counted
     :return: several lines
     """
     local = [model for model in config.models if not model.remote]
@@ -174,6 +186,7 @@ def summary(
         lines += [f"  {model.name}: {model.model_path}", f"      {_settings(model)}"]
         lines += _memory(needs.get(model.name))
         lines += [f"      {n.grade}: {n.key} {n.message}" for n in notes if n.model == model.name]
+    lines += _together(together)
     if remote:
         lines.append("and pass on what is for these, which live elsewhere:")
     for other in remote:
@@ -182,6 +195,35 @@ def summary(
     if config.default_model is not None:
         lines.append(f"A request that names no model gets {config.default_model}.")
     return "\n".join(lines)
+
+
+def _together(found: Together | None) -> Iterator[str]:
+    """Which models fit into memory together."""
+    if found is None or found.of == 1:
+        return
+    if not found.sets:
+        counts = f"{found.least} to {found.most}" if found.least < found.most else f"{found.most}"
+        those = ", the fewer the larger they are" if found.least < found.most else ""
+        yield f"{counts} of {found.of} fit into memory together{those}."
+        return
+    yield "These fit into memory together:"
+    for one in found.sets[:_SETS]:
+        sizes = [
+            f"{part_of(size, found.budget[device])} {where(device)}"
+            for device, size in one.taken.items()
+            if size and device in found.budget
+        ]
+        told = f"({', '.join(sizes)})" if sizes else ""
+        yield textwrap.fill(
+            f"{' + '.join(one.names)} {told}",
+            _WIDTH,
+            initial_indent="  ",
+            subsequent_indent="      ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    if len(found.sets) > _SETS:
+        yield f"  and {len(found.sets) - _SETS} more sets"
 
 
 def _memory(need: Estimate | None) -> Iterator[str]:

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from llamagw.api import Metrics
     from llamagw.fleet import Dispatcher
-    from llamagw.launch import Note
+    from llamagw.launch import Note, Together
     from llamagw.models import Estimate
     from llamagw.observe import Telemetry
     from llamagw.proxy import Limits
@@ -125,13 +125,15 @@ class Options(usage.Options):
         defer_hangups(note)
 
 
-def check(path: str) -> tuple[Config, list[Note], dict[str, Estimate | None]]:
+def check(
+    path: str,
+) -> tuple[Config, list[Note], dict[str, Estimate | None], Together | None]:
     """
     Check a configuration, and all that it refers to on this machine.
 
     :param path: the YAML file
-    :return: the configuration, what is to be said of its models, and how much memory each local one
-        takes; None if that is not known
+    :return: the configuration, what is to be said of its models, how much memory each local one
+        takes (None if that is not known), and which fit together
     :raises ConfigError: with every fault
     """
     from twisted.internet import reactor
@@ -162,7 +164,7 @@ def check(path: str) -> tuple[Config, list[Note], dict[str, Estimate | None]]:
     faults += [Fault(path, None, n.place, n.message) for n in notes if n.grade == "fault"]
     if faults:
         raise ConfigError(with_lines(faults))
-    return config, notes, known.needs(config)
+    return config, notes, known.needs(config), known.together(config)
 
 
 def makeService(options: Options) -> IService:

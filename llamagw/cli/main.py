@@ -1,7 +1,7 @@
 """
 The `llamagw` command, and those of its subcommands that need no running gateway: check, init,
-completion. Those that serve are in serve.py, those that ask a gateway in remote.py, activity.py and
-top.py.
+completion. Those that serve are in serve.py, those that ask a gateway in remote.py, activity.py,
+fit.py and top.py.
 
 Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 3 not running in
 the background, 130 ended by Ctrl-C. Results go to stdout, everything else to stderr. What only one
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamagw import __version__
-from llamagw.cli import activity, remote, serve, show, top
+from llamagw.cli import activity, fit, remote, serve, show, top
 from llamagw.cli.places import CONFIG
 from llamagw.cli.remote import json_option, print_json
 from llamagw.cli.serve import config_argument, needed
@@ -90,17 +90,20 @@ def check(context: click.Context, config: str | None, as_json: bool) -> None:
 
     path = os.path.abspath(needed(config, as_json))
     try:
-        loaded, notes, needs = examine(path)
+        loaded, notes, needs, together = examine(path)
     except ConfigError as error:
         if as_json:
-            print_json({"ok": False, "faults": [_told(f) for f in error.faults], "models": []})
+            faults = [_told(fault) for fault in error.faults]
+            print_json({"ok": False, "faults": faults, "models": [], "together": []})
         else:
             click.echo(str(error), err=True)
         context.exit(1)
     if as_json:
-        print_json({"ok": True, "faults": [], "models": _served(loaded, notes, needs)})
+        sets = [one.names for one in together.sets] if together else []
+        models = _served(loaded, notes, needs)
+        print_json({"ok": True, "faults": [], "models": models, "together": sets})
     else:
-        click.echo(summary(path, loaded, notes, needs))
+        click.echo(summary(path, loaded, notes, needs, together))
 
 
 def _told(fault: Fault) -> dict[str, Any]:
@@ -259,5 +262,5 @@ for command in (serve.run, serve.stop, serve.reload, serve.status):
     cli.add_command(command)
 for command in (remote.ps, remote.load, remote.unload, remote.pin, remote.unpin, remote.logs):
     cli.add_command(command)
-for command in (activity.activity, activity.cancel, top.top):
+for command in (activity.activity, activity.cancel, top.top, fit.fit):
     cli.add_command(command)

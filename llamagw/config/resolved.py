@@ -119,6 +119,7 @@ class RemoteModel(_Model, frozen=True, kw_only=True):
     pinned: ClassVar[bool] = False
     preload: ClassVar[bool] = False
     idle_unload_sec: ClassVar[float] = 0
+    idle_shrink_sec: ClassVar[float] = 0
     # Only its servers know its file and its context.
     model_path: ClassVar[str] = ""
     context_size: ClassVar[None] = None

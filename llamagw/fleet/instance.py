@@ -17,13 +17,14 @@ from twisted.logger import Logger
 
 from llamagw.config import Config, ModelConfig
 from llamagw.errors import GatewayError
+from llamagw.fleet.shrink import Shrink
 from llamagw.launch import (
+    Asks,
     Exit,
     Health,
     Launcher,
     Lifecycle,
     Need,
-    Probe,
     Run,
     Watch,
     make_lifecycle,
@@ -144,10 +145,11 @@ class Instance:
     :param key: its handle in the scheduler
     :param model: the configuration of its model
     :param launcher: starts its runs
-    :param probe: sends the health checks
+    :param probe: sends the health checks, and has an idle engine forget
     :param clock: the reactor, or a Clock
     :param settings: timeout and interval
-    :param is_busy: tells whether it has requests in flight
+    :param idle_since: tells since when it has no requests in flight, in seconds of the clock; None
+        while it has
     :param tell: called with each event
     :ivar life: its current run, from launch to exit; None without one
     :ivar exit_code: exit status of its last run; None if that was killed
@@ -158,10 +160,10 @@ class Instance:
         key: str,
         model: ModelConfig,
         launcher: Launcher,
-        probe: Probe,
+        probe: Asks,
         clock: IReactorTime,
         settings: Settings,
-        is_busy: Callable[[], bool],
+        idle_since: Callable[[], float | None],
         tell: Callable[[Event], object],
     ) -> None:
         self.key = key
@@ -172,9 +174,10 @@ class Instance:
         self._probe = probe
         self._clock = clock
         self._settings = settings
-        self._is_busy = is_busy
+        self._idle_since = idle_since
         self._tell = tell
         self._idle_timer: IDelayedCall | None = None
+        self._shrink: Shrink | None = None
         self._health: Health | None = None
         self._last_progress: object = None
         #: Errors logged since it was last ready; None if it never was ready.
@@ -257,7 +260,7 @@ class Instance:
 
         While it is idle the token stays the same: its activity may be due to the health check.
         """
-        if self.life is not None and self._is_busy():
+        if self.life is not None and self._idle_since() is None:
             self._last_progress = self.life.moved, self.life.run.progress()
         return self._last_progress
 
@@ -272,7 +275,27 @@ class Instance:
         if self.model.idle_unload_sec:
             # One timer per ready instance, which checks when it fires: requests do not reset it.
             self.start_idle_timer(self.model.idle_unload_sec)
+        if self.model.idle_shrink_sec:
+            self._shrink = Shrink(
+                self._clock, self.model.idle_shrink_sec, self._idle_since, self._forget
+            )
         self._tell(Loaded(self.key))
+
+    def _forget(self) -> None:
+        """Have the engine forget earlier prompts."""
+        if self.life is None:
+            return
+
+        def forgot(tokens: int) -> None:
+            if tokens:
+                _log.info(
+                    "{name} was idle for {seconds:g} s: {tokens} tokens of prompts are erased",
+                    name=self.model.name,
+                    seconds=self.model.idle_shrink_sec,
+                    tokens=tokens,
+                )
+
+        self._probe.erase(self.life.run.address).addCallback(forgot)
 
     def load_failed(self, error: GatewayError) -> None:
         _log.error("{error}", error=error.message)
@@ -284,6 +307,9 @@ class Instance:
         if self._idle_timer is not None:
             self._idle_timer.cancel()
             self._idle_timer = None
+        if self._shrink is not None:
+            self._shrink.stop()
+            self._shrink = None
         if failure is not None and failure.retry_after:
             self._complain(failure.message)
         self._tell(Exited(self.key, failure, hold, exit.out_of_memory))

@@ -8,6 +8,7 @@ is the scheduler's decision; names are resolved by catalogue.py.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
@@ -102,7 +103,7 @@ class Registry:
                 self._probe,
                 self._clock,
                 settings,
-                is_busy=lambda of_scheduler=of_scheduler: of_scheduler.in_flight > 0,  # type: ignore[misc]
+                idle_since=partial(_idle_since, of_scheduler),
                 tell=self._tell,
             )
             self.instances[key], self.entries[key] = instance, entry
@@ -115,6 +116,11 @@ class Registry:
         if key not in self._scheduler.models:
             self.instances.pop(key, None)
             self.entries.pop(key, None)
+
+
+def _idle_since(model: Model) -> float | None:
+    """Since when it has no requests in flight (s, of the clock); None while it has."""
+    return None if model.in_flight else model.last_used or 0.0
 
 
 def freest(entry: Entry, models: Mapping[str, Model], failed: Sequence[Lease] = ()) -> Instance:

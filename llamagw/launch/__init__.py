@@ -17,6 +17,7 @@ from llamagw.launch.lifecycle import Lifecycle, make_lifecycle
 from llamagw.launch.output import Log
 from llamagw.launch.probes import Asks, Health, Probe
 from llamagw.launch.processes import Processes
+from llamagw.launch.together import Together, budgets, part_of, taken, where
 
 __all__ = [
     "ENGINE",
@@ -38,7 +39,12 @@ __all__ = [
     "Processes",
     "Reading",
     "Run",
+    "Together",
     "Watch",
+    "budgets",
     "default_folder",
     "make_lifecycle",
+    "part_of",
+    "taken",
+    "where",
 ]

@@ -8,7 +8,7 @@ keeps a model from being launched but flags that its engine does not have.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -16,7 +16,8 @@ from msgspec.structs import replace
 
 from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.command import unknown_flags
-from llamagw.models import Estimate, Facts
+from llamagw.launch.listing import Listed
+from llamagw.models import HOST, Estimate, Facts
 
 #: A ``fault`` is one for ``llamagw check``; a ``hint`` is of interest there only.
 Grade: TypeAlias = Literal["fault", "warning", "hint"]
@@ -64,6 +65,27 @@ class Note(NamedTuple):
         return self.place.rpartition(".")[2]
 
 
+def device_faults(config: Config, devices: Sequence[Listed] | None) -> list[Fault]:
+    """
+    The devices in ``memory`` that there are not.
+
+    :param config: has it
+    :param devices: as the engine lists them; None if that is not known
+    """
+    names = [device.name for device in devices or () if not device.unified]
+    known = " and ".join([HOST, *names])
+    return [
+        Fault(
+            config.path,
+            None,
+            f"memory.{name}",
+            f"there is no such device; llama-server --list-devices has {known}",
+        )
+        for name in config.memory or ()
+        if devices is not None and name not in (HOST, *names)
+    ]
+
+
 def flag_faults(config: Config, known: Mapping[str, bool]) -> list[Fault]:
     """
     The flags in ``extra_args`` that the engine does not have.
@@ -87,19 +109,22 @@ def notes(config: Config, facts: Mapping[str, Facts], memory: int, need: Need) -
 
     :param config: has the models
     :param facts: by path; models whose files were not read have none
-    :param memory: of this machine, in bytes
+    :param memory: of this machine, in bytes; looked at where memory is not counted, as together.py
+        judges otherwise
     :param need: how much of it each takes
     """
     return [
         Note(grade, model.name, f"models[{index}].{key}", message)
         for index, model in enumerate(config.models)
         if not model.remote and model.model_path in facts
-        for grade, key, message in _of(model, facts[model.model_path], memory, need)
+        for grade, key, message in _of(
+            model, facts[model.model_path], memory if config.memory is None else None, need
+        )
     ]
 
 
 def _of(
-    model: LocalModel, facts: Facts, memory: int, need: Need
+    model: LocalModel, facts: Facts, memory: int | None, need: Need
 ) -> Iterator[tuple[Grade, str, str]]:
     if facts.problem:
         yield "fault", "model_path", facts.problem
@@ -111,7 +136,8 @@ def _of(
             f"is {model.context_size}, and the model was trained for {facts.trained}; what it "
             f"writes beyond that may make no sense",
         )
-    yield from _memory(model, facts, memory, need)
+    if memory is not None:
+        yield from _memory(model, facts, memory, need)
     yield from _use(model, facts)
 
 

@@ -20,6 +20,7 @@ from llamagw.apart import Commands
 from llamagw.config import CACHE_MB, LocalModel, masked_arguments
 from llamagw.launch.base import Need
 from llamagw.launch.ports import LOOPBACK
+from llamagw.launch.slots import SAVE_FLAG, save_folder
 
 _log = Logger(namespace="llamagw.process")
 
@@ -154,6 +155,9 @@ def command_line(
     if counted and not _in_environment(model, _VERBOSITY_VARIABLES):
         verbosity = [flag for flag in _VERBOSITY if flag in known]
         flags += [(flag, _TELLS_OF_MEMORY) for flag in verbosity[:1]]
+    if model.idle_shrink_sec and not _saves_slots(model):
+        # Without it, the engine erases no slot.
+        flags.append((SAVE_FLAG, save_folder()))
     command = [binary]
     for flag, value in flags:
         if not known or flag in known:
@@ -164,6 +168,11 @@ def command_line(
 def _in_environment(model: LocalModel, variables: Collection[str]) -> bool:
     """Whether an engine has one of these variables, from its model or from the gateway."""
     return any(name in model.env or name in os.environ for name in variables)
+
+
+def _saves_slots(model: LocalModel) -> bool:
+    """Whether a model's own settings say where its slots are saved."""
+    return any(word.replace("_", "-") == SAVE_FLAG for word in model.extra_args)
 
 
 def _tells_of_fit(model: LocalModel) -> bool:

@@ -25,6 +25,7 @@ from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
 from llamagw.launch.described import described
+from llamagw.launch.slots import idle_slots, tokens_erased
 from llamagw.net import WORDS, Address, in_words
 from llamagw.text import harmless
 
@@ -83,6 +84,10 @@ class HttpProbe:
 
         return self._get(address, "/metrics").addCallback(body)
 
+    def erase(self, address: Address) -> Deferred[int]:
+        """See `Asks.erase`."""
+        return ensureDeferred(self._erase(address))
+
     async def _healthy(self, address: Address) -> bool:
         try:
             answer = await self._health(address)
@@ -126,6 +131,19 @@ class HttpProbe:
             return await self._get(address, "/v1/models")
         return answer
 
+    async def _erase(self, address: Address) -> int:
+        erased = 0
+        try:
+            listed = await self._get(address, "/slots")
+            for slot in idle_slots(listed.body):
+                path = f"/slots/{slot}?action=erase"
+                answer = await self._get(address, path, b"POST")
+                erased += tokens_erased(answer.body)
+        except Exception:
+            # It is busy after all, has ended, or has no such endpoint: there is nothing to do.
+            pass
+        return erased
+
     async def _describe(self, address: Address) -> dict[str, Any]:
         try:
             status, _, body = await self._get(address, "/v1/models")
@@ -134,12 +152,12 @@ class HttpProbe:
             # Any failure means that there is no description.
             return {}
 
-    def _get(self, address: Address, path: str) -> Deferred[_Answer]:
+    def _get(self, address: Address, path: str, method: bytes = b"GET") -> Deferred[_Answer]:
         # The timeout covers the body too: a server may stall within its answer.
-        request = ensureDeferred(self._request(address, path))
+        request = ensureDeferred(self._request(address, path, method))
         return request.addTimeout(PROBE_TIMEOUT, self._reactor)
 
-    async def _request(self, address: Address, path: str) -> _Answer:
+    async def _request(self, address: Address, path: str, method: bytes) -> _Answer:
         endpoint = _Endpoint(self._connect(address))
         agent = Agent.usingEndpointFactory(self._reactor, _To(endpoint))
         headers = Headers()
@@ -147,7 +165,8 @@ class HttpProbe:
             headers.addRawHeader("Authorization", f"Bearer {address.api_key}")
         try:
             # Not treq's request, which would accept compressed bodies: their size is unbounded.
-            response = await agent.request(b"GET", f"{address.url}{path}".encode("ascii"), headers)
+            url = f"{address.url}{path}".encode("ascii")
+            response = await agent.request(method, url, headers)
             body = await treq.content(response)
         except CancelledError:
             endpoint.abort()

@@ -16,15 +16,16 @@ from twisted.logger import Logger
 
 from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
-from llamagw.launch.advice import Note, flag_faults, notes
+from llamagw.launch.advice import Note, device_faults, flag_faults, notes
 from llamagw.launch.base import Need
 from llamagw.launch.charge import Machine, Place
 from llamagw.launch.command import command_line, known_flags, library_path
-from llamagw.launch.devices import aliases, engine_environment
+from llamagw.launch.devices import aliases, engine_environment, totals
 from llamagw.launch.flags import Asked, asked, need
 from llamagw.launch.listing import Listed, list_devices
 from llamagw.launch.placement import Placement, elsewhere, visible
-from llamagw.models import Estimate, Facts, Figure, absent, stamp
+from llamagw.launch.together import Together, problems, together
+from llamagw.models import HOST, Estimate, Facts, Figure, absent, stamp
 from llamagw.system import machine_memory
 
 _log = Logger(namespace="llamagw")
@@ -108,7 +109,10 @@ class Known:
 
         :param config: one that was `read`
         """
-        return flag_faults(config, self.flags(config.llama_server_path))
+        faults = flag_faults(config, self.flags(config.llama_server_path))
+        faults += device_faults(config, self._devices.get(config.llama_server_path))
+        notes = [note for note in self._never(config) if note.grade == "fault"]
+        return faults + [Fault(config.path, None, note.place, note.message) for note in notes]
 
     def notes(self, config: Config) -> list[Note]:
         """
@@ -116,7 +120,23 @@ class Known:
 
         :param config: one that was `read`
         """
-        return notes(config, self._facts, machine_memory(), partial(self._need, config))
+        found = notes(config, self._facts, machine_memory(), partial(self._need, config))
+        return found + [note for note in self._never(config) if note.grade != "fault"]
+
+    def together(self, config: Config) -> Together | None:
+        """
+        Which models fit into memory together.
+
+        :param config: one that was `read`
+        :return: None if nothing is counted
+        """
+        return together(config, partial(self.places_of, config), self.totals(config))
+
+    def _never(self, config: Config) -> list[Note]:
+        """What is to be said of models that never fit into memory."""
+        if config.memory is None:
+            return []
+        return [*problems(config, partial(self.places_of, config), self.totals(config))]
 
     def needs(self, config: Config) -> dict[str, Estimate | None]:
         """
@@ -140,9 +160,17 @@ class Known:
         :return: by name; empty for a model of whose file too little is known
         """
         models = [model for model in config.models if not model.remote]
-        return {
-            model.name: [place.need for place in self._placed(config, model)] for model in models
-        }
+        return {model.name: self.places_of(config, model) for model in models}
+
+    def places_of(self, config: Config, model: LocalModel) -> list[Need]:
+        """
+        What a model's engine takes, in each of the places where it can be, the best first.
+
+        :param config: one that was `read`
+        :param model: one of its local models
+        :return: empty if too little is known of its file
+        """
+        return [place.need for place in self._placed(config, model)]
 
     def placement(self, config: Config, model: LocalModel) -> Placement:
         """
@@ -215,6 +243,15 @@ class Known:
         """
         return self._devices.get(binary, [])
 
+    def facts(self, path: str) -> Facts | None:
+        """
+        What is known of a model's files.
+
+        :param path: of the first one
+        :return: None if they were not read
+        """
+        return self._facts.get(path)
+
     def problem(self, path: str) -> str:
         """
         Why a model cannot be loaded; reads no file.
@@ -223,6 +260,14 @@ class Known:
         :return: "" if nothing is known against it, or it has changed since it was read
         """
         return absent(path) or (self._facts[path].problem if self._is_read(path) else "")
+
+    def totals(self, config: Config) -> dict[str, int]:
+        """
+        How much memory there is, in bytes by name of the device.
+
+        :param config: one that was `read`
+        """
+        return {HOST: machine_memory(), **totals(self.devices(config.llama_server_path))}
 
 
 def _build(binary: str, flags: Mapping[str, bool]) -> str:

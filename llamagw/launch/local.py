@@ -45,6 +45,7 @@ from llamagw.launch.ports import LOOPBACK
 from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
 from llamagw.launch.quiet import Quiet, is_wanted
+from llamagw.launch.slots import make_folder
 from llamagw.launch.sockets import Listener
 from llamagw.launch.wants import Wants
 from llamagw.models import Figure
@@ -232,6 +233,8 @@ class LocalRun:
         if problem:
             return self._not_started(problem)
         try:
+            if model.idle_shrink_sec:
+                make_folder()
             port = processes.ports.take()
         except OSError as error:
             return self._not_started(str(error))

@@ -43,6 +43,13 @@ class Asks(Protocol):
     def metrics(self, address: Address) -> Deferred[bytes | None]:
         """Fires with its metrics in Prometheus' format, None if it has none; may fail."""
 
+    def erase(self, address: Address) -> Deferred[int]:
+        """
+        Have the slots that are idle forget their prompts; never fails.
+
+        Fires with how many tokens those were.
+        """
+
     def describe(self, address: Address) -> Deferred[dict[str, Any]]:
         """Fires with what described.py takes from its list of models; never fails, {} for none."""
 

@@ -825,9 +825,7 @@ class ReasonTests(DispatcherCase):
         for name in "ab":
             self.have_lease(name).release()
         self.dispatcher.apply(replace(self.dispatcher.config, max_loaded_models=1))
-        self.assertEqual(
-            self.said(), ["stopping a: more is in memory than there is room for"]
-        )
+        self.assertEqual(self.said(), ["stopping a: more is in memory than there is room for"])
 
     def test_because_nobody_uses_it(self) -> None:
         self.make_with(self.change("a", idle_unload_sec=300))

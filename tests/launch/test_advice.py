@@ -10,7 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from llamagw.config import LocalModel
-from llamagw.launch.advice import MOST_FAULTS, Note, flag_faults, notes
+from llamagw.launch.advice import MOST_FAULTS, Note, device_faults, flag_faults, notes
+from llamagw.launch.listing import Listed
 from llamagw.models import HOST, Estimate, Facts, Parts
 from llamagw.models.facts import Kind
 from tests.support.configs import configuration, local_model, remote_model
@@ -161,3 +162,13 @@ def test_a_model_for_another_use_is_a_hint() -> None:
         said_so = f"have {flag}, and nothing in its file says that the model is made for {kind}"
         assert reverse.message == said_so
     assert said(MODEL._replace(kind="embeddings"), env={"LLAMA_ARG_EMBEDDINGS": "1"}) == []
+
+
+def test_a_budget_for_a_device_that_there_is_not_is_a_fault() -> None:
+    config = configuration(local_model("a"), memory={"host": "8GB", "CUDA1": "8GB"})
+    listed = [Listed("CUDA0", "A card", 2**30), Listed("Metal", "Apple", 2**30, unified=True)]
+    [fault] = device_faults(config, listed)
+    assert fault.place == "memory.CUDA1"
+    assert "host and CUDA0" in fault.message
+    assert device_faults(config, None) == [], "nothing was listed"
+    assert device_faults(configuration(local_model("a"), memory="auto"), listed) == []

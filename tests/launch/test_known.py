@@ -49,6 +49,20 @@ def test_a_file_is_read_again_only_when_it_has_changed(
     assert known.notes(config) == []
 
 
+def test_a_model_that_never_fits_is_a_fault_only_where_memory_is_counted(
+    tmp_path: Path, asked: list[list[str]]
+) -> None:
+    path, known = tmp_path / "a.gguf", Known()
+    tensors = ("token_embd.weight", "blk.0.attn_k.weight", "blk.1.attn_k.weight")
+    path.write_bytes(gguf_bytes(tensors=tensors))
+    off = configuration(local_model("a", str(path)))
+    known.read(off, Commands())
+    assert known.faults(off) == []
+    [fault] = known.faults(configuration(*off.models, memory={"host": "9MB"}))
+    assert fault.place.startswith("models[0].")
+    assert known.faults(configuration(*off.models, memory="auto")) == []
+
+
 def test_what_is_missing_is_looked_for_each_time(tmp_path: Path, asked: list[list[str]]) -> None:
     path, known = tmp_path / "a.gguf", Known()
     config = configuration(local_model("a", str(path)))

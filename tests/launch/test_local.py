@@ -44,6 +44,7 @@ from llamagw.launch.local import LOOK_AGAIN_SEC, LocalLauncher, LocalRun
 from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Output
 from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
+from llamagw.launch.slots import SAVE_FLAG, save_folder
 from llamagw.launch.sockets import Listener
 from llamagw.models import HOST, Figure, Learned, look_at
 from tests.models.support import gguf_bytes
@@ -124,6 +125,15 @@ class CommandLineTests(SynchronousTestCase):
         older = command_line("x", made, 1, ALL - {"--kv-unified"})
         self.assertEqual(value(older, "--ctx-size"), "3000")
         self.assertNotIn("--kv-unified", older)
+
+    def test_an_engine_that_is_to_forget_can_erase_its_slots(self) -> None:
+        known = ALL | {SAVE_FLAG}
+        self.assertNotIn(SAVE_FLAG, command_line("x", model(), 1, known))
+        shrinks = model(idle_shrink_sec=60)
+        self.assertEqual(value(command_line("x", shrinks, 1, known), SAVE_FLAG), save_folder())
+        self.assertNotIn(SAVE_FLAG, command_line("x", shrinks, 1, ALL))
+        own = model(idle_shrink_sec=60, extra_args=["--slot_save-path", "/kv"])
+        self.assertNotIn(SAVE_FLAG, command_line("x", own, 1, known))
 
     def test_the_cache_of_prompts_is_limited_as_the_model_says(self) -> None:
         known = ALL | {"--cache-ram"}

@@ -454,3 +454,38 @@ class DiagnosisTests(SynchronousTestCase):
 def answer(status: int, *headers: str) -> bytes:
     lines = [f"HTTP/1.1 {status} So", *headers, "Content-Length: 0", "", ""]
     return "\r\n".join(lines).encode()
+
+
+class EraseTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.reactor = MemoryReactorClock()
+        probe = HttpProbe(self.reactor, Connector(self.reactor))
+        self.erased = probe.erase(HERE)
+
+    def answer(self, body: bytes, status: bytes = b"200 OK") -> bytes:
+        """Answer the latest request; returns its first line."""
+        (_, _, factory, _, _) = self.reactor.tcpClients[-1]
+        protocol: Any = factory.buildProtocol(IPv4Address("TCP", HERE.host, HERE.port))
+        transport = StringTransportWithDisconnection()
+        transport.protocol = protocol
+        protocol.makeConnection(transport)
+        head = b"HTTP/1.1 %s\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+        protocol.dataReceived(head + body)
+        sent: bytes = transport.value()
+        return sent.partition(b"\r\n")[0]
+
+    def test_each_idle_slot_is_erased_and_no_other(self) -> None:
+        slots = b'[{"id":0,"is_processing":true},{"id":1,"is_processing":false}]'
+        self.assertEqual(self.answer(slots), b"GET /slots HTTP/1.1")
+        asked = self.answer(b'{"id_slot":1,"n_erased":602}')
+        self.assertEqual(asked, b"POST /slots/1?action=erase HTTP/1.1")
+        self.assertEqual(self.successResultOf(self.erased), 602)
+        self.assertEqual(len(self.reactor.tcpClients), 2)
+
+    def test_an_engine_that_cannot_is_left_alone(self) -> None:
+        self.answer(b'{"error":{"code":501}}', b"501 Not Implemented")
+        self.assertEqual(self.successResultOf(self.erased), 0)
+
+    def test_one_that_does_not_answer_is_left_alone(self) -> None:
+        self.reactor.advance(60)
+        self.assertEqual(self.successResultOf(self.erased), 0)

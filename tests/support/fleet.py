@@ -200,6 +200,8 @@ class FakeProbe:
         self.series_asked = 0
         self.series_later: Deferred[None] | None = None
         #: How backends describe their models.
+        #: The ports of engines that were to forget.
+        self.erased: list[int] = []
         self.said: dict[str, Any] = {"meta": {"n_ctx": 512}}
 
     def metrics(self, address: Address) -> Deferred[bytes | None]:
@@ -214,6 +216,10 @@ class FakeProbe:
 
         self.series_later.addCallback(fire)
         return answer
+
+    def erase(self, address: Address) -> Deferred[int]:
+        self.erased.append(address.port)
+        return succeed(602)
 
     def diagnose(self, address: Address) -> Deferred[str | None]:
         self.diagnosed.append(address.host)

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tests.whole.harness import CHAT, Gateway, in_threads, model, question
+from tests.whole.harness import CHAT, Gateway, in_threads, model, question, wait_until
 
 #: Bytes that SmolLM2 takes with a context of 2048, as /proc says, and its buffer to compute with:
 #: 45 MiB of KV cache, 9 to compute with, 23 of the process.
@@ -55,7 +55,7 @@ def small_machine() -> Iterator[Gateway]:
     """A gateway that may use little, and whose models do not share what they map from a file."""
     keys: dict[str, Any] = {"parallel": 2, "prompt_cache_mb": 64, "extra_args": ["--no-mmap"]}
     models = [model(name, **keys) for name in NAMES]
-    models.append(model("huge", **{**keys, "context_size": 65536}))
+    models.append(model("huge", **{**keys, "context_size": 16384}))
     gateway = Gateway(models, memory={"host": BUDGET})
     try:
         gateway.start()
@@ -82,8 +82,13 @@ def test_as_many_are_loaded_as_fit_and_none_is_killed(small_machine: Gateway) ->
     assert "killed" not in small_machine.log
 
 
-def test_one_that_never_fits_is_refused_with_the_figures(small_machine: Gateway) -> None:
+def test_one_that_pinned_ones_keep_out_is_refused_with_the_figures(small_machine: Gateway) -> None:
+    for name in NAMES[:2]:
+        small_machine.ask("POST", "/models/pin", {"model": name, "pinned": True})
+        assert small_machine.chat(name, 2).status == 200
     reply = small_machine.chat("huge", 2)
+    for name in NAMES[:2]:
+        small_machine.ask("POST", "/models/pin", {"model": name, "pinned": False})
     error = reply.json()["error"]
     assert (reply.status, error["code"]) == (503, "insufficient_memory")
     assert "GiB may be used there" in error["message"]
@@ -102,3 +107,15 @@ def test_what_grows_in_use_was_counted_from_the_start(small_machine: Gateway) ->
     if used is not None:  # told on Linux only
         assert used <= charged
     assert charges(small_machine)["a"] == charged
+
+
+def test_an_idle_engine_forgets_and_answers_all_the_same() -> None:
+    gateway = Gateway([model("smol", idle_shrink_sec=1)], memory="auto")
+    try:
+        gateway.start()
+        assert gateway.chat("smol", 2).status == 200
+        wait_until(lambda: "tokens of prompts are erased" in gateway.log, "its slots are erased")
+        assert gateway.chat("smol", 2).status == 200
+        gateway.stop()
+    finally:
+        gateway.clean_up()
