@@ -36,10 +36,11 @@ def never_fits(model: Model, lacks: Sequence[Lack]) -> GatewayError:
         lack.need + sum(size for _, size in lack.pinned) <= lack.budget for lack in lacks
     )
     helps = _helps((lack.device for lack in lacks), pinned, any(lack.others for lack in lacks))
+    name = harmless(model.name, _NAME_LENGTH)
     return InsufficientMemory(
-        f"The model `{harmless(model.name, _NAME_LENGTH)}` does not fit into memory: "
-        f"{'; '.join(parts)}. {helps} If it takes less in truth, say so with `memory:` of the "
-        "model.",
+        f"The model `{name}` does not fit into memory: {'; '.join(parts)}. {helps} What fits is "
+        f"told by `llamagw fit`. If it takes less in truth, say so with `memory:` of the model, or "
+        f"try it with `llamagw load --anyway`.",
         param="model",
         retry_after=_OTHERS_SEC if others_only else None,
     )

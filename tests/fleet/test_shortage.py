@@ -18,6 +18,8 @@ def test_a_model_that_never_fits_is_told_how_much_it_needs_and_how_much_there_is
     assert "`big`" in error.message
     assert "20.0 GiB on host, and 15.0 GiB may be used there." in error.message
     assert "smaller context_size" in error.message
+    assert "llamagw fit" in error.message
+    assert "--anyway" in error.message
     assert error.retry_after is None, "it never will"
 
 
