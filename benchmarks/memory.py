@@ -338,7 +338,7 @@ def main() -> None:
         folder = Path(name)
         loaded = models(small, folder)
         chats = {name: path for name, path in loaded.items() if "zeros" not in name}
-        text = DOC.read_text()
+        tables = {}
         for what, cases in {
             "cpu": on_cpu(binary, loaded, folder),
             "dry": dry(binary, folder),
@@ -357,8 +357,12 @@ def main() -> None:
                 if of:
                     made = summary(of)
                     print(f"{title}\n{made}", flush=True)
-                    text = put(text, title, made)
+                    tables[title] = made
         if options.write:
+            # Read now: it may have been edited in the minutes that this takes.
+            text = DOC.read_text()
+            for title, made in tables.items():
+                text = put(text, title, made)
             DOC.write_text(text)
 
 

@@ -26,6 +26,9 @@ _NAMED, _NOTES = 10, 2
 #: Characters that are shown of a device's name, which may be a user's own.
 _DEVICE = 40
 
+#: Columns within which a line of figures stays.
+_WIDTH = 80
+
 #: How many of the other places are named where a model may be.
 _PLACES = 4
 
@@ -205,15 +208,19 @@ def _memory(need: Estimate | None) -> Iterator[str]:
                 ("process", parts.process),
                 ("cache", parts.cache),
                 ("margin", parts.margin),
-                ("its own", parts.given),
+                ("the rest", parts.given),
             )
             if round(part / size, digits)
         ]
         # What there is in one part only is its own sum.
-        sum_of = f"{' + '.join(told)} = " if len(told) > 1 or not parts.given else ""
-        total = f"{parts.total / size:.{digits}f} {unit}"
+        sum_of = f"{' + '.join(told)} =" if len(told) > 1 or not parts.given else ""
         where = "in RAM" if name == HOST else f"on {harmless(name, _DEVICE)}"
-        yield f"      {sum_of}{total} {where} ({source})"
+        total = f"{parts.total / size:.{digits}f} {unit} {where} ({source})"
+        if len(sum_of) + len(total) < _WIDTH - 6:
+            yield f"      {f'{sum_of} {total}'.strip()}"
+        else:
+            yield f"      {sum_of}"
+            yield f"          {total}"
     if need.elsewhere:
         others = [harmless(other, 2 * _DEVICE) for other in need.elsewhere[:_PLACES]]
         more = len(need.elsewhere) - len(others)

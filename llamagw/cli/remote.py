@@ -217,7 +217,7 @@ def _with_charges(
 def _account(account: dict[str, Any]) -> str:
     """Who has what of a device."""
     sizes = {key: show.size(account[key]) for key in ("ours", "budget", "others", "free")}
-    return "{device}: {ours} of {budget} charged, {others} others', {free} free".format(
+    return "{device}: {ours} of {budget} charged, {others} held by others, {free} free".format(
         device=account["device"], **sizes
     )
 

@@ -80,7 +80,7 @@ def in_words(stop: Stop, idle_sec: float, stays: bool) -> str:
     if stop.why is Why.ROOM:
         if stop.room_for:
             return f" to make room for {stop.room_for}"
-        return ": more models are in memory than max_loaded_models"
+        return ": more is in memory than there is room for"
     if stop.why is Why.RELOAD:
         return f": {'changed' if stays else 'removed'} by a reload"
     return {

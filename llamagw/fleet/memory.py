@@ -127,7 +127,8 @@ class MemoryWatch:
         return accounts(self._devices(), self._config, self._held(), books.taken)
 
     def _turn(self) -> None:
-        assert self._config is not None, "it is on"
+        config = self._config
+        assert config is not None, "it is on"
         # First, so that a failure does not end it.
         wanted = bool(self._scheduler.room.wanting)
         self._next = self._clock.callLater(SOON_SEC if wanted else EVERY_SEC, self._turn)
@@ -136,7 +137,7 @@ class MemoryWatch:
             if own is not None:
                 now = self._clock.seconds()
                 self._run(self._scheduler.measured(instance.key, own, now))
-        capacity = capacities(self._devices(), self._config, self._held())
+        capacity = capacities(self._devices(), config, self._held())
         self._run(self._scheduler.memory(capacity, self._clock.seconds()))
 
     def _held(self) -> dict[str, int]:

@@ -11,47 +11,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from itertools import chain
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import msgspec
 from msgspec.structs import replace
 
 from llamagw.launch.base import Need
 from llamagw.launch.flags import CACHE_MB, Asked
-from llamagw.models import HOST, Estimate, Facts, Parts
+from llamagw.models import HOST, Estimate, Facts, Figure, Parts
 
 #: What is added to an estimate, on each device: a part of it, and at least so many bytes.
 MARGIN, LEAST_MARGIN = 0.05, 128 * 2**20
 
 #: What is added to a figure that was learned.
 LEARNED_MARGIN = 0.02
-
-
-class Figure(Protocol):
-    """What was learned of earlier runs, as `llamagw.models` has it."""
-
-    @property
-    def devices(self) -> Mapping[str, int]:
-        """Bytes that a run has as its own when it is ready; without a device of which none told."""
-
-    @property
-    def partial(self) -> frozenset[str]:
-        """The devices of which what the driver takes for a process is not in it."""
-
-    @property
-    def when(self) -> float:
-        """The last load, in seconds since the epoch."""
-
-    def need(self, cache: int) -> Mapping[str, int]:
-        """
-        Bytes that a run has as its own, by name of the device.
-
-        :param cache: that its cache of earlier prompts may grow to
-        """
-
-
-#: What was learned, by key; None if nothing was.
-Learned = Callable[[str], Figure | None]
 
 
 class Machine(NamedTuple):
@@ -106,6 +79,10 @@ def charge(
     """
     whole = _folded(found, real)
     whole.rough |= asks.cache < 0
+    # Two models of the same file map it once.
+    twice = whole.host.mapped - sum(found.files.values())
+    whole.host.weights -= twice
+    whole.host.mapped -= twice
     cache = asks.cache if asks.cache >= 0 else CACHE_MB * 2**20
     whole.host.cache = cache
     for parts in whole.devices.values():

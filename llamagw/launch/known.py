@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import ChainMap
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 from twisted.logger import Logger
@@ -18,13 +18,13 @@ from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
 from llamagw.launch.advice import Note, flag_faults, notes
 from llamagw.launch.base import Need
-from llamagw.launch.charge import Learned, Machine, Place
+from llamagw.launch.charge import Machine, Place
 from llamagw.launch.command import command_line, known_flags, library_path
 from llamagw.launch.devices import aliases, engine_environment
 from llamagw.launch.flags import Asked, asked, need
 from llamagw.launch.listing import Listed, list_devices
-from llamagw.launch.placement import elsewhere, places, visible
-from llamagw.models import Estimate, Facts, absent, stamp
+from llamagw.launch.placement import Placement, elsewhere, visible
+from llamagw.models import Estimate, Facts, Figure, absent, stamp
 from llamagw.system import machine_memory
 
 _log = Logger(namespace="llamagw")
@@ -41,7 +41,7 @@ class Known:
     :ivar version: another one when something else is known than before
     """
 
-    def __init__(self, learned: Learned = lambda _: None) -> None:
+    def __init__(self, learned: Callable[[str], Figure | None] = lambda _: None) -> None:
         self.learned = learned
         self.version = 0
         self._flags: dict[str, Mapping[str, bool]] = {}
@@ -140,22 +140,23 @@ class Known:
         :return: by name; empty for a model of whose file too little is known
         """
         models = [model for model in config.models if not model.remote]
-        return {model.name: self.places_of(config, model) for model in models}
+        return {
+            model.name: [place.need for place in self._placed(config, model)] for model in models
+        }
 
-    def places_of(self, config: Config, model: LocalModel) -> list[Need]:
+    def placement(self, config: Config, model: LocalModel) -> Placement:
         """
-        What a model's engine takes, in each of the places where it can be, the best first.
+        The places where a model's engine can be.
 
         :param config: one that was `read`
         :param model: one of its local models
-        :return: empty if too little is known of its file
         """
-        return [place.need for place in self._placed(config, model)]
+        machine, flags = self._machine(config), self.flags(config.llama_server_path)
+        return Placement(self._asked(config, model), self._facts, machine, model, flags)
 
     def _placed(self, config: Config, model: LocalModel) -> list[Place]:
-        machine, flags = self._machine(config), self.flags(config.llama_server_path)
-        asks = self._asked(config, model)
-        return places(asks, self._facts, machine, model, self.learned, flags)
+        placement = self.placement(config, model)
+        return placement.places([self.learned(key) for key in placement.keys])
 
     def _machine(self, config: Config) -> Machine:
         binary = config.llama_server_path

@@ -40,12 +40,14 @@ from llamagw.launch.command import (
 from llamagw.launch.lesson import Lesson
 from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
+from llamagw.launch.placement import Placement
 from llamagw.launch.ports import LOOPBACK
 from llamagw.launch.probes import Readiness
 from llamagw.launch.processes import Processes
 from llamagw.launch.quiet import Quiet, is_wanted
 from llamagw.launch.sockets import Listener
 from llamagw.launch.wants import Wants
+from llamagw.models import Figure
 from llamagw.net import Address
 from llamagw.text import harmless
 
@@ -249,7 +251,8 @@ class LocalRun:
         self.output.quiet = Quiet() if is_wanted(engine, model.extra_args) else None
         self.output.told = None if self._lesson is None else self._lesson.begin()
         command = masked(engine)
-        _log.info("starting {name} on port {port}", name=model.name, port=port)
+        place = f" ({' '.join(self._need.flags)})" if self._need and self._need.flags else ""
+        _log.info("starting {name} on port {port}{place}", name=model.name, port=port, place=place)
         _log.debug("{name} is run by: {command}", name=model.name, command=command)
         self._wants = Wants(self._need)
         protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
@@ -345,9 +348,15 @@ class LocalLauncher:
         self._processes = processes
         self._model = model
         self._log = log
-        #: What its needs followed from, and those.
-        self._needs: tuple[object, Sequence[Need]] = None, ()
+        #: Where it can be, by what is known in that version.
+        self._placement: Placement | None = None
+        self._version = -1
+        #: What was learned of those places, and what follows.
+        self._learned: Sequence[Figure | None] = ()
+        self._needs: Sequence[Need] = ()
         self._told_unknown = False
+        #: What the last run that ended was started with.
+        self._ended: Need | None = None
 
     def __repr__(self) -> str:
         return f"<LocalLauncher {self._model.name}>"
@@ -357,22 +366,33 @@ class LocalLauncher:
         known, config = self._processes.known, self._processes.config
         if config.memory is None:
             return ()
-        learned = [known.learned(need.key) for need in self._needs[1]]
-        if self._needs[0] != (known.version, learned):
-            needs = known.places_of(config, self._model)
-            learned = [known.learned(need.key) for need in needs]
-            self._needs = (known.version, learned), needs
-            if not needs and not self._told_unknown and not known.problem(self._model.model_path):
-                self._told_unknown = True
+        placement, fresh = self._placement, self._version != known.version
+        if placement is None or fresh:
+            placement = self._placement = known.placement(config, self._model)
+            self._version = known.version
+        learned = [known.learned(key) for key in placement.keys]
+        if fresh or learned != self._learned:
+            self._learned = learned
+            self._needs = [place.need for place in placement.places(learned)]
+        if not self._needs and not self._told_unknown:
+            self._told_unknown = True
+            if not known.problem(self._model.model_path):
                 _log.warn(
                     "the memory of {name} is not counted: its file does not tell what it takes",
                     name=self._model.name,
                 )
-        return self._needs[1]
+        return self._needs
 
     def launch(self, ended: Callable[[Exit], None], need: Need | None = None) -> LocalRun:
         """See `Launcher.launch`."""
-        return LocalRun(self._processes, self._model, self._log, ended, need)
+        return LocalRun(
+            self._processes, self._model, self._log, partial(self._over, ended, need), need
+        )
+
+    def _over(self, ended: Callable[[Exit], None], need: Need | None, exit: Exit) -> None:
+        # Before anybody hears of it, who may start the next run elsewhere.
+        self._ended = need
+        ended(exit)
 
     def ready_line(self, seconds: float) -> str:
         """See `Launcher.ready_line`."""
@@ -384,10 +404,10 @@ class LocalLauncher:
 
     def fell_short(self, devices: Mapping[str, int]) -> None:
         """See `Launcher.fell_short`."""
-        for need in self.needs():
-            if need.key:
-                known = {name: size for name, size in devices.items() if name in need.devices}
-                self._processes.learned.raise_to(need.key, known)
+        need = self._ended
+        if need is not None and need.key:
+            known = {name: size for name, size in devices.items() if name in need.devices}
+            self._processes.learned.raise_to(need.key, known)
 
     def usual(self) -> float | None:
         """See `Launcher.usual`: from earlier loads, those before a restart too."""

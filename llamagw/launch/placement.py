@@ -15,9 +15,9 @@ from msgspec.structs import replace
 
 from llamagw.config import LocalModel
 from llamagw.launch.base import Need
-from llamagw.launch.charge import Learned, Machine, Place, charge, key
+from llamagw.launch.charge import Machine, Place, charge, key
 from llamagw.launch.flags import Asked, need
-from llamagw.models import HOST, Estimate, Facts, Flags, Parts
+from llamagw.models import HOST, Estimate, Facts, Figure, Flags, Parts
 
 #: How many places a model has at most, and for how many numbers of layers.
 MOST_PLACES, MOST_STEPS = 64, 16
@@ -82,59 +82,78 @@ def _seen(names: Mapping[str, str], kind: str, chosen: Sequence[str]) -> dict[st
     return others | {f"{kind}{number}": real for number, real in enumerate(found)}
 
 
-def places(
-    asks: Asked,
-    facts: Mapping[str, Facts],
-    machine: Machine,
-    model: LocalModel,
-    learned: Learned = lambda _: None,
-    known: Mapping[str, bool] | None = None,
-) -> list[Place]:
+class Placement:
     """
     The places where a model's engine can be started, the best first.
+
+    Takes up to some ms to be made, with ``gpu_layers: auto``; `places` takes a tenth of that.
 
     :param asks: what its command line says, with the GPUs that it sees (`visible`)
     :param facts: of files, by path
     :param machine: that it runs on
     :param model: as configured
-    :param learned: what is known from earlier runs
-    :param known: the engine's flags; None or empty if unknown
-    :return: `MOST_PLACES` at most; empty if too little is known of its file
+    :param known: the engine's flags; empty if unknown
     """
-    seen = visible(machine, model.env)
 
-    def real(name: str) -> str:
-        name = seen.names.get(name, name)
-        return machine.aliases.get(name, name)
+    def __init__(
+        self,
+        asks: Asked,
+        facts: Mapping[str, Facts],
+        machine: Machine,
+        model: LocalModel,
+        known: Mapping[str, bool],
+    ) -> None:
+        self._facts = facts
+        self._machine = machine
+        self._model = model
+        self._seen = visible(machine, model.env)
+        shape = facts[asks.files.model].shape if asks.files.model in facts else None
+        auto = model.gpu_layers == "auto" and "gpu_layers" not in asks.told
+        layers = len(shape.layers) + 1 if auto and shape is not None else None
+        choices = _Choices(asks, machine, self._seen, known)
+        self._estimated = [
+            (variant, key(variant.asks, facts, machine), found)
+            for variant in choices.variants(layers)
+            if (found := self._estimate(variant.asks)) is not None
+        ]
+        #: What is learned of each.
+        self.keys = [name for _, name, _ in self._estimated]
 
-    placing = _Placing(asks, machine, seen, known or {})
-    shape = facts[asks.files.model].shape if asks.files.model in facts else None
-    auto = model.gpu_layers == "auto" and "gpu_layers" not in asks.told
-    layers = len(shape.layers) + 1 if auto and shape is not None else None
-    found = []
-    variants = [*placing.variants(layers)]
-    for variant in variants:
-        estimated = need(variant.asks, facts)
-        if estimated is None:
-            if model.memory is None:
-                return []
-            used = variant.asks.flags.devices if variant.asks.flags.gpu_layers else ()
-            estimated = Estimate({name: Parts() for name in (HOST, *used)})
-        name = key(variant.asks, facts, machine)
-        place = Need(devices={}, flags=variant.flags, group=variant.group, key=name)
-        found.append(
+    def __repr__(self) -> str:
+        return f"<Placement of {self._model.name}: {len(self.keys)} places>"
+
+    def places(self, learned: Sequence[Figure | None]) -> list[Place]:
+        """
+        The places, with what the engine takes in each.
+
+        :param learned: what is known from earlier runs, for each of `keys`
+        :return: `MOST_PLACES` at most; empty if too little is known of the model's file
+        """
+        return [
             charge(
-                place,
-                estimated,
+                Need(devices={}, flags=variant.flags, group=variant.group, key=name),
+                found,
                 variant.asks,
-                real,
-                learned(name),
-                model.memory,
-                facts,
-                alone=len(variants) == 1,
+                self._real,
+                figure,
+                self._model.memory,
+                self._facts,
+                alone=len(self.keys) == 1,
             )
-        )
-    return found
+            for (variant, name, found), figure in zip(self._estimated, learned, strict=True)
+        ]
+
+    def _estimate(self, asks: Asked) -> Estimate | None:
+        found = need(asks, self._facts)
+        if found is None and self._model.memory is not None:
+            used = asks.flags.devices if asks.flags.gpu_layers else ()
+            return Estimate({name: Parts() for name in (HOST, *used)})
+        return found
+
+    def _real(self, name: str) -> str:
+        """The device whose memory it is, by an engine's name."""
+        name = self._seen.names.get(name, name)
+        return self._machine.aliases.get(name, name)
 
 
 def elsewhere(found: Sequence[Place]) -> Estimate | None:
@@ -154,14 +173,14 @@ def elsewhere(found: Sequence[Place]) -> Estimate | None:
 
 
 class _Variant(NamedTuple):
-    """What a command line asks in one of the places, and the flags by which it does."""
+    """What a command line asks in one of the places, and the flags by which it is there."""
 
     asks: Asked
     flags: tuple[str, ...]
     group: int
 
 
-class _Placing:
+class _Choices:
     """
     :param asks: what the command line says
     :param known: the engine's flags; empty if unknown

@@ -826,7 +826,7 @@ class ReasonTests(DispatcherCase):
             self.have_lease(name).release()
         self.dispatcher.apply(replace(self.dispatcher.config, max_loaded_models=1))
         self.assertEqual(
-            self.said(), ["stopping a: more models are in memory than max_loaded_models"]
+            self.said(), ["stopping a: more is in memory than there is room for"]
         )
 
     def test_because_nobody_uses_it(self) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from llamagw.launch.base import Need
 from llamagw.launch.charge import LEAST_MARGIN, Machine, Place, charge, key
 from llamagw.launch.flags import Asked, asked
-from llamagw.models import HOST, Estimate, Facts, Parts
+from llamagw.models import HOST, Estimate, Facts, Figure, Parts
 
 MIB = 2**20
 GIB = 2**30
@@ -21,17 +21,10 @@ FACTS = {"m": Facts("", STAMP, 8 * GIB)}
 MACHINE = Machine("b1", {"CUDA0": 24 * GIB})
 
 
-class Figure(NamedTuple):
-    devices: Mapping[str, int]
-    partial: frozenset[str] = frozenset()
-    peak: Mapping[str, int] = {}
-    when: float = 1000.0
-
-    def need(self, cache: int) -> dict[str, int]:
-        own = dict(self.devices)
-        if HOST in own:
-            own[HOST] += cache
-        return {n: max(own.get(n, 0), self.peak.get(n, 0)) for n in {**own, **self.peak}}
+def figure(
+    devices: Mapping[str, int], partial: tuple[str, ...] = (), peak: Mapping[str, int] = {}
+) -> Figure:
+    return Figure(devices, frozenset(partial), peak, when=1000.0, loads=1)
 
 
 def asks(*words: str) -> Asked:
@@ -45,7 +38,7 @@ def found() -> Estimate:
 
 
 def counted(
-    figure: Figure | None = None,
+    seen: Figure | None = None,
     memory: Mapping[str, int] | None = None,
     words: tuple[str, ...] = (),
     aliases: Mapping[str, str] = {},
@@ -55,7 +48,7 @@ def counted(
     def real(name: str) -> str:
         return aliases.get(name, name)
 
-    return charge(Need(devices={}), found(), asks(*words), real, figure, memory, facts, **more)
+    return charge(Need(devices={}), found(), asks(*words), real, seen, memory, facts, **more)
 
 
 def test_an_estimate_has_a_margin_on_each_device_but_not_for_the_cache() -> None:
@@ -76,6 +69,21 @@ def test_what_is_mapped_is_counted_by_file_and_not_as_its_own() -> None:
     assert parts == {"5:7": 1.5 * GIB, "5:8": 0.5 * GIB}
 
 
+def test_the_margin_of_a_large_estimate_is_not_of_its_cache_too() -> None:
+    large = replace(found(), devices={HOST: Parts(kv=10 * GIB)}, files={})
+    place = charge(Need(devices={}), large, asks("-cram", "8192"), str, None, None, FACTS)
+    assert place.estimate.host.margin == 512 * MIB
+
+
+def test_a_file_that_two_models_of_an_engine_map_is_counted_once() -> None:
+    host = Parts(weights=4 * GIB, mapped=4 * GIB, kv=GIB)
+    both = Estimate({HOST: host}, files={"m": 2 * GIB})
+    place = charge(Need(devices={}), both, asks(), str, None, None, FACTS)
+    assert (place.estimate.host.weights, place.estimate.host.mapped) == (2 * GIB, 2 * GIB)
+    assert place.need.devices[HOST] == GIB + LEAST_MARGIN + 256 * MIB
+    assert place.need.files == {"5:7": 2 * GIB}
+
+
 @pytest.mark.parametrize(("limit", "rough"), [("-1", True), ("0", False)])
 def test_a_cache_without_limit_is_counted_as_the_engines_own_default(
     limit: str, rough: bool
@@ -86,7 +94,7 @@ def test_a_cache_without_limit_is_counted_as_the_engines_own_default(
 
 
 def test_what_was_learned_replaces_the_estimate_but_neither_files_nor_cache() -> None:
-    place = counted(Figure({HOST: GIB, "CUDA0": 4 * GIB}))
+    place = counted(figure({HOST: GIB, "CUDA0": 4 * GIB}))
     assert place.need.devices == {
         HOST: round((GIB + 256 * MIB) * 1.02),
         "CUDA0": round(4 * GIB * 1.02),
@@ -96,22 +104,22 @@ def test_what_was_learned_replaces_the_estimate_but_neither_files_nor_cache() ->
 
 
 def test_what_was_learned_without_a_drivers_part_gets_the_estimate_of_that() -> None:
-    place = counted(Figure({HOST: GIB, "CUDA0": 4 * GIB}, frozenset({"CUDA0"})))
+    place = counted(figure({HOST: GIB, "CUDA0": 4 * GIB}, ("CUDA0",)))
     assert place.need.devices["CUDA0"] == round((4 * GIB + 300 * MIB) * 1.02)
 
 
 def test_a_device_that_is_learned_of_is_counted_though_none_was_expected_there() -> None:
-    assert counted(Figure({HOST: GIB, "CUDA1": GIB})).need.devices["CUDA1"] == round(GIB * 1.02)
+    assert counted(figure({HOST: GIB, "CUDA1": GIB})).need.devices["CUDA1"] == round(GIB * 1.02)
 
 
 def test_that_a_run_had_too_little_does_not_lower_an_estimate() -> None:
-    low = counted(Figure({}, peak={"CUDA0": GIB})).need.devices
+    low = counted(figure({}, peak={"CUDA0": GIB})).need.devices
     assert low == counted().need.devices
-    assert counted(Figure({}, peak={"CUDA0": 20 * GIB})).need.devices["CUDA0"] > 20 * GIB
+    assert counted(figure({}, peak={"CUDA0": 20 * GIB})).need.devices["CUDA0"] > 20 * GIB
 
 
 def test_what_is_configured_replaces_all_else_on_its_device() -> None:
-    place = counted(Figure({HOST: GIB}), {"": 7 * GIB})
+    place = counted(figure({HOST: GIB}), {"": 7 * GIB})
     assert place.need.devices["CUDA0"] == 7 * GIB
     assert place.need.devices[HOST] == round((GIB + 256 * MIB) * 1.02)
     assert place.need.source == "config"
@@ -128,7 +136,7 @@ def test_devices_with_the_same_memory_are_counted_together() -> None:
     place = counted(aliases={"CUDA0": HOST})
     assert {*place.need.devices} == {HOST}
     assert place.need.devices[HOST] > 9 * GIB
-    learned = counted(Figure({HOST: GIB, "CUDA0": 2 * GIB}), aliases={"CUDA0": HOST})
+    learned = counted(figure({HOST: GIB, "CUDA0": 2 * GIB}), aliases={"CUDA0": HOST})
     assert learned.need.devices == {HOST: round((3 * GIB + 256 * MIB) * 1.02)}
     given = counted(memory={"CUDA0": 5}, aliases={"CUDA0": HOST})
     assert given.need.devices == {HOST: 5}

@@ -10,15 +10,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 from unittest import mock
 
 from msgspec.structs import replace
 from twisted.internet.error import ProcessDone, ProcessExitedAlready, ProcessTerminated
 from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.task import Clock
+from twisted.logger import formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -45,7 +46,7 @@ from llamagw.launch.output import KEPT_LINES, LINE_BYTES, LINES_A_TURN, Log, Out
 from llamagw.launch.pipes import PIPE_GRACE_SEC, PIPE_GRACES
 from llamagw.launch.ports import LOOPBACK, Ports
 from llamagw.launch.sockets import Listener
-from llamagw.models import HOST, Learned, look_at
+from llamagw.models import HOST, Figure, Learned, look_at
 from tests.models.support import gguf_bytes
 from tests.support.configs import configuration, local_model
 from tests.support.fake_llama_server import GGUF_HEAD
@@ -695,7 +696,7 @@ class NeedsTests(EngineCase):
     def test_its_needs_are_made_anew_only_when_something_else_is_known(self) -> None:
         self.read()
         before = self.starts.needs()
-        with mock.patch.object(self.known, "places_of", side_effect=AssertionError):
+        with mock.patch.object(self.known, "placement", side_effect=AssertionError):
             self.assertIs(self.starts.needs(), before)
         self.read()
         self.assertIsNot(self.starts.needs(), before)
@@ -703,9 +704,9 @@ class NeedsTests(EngineCase):
     def test_what_was_learned_counts_at_once(self) -> None:
         self.read()
         [before] = self.starts.needs()
-        learned: dict[str, Seen] = {}
+        learned: dict[str, Figure] = {}
         self.known.learned = learned.get
-        learned[before.key] = Seen()
+        learned[before.key] = Figure({HOST: 2**30}, frozenset(), {}, when=0, loads=1)
         [now] = self.starts.needs()
         self.assertEqual(now.source, "learned")
         self.assertEqual(now.key, before.key)
@@ -726,17 +727,6 @@ class NeedsTests(EngineCase):
         self.assertEqual([one for one in self.logged if "not counted" in one["log_format"]], [])
 
 
-class Seen(NamedTuple):
-    """A figure that was learned."""
-
-    devices: Mapping[str, int] = {HOST: 2**30}
-    partial: frozenset[str] = frozenset()
-    when: float = 0.0
-
-    def need(self, cache: int) -> dict[str, int]:
-        return {HOST: 2**30 + cache}
-
-
 class SpawnTests(EngineCase):
     def test_the_engine_runs_with_its_flags_on_a_port_of_its_own(self) -> None:
         engines = [self.launch(), self.launch()]
@@ -750,8 +740,11 @@ class SpawnTests(EngineCase):
     def test_it_is_started_in_the_place_that_there_is_room_for(self) -> None:
         need = Need(devices={"CUDA1": 1}, flags=("--device", "CUDA1"))
         starts = LocalLauncher(self.launcher, self.model, self.log)
+        logged = events_of(self)
         starts.launch(self.backend.ended, need)
         self.assertEqual(tuple(self.child.args[-2:]), need.flags)
+        said = [formatEvent(event) for event in logged]
+        self.assertIn("starting tiny on port 8081 (--device CUDA1)", said)
 
     def test_where_memory_is_counted_the_engine_is_told_so(self) -> None:
         self.launch()

@@ -123,13 +123,16 @@ class LearningTests(EngineCase):
         self.assertIn("buffer size", "\n".join(self.log.lines))
         self.assertEqual(self.known(), {HOST: 128})
 
-    def test_what_fell_short_is_counted_with_more_where_it_may_be(self) -> None:
-        places = [
-            Need(devices={HOST: 1, "CUDA0": 1}, key="on 0"),
-            Need(devices={HOST: 1, "CUDA1": 1}, key="on 1"),
-            Need(devices={HOST: 1}),
-        ]
-        self.patch(self.model_launcher, "needs", lambda: places)
-        self.model_launcher.fell_short({"CUDA0": 900 * MIB, HOST: 5 * MIB})
+    def test_what_fell_short_is_counted_with_more_where_it_was(self) -> None:
+        self.start(Need(devices={HOST: 1, "CUDA0": 1}, key="on 0"))
+        self.child.end()
+        self.start(Need(devices={HOST: 1, "CUDA1": 1}, key="on 1"))
+        self.model_launcher.fell_short({"CUDA0": 900 * MIB, HOST: 5 * MIB, "CUDA2": 7})
         self.assertEqual(self.known("on 0"), {"CUDA0": 900, HOST: 5})
-        self.assertEqual(self.known("on 1"), {HOST: 5})
+        self.assertIsNone(self.known("on 1"), "it was started since, and has not ended")
+
+    def test_what_is_not_counted_falls_short_of_nothing(self) -> None:
+        self.start(Need(devices={HOST: 1}))
+        self.child.end()
+        self.model_launcher.fell_short({HOST: 5 * MIB})
+        self.assertIsNone(self.known(""))

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 from llamagw.launch.charge import Machine, Place
 from llamagw.launch.command import command_line
 from llamagw.launch.flags import asked
-from llamagw.launch.placement import MOST_PLACES, elsewhere, places, visible
+from llamagw.launch.placement import MOST_PLACES, Placement, elsewhere, visible
 from llamagw.models import HOST, Facts
 from llamagw.models.shape import Layer
 from tests.models.support import SHAPE
@@ -36,7 +36,8 @@ def placed(
     model = local_model("m", "m.gguf", extra_args=["--cache-ram", "0", *extra], **keys)
     command = command_line("llama-server", model, 0, {}, counted=True)
     asks = asked(command, model.env, known, visible(machine, model.env).used)
-    return places(asks, facts, machine, model, known=known)
+    placement = Placement(asks, facts, machine, model, known)
+    return placement.places([None] * len(placement.keys))
 
 
 def where(found: list[Place]) -> list[tuple[tuple[str, ...], set[str], int]]:

@@ -162,6 +162,26 @@ def test_a_projector_is_on_the_first_gpu_if_there_is_one() -> None:
     assert on_cpu.rough
 
 
+def test_what_is_arranged_anew_or_not_mapped_is_the_engines_own(tmp_path: Path) -> None:
+    # Its layers are Q4_K, which is arranged anew, but for the norms; so is its output.
+    known = of(heads.LARGE["Llama 3.1 8B"], tmp_path)
+    found = estimate(known, Flags()).host
+    assert known.input <= found.mapped < known.input + 2 * MIB
+    assert found.own == found.total - found.mapped
+    plain = estimate(known, Flags(repack=False)).host
+    assert plain.mapped == plain.weights == found.weights
+    assert estimate(known, Flags(mapped=False)).host.mapped == 0
+    away = estimate(known, Flags(gpu_layers=999))
+    assert away.devices["GPU"].mapped == 0, "what is on a GPU is a copy"
+    assert away.host.mapped == known.input
+
+
+def test_what_is_not_arranged_anew_stays_mapped() -> None:
+    # Q4_1; the system saw 92 MiB of its file.
+    found = estimate(smollm2(), Flags()).host
+    assert found.mapped == found.weights
+
+
 def test_what_is_not_known_is_rough() -> None:
     assert estimate(replace(smollm2(), rough=True), Flags()).rough
     assert estimate(smollm2(), Flags(rough=True)).rough
