@@ -46,3 +46,6 @@ def test_a_load_that_ran_out_of_memory_is_told_what_it_was_counted_with() -> Non
     assert error.message.startswith("It was killed by SIGKILL. It ran out of memory")
     assert "3.0 GiB on host and 512 MiB on CUDA0" in error.message
     assert error.retry_after == 4
+    assert "memory:" not in error.message
+    need = Need(devices={"host": GIB}, source="config")
+    assert "a larger `memory:`" in ran_out(BIG, need, failure).message
