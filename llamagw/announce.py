@@ -85,7 +85,7 @@ def log_notes(notes: Sequence[Note]) -> None:
 
 def log_address(address: IAddress, config: Config) -> None:
     """
-    Log where the gateway listens, the URL for clients, and that there is no password.
+    Log where the gateway listens, the URL for clients, and that everybody may use it.
 
     :param address: what the port is bound to
     :param config: its `listen_addr`, which that was made from, says whether clients use TLS
@@ -98,9 +98,11 @@ def log_address(address: IAddress, config: Config) -> None:
     _log.info("listening on {where}; base URL: {base}/v1", where=where, base=base)
     if config.ui:
         _log.info("dashboard: {base}/ui/ in a browser; endpoints: docs/endpoints.md", base=base)
-    if not is_loopback(address):
+    if config.wants_keys:
+        _log.info("requests need a key; `llamagw keys list` has those of keys_file")
+    elif not is_loopback(address):
         _log.warn(
-            "no password: other machines can use it too; "
+            "no keys: other machines can use it too; `llamagw keys new` makes keys, "
             "listen_addr: 127.0.0.1:{port} keeps it to this one",
             port=getattr(address, "port", ""),
         )

@@ -136,6 +136,36 @@ def nearest(name: str, known: Collection[str]) -> str | None:
     return lowered[found[0]] if found else None
 
 
+class Unauthorized(GatewayError):
+    """
+    The request has no valid API key, and the server wants one (`keys`, `keys_file`); the message
+    says what is wrong with it.
+
+    :param invalid: whether there was a key
+    """
+
+    status = 401
+    type = "authentication_error"
+    code = "invalid_api_key"
+
+    def __init__(self, message: str, *, invalid: bool = False) -> None:
+        super().__init__(message)
+        self.invalid = invalid
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """``WWW-Authenticate`` too (RFC 6750)."""
+        why = b', error="invalid_token"' if self.invalid else b""
+        return [*super().headers(), (b"WWW-Authenticate", b'Bearer realm="llamagw"%b' % why)]
+
+
+class NotPermitted(GatewayError):
+    """The API key is valid, and lacks a right that the request needs; the message names it."""
+
+    status = 403
+    type = "permission_error"
+    code = "not_permitted"
+
+
 class NotAllowed(GatewayError):
     """
     A web page may not send this request, or it is not sent to a server with llamagw's own key; the

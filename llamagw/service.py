@@ -30,6 +30,7 @@ from llamagw.apart import Cancelled, Commands, describe_apart, lines_apart, load
 from llamagw.config import Config, ConfigError, Fault, is_loopback, speaks_tls, unmasked
 from llamagw.errors import ShuttingDown
 from llamagw.fleet import Dispatcher
+from llamagw.gate import Keyring, read_keyring
 from llamagw.launch import Leftovers, Note
 from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
 from llamagw.proxy import Site
@@ -55,12 +56,14 @@ class Reading(NamedTuple):
 
     :ivar config: the new configuration
     :ivar tls: certificate and key of its ``listen_addr``; None if that does not use TLS
+    :ivar keyring: the keys of clients; None without any
     :ivar changes: what it changes, in words
     :ivar notes: what is to be said of its new and changed models
     """
 
     config: Config
     tls: Tls | None
+    keyring: Keyring | None
     changes: str
     notes: list[Note]
 
@@ -86,6 +89,7 @@ class Gateway(Service):
     :param foreground: whether it runs in the foreground, for them too
     :param flush: called when the last request has ended; fires when all that is known of them has
         been told, or at least soon
+    :param keep: takes the keys of clients, when they have been read
     """
 
     name = "llamagw"
@@ -106,6 +110,7 @@ class Gateway(Service):
         transports: str,
         foreground: bool,
         flush: Callable[[], Deferred[None]] | None = None,
+        keep: Callable[[Keyring | None], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._site = site
@@ -122,6 +127,7 @@ class Gateway(Service):
         self._transports = transports
         self._foreground = foreground
         self._flush = flush
+        self._keep = keep
         self._endpoint: IStreamServerEndpoint | None = None
         self._port: IListeningPort | None = None
         #: What is to be said at the start.
@@ -143,6 +149,7 @@ class Gateway(Service):
         :raises CannotStart: when the port cannot be bound
         :raises ConfigError: when the engine cannot be called as configured
         """
+        self._keep(read_keyring(self._config))
         self._notes = self._prepare(self._config, self._commands)
         self._endpoint, self._port = self._listen(self._config)
 
@@ -289,13 +296,14 @@ class Gateway(Service):
         else:
             config = unmasked(config, old)
         try:
+            keyring = read_keyring(config)
             notes = (self._prepare if text is None else self._examine)(config, commands)
         except ConfigError as error:
             raise ConfigError(lines_apart(error.faults, commands, text)) from None
         changes = announce.changes(old, config)
         if tls is not None and config.listen_addr == old.listen_addr:
             changes += "; its certificate is read anew"
-        return Reading(config, tls, changes, announce.new_notes(notes, old, config))
+        return Reading(config, tls, keyring, changes, announce.new_notes(notes, old, config))
 
     def _adopt(self, reading: Reading) -> None:
         """
@@ -313,6 +321,7 @@ class Gateway(Service):
         if not renewed and config.listen_addr != old.listen_addr:
             self._endpoint, self._port = self._listen(config)
         self._config = config
+        self._keep(reading.keyring)
         self._apply(config)
         if self._port is not None and self._port is not port and port is not None:
             port.stopListening()

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
     from llamagw.api import Metrics
     from llamagw.fleet import Dispatcher
+    from llamagw.gate import Keyring
     from llamagw.launch import Note, Together
     from llamagw.models import Estimate
     from llamagw.observe import Telemetry
@@ -141,6 +142,7 @@ def check(
     from zope.interface import implementer
 
     from llamagw.apart import Commands
+    from llamagw.gate import read_keyring
     from llamagw.launch import Known
     from llamagw.models import Learned
 
@@ -152,6 +154,7 @@ def check(
     config = load(path)
     # Only Twisted itself can check an endpoint string.
     endpoint(reactor, config)
+    read_keyring(config)
     known = Known(Learned(state_folder()).of)
     # There is no log yet: what cannot be read is told here.
     globalLogPublisher.addObserver(warn)
@@ -219,6 +222,7 @@ def make_gateway(
     """
     from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
     from llamagw.fleet import Dispatcher
+    from llamagw.gate import Gate, Watch
     from llamagw.launch import (
         Durations,
         HttpProbe,
@@ -276,8 +280,17 @@ def make_gateway(
         trace=None if exporting is None else exporting.begin,
     )
 
+    gate = Gate()
+
+    def keep(keyring: Keyring | None) -> None:
+        gate.keyring = keyring
+        site.connections.gate = None if keyring is None else gate
+
+    watch = Watch(keep, reactor, in_thread)
+    reactor.callWhenRunning(lambda: watch.apply(config))
+
     def apply(config: Config) -> None:
-        for part in (connect, launchers, dispatcher, relay):
+        for part in (connect, launchers, dispatcher, relay, watch):
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
         activity.resize(config.activity_size)
@@ -299,6 +312,7 @@ def make_gateway(
         transports=transports,
         foreground=foreground,
         flush=None if exporting is None else exporting.stop,
+        keep=keep,
     )
     return gateway
 

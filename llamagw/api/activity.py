@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 from twisted.internet.interfaces import IReactorTime
 
 from llamagw.errors import BadRequest
-from llamagw.observe import Activity, Outcome
+from llamagw.observe import Activity, Outcome, Record
 from llamagw.proxy import Request, checked_name
 
 #: How many requests are told if the query does not say.
@@ -17,11 +18,17 @@ COUNT = 100
 _OUTCOMES = [outcome.value for outcome in Outcome]
 
 
-def entries(request: Request, activity: Activity, clock: IReactorTime) -> list[dict[str, Any]]:
+def entries(
+    request: Request,
+    activity: Activity,
+    clock: IReactorTime,
+    told: Callable[[Record], bool] | None = None,
+) -> list[dict[str, Any]]:
     """
     The requests that a query asks for: ``model``, ``status``, ``outcome``, ``since``, ``limit``.
 
     :param clock: whose seconds the records have
+    :param told: says which may be told; None for all
     :return: newest first
     :raises BadRequest: if a value is not what it should be
     """
@@ -35,6 +42,7 @@ def entries(request: Request, activity: Activity, clock: IReactorTime) -> list[d
         outcome=outcome,
         since=_number(request, "since", 0.0),
         count=int(_number(request, "limit", COUNT)),
+        told=told,
     )
 
 

@@ -158,17 +158,20 @@ class Live:
         # It ends when the gateway drains.
         feed.until_end(self._dispatcher.watch(told))
 
-    def told(self, request_id: str) -> dict[str, Any]:
+    def told(self, request_id: str, may: Callable[[Record], bool]) -> dict[str, Any]:
         """
         What is known of one request: the newest with this id, its content included.
 
+        :param may: says whether a request may be told of; one that may not is as if it were none
         :raises RequestNotFound: if it is neither under way nor among the last ones
         """
         now = self._clock.seconds()
         since_epoch = time.time() - now
         record = self._activity.find(request_id)
+        if record is not None and not may(record):
+            record = None
         told = None if record is None else self._activity.entry(record, since_epoch)
-        for request in self._with_id(request_id):
+        for request in self._with_id(request_id, may):
             record = request.record
             assert record is not None, "it is under way"
             waiting = request.waiting
@@ -181,14 +184,15 @@ class Live:
         told["captured"] = captured is not None
         return told if captured is None else {**told, **captured.told()}
 
-    def cancel(self, request_id: str) -> int:
+    def cancel(self, request_id: str, may: Callable[[Record], bool]) -> int:
         """
         End the requests with an id; their clients get `llamagw.errors.RequestCancelled`.
 
+        :param may: says which of them may be ended
         :return: how many there are; of many, some end a little later
         :raises RequestNotFound: if there was none
         """
-        found = [request for request in self._with_id(request_id) if request.unanswered]
+        found = [request for request in self._with_id(request_id, may) if request.unanswered]
         if not found:
             raise RequestNotFound(request_id, "under way")
         self._end(found)
@@ -201,11 +205,13 @@ class Live:
         if len(requests) > CANCELS_A_TURN:
             self._clock.callLater(0, self._end, requests[CANCELS_A_TURN:])
 
-    def _with_id(self, request_id: str) -> list[Request]:
+    def _with_id(self, request_id: str, may: Callable[[Record], bool]) -> list[Request]:
         return [
             request
             for request in self._under_way()
-            if request.record is not None and request.record.id == request_id
+            if request.record is not None
+            and request.record.id == request_id
+            and may(request.record)
         ]
 
     def _leave(self, feed: Feed) -> None:

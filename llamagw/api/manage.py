@@ -15,7 +15,7 @@ from msgspec import Struct
 from llamagw.api.feeds import Feeds, all_logs, as_text, last
 from llamagw.errors import BadRequest
 from llamagw.fleet import Dispatcher
-from llamagw.proxy import Request, by_query, checked_name
+from llamagw.proxy import Request, by_query, check_all, check_model, checked_name
 
 #: Maximum size, in bytes, of the body of an order to load, unload or pin, which only names a model.
 MOST_ACTION = 16 * 1024
@@ -52,6 +52,9 @@ class Pin(Struct):
     pinned: bool = True
 
 
+_Action = TypeVar("_Action", ModelAction, Pin)
+
+
 class Management:
     """
     Handles the requests of management.
@@ -73,7 +76,7 @@ class Management:
         :raises GatewayError: if the body is invalid, there is no such model, or it is known that
             the model cannot be loaded
         """
-        action = _action(request, ModelAction)
+        action = self._permitted(request, ModelAction)
         name = self._dispatcher.catalogue.own_name(action.model)
         if action.wait:
             await self._dispatcher.load(name, action.anyway)
@@ -94,7 +97,7 @@ class Management:
 
         :raises GatewayError: if the body is invalid, there is no such model, or it is remote
         """
-        action = _action(request, ModelAction)
+        action = self._permitted(request, ModelAction)
         await self._dispatcher.unload(action.model, action.force)
 
     def pin(self, request: Request) -> None:
@@ -104,7 +107,7 @@ class Management:
         :raises GatewayError: if the body is invalid, there is no such model, it is remote, or too
             many are pinned
         """
-        pin = _action(request, Pin)
+        pin = self._permitted(request, Pin)
         self._dispatcher.pin(pin.model, pin.pinned)
 
     def changes(self, request: Request) -> None:
@@ -113,7 +116,18 @@ class Management:
 
         :raises ServerBusy: if there are too many feeds
         """
+        check_all(request.caller)
         self._feeds.changes(request)
+
+    def _permitted(self, request: Request, kind: type[_Action]) -> _Action:
+        """
+        The body, of a request that may do that with its model.
+
+        :raises GatewayError: if it is invalid, or the model is not one of the caller's
+        """
+        action = _action(request, kind)
+        check_model(request.caller, self._dispatcher.catalogue, action.model, action.model)
+        return action
 
     def log(self, request: Request) -> bytes | None:
         """
@@ -125,9 +139,13 @@ class Management:
         """
         args, name = request.args, None
         if args.get(b"all") not in _TRUE:
-            name = by_query(request).named(self._dispatcher.config.default_model)
+            call = by_query(request)
+            name = call.named(self._dispatcher.config.default_model)
+            check_model(request.caller, self._dispatcher.catalogue, call.model, name)
         elif b"model" in args:
             raise BadRequest("?all=true is for all models; leave ?model= out.", param="model")
+        else:
+            check_all(request.caller)
         [lines] = args.get(b"lines", [b"-1"])[-1:]
         if not re.fullmatch(rb"-1|\d{1,9}", lines):
             raise BadRequest("?lines= must be a number, 0 or more.", param="lines")
@@ -141,9 +159,6 @@ class Management:
         if name is None:
             return all_logs(self._dispatcher, count)
         return as_text(last(self._dispatcher.log(name).lines, count))
-
-
-_Action = TypeVar("_Action", ModelAction, Pin)
 
 
 def _action(request: Request, kind: type[_Action]) -> _Action:

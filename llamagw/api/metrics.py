@@ -18,7 +18,7 @@ from llamagw import __version__
 from llamagw.api.devices import Devices
 from llamagw.dialects import ROUTE_OF
 from llamagw.fleet import LOADS, UNLOADS, Dispatcher, ModelReport, Turn
-from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families
+from llamagw.observe import MOST_MODELS, Counts, Family, Gauge, exposition, families, only
 from llamagw.proxy import Request
 
 #: Seconds for which a text is given to all who ask: to make one takes up to 0.1 s.
@@ -77,10 +77,11 @@ class Metrics:
         else:
             self.counts.count_unload(turn.model, turn.how)
 
-    async def render(self, request: Request) -> bytes:
+    async def render(self, request: Request, sees: Callable[[str], bool] | None = None) -> bytes:
         """
         Answer with all metrics, at most `FRESH_SEC` old.
 
+        :param sees: says of which models the client may be told; None for all
         :return: the body, for Klein to write
         """
         is_open = _OPEN in request.requestHeaders.getRawHeaders("accept", [""])[0]
@@ -93,8 +94,9 @@ class Metrics:
             told = await waiter
         request.setResponseCode(200)
         request.responseHeaders.setRawHeaders("Content-Type", [told.content_type])
-        request.responseHeaders.setRawHeaders("Content-Length", [str(len(told.body))])
-        return told.body
+        body = told.body if sees is None else only(told.body, sees)
+        request.responseHeaders.setRawHeaders("Content-Length", [str(len(body))])
+        return body
 
     async def _make(self, is_open: bool) -> None:
         """Make the text once for all who wait for it."""

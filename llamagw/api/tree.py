@@ -44,7 +44,7 @@ from llamagw.errors import (
     PathNotFound,
 )
 from llamagw.fleet import Dispatcher, ModelReport
-from llamagw.observe import Activity
+from llamagw.observe import Activity, Record
 from llamagw.proxy import (
     Reader,
     Relay,
@@ -54,7 +54,10 @@ from llamagw.proxy import (
     by_path,
     by_query,
     by_shaped_body,
+    check_all,
+    check_model,
     checked_name,
+    sees,
 )
 from llamagw.text import harmless
 
@@ -204,13 +207,16 @@ class Api:
     @app.route("/v1/health", methods=["GET"], strict_slashes=False)
     def health(self, request: Request) -> bytes:
         """The gateway is up; with the models that run, have waiters, have failed, or are remote."""
+        if not request.caller.scopes:
+            # Who has no key is told that it is up, as load balancers ask.
+            return _json(request, {"status": "ok"})
         told: dict[str, Any] = {
             "status": "ok",
             "version": __version__,
             "uptime_sec": round(self._clock.seconds() - self._started, 3),
             "max_loaded_models": self._dispatcher.config.max_loaded_models,
             "devices": self._devices.read(),
-            "models": self._dispatcher.report(busy=True),
+            "models": self._seen(request, self._dispatcher.report(busy=True)),
         }
         if accounts := self._dispatcher.accounts():
             told["memory"] = {account.device: account for account in accounts}
@@ -219,13 +225,14 @@ class Api:
     @app.route("/v1/models", methods=["GET"], strict_slashes=False)
     async def models(self, request: Request) -> bytes:
         """All configured models and their aliases."""
-        return _json(request, model_list(await self._model_entries()))
+        return _json(request, model_list(await self._model_entries(request)))
 
     @app.route("/v1/models/<path:name>", methods=["GET"])
     async def model(self, request: Request, name: str) -> bytes:
         """One model."""
         checked_name(name)
-        entries = {entry["id"]: entry for entry in await self._model_entries()}
+        check_model(request.caller, self._dispatcher.catalogue, name, name)
+        entries = {entry["id"]: entry for entry in await self._model_entries(request)}
         # Resolved after the await: the configuration may be reloaded in the meantime.
         own = self._dispatcher.catalogue.own_name(name)
         # A name that only a pattern matches has no entry of its own.
@@ -236,7 +243,7 @@ class Api:
     @app.route("/models", methods=["GET"], strict_slashes=False)
     async def router_models(self, request: Request) -> bytes:
         """All models, in the format of llama-server's router."""
-        data = [router_entry(*known) async for known in self._known()]
+        data = [router_entry(*known) async for known in self._known(request)]
         return _json(request, {"object": "list", "data": data})
 
     @app.route("/models/load", methods=["POST"])
@@ -282,12 +289,14 @@ class Api:
     @_guarded
     def activity(self, request: Request) -> bytes:
         """The last requests for models."""
-        return _json(request, {"data": entries(request, self._activity, self._clock)})
+        told = entries(request, self._activity, self._clock, self._may_tell(request))
+        return _json(request, {"data": told})
 
     @app.route("/activity/sse", methods=["GET"])
     @_guarded
     def live(self, request: Request) -> Deferred[None]:
         """Stream what happens to the requests that are under way."""
+        check_all(request.caller)
         self._live.follow(request, self._feeds)
         return Deferred()
 
@@ -296,53 +305,80 @@ class Api:
     def request(self, request: Request, request_id: str) -> bytes:
         """One request, with its content if that is kept."""
         request.responseHeaders.setRawHeaders(b"Cache-Control", [b"no-store"])
-        return _json(request, self._live.told(request_id))
+        return _json(request, self._live.told(request_id, self._may_tell(request)))
 
     @app.route("/activity/<id:request_id>/cancel", methods=["POST"])
     @_guarded
     def cancel(self, request: Request, request_id: str) -> bytes:
         """End a request that is under way."""
-        return _json(request, {"success": True, "cancelled": self._live.cancel(request_id)})
+        cancelled = self._live.cancel(request_id, self._may_tell(request))
+        return _json(request, {"success": True, "cancelled": cancelled})
 
     @app.route("/history", methods=["GET"])
     @_guarded
     def history(self, request: Request) -> bytes:
         """The last minutes or hours in numbers, for charts."""
+        check_all(request.caller)
         return request.prepare(200, self._charts.body(request))
 
     @app.route("/config", methods=["GET"])
     @_guarded
     async def config(self, request: Request) -> bytes:
         """The configuration in force, where each value comes from, and the text of its file."""
+        check_all(request.caller)
         return request.prepare(200, await self._configuration.told(request))
 
     @app.route("/config/check", methods=["POST"])
     @_guarded
     async def check(self, request: Request) -> bytes:
         """What a reload of the text in the body would change, or the faults that it has."""
+        check_all(request.caller)
         return _json(request, await self._configuration.checked(request))
 
     @app.route("/config/reload", methods=["POST"])
     @_guarded
     async def reload(self, request: Request) -> bytes:
         """Reload the configuration; answer when that is done, with changes or faults."""
+        check_all(request.caller)
         return _json(request, await self._configuration.reloaded())
 
-    async def _model_entries(self) -> list[Described]:
+    def _seen(self, request: Request, reports: list[ModelReport]) -> list[ModelReport]:
+        """Those of some models of which the caller may be told."""
+        caller, catalogue = request.caller, self._dispatcher.catalogue
+        if caller.every_model:
+            return reports
+        return [report for report in reports if sees(caller, catalogue, report.id)]
+
+    def _may_tell(self, request: Request) -> Callable[[Record], bool]:
+        """Says of which requests the caller may be told: those for its models."""
+        caller, catalogue = request.caller, self._dispatcher.catalogue
+
+        def may(record: Record) -> bool:
+            if caller.every_model:
+                return True
+            own = record.model or catalogue.names.find(record.asked or "")
+            return own is not None and sees(caller, catalogue, own)
+
+        return may
+
+    async def _model_entries(self, request: Request) -> list[Described]:
         entries: list[Described] = []
-        async for known in self._known():
+        async for known in self._known(request):
             entries += model_entries(*known)
         return entries
 
-    async def _known(self) -> AsyncIterator[tuple[ModelReport, ModelConfig, Described]]:
+    async def _known(
+        self, request: Request
+    ) -> AsyncIterator[tuple[ModelReport, ModelConfig, Described]]:
         """
-        The report, configuration and description of each model, in the order of the configuration.
+        The report, configuration and description of each model that the caller may use.
 
+        In the order of the configuration.
         Takes a turn of the reactor for each `MODELS_A_TURN` models.
         """
         descriptions = await self._dispatcher.descriptions()
         models = {model.name: model for model in self._dispatcher.config.models}
-        for number, report in enumerate(self._dispatcher.report()):
+        for number, report in enumerate(self._seen(request, self._dispatcher.report())):
             if number and number % MODELS_A_TURN == 0:
                 await deferLater(self._clock, 0)
             if report.id in models:
@@ -376,12 +412,17 @@ def _relayed(route: Route) -> Callable[..., Any]:
         if route.scope is not Scope.INFER:
             request.guard()
         if request.path == b"/metrics" and b"model" not in request.args:
-            return Deferred.fromCoroutine(self._metrics.render(request))
+            sees_model = None
+            if not request.caller.every_model:
+                sees_model = partial(sees, request.caller, self._dispatcher.catalogue)
+            return Deferred.fromCoroutine(self._metrics.render(request, sees_model))
         if route.where is Where.PATH and request.requestHeaders.hasHeader(b"Service-Worker"):
             raise PathNotFound(_NO_WORKER)
         if route.where is Where.PATH and web.wanted(request):
             call = self._reader(route)(request)
-            name = self._dispatcher.catalogue.own_name(call.named(None))
+            name = call.named(None)
+            check_model(request.caller, self._dispatcher.catalogue, name, name)
+            name = self._dispatcher.catalogue.own_name(name)
             if not call.load and not self._dispatcher.admits(name):
                 return web.offer(request, name)
             # llama-server has its page kept for a year: once seen, it would come from the browser's

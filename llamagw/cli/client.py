@@ -11,6 +11,7 @@ import contextlib
 import http.client
 import json
 import math
+import os
 import re
 import socket
 import ssl
@@ -26,6 +27,10 @@ PATIENCE = 10.0
 #: Seconds without a byte after which a stream of events counts as lost: the gateway writes a
 #: comment every 15.
 SILENCE = 45.0
+
+#: The environment variable with the API key, for a gateway that wants one: a command line could be
+#: read by others.
+KEY_VARIABLE = "LLAMAGW_API_KEY"
 
 #: Bytes of a line of a stream at most; the longest are the snapshots of activity.
 LONGEST_LINE = 2**24
@@ -307,6 +312,8 @@ class Client:
             with self._one_line(wait):
                 content = None if body is None else json.dumps(body).encode()
                 headers = {} if body is None else {"Content-Type": "application/json"}
+                if key := os.environ.get(KEY_VARIABLE):
+                    headers["Authorization"] = f"Bearer {key}"
                 connection.request(method, self._prefix + path, content, headers)
                 response = connection.getresponse()
             if response.status != 200:
@@ -332,7 +339,10 @@ class Client:
     def _refused(self, response: http.client.HTTPResponse, path: str) -> Failed:
         try:
             error = json.loads(self._whole(response))["error"]
-            return Failed(str(error["message"]), error)
+            hint = ""
+            if response.status == 401 and KEY_VARIABLE not in os.environ:
+                hint = f" The environment variable {KEY_VARIABLE} gives it to this command."
+            return Failed(f"{error['message']}{hint}", error)
         except (ValueError, KeyError, TypeError):
             where = self.url + path.partition("?")[0]
             status = f"{response.status} {response.reason}".strip()

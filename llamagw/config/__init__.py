@@ -17,6 +17,7 @@ from llamagw.config.addresses import (
     speaks_tls,
 )
 from llamagw.config.document import ConfigError, Fault, with_lines
+from llamagw.config.keys import names_once, read_keys, when
 from llamagw.config.load import load
 from llamagw.config.machine import physical_cores
 from llamagw.config.names import NAME_LENGTH, Names, is_pattern
@@ -29,6 +30,7 @@ from llamagw.config.schema import (
     LOCALHOST,
     CaptureEntry,
     ConfigFile,
+    KeyEntry,
     ModelEntry,
     OtelEntry,
     ReplicaEntry,
@@ -50,6 +52,7 @@ __all__ = [
     "ConfigError",
     "ConfigFile",
     "Fault",
+    "KeyEntry",
     "LocalModel",
     "ModelConfig",
     "ModelEntry",
@@ -69,12 +72,15 @@ __all__ = [
     "is_pattern",
     "load",
     "masked_arguments",
+    "names_once",
     "origin",
     "physical_cores",
+    "read_keys",
     "shown_address",
     "size_of",
     "speaks_tls",
     "told_faults",
     "unmasked",
+    "when",
     "with_lines",
 ]

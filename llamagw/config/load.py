@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from llamagw.config import collector, machine, rules, sizes
+from llamagw.config import collector, keys, machine, rules, sizes
 from llamagw.config.addresses import origin
 from llamagw.config.document import ConfigError, Document, show
 from llamagw.config.resolved import (
@@ -60,7 +60,7 @@ def resolve(document: Document, raw: dict[Any, Any] | None) -> Config | None:
 def _config(document: Document, raw: dict[Any, Any]) -> Config:
     fault = document.fault
     meant = rules.meant_at_top(raw)
-    apart = {"models", "capture", "otel", "memory", "memory_reserve"}
+    apart = {"models", "capture", "otel", "memory", "memory_reserve", "keys"}
     file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", apart, meant)})
     if "memory" in raw:
         file = replace(file, memory=sizes.budgets(fault, raw["memory"]))
@@ -88,6 +88,10 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     rules.listen_addr(fault, file.listen_addr)
     rules.origins(fault, file.cors_origins)
     rules.bodies(fault, file)
+    if "keys" in raw:
+        listed = keys.listed(document, raw["keys"])
+        keys.names_once(fault, ((f"keys[{n}]", key) for n, key in enumerate(listed)))
+        file = replace(file, keys=listed)
     config = Config.of(document.path, file, models, _otel(document, raw))
     if not document.faults:
         rules.room(fault, config.limit, models)

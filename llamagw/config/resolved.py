@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from msgspec import Struct
 
 from llamagw.config.addresses import origin, speaks_tls
-from llamagw.config.schema import MOST_LOADED, CaptureEntry, ConfigFile, ModelEntry
+from llamagw.config.schema import MOST_LOADED, CaptureEntry, ConfigFile, KeyEntry, ModelEntry
 from llamagw.config.sizes import size
 
 #: More models than any configuration has.
@@ -185,6 +185,8 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar access_log: None for true in the foreground; see `logs_access`
     :ivar engine_log: which lines of the engines are repeated in the gateway's log
     :ivar otel: None if nothing is exported by OpenTelemetry
+    :ivar keys: of clients, as the configuration lists them; None if it has no such list
+    :ivar keys_file: has further ones; None for none. Without both everybody may do everything
     """
 
     path: str
@@ -215,6 +217,8 @@ class Config(Struct, frozen=True, kw_only=True):
     log_format: Literal["text", "json"]
     activity_size: int
     ui: bool
+    keys: list[KeyEntry] | None
+    keys_file: str | None
     capture: CaptureEntry
     otel: Otel | None
 
@@ -239,6 +243,11 @@ class Config(Struct, frozen=True, kw_only=True):
             values["max_loaded_models"] = file.max_loaded_models or MOST_LOADED
         values["memory_reserve"] = size(file.memory_reserve)
         return cls(path=path, models=models, otel=otel, **values)
+
+    @property
+    def wants_keys(self) -> bool:
+        """Whether a request needs a key."""
+        return self.keys is not None or self.keys_file is not None
 
     @property
     def swap_after(self) -> float | None:

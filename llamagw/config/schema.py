@@ -158,6 +158,30 @@ _SentHeaders = Annotated[
 _Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 _Strictness = Annotated[Literal["loose", "strict"], Meta(description='"loose" or "strict"')]
 _Text = Annotated[str, Meta(min_length=1, pattern=TEXT, description="a text")]
+_Rights = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=NAME_LENGTH, pattern=TEXT)]],
+    Meta(max_length=1000, description='a list of names or patterns of models, such as ["qwen*"]'),
+]
+_Scopes = Annotated[
+    list[Literal["infer", "observe", "manage"]],
+    Meta(min_length=1, description="a list of infer, observe and manage, at least one of them"),
+]
+_KeyName = Annotated[
+    str,
+    Meta(
+        max_length=64,
+        pattern=r"\A[A-Za-z0-9][A-Za-z0-9._@-]*\Z",
+        description="a name of 1 to 64 letters, digits, dots, dashes, underscores and @",
+    ),
+]
+_Hash = Annotated[
+    str,
+    Meta(
+        pattern=r"\Asha256:[0-9a-f]{64}\Z",
+        description="sha256: and 64 digits, as `llamagw keys new` writes it",
+    ),
+]
+_Time = Annotated[str, Meta(description="a day such as 2027-01-31, or 2027-01-31T12:00:00Z")]
 _Variable = Annotated[
     str, Meta(min_length=1, pattern=TEXT, description="the name of an environment variable")
 ]
@@ -256,6 +280,28 @@ class CaptureEntry(Struct, frozen=True, kw_only=True):
     max_kb: _Kilobytes = 64
 
 
+class KeyEntry(Struct, frozen=True, kw_only=True):
+    """
+    One entry of ``keys:``, or of the file of ``keys_file``: who may use the gateway, and for what.
+
+    :ivar name: for people; each is given once
+    :ivar hash: of the secret that its holder sends; the secret itself is nowhere
+    :ivar models: own names, aliases or patterns of them
+    :ivar scopes: what may be done with those models, see `llamagw.dialects.Scope`
+    :ivar expires: from when on it is not valid; None for never
+    :ivar old_hash: of the secret before it, which is valid until `old_expires`
+    """
+
+    name: _KeyName
+    hash: _Hash
+    models: _Rights = msgspec.field(default_factory=lambda: ["*"])
+    scopes: _Scopes = msgspec.field(default_factory=lambda: ["infer"])
+    expires: _Time | None = None
+    enabled: _Switch = True
+    old_hash: _Hash | None = None
+    old_expires: _Time | None = None
+
+
 class ConfigFile(Struct, frozen=True, kw_only=True):
     """The whole file."""
 
@@ -281,6 +327,12 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     max_body_mb: _Megabytes = 64
     #: None for an eighth of the machine's memory.
     max_bodies_mb: _Megabytes | None = None
+    #: None for none: everybody may do everything.
+    keys: Annotated[
+        list[KeyEntry] | None,
+        Meta(description="a list of keys, such as {name: alice, hash: sha256:…}"),
+    ] = None
+    keys_file: _Path | None = None
     cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
     request_timeout_sec: _Seconds = 60
     client_stall_sec: _Seconds = 600

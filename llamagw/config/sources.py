@@ -123,6 +123,8 @@ def _of_gateway(
         if value is None and key in derived:
             value = derived[key]
             origin = "machine" if key == "max_bodies_mb" else origin
+        if key == "keys" and value is not None:
+            value = [one.name for one in value]
         if isinstance(value, Otel):
             origin = origin if value.asked_by == key else "machine"
             value = replace(value, headers=dict.fromkeys(value.headers, MASK))

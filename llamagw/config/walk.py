@@ -20,7 +20,7 @@ from llamagw.config.document import Document, show
 from llamagw.config.schema import TEXT
 
 #: The keys whose values are paths.
-_PATHS = ("llama_server_path", "model_path", "ca_file")
+_PATHS = ("llama_server_path", "model_path", "ca_file", "keys_file")
 
 
 def fields(
@@ -131,6 +131,10 @@ def _hints(struct: type[Struct]) -> dict[str, Any]:
 
 
 def _absolute(folder: str, path: str) -> str:
+    # Where systemd puts the credentials of a service (systemd.exec(5)).
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if credentials and path.startswith("$CREDENTIALS_DIRECTORY/"):
+        path = credentials + path.removeprefix("$CREDENTIALS_DIRECTORY")
     return os.path.normpath(os.path.join(folder, os.path.expanduser(path)))
 
 

@@ -12,6 +12,7 @@ from llamagw.errors import GatewayError
 #: ``error.type`` by status. Other statuses are an ``invalid_request_error`` below 500, else an
 #: ``api_error``.
 _TYPES = {
+    401: "authentication_error",
     403: "permission_error",
     404: "not_found_error",
     413: "request_too_large",

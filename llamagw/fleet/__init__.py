@@ -5,6 +5,7 @@ Instances are reached through their launchers; there is no HTTP request, process
 Other packages import the names below, never from the modules.
 """
 
+from llamagw.fleet.catalogue import Catalogue
 from llamagw.fleet.dispatch import Dispatcher
 from llamagw.fleet.lease import Lease
 from llamagw.fleet.report import Change, ModelReport, ReplicaReport
@@ -15,6 +16,7 @@ from llamagw.fleet.turns import LOADS, UNLOADS, Turn
 __all__ = [
     "LOADS",
     "UNLOADS",
+    "Catalogue",
     "Change",
     "Dispatcher",
     "Lease",

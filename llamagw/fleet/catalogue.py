@@ -126,6 +126,15 @@ class Catalogue:
             raise ModelNotFound(name, self.names.exact)
         return own
 
+    def aliases(self, own: str) -> Sequence[str]:
+        """
+        The aliases of a model; none if it is not configured.
+
+        :param own: its configured name
+        """
+        entry = self._entries.get(own)
+        return () if entry is None else entry.model.aliases
+
     def put(self, entry: Entry) -> None:
         """Add a model."""
         self._entries[entry.model.name] = entry

@@ -14,7 +14,7 @@ from llamagw.observe.families import Family, families
 from llamagw.observe.history import STEP, History
 from llamagw.observe.ids import request_id
 from llamagw.observe.record import Outcome, Record
-from llamagw.observe.scrape import exposition
+from llamagw.observe.scrape import exposition, only
 from llamagw.observe.telemetry import Telemetry, telemetry
 from llamagw.observe.trace import Begin, Trace
 from llamagw.observe.usage import Usage, reason_of, usage_of
@@ -43,6 +43,7 @@ __all__ = [
     "exposition",
     "families",
     "log",
+    "only",
     "reason_of",
     "request_id",
     "telemetry",

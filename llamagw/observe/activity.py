@@ -8,7 +8,7 @@ made every request 4 % slower.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgspec
@@ -84,6 +84,7 @@ class Activity:
         outcome: str | None = None,
         since: float = 0.0,
         count: int,
+        told: Callable[[Record], bool] | None = None,
     ) -> list[dict[str, Any]]:
         """
         What is told of them, newest first.
@@ -94,6 +95,7 @@ class Activity:
         :param outcome: only those with this value of `Outcome`
         :param since: only those that ended after this time, in seconds since the epoch
         :param count: so many at most
+        :param told: says which may be told; None for all
         """
         found: list[dict[str, Any]] = []
         for packed in self._newest():
@@ -104,6 +106,7 @@ class Activity:
                 model in (None, record.model, record.asked)
                 and status in (None, record.status)
                 and outcome in (None, record.outcome.value)
+                and (told is None or told(record))
             ):
                 found.append(self.entry(record, since_epoch))
         return found

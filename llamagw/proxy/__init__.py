@@ -19,6 +19,7 @@ from llamagw.proxy.connections import Connections, Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.request import Request
+from llamagw.proxy.rights import check_all, check_model, sees
 from llamagw.proxy.site import Site
 
 __all__ = [
@@ -35,5 +36,8 @@ __all__ = [
     "by_path",
     "by_query",
     "by_shaped_body",
+    "check_all",
+    "check_model",
     "checked_name",
+    "sees",
 ]

@@ -85,6 +85,7 @@ class Channel(KnownChannel):
     _tunnel: IConnection | None = None
     _alarm: IDelayedCall | None = None
     _stalled: IDelayedCall | None = None
+    _late: IDelayedCall | None = None
     #: Bytes of request bodies in memory, as counted in `Connections.bodies`.
     _held = 0
     #: Number of requests of the current read that were answered; and the call for the next ones.
@@ -127,7 +128,7 @@ class Channel(KnownChannel):
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         super().connectionLost(reason)
         self.release()
-        for timer in (self._alarm, self._stalled, self._next_turn):
+        for timer in (self._alarm, self._stalled, self._next_turn, self._late):
             if timer is not None and timer.active():
                 timer.cancel()
         self.connections.remove(self)
@@ -310,19 +311,28 @@ class Channel(KnownChannel):
             # The transport has called pauseProducing before, and will not call it again.
             producer.pauseProducing()
 
-    def refuse(self, error: GatewayError, linger: bool = True) -> None:
+    def refuse(self, error: GatewayError, linger: bool = True, late: float = 0.0) -> None:
         """
         Answer a request before it has arrived completely, and close the connection.
 
         :param error: the answer
         :param linger: whether to read and discard bytes for `LINGER_SEC` before closing, so that
             the answer is not lost
+        :param late: seconds after which it is answered
         """
         if self.refused:
             return
         self.refused = True
         self.clearLineBuffer()
         self.release()
+        for request in self.requests:
+            request.drop_arriving()
+        if late:
+            self._late = self.callLater(late, lambda: self._send_refusal(error, linger))
+        else:
+            self._send_refusal(error, linger)
+
+    def _send_refusal(self, error: GatewayError, linger: bool) -> None:
         method, path = self.request_line
         headers = self.requests[-1].requestHeaders if self.requests else Headers()
         clock = self.connections.clock
@@ -339,9 +349,9 @@ class Channel(KnownChannel):
         scope = scope_of(method.decode("latin-1"), decoded_path(path))
         origin = joined(headers.getRawHeaders(b"origin"))
         cors = self.connections.origins.headers(origin, scope is Scope.INFER)
-        for request in self.requests:
-            request.drop_arriving()
         head += as_lines((*error.headers(), *cors))
+        if method == b"HEAD":
+            body = b""
         self.transport.write(head + b"Connection: close\r\n\r\n" + body)
         if linger:
             # Not one of too many connections: they may be thousands.

@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from llamagw.gate import Gate
 from llamagw.proxy.origins import Origins
 
 _log = Logger(namespace="llamagw.server")
@@ -140,6 +141,7 @@ class Connections:
     :ivar open: the connections
     :ivar bodies: counts the bytes of request bodies in memory
     :ivar turns: runs what takes long
+    :ivar gate: lets requests in; None if everybody may do everything
     :ivar loopback: whether the gateway listens on loopback addresses only
     """
 
@@ -151,6 +153,7 @@ class Connections:
         self.turns = Turns(clock)
         self.allow(limits)
         self.open: set[Closable] = set()
+        self.gate: Gate | None = None
         self._logged_full = float("-inf")
         self._drained: Deferred[None] | None = None
 

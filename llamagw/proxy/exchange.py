@@ -11,6 +11,7 @@ from __future__ import annotations
 from twisted.internet.defer import Deferred
 
 from llamagw.fleet import Lease
+from llamagw.gate import ANYBODY, CREDENTIALS
 from llamagw.net import Headers, Upstream, UpstreamLost, end_to_end
 from llamagw.observe import Record, reason_of, usage_of
 from llamagw.proxy.call import Call
@@ -23,8 +24,9 @@ _OWN_HEADERS = frozenset({b"host", b"content-length", b"expect", b"x-request-id"
 #: Not copied while spans are exported: the engine's parent is the gateway's own span.
 _TRACED = frozenset({b"traceparent"})
 
-#: Headers that are not copied to a server for which the gateway has an API key.
-_KEYS = frozenset({b"authorization", b"x-api-key"})
+#: Headers that are not copied to a server for which the gateway has an API key, nor where clients
+#: send keys of the gateway's own.
+_KEYS = CREDENTIALS
 
 #: Not copied by default: browsers send cookies to every port of a host.
 _COOKIE = frozenset({b"cookie"})
@@ -211,10 +213,11 @@ def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes
     address = lease.address
     headers = [(name, value) for name, values in request.given.items() for value in values]
     own = _OWN_HEADERS
-    if address.api_key is not None:
+    keyed = request.caller is not ANYBODY
+    if keyed or address.api_key is not None:
         own |= _KEYS
     passed = lease.model.pass_headers
-    if not passed or b"set-cookie" not in lower(passed):
+    if keyed or not passed or b"set-cookie" not in lower(passed):
         own |= _COOKIE
     record = request.record
     if record is not None and record.trace is not None:

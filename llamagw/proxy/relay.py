@@ -28,6 +28,7 @@ from llamagw.proxy.exchange import send
 from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import check_large
+from llamagw.proxy.rights import check_model
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
@@ -98,6 +99,9 @@ class Relay:
                 if record.trace is not None:
                     taken = record.trace.asked(request.uri, request.body, request.captured)
                     request.captured = taken
+            if not request.caller.every_model:
+                name = call.named(self._dispatcher.config.default_model)
+                check_model(request.caller, self._dispatcher.catalogue, call.model, name)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             if not request.unanswered:

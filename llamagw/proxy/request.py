@@ -25,10 +25,13 @@ from llamagw.errors import (
     GatewayError,
     InternalError,
     NotAllowed,
+    NotPermitted,
     PathNotFound,
     RequestCancelled,
     ServerBusy,
+    Unauthorized,
 )
+from llamagw.gate import ANYBODY, Gate
 from llamagw.net import IConnection, of_answer
 from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
@@ -78,6 +81,7 @@ class Request(KnownRequest):
     :ivar record: what is known of it; None until it has arrived, and when it is told
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects, and by `cancel`
+    :ivar caller: who sends it
     :ivar waiting: what it waits for in the queue of its model; None when it does not
     :ivar captured: its content, if that is kept
     :ivar streams_events: whether the answer is a stream of server-sent events
@@ -92,6 +96,7 @@ class Request(KnownRequest):
     record: Record | None = None
     cacheable = True
     answering: Deferred[None] | None = None
+    caller = ANYBODY
     waiting: Deferred[Lease] | None = None
     captured: Captured | None = None
     streams_events = False
@@ -112,6 +117,10 @@ class Request(KnownRequest):
         """Called by Twisted; does nothing, since cookies are not used here."""
 
     def gotLength(self, length: int | None) -> None:
+        # The head is complete.
+        gate = self.channel.connections.gate
+        if gate is not None:
+            self._enter(gate)
         self._parts: bytes | bytearray = b""
         self._room = self.channel.connections.max_body
         #: Number of chunks received; None if the body is not chunked.
@@ -122,6 +131,20 @@ class Request(KnownRequest):
             self._too_large()
         elif length and not self.channel.connections.bodies.has_room(length):
             self._too_much()
+
+    def _enter(self, gate: Gate) -> None:
+        """Ask who sends the request; what may not be sent is refused before its body is read."""
+        method, target = self.channel.request_line
+        try:
+            self.caller = gate.admit(method, decoded_path(target), self.given)
+        except Unauthorized as error:
+            late = 0.0
+            if error.invalid:
+                address = getattr(self.channel.transport.getPeer(), "host", HERE)
+                late = gate.attempts.failed(address, self.channel.connections.clock.seconds())
+            self.channel.refuse(error, late=late)
+        except NotPermitted as error:
+            self.channel.refuse(error)
 
     def handleContentChunk(self, data: bytes) -> None:
         self._room -= len(data)

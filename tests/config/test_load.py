@@ -60,6 +60,8 @@ class DefaultsTests(ConfigCase):
                 "log_format": "text",
                 "activity_size": 1000,
                 "ui": True,
+                "keys": None,
+                "keys_file": None,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,
             },

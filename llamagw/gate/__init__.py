@@ -1,0 +1,27 @@
+"""
+The door: who may send a request, and for which models.
+
+Asked when a request's head is complete, before its body is read, and once more when its model is
+known. Keys come from `llamagw.config`; requests are answered by `llamagw.proxy` and `llamagw.api`.
+"""
+
+from llamagw.gate.attempts import Attempts
+from llamagw.gate.caller import ANYBODY, Caller
+from llamagw.gate.gate import Gate
+from llamagw.gate.keyring import CREDENTIALS, Keyring, read_keyring
+from llamagw.gate.secret import digest_of, looks_whole, new_secret
+from llamagw.gate.watch import Watch
+
+__all__ = [
+    "ANYBODY",
+    "CREDENTIALS",
+    "Attempts",
+    "Caller",
+    "Gate",
+    "Keyring",
+    "Watch",
+    "digest_of",
+    "looks_whole",
+    "new_secret",
+    "read_keyring",
+]

@@ -1,0 +1,151 @@
+"""
+All keys: from the secret that a request has to its `Caller`.
+
+Found by digest in a dict, so that a hundred thousand cost a request nothing more than one.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Iterable, Mapping, Sequence
+
+from llamagw.config import Config, ConfigError, Fault, KeyEntry, names_once, read_keys, when
+from llamagw.dialects import Scope
+from llamagw.errors import Unauthorized
+from llamagw.gate.caller import Caller
+from llamagw.gate.secret import digest_of, looks_whole
+
+#: The headers that may have a secret, in lower case: none of them is passed on.
+CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+
+#: Bytes of a secret that are looked at.
+_LONGEST = 256
+
+_SCOPES = {scope.name.lower(): scope for scope in Scope}
+
+#: What is said to one who has sent none.
+_NO_KEY = (
+    "This server wants an API key, and the request has none: send `Authorization: Bearer lgw_…` or "
+    "`x-api-key: lgw_…`. Whoever runs the server makes one with `llamagw keys new`."
+)
+
+
+class Keyring:
+    """
+    The keys that are known.
+
+    :param entries: of the keys, each with a name and a hash of its own
+    """
+
+    def __init__(self, entries: Iterable[KeyEntry]) -> None:
+        self._by_digest: dict[str, KeyEntry] = {}
+        self._old: dict[str, KeyEntry] = {}
+        self._callers: dict[str, Caller] = {}
+        for entry in entries:
+            self._by_digest[entry.hash] = entry
+            if entry.old_hash is not None:
+                self._old[entry.old_hash] = entry
+
+    def __repr__(self) -> str:
+        return f"<Keyring: {len(self)} keys>"
+
+    def __len__(self) -> int:
+        return len(self._by_digest)
+
+    def find(self, secret: bytes, now: float) -> Caller:
+        """
+        Who has sent a secret.
+
+        :param secret: as it was sent
+        :param now: seconds since the epoch
+        :raises Unauthorized: if it is not valid
+        """
+        digest = digest_of(secret)
+        entry = self._by_digest.get(digest)
+        kept, until = (None, None) if entry is None else (entry.hash, entry.expires)
+        if entry is None and (entry := self._old.get(digest)) is not None:
+            kept, until = entry.old_hash, entry.old_expires
+        # The dict has compared with what may differ early, in a digest that nobody can aim.
+        if entry is None or kept is None or not hmac.compare_digest(kept, digest):
+            raise Unauthorized(_unknown(secret), invalid=True)
+        if not entry.enabled:
+            raise Unauthorized(f"The API key `{entry.name}` is disabled.", invalid=True)
+        for ends in (until, entry.expires):
+            if ends is not None and now >= when(ends):
+                again = ""
+                if kept is not entry.hash:
+                    again = "; it was replaced by a new one"
+                raise Unauthorized(
+                    f"The API key `{entry.name}` has expired ({ends}){again}.", invalid=True
+                )
+        caller = self._callers.get(entry.name)
+        if caller is None:
+            caller = Caller(entry.name, map(_SCOPES.__getitem__, entry.scopes), entry.models)
+            self._callers[entry.name] = caller
+        return caller
+
+
+def secret_of(headers: Mapping[bytes, Sequence[bytes]]) -> bytes | None:
+    """
+    The secret of a request.
+
+    :param headers: the values of each, by names such as ``X-Api-Key``
+    :return: None if it has none
+    :raises Unauthorized: if it has several, or one that cannot be one
+    """
+    found = set(headers.get(b"X-Api-Key", ()))
+    found.update(headers.get(b"Api-Key", ()))
+    for value in headers.get(b"Authorization", ()):
+        scheme, _, rest = value.partition(b" ")
+        if scheme.lower() == b"bearer":
+            found.add(rest.strip())
+    found.discard(b"")
+    if len(found) > 1:
+        raise Unauthorized("The request has several API keys; send one.", invalid=True)
+    for secret in found:
+        if len(secret) > _LONGEST:
+            raise Unauthorized("That is no API key of this server: it is too long.", invalid=True)
+        return secret
+    return None
+
+
+def no_secret() -> Unauthorized:
+    """For a request that has no secret, and needs one."""
+    return Unauthorized(_NO_KEY)
+
+
+def read_keyring(config: Config) -> Keyring | None:
+    """
+    Read all keys of a configuration; blocks.
+
+    :param config: for its ``keys`` and ``keys_file``
+    :return: None if it has neither
+    :raises ConfigError: if the file has faults
+    """
+    if not config.wants_keys:
+        return None
+    entries = list(config.keys or ())
+    if config.keys_file is not None:
+        further = read_keys(config.keys_file)
+        if entries:
+            faults: list[Fault] = []
+            placed = [("the configuration's keys", one) for one in entries]
+            placed += [(f"keys[{number}]", one) for number, one in enumerate(further)]
+            names_once(
+                lambda place, message: faults.append(
+                    Fault(str(config.keys_file), None, place, message)
+                ),
+                placed,
+            )
+            if faults:
+                raise ConfigError(faults)
+        entries += further
+    return Keyring(entries)
+
+
+def _unknown(secret: bytes) -> str:
+    if looks_whole(secret):
+        return "This server does not know that API key. Was it removed, or is it another server's?"
+    if secret.startswith(b"lgw_"):
+        return "That API key is mistyped or cut: its check sum is wrong. Copy all of it."
+    return "That is no API key of this server: they begin with `lgw_`."
