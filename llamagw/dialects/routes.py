@@ -260,6 +260,20 @@ OWN = (
     Own("GET", "/", "in a browser: leads to `/ui/`"),
     Own("GET", "/ui/", "the dashboard, for browsers (`ui: false`: none)", Scope.OBSERVE),
     Own(
+        "POST",
+        "/ui/login",
+        '`{"key": …}`: begins a session of the dashboard, and sets its cookie',
+        Scope.OBSERVE,
+    ),
+    Own("POST", "/ui/logout", "ends the session; needs no body", Scope.OBSERVE),
+    Own(
+        "GET",
+        "/ui/session",
+        "`name`, `scopes` and `models` of the caller's key; `csrf`, which a session sends as "
+        "`X-CSRF-Token` with all but GET",
+        Scope.OBSERVE,
+    ),
+    Own(
         "GET",
         "/v1/models",
         "all models and their aliases, each with its `status`, for clients of either dialect",

@@ -10,18 +10,23 @@ from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.gate import Gate
 from llamagw.gate.keyring import CREDENTIALS, Keyring, read_keyring
 from llamagw.gate.secret import digest_of, looks_whole, new_secret
+from llamagw.gate.sessions import COOKIE, LONGEST_SEC, Session, token_of
 from llamagw.gate.watch import Watch
 
 __all__ = [
     "ANYBODY",
+    "COOKIE",
     "CREDENTIALS",
+    "LONGEST_SEC",
     "Attempts",
     "Caller",
     "Gate",
     "Keyring",
+    "Session",
     "Watch",
     "digest_of",
     "looks_whole",
     "new_secret",
     "read_keyring",
+    "token_of",
 ]

@@ -17,13 +17,14 @@ class Caller:
     :param name: of the key; "" for anybody, where there are no keys
     :param scopes: what may be done
     :param models: names and patterns of the models, own names or aliases, with which it may be done
+    :ivar models: as given
     :ivar every_model: whether that is every model, those of later configurations too
     """
 
-    __slots__ = ("_names", "_pattern", "every_model", "name", "scopes")
+    __slots__ = ("_names", "_pattern", "every_model", "models", "name", "scopes")
 
     def __init__(self, name: str, scopes: Iterable[Scope], models: Iterable[str] = ("*",)) -> None:
-        models = list(models)
+        self.models = models = tuple(models)
         self.name = name
         self.scopes = frozenset(scopes)
         self.every_model = "*" in models

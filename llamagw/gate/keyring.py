@@ -60,14 +60,26 @@ class Keyring:
         :param now: seconds since the epoch
         :raises Unauthorized: if it is not valid
         """
-        digest = digest_of(secret)
+        caller = self.holder(digest_of(secret), now)
+        if caller is None:
+            raise Unauthorized(_unknown(secret), invalid=True)
+        return caller
+
+    def holder(self, digest: str, now: float) -> Caller | None:
+        """
+        Who has the secret of a digest.
+
+        :param now: seconds since the epoch
+        :return: None if there is no such key
+        :raises Unauthorized: if it is not valid any more
+        """
         entry = self._by_digest.get(digest)
         kept, until = (None, None) if entry is None else (entry.hash, entry.expires)
         if entry is None and (entry := self._old.get(digest)) is not None:
             kept, until = entry.old_hash, entry.old_expires
         # The dict has compared with what may differ early, in a digest that nobody can aim.
         if entry is None or kept is None or not hmac.compare_digest(kept, digest):
-            raise Unauthorized(_unknown(secret), invalid=True)
+            return None
         if not entry.enabled:
             raise Unauthorized(f"The API key `{entry.name}` is disabled.", invalid=True)
         for ends in (until, entry.expires):

@@ -29,7 +29,7 @@ _TRACED = frozenset({b"traceparent"})
 _KEYS = CREDENTIALS
 
 #: Not copied by default: browsers send cookies to every port of a host.
-_COOKIE = frozenset({b"cookie"})
+_COOKIE = frozenset({b"cookie", b"x-csrf-token"})
 
 _NONE: frozenset[bytes] = frozenset()
 

@@ -31,7 +31,7 @@ from llamagw.errors import (
     ServerBusy,
     Unauthorized,
 )
-from llamagw.gate import ANYBODY, Gate
+from llamagw.gate import ANYBODY, Gate, Session
 from llamagw.net import IConnection, of_answer
 from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
@@ -53,6 +53,9 @@ FREE_CHUNKS, CHUNK_BYTES = 4096, 512
 #: twice, since an escape takes twice as long.
 DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
 
+
+#: Maximum size, in bytes, of the body of a request that has no key where one is wanted: to log in.
+WITHOUT_KEY = 4096
 
 #: The reason phrases of statuses that Twisted does not know.
 _REASONS = {RequestCancelled.status: b"Cancelled"}
@@ -82,6 +85,7 @@ class Request(KnownRequest):
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects, and by `cancel`
     :ivar caller: who sends it
+    :ivar session: of the dashboard, if the caller is known by that
     :ivar waiting: what it waits for in the queue of its model; None when it does not
     :ivar captured: its content, if that is kept
     :ivar streams_events: whether the answer is a stream of server-sent events
@@ -97,6 +101,7 @@ class Request(KnownRequest):
     cacheable = True
     answering: Deferred[None] | None = None
     caller = ANYBODY
+    session: Session | None = None
     waiting: Deferred[Lease] | None = None
     captured: Captured | None = None
     streams_events = False
@@ -122,7 +127,7 @@ class Request(KnownRequest):
         if gate is not None:
             self._enter(gate)
         self._parts: bytes | bytearray = b""
-        self._room = self.channel.connections.max_body
+        self._room = self._most()
         #: Number of chunks received; None if the body is not chunked.
         self._chunks: int | None = 0 if length is None else None
         #: Number of punctuation characters received; None while the body is under `DENSE`.
@@ -136,15 +141,40 @@ class Request(KnownRequest):
         """Ask who sends the request; what may not be sent is refused before its body is read."""
         method, target = self.channel.request_line
         try:
-            self.caller = gate.admit(method, decoded_path(target), self.given)
+            self.caller = gate.admit(method, decoded_path(target), self.given, self._accept)
         except Unauthorized as error:
-            late = 0.0
-            if error.invalid:
-                address = getattr(self.channel.transport.getPeer(), "host", HERE)
-                late = gate.attempts.failed(address, self.channel.connections.clock.seconds())
-            self.channel.refuse(error, late=late)
-        except NotPermitted as error:
+            self.channel.refuse(error, late=self.wrong_key(gate) if error.invalid else 0.0)
+        except (NotAllowed, NotPermitted) as error:
             self.channel.refuse(error)
+
+    def _accept(self, session: Session) -> None:
+        """
+        Take the session of the request's cookie.
+
+        :raises NotAllowed: unless one of the gateway's own pages has sent it
+        """
+        self.guard_own()
+        changes = self.channel.request_line[0] not in (b"GET", b"HEAD")
+        if changes and not session.is_proved_by(self.given.get(b"X-Csrf-Token", ())):
+            raise NotAllowed(
+                "With a session, a request that changes something wants the header X-CSRF-Token: "
+                "its value is `csrf` of GET /ui/session."
+            )
+        self.session = session
+
+    def wrong_key(self, gate: Gate) -> float:
+        """
+        Count an attempt of this client with a wrong key.
+
+        :return: seconds by which the answer is to be late
+        """
+        address = getattr(self.channel.transport.getPeer(), "host", HERE)
+        return gate.attempts.failed(address, self.channel.connections.clock.seconds())
+
+    def _most(self) -> int:
+        """Maximum size of the body, in bytes."""
+        limit = self.channel.connections.max_body
+        return limit if self.caller.scopes else min(limit, WITHOUT_KEY)
 
     def handleContentChunk(self, data: bytes) -> None:
         self._room -= len(data)
@@ -285,6 +315,16 @@ class Request(KnownRequest):
         connections = self.channel.connections
         connections.origins.check(self.requestHeaders, connections.loopback)
 
+    def guard_own(self) -> None:
+        """
+        Accept this request only from the gateway's own pages, and other programs.
+
+        :raises NotAllowed: if a web page of another origin sent it, listed or not
+        """
+        self.open_to_all = False
+        connections = self.channel.connections
+        connections.origins.check_own(self.requestHeaders, connections.loopback)
+
     # The answer
 
     @property
@@ -339,6 +379,9 @@ class Request(KnownRequest):
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
         lines.append(self._cors_lines())
+        if self.session is not None:
+            # An engine's page would act with the session: its scripts are of this origin.
+            lines.append(b"Content-Security-Policy: sandbox\r\n")
         record = self.record
         if record is not None:
             lines.append(b"X-Request-Id: %b\r\n%b" % (record.id.encode(), record.timing))
@@ -499,8 +542,11 @@ class Request(KnownRequest):
         self.answer(204, b"", headers)
 
     def _too_large(self) -> None:
-        limit = self.channel.connections.max_body / 2**20
-        self.channel.refuse(BodyTooLarge(f"The body is over {limit:g} MB (max_body_mb)."))
+        limit = self._most() / 2**20
+        text = f"The body is over {limit:g} MB (max_body_mb)."
+        if not self.caller.scopes:
+            text = f"The body is over {WITHOUT_KEY} bytes, and the request has no API key."
+        self.channel.refuse(BodyTooLarge(text))
 
     def _too_much(self) -> None:
         limit = self.channel.connections.bodies.limit / 2**20
