@@ -8,6 +8,9 @@ from __future__ import annotations
 import json
 from typing import Any, NamedTuple
 
+from twisted.internet.interfaces import ISSLTransport
+from zope.interface import alsoProvides
+
 from llamagw.config import KeyEntry
 from llamagw.gate import Gate, Keyring, digest_of, new_secret
 from llamagw.gate.attempts import EACH, FREE, LATEST
@@ -103,6 +106,12 @@ class SessionTests(LoginTestCase):
     def test_it_is_for_tls_alone_where_the_page_came_by_tls_to_a_proxy_too(self) -> None:
         body = {"key": self.secrets["boss"]}
         answer = self.ask("/ui/login", "POST", body, Origin="https://gateway")
+        self.assertIn("Secure", answer.headers["Set-Cookie"].split("; "))
+        client = self.bench.client()
+        alsoProvides(client, ISSLTransport)
+        client.says(request(body, "/ui/login"))
+        self.bench.settle()
+        [answer] = answers(bytes(client.heard))
         self.assertIn("Secure", answer.headers["Set-Cookie"].split("; "))
 
     def test_it_is_told_who_it_is_and_what_it_may_do(self) -> None:

@@ -1,5 +1,5 @@
-"""Logging in to the dashboard in a real browser, where keys are wanted: by hand, out again, and what
-a key sees that may not do all. What is refused at all is tried by tests/api/test_login.py."""
+"""Logging in to the dashboard in a real browser, where keys are wanted: by hand, out again, what a
+key sees that may not do all. What is refused at all is tried by tests/api/test_login.py."""
 
 from __future__ import annotations
 

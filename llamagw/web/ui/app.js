@@ -147,7 +147,7 @@ async function begin() {
     links.set(page.id, link);
     $("nav").append(el("li", {}, link));
   }
-  if (session.csrf) $("who").append(el("b", {}, session.name), el("button", { type: "button", onclick: logOut }, "Log out"));
+  if (session.csrf) $("who").append(el("b", { title: session.name }, session.name), el("button", { type: "button", onclick: logOut }, "Log out"));
   models.start();
   addEventListener("hashchange", () => go(true));
   go(false);

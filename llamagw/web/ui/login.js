@@ -1,5 +1,5 @@
 // Logging in: a dialog over the page, until a key is given that is valid.
-import { el, say } from "./lib.js";
+import { el, say, tell } from "./lib.js";
 import { logIn } from "./session.js";
 
 /**
@@ -16,13 +16,14 @@ export function askForKey(why = "") {
       type: "password", id: "key", name: "key", autocomplete: "current-password", required: true, autofocus: true,
       spellcheck: "false", autocapitalize: "off", "aria-describedby": "login-why",
     });
-    const fault = el("p", { class: "why", id: "login-why", role: "alert", hidden: !why }, why);
+    const fault = el("p", { class: "why", id: "login-why", role: "alert", hidden: !why });
+    tell(fault, why);
     const go = el("button", { class: "main" }, "Log in");
     const form = el(
       "form",
       { onsubmit: submit },
       el("h1", { id: "login-title" }, el("img", { src: icon, alt: "", width: "28", height: "28" }), "llamagw"),
-      el("p", { class: "quiet" }, "This server wants an API key. It is kept here as a session, which ends 12 hours after its last use."),
+      el("p", { class: "quiet" }, "This server wants an API key. The browser does not keep it, but a session that ends 12 hours after its last use."),
       name,
       el("label", { class: "field", for: "key" }, el("span", {}, "API key"), key),
       fault,
@@ -42,7 +43,7 @@ export function askForKey(why = "") {
       busy = false;
       go.removeAttribute("aria-disabled");
       say(go, "Log in");
-      say(fault, wrong);
+      tell(fault, wrong);
       fault.hidden = !wrong;
       if (wrong) return key.select();
       over = true;
