@@ -29,7 +29,7 @@ _OF_A_KEY = frozenset({"/ui/session", "/ui/logout"})
 _ENDED = "This session has ended: log in again."
 _NO_ENGINE = (
     "A session of the dashboard does not open an engine's own pages, whose scripts could do here "
-    "what its key may do. Send the key itself, or ask the engine itself."
+    "what its key may do. Send the key itself."
 )
 
 #: One who is let in without a key.
