@@ -14,9 +14,9 @@ from functools import partial, wraps
 from typing import Any
 
 import msgspec
-from msgspec.structs import replace
 from klein import Klein
 from klein.resource import KleinResource
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater

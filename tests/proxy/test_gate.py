@@ -86,7 +86,9 @@ class AtTheHeadTests(GateTestCase):
 
     def test_a_body_in_the_same_read_is_dropped(self) -> None:
         self.assert_refused(self.ask())
-        chunks = b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+        chunks = (
+            b"POST %b HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" % CHAT.encode()
+        )
         self.assert_refused(self.bench.client(chunks + event(b'{"model": "small"}') + b"0\r\n\r\n"))
 
     def test_what_comes_after_it_is_dropped_and_is_no_request(self) -> None:

@@ -1,4 +1,4 @@
-"""Promises of llamagw.proxy.rights: which models a caller may use, and what it is told of others."""
+"""Promises of llamagw.proxy.rights: which models a caller may use, and what is told of others."""
 
 from __future__ import annotations
 
