@@ -20,6 +20,7 @@ import click
 from llamagw.cli.places import find_config
 from llamagw.cli.remote import json_option, print_json
 from llamagw.cli.serve import needed
+from llamagw.text import harmless
 
 if TYPE_CHECKING:
     from llamagw.cli.keyfile import KeyFile
@@ -148,6 +149,8 @@ def _checked_name(context: click.Context, parameter: click.Parameter, value: str
 @_of_file
 def new(file: KeyFile, name: str, models: list[str], scope: list[str], expires: str | None) -> None:
     """Make a key, and print its secret: this once."""
+    import msgspec
+
     from llamagw.config import KeyEntry
     from llamagw.gate import digest_of, new_secret
 
@@ -159,6 +162,10 @@ def new(file: KeyFile, name: str, models: list[str], scope: list[str], expires: 
         scopes=scope,  # type: ignore[arg-type]
         expires=expires,
     )
+    try:
+        msgspec.convert(msgspec.to_builtins(entry), KeyEntry)
+    except msgspec.ValidationError as error:
+        raise click.UsageError(f"that cannot be in a file of keys: {error}") from None
     file.add(entry)
     click.echo(secret)
     click.echo(_said(entry, file, "It is not shown again."), err=True)
@@ -182,7 +189,7 @@ def list_(file: KeyFile, as_json: bool) -> None:
             one.name,
             _state(one),
             ",".join(one.scopes),
-            ",".join(one.models),
+            harmless(",".join(one.models)),
             one.expires or "never",
         )
         for one in entries
@@ -253,7 +260,7 @@ def _switch(file: KeyFile, name: str, enabled: bool) -> None:
 
 
 def _said(entry: KeyEntry, file: KeyFile, once: str) -> str:
-    models = "all models" if "*" in entry.models else ", ".join(entry.models)
+    models = "all models" if "*" in entry.models else harmless(", ".join(entry.models))
     until = f"until {entry.expires}" if entry.expires else "without end"
     scopes = ", ".join(entry.scopes)
     return f"{entry.name}: {scopes} with {models}, {until}; in {file.path}. {once} {_TAKEN}"

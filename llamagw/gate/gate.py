@@ -78,9 +78,11 @@ class Gate:
         :raises NotPermitted: if its key may not do that
         :raises NotAllowed: from ``accept``
         """
-        if self.keyring is None or method == b"OPTIONS":
-            # A browser asks with OPTIONS before it sends the key.
+        if self.keyring is None:
             return ANYBODY
+        if method == b"OPTIONS":
+            # A browser asks with it before it sends the key.
+            return NOBODY
         secret = secret_of(headers)
         if secret is not None:
             caller = self.keyring.find(secret, self._epoch())
@@ -98,7 +100,7 @@ class Gate:
         if scope not in caller.scopes and not free:
             lacking = scope.name.lower()
             raise NotPermitted(
-                f"The API key `{caller.name}` lacks the scope `{lacking}`: it {scope.value}."
+                f"The API key `{caller.name}` lacks the scope `{lacking}`, for what {scope.value}."
             )
         return caller
 

@@ -31,7 +31,7 @@ from llamagw.errors import (
     ServerBusy,
     Unauthorized,
 )
-from llamagw.gate import ANYBODY, Gate, Session
+from llamagw.gate import ANYBODY, Gate, Session, no_secret
 from llamagw.net import IConnection, of_answer
 from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
@@ -132,7 +132,10 @@ class Request(KnownRequest):
         self._chunks: int | None = 0 if length is None else None
         #: Number of punctuation characters received; None while the body is under `DENSE`.
         self._punctuation: int | None = None
-        if length is not None and length > self._room:
+        if length != 0 and not self.caller.scopes and not self._logs_in():
+            # Who has no key is let in to look; a body would be held in memory.
+            self.channel.refuse(no_secret())
+        elif length is not None and length > self._room:
             self._too_large()
         elif length and not self.channel.connections.bodies.has_room(length):
             self._too_much()
@@ -170,6 +173,9 @@ class Request(KnownRequest):
         """
         address = getattr(self.channel.transport.getPeer(), "host", HERE)
         return gate.attempts.failed(address, self.channel.connections.clock.seconds())
+
+    def _logs_in(self) -> bool:
+        return decoded_path(self.channel.request_line[1]) == "/ui/login"
 
     def _most(self) -> int:
         """Maximum size of the body, in bytes."""
@@ -493,6 +499,8 @@ class Request(KnownRequest):
 
         :return: its envelope
         """
+        if not self.caller.every_model:
+            error = error.unnamed()
         if self.record is None:
             return self.dialect.envelope(error)
         self.record.failed(error.code, error.message)

@@ -297,7 +297,7 @@ class WrongKeyTests(LoginTestCase):
             error = self.assert_envelope(answer, 400, open_to_all=False)
             self.assertIn('{"key": "lgw_…"}', error["message"])
 
-    def test_nobody_sends_a_long_body_without_a_key(self) -> None:
+    def test_nobody_sends_a_long_body_without_a_key_and_elsewhere_none(self) -> None:
         head = request(None, "/ui/login", "POST", [("Content-Length", str(WITHOUT_KEY + 1))])
         [answer] = self.bench.asks(head)
         error = self.assert_envelope(answer, 413, open_to_all=False)
@@ -306,6 +306,8 @@ class WrongKeyTests(LoginTestCase):
         head = request(None, "/ui/login", "POST", [("Transfer-Encoding", "chunked")])
         [answer] = self.bench.asks(head + chunk + chunk)
         self.assert_envelope(answer, 413, open_to_all=False)
+        for path in ("/ui/", "/ui/login/", "/health"):
+            self.assertEqual(self.ask(path, "POST", b"{}").status, 401, path)
         # With one it may be as long as elsewhere.
         key = [("X-API-Key", self.secrets["user"]), ("Content-Length", str(WITHOUT_KEY + 1))]
         client = self.bench.client(request(None, "/v1/chat/completions", "POST", key))

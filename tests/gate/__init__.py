@@ -1,1 +1,1 @@
-"""Promises of llamagw.web."""
+"""Promises of llamagw.gate."""
