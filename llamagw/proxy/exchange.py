@@ -29,7 +29,10 @@ _TRACED = frozenset({b"traceparent"})
 _KEYS = CREDENTIALS
 
 #: Not copied by default: browsers send cookies to every port of a host.
-_COOKIE = frozenset({b"cookie", b"x-csrf-token"})
+_COOKIE = frozenset({b"cookie"})
+
+#: Not copied where clients have keys: what proves a session of the dashboard.
+_SESSION = _COOKIE | {b"x-csrf-token"}
 
 _NONE: frozenset[bytes] = frozenset()
 
@@ -217,7 +220,9 @@ def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes
     if keyed or address.api_key is not None:
         own |= _KEYS
     passed = lease.model.pass_headers
-    if keyed or not passed or b"set-cookie" not in lower(passed):
+    if keyed:
+        own |= _SESSION
+    elif not passed or b"set-cookie" not in lower(passed):
         own |= _COOKIE
     record = request.record
     if record is not None and record.trace is not None:

@@ -125,7 +125,7 @@ function show(root, params) {
 
   function tell() {
     const waiting = [...now.values()].filter(STATES.waiting[1]).length;
-    const parts = [`${count(now.size + untold)} under way`];
+    const parts = [session.everyModel ? `${count(now.size + untold)} under way` : "each is listed when it has ended"];
     if (waiting) parts[0] += `, ${count(waiting)} of them waiting`;
     if (unseen) parts.push(`${count(unseen)} more ended while paused`);
     if (lost) parts.push(`${lost} Trying again…`);
@@ -293,7 +293,7 @@ function show(root, params) {
   /** In the place of the stream, which is of all models: the requests that have ended. */
   async function look() {
     try {
-      const { data } = await get(`activity?limit=${MOST}`);
+      const { data } = await get(`activity?limit=${asked ? SHOWN : MOST}`);
       asked = true;
       lost = "";
       hear({ event: "snapshot", now: [], last: data });
