@@ -1,0 +1,74 @@
+"""
+What a gateway tells of the memory that it counts, in words: what models are charged, by device.
+
+For `llamagw ps` and `llamagw top`; whether a model fits is for beside.py. The types of what comes
+from the gateway are not relied upon, and its text is made harmless for a terminal.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from llamagw.cli import show
+from llamagw.cli.entries import number
+
+#: Devices that are told at most, and characters of a name.
+_MOST, _NAME = 16, 12
+
+
+class Account(NamedTuple):
+    """
+    The memory of a device, in bytes.
+
+    :ivar total: of all
+    :ivar budget: what models may take
+    :ivar charged: what those in memory are charged
+    :ivar others: what others hold
+    :ivar free: what one more model could take
+    """
+
+    device: str
+    total: float
+    budget: float
+    charged: float
+    others: float
+    free: float
+
+    def words(self) -> str:
+        """Who has what, as half a sentence."""
+        return (
+            f"{show.size(self.charged)} of {show.size(self.budget)} charged, "
+            f"{show.size(self.free)} free; others hold {show.size(self.others)}"
+        )
+
+
+def accounts(health: dict[str, Any]) -> list[Account]:
+    """
+    The memory of each device.
+
+    :param health: the answer to ``GET /health``
+    :return: empty if the gateway does not count memory
+    """
+    told, found = health.get("memory"), []
+    keys = ("total", "budget", "ours", "others", "free")
+    for name in [*told][:_MOST] if isinstance(told, dict) else []:
+        sizes = [size for key in keys if (size := number(health, "memory", name, key)) is not None]
+        if len(sizes) == len(keys) and min(sizes) >= 0:
+            found.append(Account(show.middle(show.plain(name), _NAME), *sizes))
+    return found
+
+
+def charge(model: dict[str, Any]) -> str:
+    """
+    What a model is counted with, such as ``741 MiB + 5.6 GiB CUDA0``; "-" if it is not.
+
+    :param model: as ``GET /models`` tells it
+    """
+    told = model.get("charge")
+    sizes = [(name, number(told, name)) for name in told] if isinstance(told, dict) else []
+    parts = [
+        show.size(size) if name == "host" else f"{show.size(size)} {show.plain(name)}"
+        for name, size in sizes
+        if size and size > 0
+    ]
+    return " + ".join(parts) or "-"
