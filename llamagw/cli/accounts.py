@@ -1,7 +1,7 @@
 """
 What a gateway tells of the memory that it counts, in words: what models are charged, by device.
 
-For `llamagw ps` and `llamagw top`; whether a model fits is for beside.py. The types of what comes
+For `llamagw ps` and `llamagw top`. Whether a model fits is for beside.py. The types of what comes
 from the gateway are not relied upon, and its text is made harmless for a terminal.
 """
 
@@ -36,10 +36,12 @@ class Account(NamedTuple):
 
     def words(self) -> str:
         """Who has what, as half a sentence."""
-        return (
-            f"{show.size(self.charged)} of {show.size(self.budget)} charged, "
-            f"{show.size(self.free)} free; others hold {show.size(self.others)}"
-        )
+        return f"{self.brief()}; others hold {show.size(self.others)}"
+
+    def brief(self) -> str:
+        """The same without what others hold."""
+        charged, budget, free = map(show.size, (self.charged, self.budget, self.free))
+        return f"{charged} of {budget} charged, {free} free"
 
 
 def accounts(health: dict[str, Any]) -> list[Account]:
@@ -53,7 +55,7 @@ def accounts(health: dict[str, Any]) -> list[Account]:
     keys = ("total", "budget", "ours", "others", "free")
     for name in [*told][:_MOST] if isinstance(told, dict) else []:
         sizes = [size for key in keys if (size := number(health, "memory", name, key)) is not None]
-        if len(sizes) == len(keys) and min(sizes) >= 0:
+        if len(sizes) == len(keys) and min(sizes) >= 0 < sizes[0]:
             found.append(Account(show.middle(show.plain(name), _NAME), *sizes))
     return found
 
@@ -64,11 +66,20 @@ def charge(model: dict[str, Any]) -> str:
 
     :param model: as ``GET /models`` tells it
     """
-    told = model.get("charge")
-    sizes = [(name, number(told, name)) for name in told] if isinstance(told, dict) else []
     parts = [
         show.size(size) if name == "host" else f"{show.size(size)} {show.plain(name)}"
-        for name, size in sizes
-        if size and size > 0
+        for name, size in _charges(model)
     ]
     return " + ".join(parts) or "-"
+
+
+def charged(model: dict[str, Any]) -> float | None:
+    """What a model is counted with on all devices, in bytes; None if it is not."""
+    return sum(size for _, size in _charges(model)) or None
+
+
+def _charges(model: dict[str, Any]) -> list[tuple[str, float]]:
+    told = model.get("charge")
+    names = [*told][:_MOST] if isinstance(told, dict) else []
+    sizes = [(name, number(model, "charge", name)) for name in names]
+    return [(name, size) for name, size in sizes if size is not None and size > 0]
