@@ -1012,20 +1012,21 @@ def _certificate() -> str:
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
 def test_the_base_url_of_a_client_will_do(gateway: FakeGateway, suffix: str) -> None:
     llamagw(f"ps --url {gateway.url}{suffix}")
-    assert gateway.asked[-1][1] == "/models"
+    assert gateway.asked[0][1] == "/models"
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1"])
 def test_a_host_and_a_port_will_do(gateway: FakeGateway, suffix: str) -> None:
     llamagw(f"ps --url {gateway.url.removeprefix('http://')}{suffix}")
-    assert gateway.asked[-1][1] == "/models"
+    assert gateway.asked[0][1] == "/models"
     assert Client("[::1]:8000").url == "http://[::1]:8000"
 
 
 def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
-    gateway.answers["/llm/models"] = gateway.answers["/models"]
+    for path in ("/models", "/health"):
+        gateway.answers[f"/llm{path}"] = gateway.answers[path]
     llamagw(f"ps --url {gateway.url}/llm/v1")
-    assert gateway.asked[-1][1] == "/llm/models"
+    assert gateway.asked[0][1] == "/llm/models"
 
 
 def test_the_url_comes_from_the_nearest_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:
