@@ -65,7 +65,7 @@ function counted({ device, total, budget, reserve, ours, others, free }, all) {
     ["others", others, "held by others"],
     // What follows is told, but no part of the bar.
     ["budget", budget, "may be used by models", 0],
-    ["", shared, "of files that models share, counted once", 0],
+    ["shared", shared, "of files that models share, counted once", 0],
     ["lacking", ours + Math.max(others - reserve, 0) - budget, "too much, nothing more is loaded", 0],
   ];
   const parts = [...models.slice(0, NAMED).map((model) => ["model", bytes(model), model.id, share]), ...rest]
