@@ -1,20 +1,21 @@
 """
 A day of thirty models, 1B to 70B: memory counted in bytes against models counted; simulated.
 
-    PYTHONPATH=. python benchmarks/fit_sim.py [--write] [--seeds N] [--sessions N]
+    PYTHONPATH=. python benchmarks/fit_sim.py [--write] [--seeds N]
 
-The scheduler is the real one, and so are the places of each model and what it is counted with there:
-launch/placement.py, by heads as those of benchmarks/memory.py, with 8192 tokens and all layers on
+The scheduler is the real one, and so are the places of each model and what it is counted with there
+(launch/placement.py), by heads as those of benchmarks/memory.py, with 8192 tokens and all layers on
 GPUs. Engines, clients and the clock are not. Somebody turns to a model and asks it several requests
 in a row, by day more often than at night; some models are asked for far more often than others, and
 which ones these are is another with each seed. The traffic is the same for all that is compared.
 
 A count is *safe* if any so many of the models fit together; the largest such one is what who counts
-can choose. Larger ones are played as if all went well, and it is told how often a load would not
-have fitted. What fits is here what the estimate says without its margin, in all that the machine
-has: that is kinder to counts. A model that does not even fit alone is left out.
+can choose. Larger ones are played as if all went well, up to that with no more loads than by bytes,
+and it is told how often a load would not have fitted. What fits is here what the estimate says
+without its margin, in all that the machine has: that is kinder to counts. A model that does not
+even fit alone is left out.
 
-The world keeps books of its own: no load by bytes may exceed them. With ``--write``, the table of
+The world keeps books of its own: no load by bytes may exceed them. With ``--write``, the tables of
 docs/memory.md.
 """
 
@@ -48,7 +49,7 @@ from llamagw.models.facts import look
 from tests.models import heads
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
-PLACE = re.compile(r"(<!-- made by benchmarks/fit_sim\.py -->\n)(?:\|.*\n)*")
+PLACE = re.compile(r"(<!-- made by benchmarks/fit_sim\.py: (\w+) -->\n)(?:\|.*\n)*")
 GIB, GB = 2**30, 10**9
 
 #: The GPUs of each machine, and its own memory.
@@ -94,8 +95,11 @@ SWING = 0.9
 
 DAY = 86_400.0
 
-#: How many counts above the safe one are looked at.
-ABOVE = 4
+#: Sessions a day, on average; and how many there are in the first table.
+SESSIONS = (150, 600, 1500)
+NORMAL = 600
+
+WAITS = ("wait p50", "p95", "longest")
 
 
 class Model(NamedTuple):
@@ -185,14 +189,23 @@ def sessions(of: Sequence[Model], a_day: float, seed: int) -> Iterator[tuple[flo
 
 
 class Result(NamedTuple):
-    """What a day came to: loads, seconds of waits, who was turned away, loads that did not fit."""
+    """
+    What a day came to.
 
-    loads: float
+    :ivar loads: how many there were
+    :ivar answered: requests that were admitted
+    :ivar p50: seconds of waiting for that; p95 and the longest too
+    :ivar refused: requests that were turned away
+    :ivar over: loads for which there was no room
+    """
+
+    loads: int
+    answered: int
     p50: float
     p95: float
     longest: float
-    refused: float
-    over: float
+    refused: int
+    over: int
 
 
 class Day(World):
@@ -208,7 +221,7 @@ class Day(World):
         self.ours = {device: Capacity(size - RESERVE) for device, size in machine.items()}
         self.models = {model.name: model for model in of}
         self.bytes = limit is None
-        self.refused = self.over = 0
+        self.answered = self.refused = self.over = 0
         for model in of:
             self.scheduler.add(model.name, needs=partial(_needs, model, self.bytes))
         if self.bytes:
@@ -227,10 +240,11 @@ class Day(World):
             self.later(begin, partial(self._asks, session))
         self.until(DAY)
         p50, p95, longest = share_of(self.waits, 0.5, 0.95, 1)
-        return Result(self.loads, p50, p95, longest, self.refused, self.over)
+        return Result(self.loads, self.answered, p50, p95, longest, self.refused, self.over)
 
     def admitted(self, ticket: Hashable) -> None:
         assert isinstance(ticket, Session)
+        self.answered += 1
         self.later(ticket.turns[0][0], partial(self._answered, ticket))
 
     def rejected(self, ticket: Hashable) -> None:
@@ -288,7 +302,8 @@ def fitting(machine: Mapping[str, int], of: Sequence[Model]) -> list[Model]:
     return [
         model
         for model in of
-        if any(not Books([need]).over(ours) for need in model.needs) and safe_count(machine, [model])
+        if any(not Books([need]).over(ours) for need in model.needs)
+        and safe_count(machine, [model])
     ]
 
 
@@ -296,50 +311,105 @@ class Row(NamedTuple):
     """
     A way to admit, on a machine.
 
-    :ivar limit: None for bytes
-    :ivar results: by seed
+    :ivar limit: how many models may be in memory; None if bytes are counted
+    :ivar days: by seed
     """
 
     limit: int | None
-    results: list[Result]
+    days: list[Result]
 
     def mean(self, figure: str) -> float:
-        return statistics.mean(getattr(result, figure) for result in self.results)
+        return statistics.mean(float(getattr(day, figure)) for day in self.days)
+
+    def cells(self, safe: Row) -> list[str]:
+        """Of a table; `safe` is what its loads are compared with."""
+        way = "bytes" if self.limit is None else f"{self.limit}{', safe' * (self is safe)}"
+        spread = statistics.pstdev(day.loads for day in self.days)
+        waits = (f"{self.mean(figure):.0f}" for figure in ("p50", "p95", "longest"))
+        loads = f"{self.mean('loads'):.0f} ± {spread:.0f}"
+        others = (f"{self.mean(figure):.0f}" for figure in ("refused", "over"))
+        return [way, loads, f"{self.mean('loads') / safe.mean('loads'):.2f}", *waits, *others]
 
 
-def compare(
-    machine: Mapping[str, int], of: Sequence[Model], a_day: float, seeds: int
-) -> tuple[list[Row], int]:
+class Case(NamedTuple):
     """
-    By bytes, and by count.
+    A machine and its models.
 
-    :return: rows, of which the first is by bytes and the second by the safe count; and that
+    :ivar name: of both
+    :ivar machine: bytes of each device
+    :ivar of: the models that fit alone
     """
-    safe = safe_count(machine, of)
-    rows = []
-    for limit in (None, *range(safe, safe + ABOVE + 1)):
-        results = [Day(machine, of, limit).run(a_day, seed) for seed in range(1, seeds + 1)]
-        rows.append(Row(limit, results))
-    return rows, safe
+
+    name: str
+    machine: Mapping[str, int]
+    of: list[Model]
+
+    def row(self, limit: int | None, a_day: float, seeds: int) -> Row:
+        """Some days of one way to admit."""
+        days = (Day(self.machine, self.of, limit).run(a_day, seed) for seed in range(seeds))
+        return Row(limit, [*days])
 
 
-def main() -> None:
-    """Compare, print, and write."""
-    parser = argparse.ArgumentParser(description="Bytes or models counted, on a simulated clock.")
-    parser.add_argument("--write", action="store_true", help="write the table of docs/memory.md")
-    parser.add_argument("--seeds", type=int, default=5, help="days of each (default: 5)")
-    parser.add_argument("--sessions", type=int, default=600, help="a day (default: 600)")
-    options = parser.parse_args()
+def cases() -> Iterator[Case]:
+    """All of them."""
     for name, gpus in MACHINES.items():
         for title, sizes in SETS.items():
             with tempfile.TemporaryDirectory() as folder:
                 machine = {HOST: RAM, **gpus}
                 of = fitting(machine, models(gpus, sizes, Path(folder)))
-            rows, safe = compare(machine, of, options.sessions, options.seeds)
-            print(name, title, len(of), "models, safe", safe)
-            for row in rows:
-                r = [row.mean(f) for f in Result._fields]
-                print(row.limit, *(f"{x:8.1f}" for x in r), flush=True)
+            yield Case(f"{name}, {title}", machine, of)
+
+
+def as_many(case: Case, rows: Sequence[Row], seeds: int) -> Row:
+    """The smallest count with no more loads than by bytes."""
+    by_bytes, safe = rows
+    assert safe.limit is not None
+    for limit in range(safe.limit + 1, len(case.of)):
+        row = case.row(limit, NORMAL, seeds)
+        if row.mean("loads") <= by_bytes.mean("loads"):
+            break
+    return row
+
+
+def ratios(by_bytes: Row, safe: Row) -> str:
+    """Loads by bytes for each by the safe count, with the least and the most of a day."""
+    each = [
+        ours.loads / theirs.loads for ours, theirs in zip(by_bytes.days, safe.days, strict=True)
+    ]
+    mean = by_bytes.mean("loads") / safe.mean("loads")
+    return f"{mean:.2f} ({min(each):.2f}–{max(each):.2f})"
+
+
+def table(*rows: Sequence[str]) -> str:
+    """A table of a document; its titles first."""
+    lines = [*rows[:1], ["---"] * len(rows[0]), *rows[1:]]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+
+
+def main() -> None:
+    """Compare, print, and write."""
+    parser = argparse.ArgumentParser(description="Bytes or models counted, on a simulated clock.")
+    parser.add_argument("--write", action="store_true", help="write the tables of docs/memory.md")
+    parser.add_argument("--seeds", type=int, default=8, help="days of each (default: 8)")
+    options = parser.parse_args()
+    normal: list[Sequence[str]] = [("machine, models", "counted", "loads", "of safe", *WAITS, "refused", "not fitting")]
+    loads: list[Sequence[str]] = [("machine, models", *(f"{a_day} sessions" for a_day in SESSIONS))]
+    for case in cases():
+        found = []
+        for a_day in SESSIONS:
+            limits = (None, safe_count(case.machine, case.of))
+            rows = [case.row(limit, a_day, options.seeds) for limit in limits]
+            found.append(ratios(*rows))
+            if a_day == NORMAL:
+                rows.append(as_many(case, rows, options.seeds))
+                normal += [(case.name, *row.cells(rows[1])) for row in rows]
+        loads.append((case.name, *found))
+        print(*loads[-1], sep="  ", flush=True)
+    made = {"normal": table(*normal), "loads": table(*loads)}
+    print(*made.values(), sep="\n")
+    if options.write:
+        text = DOC.read_text()
+        DOC.write_text(PLACE.sub(lambda place: place[1] + made[place[2]], text))
 
 
 if __name__ == "__main__":
