@@ -37,7 +37,7 @@ from simulated import World, share_of
 
 from llamagw.config import LocalModel, ModelEntry
 from llamagw.fleet.actions import Action, Start, Stop
-from llamagw.fleet.books import Books, Capacity
+from llamagw.fleet.books import Capacity
 from llamagw.fleet.scheduler import Scheduler
 from llamagw.launch import Need
 from llamagw.launch.charge import Machine, Place
@@ -47,6 +47,7 @@ from llamagw.launch.placement import Placement
 from llamagw.models import HOST, Facts
 from llamagw.models.facts import look
 from tests.models import heads
+from tests.support.room import size_on
 
 DOC = Path(__file__).resolve().parents[1] / "docs" / "memory.md"
 PLACE = re.compile(r"(<!-- made by benchmarks/fit_sim\.py: (\w+) -->\n)(?:\|.*\n)*")
@@ -99,7 +100,7 @@ DAY = 86_400.0
 SESSIONS = (150, 600, 1500)
 NORMAL = 600
 
-WAITS = ("wait p50", "p95", "longest")
+WAITS = ("p50", "p95", "longest")
 
 
 class Model(NamedTuple):
@@ -217,15 +218,15 @@ class Day(World):
 
     def __init__(self, machine: Mapping[str, int], of: Sequence[Model], limit: int | None) -> None:
         super().__init__(Scheduler((), limit=limit or len(of), swap_after=None, max_queue=512))
-        self.all = {device: Capacity(size) for device, size in machine.items()}
-        self.ours = {device: Capacity(size - RESERVE) for device, size in machine.items()}
+        self.machine, self.budget = machine, budget(machine)
         self.models = {model.name: model for model in of}
         self.bytes = limit is None
         self.answered = self.refused = self.over = 0
         for model in of:
             self.scheduler.add(model.name, needs=partial(_needs, model, self.bytes))
         if self.bytes:
-            self.scheduler.memory(self.ours, 0.0)
+            capacity = {device: Capacity(size) for device, size in self.budget.items()}
+            self.scheduler.memory(capacity, 0.0)
         #: What each process takes, and what it is counted with; by name of its model.
         self.real: dict[str, Need] = {}
         self.counted: dict[str, Need] = {}
@@ -235,7 +236,7 @@ class Day(World):
         :param a_day: sessions on average
         """
         # Times of loads are others' business: they must not change who comes.
-        self.random = Random(-seed)
+        self.random = Random(f"{seed} loads")
         for begin, session in sessions([*self.models.values()], a_day, seed):
             self.later(begin, partial(self._asks, session))
         self.until(DAY)
@@ -257,12 +258,11 @@ class Day(World):
             assert action.need is not None
             real = model.real[model.needs.index(action.need)]
             self.counted[action.key] = action.need
-            over = Books(self.counted.values()).over(self.ours)
-            assert not over, f"{action.key} is started where there is no room on {over}"
+            assert fit([*self.counted.values()], self.budget), "it is started over the budget"
         self.real[action.key] = real
-        over = Books(self.real.values()).over(self.all)
+        over = not fit([*self.real.values()], self.machine)
         assert not (self.bytes and over), "what is counted is at least what is taken"
-        self.over += bool(over)
+        self.over += over
         return (LOAD_SEC + model.size / READ) * self.random.uniform(0.9, 1.1)
 
     def stops(self, action: Stop) -> float:
@@ -286,24 +286,29 @@ def _needs(model: Model, counted: bool) -> tuple[Need, ...]:
     return model.needs if counted else ()
 
 
+def budget(machine: Mapping[str, int]) -> dict[str, int]:
+    """What may be used of each device."""
+    return {device: size - RESERVE for device, size in machine.items()}
+
+
+def fit(needs: Sequence[Need], devices: Mapping[str, int]) -> bool:
+    """Whether they fit together, by books that are not the scheduler's."""
+    return all(size_on(needs, device) <= size for device, size in devices.items())
+
+
 def safe_count(machine: Mapping[str, int], of: Sequence[Model]) -> int:
     """The most models of which any so many fit together: the largest do."""
-    capacity = {device: Capacity(size) for device, size in machine.items()}
-    largest = sorted(of, key=lambda model: model.size, reverse=True)
-    return sum(
-        not Books(model.spread for model in largest[:number]).over(capacity)
-        for number in range(1, len(of) + 1)
-    )
+    largest = [one.spread for one in sorted(of, key=lambda one: one.size, reverse=True)]
+    return sum(fit(largest[:number], machine) for number in range(1, len(of) + 1))
 
 
 def fitting(machine: Mapping[str, int], of: Sequence[Model]) -> list[Model]:
     """The models that fit alone, by bytes and by count."""
-    ours = {device: Capacity(size - RESERVE) for device, size in machine.items()}
+    ours = budget(machine)
     return [
-        model
-        for model in of
-        if any(not Books([need]).over(ours) for need in model.needs)
-        and safe_count(machine, [model])
+        one
+        for one in of
+        if fit([one.spread], machine) and any(fit([need], ours) for need in one.needs)
     ]
 
 
@@ -323,7 +328,7 @@ class Row(NamedTuple):
 
     def cells(self, safe: Row) -> list[str]:
         """Of a table; `safe` is what its loads are compared with."""
-        way = "bytes" if self.limit is None else f"{self.limit}{', safe' * (self is safe)}"
+        way = "bytes" if self.limit is None else f"{self.limit}{' (safe)' * (self is safe)}"
         spread = statistics.pstdev(day.loads for day in self.days)
         waits = (f"{self.mean(figure):.0f}" for figure in ("p50", "p95", "longest"))
         loads = f"{self.mean('loads'):.0f} ± {spread:.0f}"
@@ -372,18 +377,18 @@ def as_many(case: Case, rows: Sequence[Row], seeds: int) -> Row:
 
 
 def ratios(by_bytes: Row, safe: Row) -> str:
-    """Loads by bytes for each by the safe count, with the least and the most of a day."""
-    each = [
-        ours.loads / theirs.loads for ours, theirs in zip(by_bytes.days, safe.days, strict=True)
-    ]
+    """Loads by bytes for each by the safe count, of all days and of the best and the worst; p95."""
+    days = zip(by_bytes.days, safe.days, strict=True)
+    each = [ours.loads / theirs.loads for ours, theirs in days]
     mean = by_bytes.mean("loads") / safe.mean("loads")
-    return f"{mean:.2f} ({min(each):.2f}–{max(each):.2f})"
+    p95 = f"{by_bytes.mean('p95'):.0f} / {safe.mean('p95'):.0f}"
+    return f"{mean:.2f} ({min(each):.2f}–{max(each):.2f}), p95 {p95}"
 
 
 def table(*rows: Sequence[str]) -> str:
     """A table of a document; its titles first."""
-    lines = [*rows[:1], ["---"] * len(rows[0]), *rows[1:]]
-    return "".join(f"| {' | '.join(cells)} |\n" for cells in lines)
+    lines = [f"| {' | '.join(cells)} |\n" for cells in rows]
+    return "".join([lines[0], "|---" * len(rows[0]) + "|\n", *lines[1:]])
 
 
 def main() -> None:
@@ -392,7 +397,9 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write the tables of docs/memory.md")
     parser.add_argument("--seeds", type=int, default=8, help="days of each (default: 8)")
     options = parser.parse_args()
-    normal: list[Sequence[str]] = [("machine, models", "counted", "loads", "of safe", *WAITS, "refused", "not fitting")]
+    normal: list[Sequence[str]] = [
+        ("machine, models", "counted", "loads", "of safe", *WAITS, "refused", "not fitting")
+    ]
     loads: list[Sequence[str]] = [("machine, models", *(f"{a_day} sessions" for a_day in SESSIONS))]
     for case in cases():
         found = []
@@ -402,11 +409,12 @@ def main() -> None:
             found.append(ratios(*rows))
             if a_day == NORMAL:
                 rows.append(as_many(case, rows, options.seeds))
-                normal += [(case.name, *row.cells(rows[1])) for row in rows]
+                normal += [("", *row.cells(rows[1])) for row in rows]
+                normal[-len(rows)] = (case.name, *normal[-len(rows)][1:])
         loads.append((case.name, *found))
-        print(*loads[-1], sep="  ", flush=True)
+        print(case.name, *found, sep="\n    ", flush=True)
     made = {"normal": table(*normal), "loads": table(*loads)}
-    print(*made.values(), sep="\n")
+    print("", *made.values(), sep="\n")
     if options.write:
         text = DOC.read_text()
         DOC.write_text(PLACE.sub(lambda place: place[1] + made[place[2]], text))
