@@ -123,16 +123,19 @@ def memory_in_use() -> tuple[int, int]:
 
 def oom_kills() -> int:
     """
-    How many processes the kernel has killed for want of memory since the machine was started.
+    How many processes the kernel has killed for want of memory.
 
-    Those of all control groups (``oom_kill`` in /proc/vmstat, Linux 4.13 and later).
+    Those of this process's control group, of cgroup v2, whatever was full; else those of the whole
+    machine (``oom_kill`` in memory.events and, from Linux 4.13, in /proc/vmstat).
 
-    :return: 0 where that is not told
+    :return: since the group or the machine was started; 0 where that is not told
     """
-    with contextlib.suppress(OSError, ValueError), open(_VMSTAT, encoding="ascii") as file:
-        for line in file:
-            if line.startswith("oom_kill "):
-                return int(line.split()[1])
+    own = os.path.join(_CGROUP, _own_group("0::").lstrip("/"))
+    for path in (f"{own}/memory.events", f"{_CGROUP}/memory.events", _VMSTAT):
+        with contextlib.suppress(OSError, ValueError):
+            for line in _read(path).splitlines():
+                if line.startswith("oom_kill "):
+                    return int(line.split()[1])
     return 0
 
 

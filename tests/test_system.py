@@ -90,6 +90,19 @@ def test_a_group_that_tells_nonsense_is_no_limit(groups: Path) -> None:
     assert system.machine_memory() == 16 * GIB
 
 
+def test_whom_the_kernel_has_killed_is_counted_in_its_own_group_if_it_can_be(
+    groups: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Elsewhere on the machine somebody may always run out of memory."""
+    (groups / "vmstat").write_text("pgfault 12\noom_kill 30\n")
+    monkeypatch.setattr(system, "_VMSTAT", str(groups / "vmstat"))
+    assert system.oom_kills() == 30
+    write(groups, events="oom 9\noom_kill 4\n")
+    assert system.oom_kills() == 4, "of a container it is the root of what it sees"
+    write(groups / "a" / "b", events="oom 3\noom_kill 2\noom_group_kill 0\n")
+    assert system.oom_kills() == 2
+
+
 @pytest.mark.parametrize(
     ("environ", "folder"),
     [

@@ -81,9 +81,19 @@ def gateway_command(function: Callable[..., None]) -> Callable[..., None]:
         except Failed as failed:
             if arguments.get("as_json"):
                 print_json({"error": failed.error})
-            raise click.ClickException(show.plain(str(failed))) from None
+            raise click.ClickException(_on_stderr(show.plain(str(failed)))) from None
 
     return wrapped
+
+
+def _on_stderr(text: str) -> str:
+    """An error as it is shown: in lines as long as those of the terminal, if it goes to one."""
+    if not sys.stderr.isatty():
+        return text
+    # Click writes this before it.
+    begin = "Error: "
+    width = shutil.get_terminal_size().columns
+    return show.note(begin + text, width, lines=None).removeprefix(begin)
 
 
 def completing_client(context: click.Context) -> Client:

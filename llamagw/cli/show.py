@@ -45,14 +45,14 @@ def ago(seconds: float) -> str:
     return "just now" if seconds < 5 else f"{span(seconds)} ago"
 
 
-def note(text: str, width: int | None = None) -> str:
+def note(text: str, width: int | None = None, lines: int | None = NOTE_LINES) -> str:
     """
-    A sentence below a table.
+    A sentence below a table, or an error.
 
     :param text: any number of words
     :param width: characters of a line at most, but for longer words; None for no limit
-    :return: as it is without a limit; else in `NOTE_LINES` at most, of which all but the first are
-        indented
+    :param lines: at most; None for no limit
+    :return: as it is without a width; else in lines of which all but the first are indented
     """
     if width is None:
         return text
@@ -62,7 +62,7 @@ def note(text: str, width: int | None = None) -> str:
         subsequent_indent="  ",
         break_long_words=False,
         break_on_hyphens=False,
-        max_lines=NOTE_LINES,
+        max_lines=lines,
         placeholder=" …",
     )
 

@@ -45,8 +45,8 @@ class Books:
     def __init__(self, needs: Iterable[Need | None] = ()) -> None:
         self.count = 0
         self.taken: dict[str, int] = {}
-        #: Of each file that is mapped: its bytes, and by how many runs.
-        self._files: dict[str, tuple[int, int]] = {}
+        #: Of each file that is mapped: how many bytes, by each of the runs that map it.
+        self._files: dict[str, tuple[int, ...]] = {}
         for need in needs:
             self.add(need)
 
@@ -75,20 +75,28 @@ class Books:
         for device, size in need.devices.items():
             taken[device] = taken.get(device, 0) + sign * size
         for file, size in need.files.items():
-            # Runs that map the same file have the same pages of it.
-            known, users = self._files.get(file, (size, 0))
-            if users + sign:
-                self._files[file] = known, users + sign
+            # Runs that map the same file have the same pages of it: as many as the one with most.
+            sizes = self._files.get(file, ())
+            if sign > 0:
+                changed = (*sizes, size)
+            else:
+                at = sizes.index(size)
+                changed = sizes[:at] + sizes[at + 1 :]
+            more = max(changed, default=0) - max(sizes, default=0)
+            taken[HOST] = taken.get(HOST, 0) + more
+            if changed:
+                self._files[file] = changed
             else:
                 del self._files[file]
-            if (users == 0) if sign > 0 else (users == 1):
-                taken[HOST] = taken.get(HOST, 0) + sign * known
 
     def wants(self, need: Need) -> dict[str, int]:
         """What one more run would take, in bytes by device."""
         wants = dict(need.devices)
         if need.files:
-            fresh = sum(size for file, size in need.files.items() if file not in self._files)
+            fresh = sum(
+                max(size - max(self._files.get(file, ()), default=0), 0)
+                for file, size in need.files.items()
+            )
             wants[HOST] = wants.get(HOST, 0) + fresh
         return wants
 

@@ -36,10 +36,11 @@ def never_fits(model: Model, lacks: Sequence[Lack]) -> GatewayError:
         lack.need + sum(size for _, size in lack.pinned) <= lack.budget for lack in lacks
     )
     helps = _helps((lack.device for lack in lacks), pinned, any(lack.others for lack in lacks))
+    name = harmless(model.name, _NAME_LENGTH)
     return InsufficientMemory(
-        f"The model `{harmless(model.name, _NAME_LENGTH)}` does not fit into memory: "
-        f"{'; '.join(parts)}. {helps} If it takes less in truth, say so with `memory:` of the "
-        "model.",
+        f"The model `{name}` does not fit into memory: {'; '.join(parts)}. {helps} What fits is "
+        f"told by `llamagw fit`. If it takes less in truth, say so with `memory:` of the model, or "
+        f"try it with `llamagw load --anyway`.",
         param="model",
         retry_after=_OTHERS_SEC if others_only else None,
     )
@@ -55,10 +56,9 @@ def ran_out(model: Model, charge: Need, failure: GatewayError) -> GatewayError:
     counted = " and ".join(
         f"{amount(size)} on {device}" for device, size in total(charge).items() if size
     )
-    by = ", as its `memory:` says" if charge.source == "config" else ""
     return InsufficientMemory(
         f"{failure.message.rstrip('.')}. It ran out of memory, though it was counted with "
-        f"{counted}{by}. {_helps(charge.devices, (), True)}",
+        f"{counted}. {_helps(charge.devices, (), True, charge.source == 'config')}",
         param="model",
         retry_after=failure.retry_after,
     )
@@ -77,8 +77,14 @@ def _lack(lack: Lack) -> str:
     return f"{needed}, and {amount(lack.budget)} may be used there{of_that}"
 
 
-def _helps(devices: Iterable[str], pinned: Sequence[str], others: bool) -> str:
-    """What would help, as a sentence."""
+def _helps(
+    devices: Iterable[str], pinned: Sequence[str], others: bool, is_set: bool = False
+) -> str:
+    """
+    What would help, as a sentence.
+
+    :param is_set: the user has said what it takes, and it was too little
+    """
     on = set(devices)
     ways = []
     if on - {HOST}:
@@ -91,4 +97,6 @@ def _helps(devices: Iterable[str], pinned: Sequence[str], others: bool) -> str:
         ways.append(f"unpinning {names}")
     if others:
         ways.append("ending what else takes memory there")
+    if is_set:
+        ways.append("a larger `memory:` of the model")
     return f"What would help: {', '.join(ways)}."

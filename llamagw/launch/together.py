@@ -99,7 +99,9 @@ def taken(needs: Sequence[Need], mapped: Collection[str] = ()) -> dict[str, int]
     for need in needs:
         for device, size in need.devices.items():
             found[device] = found.get(device, 0) + size
-        files.update({file: size for file, size in need.files.items() if file not in mapped})
+        for file, size in need.files.items():
+            if file not in mapped:
+                files[file] = max(files.get(file, 0), size)
     if files:
         found[HOST] = found.get(HOST, 0) + sum(files.values())
     return found

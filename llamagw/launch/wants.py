@@ -25,6 +25,9 @@ _WORDS = re.compile(
     re.IGNORECASE,
 )
 
+#: Of memory that could not be locked; the engine goes on without.
+_LOCK = "mlock"
+
 #: How the kernel ends a process for want of memory.
 _KILLED = "was killed by SIGKILL"
 
@@ -68,7 +71,7 @@ class Wants:
             return ": the kernel ran out of memory"
         if not loading:
             return None
-        if any(_WORDS.search(line) for line in lines):
+        if any(_WORDS.search(line) and _LOCK not in line for line in lines):
             return ""
         if how in _SILENT and self._is_near:
             return ", most likely for want of memory"

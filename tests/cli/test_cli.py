@@ -483,13 +483,13 @@ def test_ps_in_json_is_what_the_gateway_said(gateway: FakeGateway) -> None:
     assert json.loads(llamagw("ps --json").stdout) == {"object": "list", "data": MODELS}
 
 
-def on_a_terminal(columns: int, **environ: str) -> str:
-    """What `llamagw ps` shows there."""
+def on_a_terminal(columns: int, command: str = "ps", status: int = 0, **environ: str) -> str:
+    """What a command of llamagw shows there."""
     import pty
 
     main, other = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "ps"],
+        [*COMMAND, *command.split()],
         env={**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": str(columns), **environ},
         stdin=other,
         stdout=other,
@@ -504,7 +504,7 @@ def on_a_terminal(columns: int, **environ: str) -> str:
         pass  # Linux: the other end is closed
     finally:
         os.close(main)
-    assert process.wait(DEADLINE) == 0, said
+    assert process.wait(DEADLINE) == status, said
     return said.decode()
 
 
@@ -515,6 +515,14 @@ def test_ps_fits_a_terminal_of_80_columns(gateway: FakeGateway) -> None:
     assert max(map(len, lines)) <= 80
     assert "PORT" not in lines[0]
     assert lines[1].startswith("Qwen2.5-7B-Q4_K_M ")
+
+
+def test_an_error_is_told_whole_and_fits_a_terminal_of_80_columns(gateway: FakeGateway) -> None:
+    words = [f"reason{number}" for number in range(100)]
+    gateway.answers["/models/load"] = 503, error(" ".join(words), "insufficient_memory")
+    told = on_a_terminal(80, "load --no-wait a", status=1)
+    assert told.split() == ["Error:", *words]
+    assert 70 < max(map(len, told.splitlines())) <= 80
 
 
 def test_ps_shortens_names_where_that_is_not_enough(gateway: FakeGateway) -> None:

@@ -238,6 +238,13 @@ class PlaceTests(SynchronousTestCase):
         self.assertIsNotNone(self.place(made, "b"))
         self.assertEqual(made.arrived("c", "c", 2), [])
 
+    def test_of_a_file_that_two_models_map_the_larger_part_counts(self) -> None:
+        less, more = (Need(devices={}, files={"8:15": size * GIB}) for size in (2, 6))
+        made = scheduler({"host": 7}, less=[less], more=[more], c=[need(host=2)])
+        self.assertIsNotNone(self.place(made, "less"))
+        self.assertIsNotNone(self.place(made, "more"))
+        self.assertEqual(made.arrived("c", "c", 2), [])
+
     def test_a_model_without_figures_is_not_counted(self) -> None:
         made = scheduler({"host": 1}, unknown=[], other=[need(host=1)])
         self.assertIsNone(self.place(made, "unknown"))

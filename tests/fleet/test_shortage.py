@@ -18,6 +18,8 @@ def test_a_model_that_never_fits_is_told_how_much_it_needs_and_how_much_there_is
     assert "`big`" in error.message
     assert "20.0 GiB on host, and 15.0 GiB may be used there." in error.message
     assert "smaller context_size" in error.message
+    assert "llamagw fit" in error.message
+    assert "--anyway" in error.message
     assert error.retry_after is None, "it never will"
 
 
@@ -44,3 +46,6 @@ def test_a_load_that_ran_out_of_memory_is_told_what_it_was_counted_with() -> Non
     assert error.message.startswith("It was killed by SIGKILL. It ran out of memory")
     assert "3.0 GiB on host and 512 MiB on CUDA0" in error.message
     assert error.retry_after == 4
+    assert "memory:" not in error.message
+    need = Need(devices={"host": GIB}, source="config")
+    assert "a larger `memory:`" in ran_out(BIG, need, failure).message

@@ -29,6 +29,7 @@ from llamagw.launch import Exit, Processes
 from llamagw.launch import command as command_module
 from llamagw.launch import known as known_module
 from llamagw.launch import ports as ports_module
+from llamagw.launch import wants as wants_module
 from llamagw.launch.base import Need
 from llamagw.launch.command import (
     KEY_VARIABLE,
@@ -896,6 +897,22 @@ class EndTests(EngineCase):
         self.reactor.advance(60)
         self.assertEqual(len(self.backend.exits), 1)
         self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    def test_one_that_the_kernel_killed_for_want_of_memory_is_told_as_such(self) -> None:
+        kills = 7
+        self.patch(wants_module, "oom_kills", lambda: kills)
+        self.launch()
+        self.child.say(b"0.00.1 I slot: a request went by\n")
+        kills += 1
+        self.child.end(None, 9)
+        how = "was killed by SIGKILL: the kernel ran out of memory"
+        self.assertEqual(self.backend.exits, [Exit(how, "", None, out_of_memory=True)])
+        engine = self.launch()
+        kills += 1
+        engine.kill("it was asked for")
+        self.child.end(None, 9)
+        self.assertEqual(self.backend.exits[-1].how, "was killed by SIGKILL")
+        self.assertFalse(self.backend.exits[-1].out_of_memory)
 
     def test_how_it_ended(self) -> None:
         for status, by, how in [

@@ -22,6 +22,7 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     vmstat = tmp_path / "vmstat"
     vmstat.write_text("pgfault 12\noom_kill 3\n")
     monkeypatch.setattr(system, "_VMSTAT", str(vmstat))
+    monkeypatch.setattr(system, "_CGROUP", str(tmp_path / "none"))
     monkeypatch.setattr(wants, "memory_in_use", lambda: (16 * GIB, 8 * GIB))
     return vmstat
 
@@ -42,6 +43,11 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_an_engine_that_loads_may_say_so_itself(line: str, kernel: Path) -> None:
     assert Wants(None).why("exited with status 1", ["hello", line], loading=True) == ""
+
+
+def test_memory_that_could_not_be_locked_ends_no_engine(kernel: Path) -> None:
+    line = "W warning: failed to mlock 92-byte buffer (after 0 bytes): Cannot allocate memory"
+    assert Wants(None).why("exited with status 1", [line, "bad file"], loading=True) is None
 
 
 def test_what_it_prints_while_clients_use_it_is_no_sign(kernel: Path) -> None:

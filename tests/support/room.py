@@ -51,12 +51,13 @@ def hold(held: object, rule: str, *seen: object) -> None:
 
 
 def size_on(needs: Sequence[Need], device: str) -> int:
-    """What several runs take on a device; a file that they share counts once."""
+    """What several runs take on a device; of a file that they share as much as one of them maps."""
     taken = sum(need.devices.get(device, 0) for need in needs)
     if device == "host":
         files: dict[str, int] = {}
         for need in needs:
-            files.update(need.files)
+            for file, size in need.files.items():
+                files[file] = max(files.get(file, 0), size)
         taken += sum(files.values())
     return taken
 
@@ -111,7 +112,7 @@ class World:
             files = {}
             if random.random() < 0.3:
                 file = random.choice(FILES)
-                files = {file: {"a": 3, "b": 5}[file]}
+                files = {file: random.randint(1, 5)}
             needs.append(Need(devices=devices, files=files, group=random.randint(0, 1)))
         return needs
 
