@@ -7,15 +7,16 @@ keeps a model from being launched but flags that its engine does not have.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
 from llamagw.config import Config, Fault, LocalModel
-from llamagw.launch.command import unknown_flags
+from llamagw.launch.command import has_own_key, unknown_flags
 from llamagw.launch.listing import Listed
 from llamagw.models import HOST, Estimate, Facts
 
@@ -46,10 +47,10 @@ _USES = {
 
 class Note(NamedTuple):
     """
-    What is to be said of a model.
+    What is to be said of a model, or of the engine of all local ones.
 
     :ivar grade: how grave it is
-    :ivar model: its name
+    :ivar model: its name; "" for what is about the engine
     :ivar place: in the configuration, such as ``models[1].model_path``
     :ivar message: what is wrong and what would be right
     """
@@ -101,6 +102,24 @@ def flag_faults(config: Config, known: Mapping[str, bool]) -> list[Fault]:
         for number, flag, why in unknown_flags(model.extra_args, known)
     )
     return [*islice(found, MOST_FAULTS)]
+
+
+def key_notes(config: Config, known: Collection[str]) -> list[Note]:
+    """
+    That the engine knows no API keys, so that not only the gateway can use it.
+
+    :param config: has the models
+    :param known: the engine's flags; empty if unknown
+    :return: one at most
+    """
+    local = [model for model in config.models if not model.remote]
+    if not known or "--api-key" in known or all(has_own_key(m, os.environ) for m in local):
+        return []
+    why = (
+        "knows no API keys (--api-key): other users of this machine and web pages may use the "
+        "ports of its engines; take a newer one"
+    )
+    return [Note("warning", "", "llama_server_path", why)]
 
 
 def notes(config: Config, facts: Mapping[str, Facts], memory: int, need: Need) -> list[Note]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -29,6 +30,10 @@ HELP_TIMEOUT = 30
 
 #: The variable with an engine's API key; a command line would show the key to all users.
 KEY_VARIABLE = "LLAMA_API_KEY"
+
+#: How the random keys end. llama-server 10068 logs the last four characters of its keys
+#: ("api_keys: ****…"), so that these are to tell nothing.
+_KEY_END = "-run"
 
 #: The flags and variables by which a model's own settings give the engine its keys.
 _KEY_FLAGS = {"--api-key", "--api-key-file"}
@@ -239,6 +244,11 @@ def has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:
     """
     flags = {word.partition("=")[0].replace("_", "-") for word in model.extra_args}
     return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
+
+
+def random_key() -> str:
+    """A key for one run of an engine: 256 random bits, and an end that tells nothing."""
+    return secrets.token_urlsafe(32) + _KEY_END
 
 
 def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> Mapping[str, bool]:

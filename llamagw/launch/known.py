@@ -16,7 +16,7 @@ from twisted.logger import Logger
 
 from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
-from llamagw.launch.advice import Note, device_faults, flag_faults, notes
+from llamagw.launch.advice import Note, device_faults, flag_faults, key_notes, notes
 from llamagw.launch.base import Need
 from llamagw.launch.charge import Machine, Place
 from llamagw.launch.command import command_line, known_flags, library_path
@@ -116,11 +116,12 @@ class Known:
 
     def notes(self, config: Config) -> list[Note]:
         """
-        What is to be said of its models, although they are served.
+        What is to be said of its models and their engine, although they are served.
 
         :param config: one that was `read`
         """
-        found = notes(config, self._facts, machine_memory(), partial(self._need, config))
+        found = key_notes(config, self.flags(config.llama_server_path))
+        found += notes(config, self._facts, machine_memory(), partial(self._need, config))
         return found + [note for note in self._never(config) if note.grade != "fault"]
 
     def together(self, config: Config) -> Together | None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,6 +35,7 @@ from llamagw.launch.command import (
     command_line,
     has_own_key,
     masked,
+    random_key,
 )
 from llamagw.launch.lesson import Lesson
 from llamagw.launch.output import LINE_BYTES, Log, Output
@@ -238,7 +238,7 @@ class LocalRun:
             port = processes.ports.take()
         except OSError as error:
             return self._not_started(str(error))
-        key = None if has_own_key(model, os.environ) else secrets.token_urlsafe(32)
+        key = None if has_own_key(model, os.environ) else random_key()
         self.address = Address(LOOPBACK, port, api_key=key)
         self._ports.append(port)
         self._lines_before = self.output.count

@@ -403,7 +403,7 @@ def test_check_in_json() -> None:
         **{"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": []},
         **{"threads": 3, "default": True, "notes": [], "memory": None},
     }
-    assert told == {"ok": True, "faults": [], "models": [model], "together": []}
+    assert told == {"ok": True, "faults": [], "models": [model], "together": [], "notes": []}
     there = "http://10.0.0.5:8000"
     write_config(models=[{"name": "far", "url": there, "api_key": "secret"}])
     said = llamagw("check --json").stdout

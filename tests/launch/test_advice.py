@@ -10,7 +10,14 @@ import pytest
 from msgspec.structs import replace
 
 from llamagw.config import LocalModel
-from llamagw.launch.advice import MOST_FAULTS, Note, device_faults, flag_faults, notes
+from llamagw.launch.advice import (
+    MOST_FAULTS,
+    Note,
+    device_faults,
+    flag_faults,
+    key_notes,
+    notes,
+)
 from llamagw.launch.listing import Listed
 from llamagw.models import HOST, Estimate, Facts, Parts
 from llamagw.models.facts import Kind
@@ -172,3 +179,19 @@ def test_a_budget_for_a_device_that_there_is_not_is_a_fault() -> None:
     assert "host and CUDA0" in fault.message
     assert device_faults(config, None) == [], "nothing was listed"
     assert device_faults(configuration(local_model("a"), memory="auto"), listed) == []
+
+
+def test_an_engine_that_knows_no_keys_is_warned_of_once() -> None:
+    far, own = remote_model("far"), local_model("own", env={"LLAMA_API_KEY": "k"})
+    config = configuration(far, own, local_model("a"), local_model("b"))
+    [note] = key_notes(config, {"--model"})
+    assert (note.grade, note.model, note.place) == ("warning", "", "llama_server_path")
+    assert note.message.startswith("knows no API keys (--api-key): other users of this machine")
+
+
+def test_one_that_knows_keys_or_needs_none_of_ours_is_not() -> None:
+    config = configuration(local_model("a"))
+    assert key_notes(config, {"--model", "--api-key"}) == []
+    assert key_notes(config, {}) == [], "its flags are not known"
+    far, own = remote_model("far"), local_model("own", extra_args=["--api_key", "k"])
+    assert key_notes(configuration(far, own), {"--model"}) == []

@@ -788,6 +788,29 @@ class SpawnTests(EngineCase):
         del env[KEY_VARIABLE.encode()]
         self.assertEqual(env, inherited)
 
+    def test_each_run_has_a_key_of_its_own_that_no_command_line_and_no_log_has(self) -> None:
+        logged = events_of(self)
+        keys = [self.launch().address.api_key for _ in range(2)]
+        self.assertNotEqual(*keys)
+        for key, env in zip(keys, self.reactor.environments, strict=True):
+            assert key is not None
+            self.assertEqual(env[KEY_VARIABLE.encode()], key.encode())
+            self.assertGreaterEqual(len(key), 43, "256 bits")
+            told = [formatEvent(event) for event in logged] + [str(event) for event in logged]
+            shown = "".join([*told, *self.log.lines, *self.child.args])
+            self.assertNotIn(key, shown)
+
+    def test_what_the_engine_prints_of_its_key_tells_nothing(self) -> None:
+        # "api_keys: ****" and the last four characters.
+        keys = [self.launch().address.api_key or "" for _ in range(2)]
+        self.assertEqual(*[key[-4:] for key in keys])
+
+    def test_where_the_model_has_keys_of_its_own_none_is_added(self) -> None:
+        self.model = replace(self.model, extra_args=["--api-key-file", "keys"])
+        with mock.patch.dict(os.environ):
+            self.assertIsNone(self.launch().address.api_key)
+            self.assertIsNone(self.reactor.environments[-1])
+
     def test_a_models_variables_are_added_where_nobody_else_sees_them(self) -> None:
         # What is no UTF-8 in the gateway's environment must not get in the way.
         with mock.patch.dict(os.environ, {"FROM_OUTSIDE": "\udcff", "HF_TOKEN": "old"}):
