@@ -278,6 +278,8 @@ def _model_note(model: dict[str, Any], told: str) -> str:
         words.append(f"context {context:g}")
     if port is not None:
         words.append(f"port {port:g}")
+    if text(model, "socket"):
+        words.append("a UNIX socket")
     return "; ".join(filter(None, words))
 
 

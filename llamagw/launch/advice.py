@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple, TypeAlias
 from msgspec.structs import replace
 
 from llamagw.config import Config, Fault, LocalModel
-from llamagw.launch.command import has_own_key, unknown_flags
+from llamagw.launch.command import Flags, has_own_key, unknown_flags
 from llamagw.launch.listing import Listed
+from llamagw.launch.socketfiles import problem
 from llamagw.models import HOST, Estimate, Facts
 
 #: A ``fault`` is one for ``llamagw check``; a ``hint`` is of interest there only.
@@ -87,6 +88,25 @@ def device_faults(config: Config, devices: Sequence[Listed] | None) -> list[Faul
     ]
 
 
+def socket_faults(config: Config, known: Flags, folder: str) -> list[Fault]:
+    """
+    Why engines cannot listen on UNIX sockets, where they are to.
+
+    :param config: says so
+    :param known: the engine's flags; empty if unknown
+    :param folder: of the sockets
+    :return: one at most
+    """
+    if config.backend_socket != "unix" or all(model.remote for model in config.models):
+        return []
+    if known and not known.sockets:
+        why = "this llama-server cannot listen on UNIX sockets (see --host in its --help)"
+        why += "; take a newer one, or tcp"
+    else:
+        why = problem(folder)
+    return [Fault(config.path, None, "backend_socket", why)] if why else []
+
+
 def flag_faults(config: Config, known: Mapping[str, bool]) -> list[Fault]:
     """
     The flags in ``extra_args`` that the engine does not have.
@@ -113,7 +133,9 @@ def key_notes(config: Config, known: Collection[str]) -> list[Note]:
     :return: one at most
     """
     local = [model for model in config.models if not model.remote]
-    if not known or "--api-key" in known or all(has_own_key(m, os.environ) for m in local):
+    # What listens on a socket nobody else reaches.
+    safe = config.backend_socket == "unix"
+    if safe or not known or "--api-key" in known or all(has_own_key(m, os.environ) for m in local):
         return []
     why = (
         "knows no API keys (--api-key): other users of this machine and web pages may use the "

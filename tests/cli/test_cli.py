@@ -446,6 +446,14 @@ def test_ps_lists_what_is_in_memory_first(
     )
 
 
+def test_ps_says_which_engines_have_a_socket_in_place_of_a_port(gateway: FakeGateway) -> None:
+    told = {"object": "list", "data": [a_model("a", "loaded", socket="/run/1-1.sock")]}
+    gateway.answers["/models"] = 200, told
+    head, row = llamagw("ps").stdout.splitlines()
+    at = head.index("PORT")
+    assert row[at : at + 4] == "unix"
+
+
 def test_ps_of_a_gateway_that_tells_less_leaves_that_out(gateway: FakeGateway) -> None:
     broken = a_model("broken", said={"failed": True, "error": "no"}, waiting=2)
     gateway.answers["/models"] = 200, {"object": "list", "data": [broken]}
