@@ -71,12 +71,17 @@ def problem(folder: str) -> str:
     :return: as a predicate; "" if nothing is known against it
     """
     size = len(os.fsencode(os.path.join(folder, _LONG_NAME)))
-    if size <= LONGEST:
-        return ""
-    return (
-        f"needs paths of at most {LONGEST} bytes, and in {folder} they have up to {size}; "
-        "set TMPDIR to a folder with a shorter path"
-    )
+    if size > LONGEST:
+        return (
+            f"needs paths of at most {LONGEST} bytes, and in {folder} they have up to {size}; "
+            "set TMPDIR to a folder with a shorter path"
+        )
+    if os.path.lexists(folder) and not is_ours(folder, make=False):
+        return (
+            f"needs a folder that is ours alone, and {folder} is not; remove it, or set TMPDIR "
+            "to another one"
+        )
+    return ""
 
 
 def remove_left(folder: str) -> None:

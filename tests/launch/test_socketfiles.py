@@ -29,6 +29,15 @@ def test_a_folder_with_too_long_a_path_is_told_with_its_length() -> None:
     assert "they have up to 141" in said
 
 
+def test_a_folder_of_others_is_told_and_none_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / "own"
+    assert problem(str(folder)) == ""
+    assert not folder.exists()
+    folder.mkdir()
+    folder.chmod(0o777)
+    assert problem(str(folder)).startswith(f"needs a folder that is ours alone, and {folder} is")
+
+
 def test_what_is_gone_already_is_no_fault(tmp_path: Path) -> None:
     files = SocketFiles(str(tmp_path))
     files.give_back(files.take())
