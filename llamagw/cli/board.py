@@ -312,6 +312,8 @@ def _model_note(model: dict[str, Any], told: str) -> str:
         words.append(f"context {context:g}")
     if port is not None:
         words.append(f"port {port:g}")
+    if text(model, "socket"):
+        words.append("a UNIX socket")
     if charged(model) is not None:
         origin = text(model, "charge_from")
         words.append(f"counted with {charge(model)}{f' ({origin})' if origin else ''}")

@@ -206,7 +206,7 @@ def _row(model: dict[str, Any]) -> list[str]:
         _size(memory.get("rss")),
         _size(memory.get("file")),
         _number(model.get("context_size")),
-        _number(model.get("port")),
+        "unix" if model.get("socket") else _number(model.get("port")),
         _number(model.get("in_flight")),
         _number(model.get("waiting")),
         "-" if last_used is None else _ago(last_used),

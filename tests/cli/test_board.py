@@ -53,6 +53,7 @@ def test_what_is_in_memory_comes_first() -> None:
             {},
             "the first waits for 7 s, for room: `b` is busy; port 8081",
         ),
+        (a_model("a", "loaded", socket="/run/1-1.sock"), {}, "a UNIX socket"),
     ],
 )
 def test_a_model_s_note_tells_why(model: dict[str, Any], report: dict[str, Any], note: str) -> None:

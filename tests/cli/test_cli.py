@@ -404,7 +404,7 @@ def test_check_in_json() -> None:
         **{"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": []},
         **{"threads": 3, "default": True, "notes": [], "memory": None},
     }
-    assert told == {"ok": True, "faults": [], "models": [model], "together": []}
+    assert told == {"ok": True, "faults": [], "models": [model], "together": [], "notes": []}
     there = "http://10.0.0.5:8000"
     write_config(models=[{"name": "far", "url": there, "api_key": "secret"}])
     said = llamagw("check --json").stdout
@@ -445,6 +445,14 @@ def test_ps_lists_what_is_in_memory_first(
         "cold: 1 waits for 2 min, for room: `Qwen2.5-7B-Q4_K_M` is busy\n"
         "broken failed 3 min ago: out of? memory\n"
     )
+
+
+def test_ps_says_which_engines_have_a_socket_in_place_of_a_port(gateway: FakeGateway) -> None:
+    told = {"object": "list", "data": [a_model("a", "loaded", socket="/run/1-1.sock")]}
+    gateway.answers["/models"] = 200, told
+    head, row = llamagw("ps").stdout.splitlines()
+    at = head.index("PORT")
+    assert row[at : at + 4] == "unix"
 
 
 def test_ps_of_a_gateway_that_tells_less_leaves_that_out(gateway: FakeGateway) -> None:
