@@ -179,7 +179,7 @@ def test_a_key_sees_what_it_may_and_is_told_what_it_may_not(
     turns(page, "Logs")
     expect(page.get_by_label("Model")).to_have_value(ALPHA)
     turns(page, "Activity")
-    expect(page.locator("[role=status].quiet")).to_contain_text("when it has ended")
+    expect(page.locator("[role=status].quiet")).to_contain_text("ended ones only")
     assert page.locator("#banner-text").inner_text() == ""
 
 

@@ -125,7 +125,7 @@ function show(root, params) {
 
   function tell() {
     const waiting = [...now.values()].filter(STATES.waiting[1]).length;
-    const parts = [session.everyModel ? `${count(now.size + untold)} under way` : "each is listed when it has ended"];
+    const parts = [session.everyModel ? `${count(now.size + untold)} under way` : "ended ones only"];
     if (waiting) parts[0] += `, ${count(waiting)} of them waiting`;
     if (unseen) parts.push(`${count(unseen)} more ended while paused`);
     if (lost) parts.push(`${lost} Trying again…`);
