@@ -93,7 +93,12 @@ class Registry:
             self._generation += 1
             key = f"{model.name}#{self._generation}"
             self._scheduler.add(
-                key, model.name, model.pinned, not launcher.takes_room, launcher.needs
+                key,
+                model.name,
+                model.pinned,
+                not launcher.takes_room,
+                launcher.needs,
+                launcher.slots,
             )
             of_scheduler = self._scheduler.models[key]
             instance = Instance(

@@ -37,6 +37,7 @@ from llamagw.launch.command import (
     has_own_key,
     masked,
 )
+from llamagw.launch.flags import slots_of
 from llamagw.launch.lesson import Lesson
 from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
@@ -351,6 +352,7 @@ class LocalLauncher:
         self._processes = processes
         self._model = model
         self._log = log
+        self.slots = slots_of(model)
         #: Where it can be, by what is known in that version.
         self._placement: Placement | None = None
         self._version = -1
