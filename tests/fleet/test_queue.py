@@ -192,6 +192,7 @@ def run(commands: list[tuple[str, int, int, int]]) -> None:
             # Work conserving: no slot is left free while somebody waits.
             assert len(served) == taken == min(flow, before)
             for ticket in served:
+                assert isinstance(ticket, int)
                 share, since = waiting.pop(ticket)
                 assert_first(share, since, ticket, waiting, now)
         assert set(line) == set(waiting)
