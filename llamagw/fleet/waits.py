@@ -68,7 +68,7 @@ class Waits:
         if model.status is Status.UNLOADED:
             return self._for_room
         if model.status is Status.READY and not model.closing:
-            return f"a slot: {model.taken} requests are being answered"
+            return f"a slot: {model.taken} of {model.slots} are taken"
         if model.status is Status.READY and not model.leaving:
             return "its next load: it makes room for others first"
         return "its next load: it is being unloaded first"
