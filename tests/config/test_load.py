@@ -38,6 +38,7 @@ class DefaultsTests(ConfigCase):
                 "listen_addr": ":8000",
                 "default_model": "tiny",
                 "port_range_start": 8081,
+                "backend_socket": "tcp",
                 "max_loaded_models": 2,
                 "memory": None,
                 "memory_reserve": 10**9,
