@@ -473,7 +473,7 @@ class Dispatcher:
         self._run(self.scheduler.finished(key, self._clock.seconds(), used, slot))
         if key not in self.scheduler.models:
             self._registry.forget(key)
-        else:
+        elif len(self._entries[key].instances) > 1:
             self._relieve(key)
 
     def _relieve(self, key: str) -> None:
