@@ -47,6 +47,8 @@ class _Model(Struct, frozen=True, kw_only=True):
     :ivar json_object: "strict" if a ``response_format`` of that type is to be binding
     :ivar pass_headers: response headers that are passed on although their effect goes beyond the
         response, such as ``Set-Cookie``
+    :ivar max_in_flight: how many requests a backend is sent at once, of those that take a slot; 0
+        for all, None if that is not said
     """
 
     name: str
@@ -56,6 +58,7 @@ class _Model(Struct, frozen=True, kw_only=True):
     strip_params: list[str]
     json_object: Literal["loose", "strict"]
     pass_headers: list[str]
+    max_in_flight: int | None
 
 
 class LocalModel(_Model, frozen=True, kw_only=True):

@@ -182,6 +182,8 @@ _Hash = Annotated[
         description="sha256: and 64 digits, as `llamagw keys new` writes it",
     ),
 ]
+_Priority = Annotated[int, Meta(ge=-100, le=100, description="a whole number from -100 to 100")]
+_Weight = Annotated[float, Meta(ge=0.01, le=100, description="a number from 0.01 to 100")]
 _Time = Annotated[
     str,
     Meta(
@@ -235,6 +237,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     memory: _Sizes | None = None
     #: None for `CACHE_MB` where memory is counted, else as the engine has it.
     prompt_cache_mb: _CacheMegabytes | None = None
+    #: None for as many as a local model's engine has slots, for all of a remote one.
+    max_in_flight: _Kept | None = None
     extra_args: _Arguments = []
     aliases: _Aliases = []
     set_params: _Params = {}
@@ -297,6 +301,8 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
     :ivar hash: of the secret that its holder sends; the secret itself is nowhere
     :ivar models: own names, aliases or patterns of them
     :ivar scopes: what may be done with those models, see `llamagw.dialects.Scope`
+    :ivar priority: the class of its requests while they wait: a higher one is served first
+    :ivar share: how much of the slots it gets where others of its class wait too
     :ivar expires: from when on it is not valid; None for never
     :ivar old_hash: of the secret before it, which is valid until `old_expires`
     """
@@ -305,6 +311,8 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
     hash: _Hash
     models: _Rights = msgspec.field(default_factory=lambda: ["*"])
     scopes: _Scopes = msgspec.field(default_factory=lambda: ["infer"])
+    priority: _Priority = 0
+    share: _Weight = 1
     expires: _Time | None = None
     enabled: _Switch = True
     old_hash: _Hash | None = None

@@ -55,6 +55,7 @@ class Route(NamedTuple):
     :ivar body: an example of a POST's body, for messages; empty if it needs none
     :ivar operation: ``gen_ai.operation.name`` of OpenTelemetry's conventions; "" if it is none of
         those that they name
+    :ivar slot: whether the engine answers it in one of its slots, of which it has so many
     """
 
     methods: tuple[str, ...]
@@ -66,6 +67,7 @@ class Route(NamedTuple):
     dialect: Dialect = OPENAI
     body: str = ""
     operation: str = ""
+    slot: bool = False
 
 
 class Own(NamedTuple):
@@ -100,6 +102,7 @@ ROUTES = (
         shaped=True,
         body=_CHAT,
         operation="chat",
+        slot=True,
     ),
     Route(
         POST,
@@ -109,6 +112,7 @@ ROUTES = (
         shaped=True,
         body=_PROMPT,
         operation="text_completion",
+        slot=True,
     ),
     Route(
         POST,
@@ -117,6 +121,7 @@ ROUTES = (
         "embeddings, of a model that is started with `--embeddings`",
         body=_INPUT,
         operation="embeddings",
+        slot=True,
     ),
     Route(
         POST,
@@ -126,6 +131,7 @@ ROUTES = (
         shaped=True,
         body=_INPUT,
         operation="chat",
+        slot=True,
     ),
     Route(
         POST,
@@ -136,6 +142,7 @@ ROUTES = (
         dialect=ANTHROPIC,
         body=_MESSAGES,
         operation="chat",
+        slot=True,
     ),
     Route(
         POST,
@@ -172,6 +179,7 @@ ROUTES = (
         shaped=True,
         body='{"model": "…", "input_prefix": "…", "input_suffix": "…"}',
         operation="text_completion",
+        slot=True,
     ),
     Route(
         POST,
@@ -179,6 +187,7 @@ ROUTES = (
         Where.BODY,
         "orders documents, with a model that is started with `--reranking`",
         body='{"model": "…", "query": "…", "documents": ["…", "…"]}',
+        slot=True,
     ),
     Route(
         POST,
@@ -193,6 +202,7 @@ ROUTES = (
         Where.FORM,
         "speech to text",
         body="a form (multipart/form-data) with the fields model and file",
+        slot=True,
     ),
     Route(
         POST,
@@ -200,6 +210,7 @@ ROUTES = (
         Where.BODY,
         "text to speech, text to images: of engines that can (`url:`)",
         body='{"model": "…", …} with "input" or "prompt"',
+        slot=True,
     ),
     Route(
         POST,
@@ -207,6 +218,7 @@ ROUTES = (
         Where.FORM,
         "changes images: of engines that can (`url:`)",
         body="a form (multipart/form-data) with the fields model, image and prompt",
+        slot=True,
     ),
     Route(GET, ("/v1/audio/voices",), Where.QUERY, "voices: of engines that have them (`url:`)"),
     Route(GET, ("/props",), Where.QUERY, "the engine's properties"),
@@ -394,6 +406,9 @@ INFERENCE = frozenset(
     for method in route.methods
     for path in route.paths
 ) | {("GET", "/v1/models"), ("GET", "/health")}
+
+#: The paths of requests that the engine answers in one of its slots, as received.
+SLOTTED = frozenset(path.encode() for route in ROUTES if route.slot for path in route.paths)
 
 #: An example of a POST's body, by path.
 BODIES = {path: route.body for route in ROUTES if route.body for path in route.paths} | {

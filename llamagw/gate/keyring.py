@@ -87,7 +87,8 @@ class Keyring:
             _check_time(entry.name, entry.old_expires, "; it was replaced by a new one", now)
         caller = self._callers.get(entry.name)
         if caller is None:
-            caller = Caller(entry.name, map(_SCOPES.__getitem__, entry.scopes), entry.models)
+            scopes = map(_SCOPES.__getitem__, entry.scopes)
+            caller = Caller(entry.name, scopes, entry.models, entry.priority, entry.share)
             self._callers[entry.name] = caller
         return caller
 

@@ -39,6 +39,7 @@ from llamagw.launch.command import (
     masked,
     random_key,
 )
+from llamagw.launch.flags import slots_of
 from llamagw.launch.lesson import Lesson
 from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
@@ -365,6 +366,7 @@ class LocalLauncher:
         self._processes = processes
         self._model = model
         self._log = log
+        self.slots = slots_of(model)
         #: Where it can be, by what is known in that version.
         self._placement: Placement | None = None
         self._version = -1

@@ -29,6 +29,7 @@ from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import check_large
 from llamagw.proxy.rights import check_model
+from llamagw.proxy.shares import share_of
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
@@ -188,7 +189,7 @@ class Relay:
         :raises GatewayError: if the request is rejected
         """
         model = call.named(self._dispatcher.config.default_model)
-        waiting = self._dispatcher.acquire(model, call.load, failed)
+        waiting = self._dispatcher.acquire(model, call.load, failed, share=share_of(request))
         if waiting.called:
             return await waiting
         record = request.record

@@ -96,6 +96,7 @@ class DefaultsTests(ConfigCase):
                 "parallel": 8,
                 "memory": None,
                 "prompt_cache_mb": None,
+                "max_in_flight": None,
                 "extra_args": [],
                 "aliases": [],
                 "set_params": {},
