@@ -115,11 +115,11 @@ def _stamp(moment: float) -> str:
 @click.group(
     epilog="""\b
 Examples:
-  llamagw keys new alice                      a key for all models, printed once
+  llamagw keys new alice                  for all models; printed once
   llamagw keys new web --models 'qwen*' --expires 90d
   llamagw keys new grafana --scope observe
   llamagw keys list
-  llamagw keys rotate alice --overlap 7d      a new secret; the old one works a week more"""
+  llamagw keys rotate alice --overlap 7d  the old one works a week more"""
 )
 def keys() -> None:
     """Make, list and change the keys of clients (`keys_file`)."""
