@@ -15,6 +15,7 @@ from tests.support.bench import Bench
 from tests.support.configs import local_model, remote_model
 from tests.support.keys import Secrets
 from tests.support.messages import Answer, answers
+from tests.support.wire import Wire
 
 #: The day of all attacks.
 NOW = when("2027-06-15")
@@ -28,15 +29,19 @@ class Attempt:
     What an attempt came to.
 
     :ivar answers: in the order in which they came
-    :ivar asked: the models that requests were sent to or queued for
+    :ivar asked: the names that were asked for, and the models whose engines got a request
+    :ivar sent: these alone
     :ivar orders: of the management, that were carried out
     :ivar heard: all that was answered
+    :ivar client: who has made it
     """
 
     answers: list[Answer]
     asked: list[str]
+    sent: list[str]
     orders: list[tuple[object, ...]]
     heard: bytes
+    client: Wire
 
     @property
     def statuses(self) -> list[int]:
@@ -84,9 +89,10 @@ class Attacked:
         # Who has sent many wrong keys is answered late.
         bench.reactor.advance(LATEST)
         heard = bytes(client.heard)
-        given = [lease.model.name for lease in bench.dispatcher.given]
-        asked = [*bench.dispatcher.asked, *given]
-        return Attempt(answers(heard, *methods), asked, [*bench.dispatcher.orders], heard)
+        sent = [lease.model.name for lease in bench.dispatcher.given]
+        asked = [*bench.dispatcher.asked, *sent]
+        orders = [*bench.dispatcher.orders]
+        return Attempt(answers(heard, *methods), asked, sent, orders, heard, client)
 
 
 def bearer(secret: str) -> tuple[str, str]:
