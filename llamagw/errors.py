@@ -55,6 +55,10 @@ class GatewayError(Exception):
         self.retry_after = retry_after
         self.allow = tuple(allow)
 
+    def unnamed(self) -> GatewayError:
+        """The same for a client that may use some models only: without the names of others."""
+        return self
+
     def headers(self) -> list[tuple[bytes, bytes]]:
         """The headers that go with the status: ``Retry-After`` (whole seconds), ``Allow``."""
         # Rounded up: a retry after exactly so many seconds would still meet the backoff.
@@ -306,6 +310,14 @@ class InsufficientMemory(GatewayError):
 
     status = 503
     code = "insufficient_memory"
+    #: The message without the names of other models; None if it has none.
+    plain: str | None = None
+
+    def unnamed(self) -> GatewayError:
+        """With `plain` for its message, if it has one."""
+        if self.plain is None:
+            return self
+        return InsufficientMemory(self.plain, param=self.param, retry_after=self.retry_after)
 
 
 class ServerBusy(GatewayError):

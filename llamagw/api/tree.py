@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 from klein import Klein
 from klein.resource import KleinResource
+from msgspec.structs import replace
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.task import deferLater
@@ -57,6 +58,7 @@ from llamagw.proxy import (
     check_all,
     check_model,
     checked_name,
+    reason_for,
     sees,
 )
 from llamagw.text import harmless
@@ -305,7 +307,10 @@ class Api:
     def request(self, request: Request, request_id: str) -> bytes:
         """One request, with its content if that is kept."""
         request.responseHeaders.setRawHeaders(b"Cache-Control", [b"no-store"])
-        return _json(request, self._live.told(request_id, self._may_tell(request)))
+        told = self._live.told(request_id, self._may_tell(request))
+        if reason := told.get("waiting_for"):
+            told["waiting_for"] = reason_for(request.caller, reason)
+        return _json(request, told)
 
     @app.route("/activity/<id:request_id>/cancel", methods=["POST"])
     @_guarded
@@ -347,7 +352,11 @@ class Api:
         caller, catalogue = request.caller, self._dispatcher.catalogue
         if caller.every_model:
             return reports
-        return [report for report in reports if sees(caller, catalogue, report.id)]
+        return [
+            replace(report, waiting_for=reason_for(caller, report.waiting_for))
+            for report in reports
+            if sees(caller, catalogue, report.id)
+        ]
 
     def _may_tell(self, request: Request) -> Callable[[Record], bool]:
         """Says of which requests the caller may be told: those for its models."""

@@ -12,6 +12,7 @@ import os
 import re
 import tempfile
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import msgspec
 
@@ -27,6 +28,8 @@ keys:
 _ENTRY = re.compile(r"( *)- (\{.*\})[ \t]*")
 _OTHER = re.compile(r"( *)- ")
 _EMPTY = re.compile(r"keys:[ \t]*\[\][ \t]*")
+
+_ENCODING: Any = {"encoding": "utf-8", "errors": "surrogateescape"}
 
 
 class Unchangeable(Exception):
@@ -69,6 +72,8 @@ class KeyFile:
                     f"{entry.name}` gives it a new secret"
                 )
             lines = [_EMPTY.sub("keys:", line) for line in lines]
+            if not any(line.lstrip("\ufeff").startswith("keys:") for line in lines):
+                lines.append("keys:")
             indents = [found[1] for line in lines if (found := _OTHER.match(line))]
             indent = indents[0] if indents else ""
             return [*lines, f"{indent}- {_as_json(entry)}"]
@@ -112,10 +117,14 @@ class KeyFile:
                 known = self.entries()
                 text = _BEGINNING
                 if os.path.exists(self.path):
-                    with open(self.path, encoding="utf-8") as file:
+                    # All that is not ours stays as it is, in whatever encoding.
+                    with open(self.path, newline="", **_ENCODING) as file:
                         text = file.read()
-                lines = change(text.splitlines(), known)
-                self._replace("\n".join(lines) + "\n")
+                # Not by splitlines(), to which more characters end a line than to YAML.
+                end = "\r\n" if "\r\n" in text else "\n"
+                text = text.removesuffix(end)
+                lines = change(text.split(end) if text else [], known)
+                self._replace(end.join(lines) + end)
         except OSError as error:
             raise Unchangeable(f"{self.path} cannot be written: {error.strerror}") from None
 
@@ -124,7 +133,7 @@ class KeyFile:
         folder, name = os.path.split(self.path)
         descriptor, made = tempfile.mkstemp(prefix=f".{name}.", dir=folder)
         try:
-            with open(descriptor, "w", encoding="utf-8") as file:
+            with open(descriptor, "w", newline="", **_ENCODING) as file:
                 file.write(text)
                 file.flush()
                 os.fsync(descriptor)

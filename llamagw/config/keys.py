@@ -8,31 +8,35 @@ as JSON, which YAML includes: such lines are read without PyYAML, which would ta
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import stat
 from collections.abc import Iterable, Iterator
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeAlias
 
 import msgspec
 
-from llamagw.config.document import ConfigError, Document, Report, show
+from llamagw.config.document import MOST_BYTES, ConfigError, Document, Report, show
 from llamagw.config.schema import KeyEntry
 from llamagw.config.walk import fields
 
 #: Bytes of a file of keys; 100,000 take some 20 MB.
 MOST_KEY_BYTES = 64 * 2**20
 
-#: An entry as `llamagw keys` writes it, and all that may stand around such lines.
-_ENTRY = re.compile(rb"[ ]*- (\{.*\})[ \t]*")
-_REST = re.compile(rb"\s*(#.*)?|keys:[ \t]*(\[\])?[ \t]*(#.*)?|---[ \t]*")
+#: An entry as `llamagw keys` writes it; the line before the first; and all that may stand around.
+_ENTRY = re.compile(rb"( *)- (\{\".*\})[ \t]*")
+_KEYS = re.compile(rb"keys:[ \t]*(#.*)?")
+_REST = re.compile(rb"[ \t]*(#.*)?")
+
+#: A name in a line of JSON without escapes, or what looks like one in a text.
+_NAME = re.compile(rb'"([a-z_]*)"[ \t]*:')
 
 _entry = msgspec.json.Decoder(KeyEntry, strict=True).decode
-_raw = msgspec.json.Decoder(dict[str, Any]).decode
-_FIELDS = frozenset(KeyEntry.__struct_fields__)
+
+#: An entry, and its place in the file.
+_Placed: TypeAlias = tuple[str, KeyEntry]
 
 
 def read_keys(path: str) -> list[KeyEntry]:
@@ -45,35 +49,26 @@ def read_keys(path: str) -> list[KeyEntry]:
     """
     document = Document(path)
     data = _content(document)
-    keys: list[KeyEntry] = []
+    keys: list[_Placed] = []
     if data is not None:
         lines = _by_lines(document, data)
-        keys = _by_yaml(document, document.parse(data)) if lines is None else list(lines)
-        names_once(document.fault, ((f"keys[{n}]", key) for n, key in enumerate(keys)))
+        keys = _by_yaml(document, data) if lines is None else list(lines)
+        names_once(document.fault, keys)
     if document.faults:
         raise ConfigError(document.sorted_faults())
-    return keys
+    return [key for _, key in keys]
 
 
-def listed(document: Document, raw: Any, place: str = "keys") -> list[KeyEntry]:
+def listed(document: Document, raw: Any) -> list[KeyEntry]:
     """
-    The valid entries of a list of keys; the others become faults.
+    The valid entries of a configuration's ``keys:``; the others become faults.
 
     :param document: gets the faults
     :param raw: the list, as parsed
-    :param place: of it in the file
     """
-    if raw is None:
-        return []
-    if not isinstance(raw, list):
-        document.fault(place, f'expected a list of keys, each begun with "- ", got {show(raw)}')
-        return []
-    keys = []
-    for number, one in enumerate(raw):
-        key = _of_mapping(document, one, f"{place}[{number}]")
-        if key is not None:
-            keys.append(key)
-    return keys
+    keys = _listed(document, raw)
+    names_once(document.fault, keys)
+    return [key for _, key in keys]
 
 
 def when(text: str) -> float:
@@ -89,7 +84,7 @@ def when(text: str) -> float:
     return moment.timestamp()
 
 
-def names_once(fault: Report, keys: Iterable[tuple[str, KeyEntry]]) -> None:
+def names_once(fault: Report, keys: Iterable[_Placed]) -> None:
     """
     Report names and secrets that two keys have.
 
@@ -119,11 +114,12 @@ def _content(document: Document) -> bytes | None:
     except OSError as error:
         document.fault("", f"cannot be read: {error.strerror}")
         return None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        document.fault("", "is not a file")
+        return None
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            document.fault("", "is not a file")
-            return None
         # The credentials of systemd are in a folder of their own, and it sees to their modes.
         folder = os.environ.get("CREDENTIALS_DIRECTORY")
         if status.st_mode & 0o077 and not (folder and path.startswith(f"{folder}/")):
@@ -137,50 +133,64 @@ def _content(document: Document) -> bytes | None:
     return data
 
 
-def _by_lines(document: Document, data: bytes) -> Iterator[KeyEntry] | None:
+def _by_lines(document: Document, data: bytes) -> list[_Placed] | None:
     """The entries of a file with one on each line; None if it is not of that form."""
     found: list[tuple[int, bytes]] = []
-    begun = False
+    begun, indent = False, None
     for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").splitlines(), 1):
-        entry = _ENTRY.fullmatch(line)
-        if entry is not None and begun:
-            found.append((number, entry[1]))
+        entry = _ENTRY.fullmatch(line) if begun else None
+        if entry is not None and indent in (None, entry[1]):
+            indent = entry[1]
+            found.append((number, entry[2]))
+        elif not begun and _KEYS.fullmatch(line):
+            begun = True
         elif _REST.fullmatch(line) is None:
             return None
-        else:
-            begun = begun or line.startswith(b"keys:")
-    return _of_lines(document, found) if begun else None
+    try:
+        return list(_of_lines(document, found))
+    except _NotJson as error:
+        if len(data) <= MOST_BYTES:
+            # Written by hand, perhaps as YAML, whose parser says better what is wrong.
+            document.lines.clear()
+            document.faults.clear()
+            return None
+        document.fault(error.place, f"is not JSON: {error}")
+        return []
 
 
-def _of_lines(document: Document, found: list[tuple[int, bytes]]) -> Iterator[KeyEntry]:
+def _of_lines(document: Document, found: list[tuple[int, bytes]]) -> Iterator[_Placed]:
     for index, (number, text) in enumerate(found):
         place = f"keys[{index}]"
         document.lines[place] = number
-        with contextlib.suppress(msgspec.MsgspecError, ValueError):
-            # Not by the Struct alone: it takes unknown names, and one that is given twice.
-            raw = _raw(text)
-            if text.count(b'":') == len(raw) and raw.keys() <= _FIELDS:
-                key = _entry(text)
-                if _valid_times(key):
-                    yield key
-                    continue
-        yield from _one_line(document, text, place)
+        key = _valid(text)
+        if key is None:
+            key = _one_line(document, text, place)
+        if key is not None:
+            yield place, key
 
 
-def _valid_times(key: KeyEntry) -> bool:
+def _valid(text: bytes) -> KeyEntry | None:
+    """A line's entry, unless it has faults, or looks as if it had."""
+    names = _NAME.findall(text)
+    # Msgspec takes a name that is given twice.
+    if b"\\" in text or len(set(names)) != len(names):
+        return None
+    try:
+        key = _entry(text)
+        for time in (key.expires, key.old_expires):
+            if time is not None:
+                when(time)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    return key if (key.old_hash is None) == (key.old_expires is None) else None
+
+
+def _one_line(document: Document, text: bytes, place: str) -> KeyEntry | None:
     """
-    Whether the times of an entry are such.
+    An entry with a fault, or with text that only looks like one.
 
-    :raises ValueError: if they are not
+    :raises _NotJson: if it is not JSON
     """
-    for text in (key.expires, key.old_expires):
-        if text is not None:
-            when(text)
-    return (key.old_hash is None) == (key.old_expires is None)
-
-
-def _one_line(document: Document, text: bytes, place: str) -> Iterator[KeyEntry]:
-    """An entry with a fault, or with text that only looks like one."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         for number, (name, _) in enumerate(pairs):
@@ -191,14 +201,27 @@ def _one_line(document: Document, text: bytes, place: str) -> Iterator[KeyEntry]
     try:
         raw = json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as error:
-        document.fault(place, f"is not JSON: {error}")
-        return
-    key = _of_mapping(document, raw, place)
-    if key is not None:
-        yield key
+        raise _NotJson(place, str(error)) from None
+    return _of_mapping(document, raw, place)
 
 
-def _by_yaml(document: Document, raw: dict[Any, Any] | None) -> list[KeyEntry]:
+class _NotJson(Exception):
+    """A line that is not JSON."""
+
+    def __init__(self, place: str, why: str) -> None:
+        super().__init__(why)
+        self.place = place
+
+
+def _by_yaml(document: Document, data: bytes) -> list[_Placed]:
+    if len(data) > MOST_BYTES:
+        document.fault(
+            "",
+            f"is over {MOST_BYTES // 2**20} MB, and not of the form that `llamagw keys` writes: "
+            "each entry on a line of its own, as JSON",
+        )
+        return []
+    raw = document.parse(data)
     if raw is None:
         return []
     for name in raw:
@@ -206,7 +229,22 @@ def _by_yaml(document: Document, raw: dict[Any, Any] | None) -> list[KeyEntry]:
             document.fault(str(name), "unknown key; the file has `keys:` alone")
     if "keys" not in raw:
         document.fault("keys", "is missing; a list of keys is needed")
-    return listed(document, raw.get("keys"))
+    return _listed(document, raw.get("keys"))
+
+
+def _listed(document: Document, raw: Any) -> list[_Placed]:
+    if raw is None:
+        return []
+    if not isinstance(raw, list):
+        document.fault("keys", f'expected a list of keys, each begun with "- ", got {show(raw)}')
+        return []
+    keys: list[_Placed] = []
+    for number, one in enumerate(raw):
+        place = f"keys[{number}]"
+        key = _of_mapping(document, one, place)
+        if key is not None:
+            keys.append((place, key))
+    return keys
 
 
 def _of_mapping(document: Document, raw: Any, place: str) -> KeyEntry | None:
@@ -227,6 +265,6 @@ def _of_mapping(document: Document, raw: Any, place: str) -> KeyEntry | None:
             except ValueError:
                 day = "expected a day such as 2027-01-31"
                 fault(f"{place}.{name}", f"{day}, got {show(values[name])}")
-    if ("old_hash" in raw) != ("old_expires" in raw):
+    if (raw.get("old_hash") is None) != (raw.get("old_expires") is None):
         fault(f"{place}.old_hash", "and old_expires go together; give both or neither")
     return KeyEntry(**values) if len(document.faults) == before else None

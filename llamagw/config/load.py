@@ -89,9 +89,7 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     rules.origins(fault, file.cors_origins)
     rules.bodies(fault, file)
     if "keys" in raw:
-        listed = keys.listed(document, raw["keys"])
-        keys.names_once(fault, ((f"keys[{n}]", key) for n, key in enumerate(listed)))
-        file = replace(file, keys=listed)
+        file = replace(file, keys=keys.listed(document, raw["keys"]))
     config = Config.of(document.path, file, models, _otel(document, raw))
     if not document.faults:
         rules.room(fault, config.limit, models)

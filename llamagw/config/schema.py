@@ -184,7 +184,14 @@ _Hash = Annotated[
 ]
 _Priority = Annotated[int, Meta(ge=-100, le=100, description="a whole number from -100 to 100")]
 _Weight = Annotated[float, Meta(ge=0.01, le=100, description="a number from 0.01 to 100")]
-_Time = Annotated[str, Meta(description="a day such as 2027-01-31, or 2027-01-31T12:00:00Z")]
+_Time = Annotated[
+    str,
+    Meta(
+        # Python's own reading of ISO 8601 takes any character between day and time.
+        pattern=r"\A\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,6})?)?(Z|[+-]\d\d:\d\d)?)?\Z",
+        description="a day such as 2027-01-31, or 2027-01-31T12:00:00Z",
+    ),
+]
 _Variable = Annotated[
     str, Meta(min_length=1, pattern=TEXT, description="the name of an environment variable")
 ]
@@ -285,7 +292,8 @@ class CaptureEntry(Struct, frozen=True, kw_only=True):
     max_kb: _Kilobytes = 64
 
 
-class KeyEntry(Struct, frozen=True, kw_only=True):
+# Not seen by the garbage collector: there may be 100,000, and none can be part of a circle.
+class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """
     One entry of ``keys:``, or of the file of ``keys_file``: who may use the gateway, and for what.
 

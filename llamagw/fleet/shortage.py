@@ -29,21 +29,17 @@ def never_fits(model: Model, lacks: Sequence[Lack]) -> GatewayError:
 
     :param lacks: the devices that lack memory, at least one
     """
-    parts = [_lack(lack) for lack in lacks]
     # Others may give back what they hold; a budget stays as it is.
-    pinned = [name for lack in lacks for name, _ in lack.pinned]
     others_only = all(
         lack.need + sum(size for _, size in lack.pinned) <= lack.budget for lack in lacks
     )
-    helps = _helps((lack.device for lack in lacks), pinned, any(lack.others for lack in lacks))
-    name = harmless(model.name, _NAME_LENGTH)
-    return InsufficientMemory(
-        f"The model `{name}` does not fit into memory: {'; '.join(parts)}. {helps} What fits is "
-        f"told by `llamagw fit`. If it takes less in truth, say so with `memory:` of the model, or "
-        f"try it with `llamagw load --anyway`.",
+    error = InsufficientMemory(
+        _does_not_fit(model, lacks),
         param="model",
         retry_after=_OTHERS_SEC if others_only else None,
     )
+    error.plain = _does_not_fit(model, [lack._replace(pinned=()) for lack in lacks])
+    return error
 
 
 def ran_out(model: Model, charge: Need, failure: GatewayError) -> GatewayError:
@@ -61,6 +57,18 @@ def ran_out(model: Model, charge: Need, failure: GatewayError) -> GatewayError:
         f"{counted}. {_helps(charge.devices, (), True, charge.source == 'config')}",
         param="model",
         retry_after=failure.retry_after,
+    )
+
+
+def _does_not_fit(model: Model, lacks: Sequence[Lack]) -> str:
+    parts = [_lack(lack) for lack in lacks]
+    pinned = [name for lack in lacks for name, _ in lack.pinned]
+    helps = _helps((lack.device for lack in lacks), pinned, any(lack.others for lack in lacks))
+    name = harmless(model.name, _NAME_LENGTH)
+    return (
+        f"The model `{name}` does not fit into memory: {'; '.join(parts)}. {helps} What fits is "
+        f"told by `llamagw fit`. If it takes less in truth, say so with `memory:` of the model, or "
+        f"try it with `llamagw load --anyway`."
     )
 
 

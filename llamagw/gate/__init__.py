@@ -8,7 +8,7 @@ known. Keys come from `llamagw.config`; requests are answered by `llamagw.proxy`
 from llamagw.gate.attempts import Attempts
 from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.gate import Gate
-from llamagw.gate.keyring import CREDENTIALS, Keyring, read_keyring
+from llamagw.gate.keyring import CREDENTIALS, Keyring, no_secret, read_keyring
 from llamagw.gate.secret import digest_of, looks_whole, new_secret
 from llamagw.gate.watch import Watch
 
@@ -23,5 +23,6 @@ __all__ = [
     "digest_of",
     "looks_whole",
     "new_secret",
+    "no_secret",
     "read_keyring",
 ]

@@ -45,6 +45,9 @@ def _network(address: str) -> str:
     if ":" not in address:
         return address
     try:
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
+        known = ipaddress.IPv6Address(address.partition("%")[0])
     except ValueError:
         return address
+    # One of IPv4, as a socket for both kinds has it.
+    mapped = known.ipv4_mapped
+    return str(ipaddress.ip_network((known, 64), strict=False) if mapped is None else mapped)

@@ -49,9 +49,11 @@ class Gate:
         :raises Unauthorized: if it needs a valid key
         :raises NotPermitted: if its key may not do that
         """
-        if self.keyring is None or method == b"OPTIONS":
-            # A browser asks with OPTIONS before it sends the key.
+        if self.keyring is None:
             return ANYBODY
+        if method == b"OPTIONS":
+            # A browser asks with it before it sends the key.
+            return NOBODY
         secret = secret_of(headers)
         if secret is None:
             if _is_open(path):
@@ -63,7 +65,7 @@ class Gate:
         if scope not in caller.scopes and not (listed or _is_open(path)):
             lacking = scope.name.lower()
             raise NotPermitted(
-                f"The API key `{caller.name}` lacks the scope `{lacking}`: it {scope.value}."
+                f"The API key `{caller.name}` lacks the scope `{lacking}`, for what {scope.value}."
             )
         return caller
 

@@ -61,23 +61,18 @@ class Keyring:
         :raises Unauthorized: if it is not valid
         """
         digest = digest_of(secret)
-        entry = self._by_digest.get(digest)
-        kept, until = (None, None) if entry is None else (entry.hash, entry.expires)
-        if entry is None and (entry := self._old.get(digest)) is not None:
-            kept, until = entry.old_hash, entry.old_expires
+        entry, old = self._by_digest.get(digest), False
+        if entry is None:
+            entry, old = self._old.get(digest), True
+        kept = None if entry is None else entry.old_hash if old else entry.hash
         # The dict has compared with what may differ early, in a digest that nobody can aim.
         if entry is None or kept is None or not hmac.compare_digest(kept, digest):
             raise Unauthorized(_unknown(secret), invalid=True)
         if not entry.enabled:
             raise Unauthorized(f"The API key `{entry.name}` is disabled.", invalid=True)
-        for ends in (until, entry.expires):
-            if ends is not None and now >= when(ends):
-                again = ""
-                if kept is not entry.hash:
-                    again = "; it was replaced by a new one"
-                raise Unauthorized(
-                    f"The API key `{entry.name}` has expired ({ends}){again}.", invalid=True
-                )
+        _check_time(entry.name, entry.expires, "", now)
+        if old:
+            _check_time(entry.name, entry.old_expires, "; it was replaced by a new one", now)
         caller = self._callers.get(entry.name)
         if caller is None:
             scopes = map(_SCOPES.__getitem__, entry.scopes)
@@ -142,6 +137,11 @@ def read_keyring(config: Config) -> Keyring | None:
                 raise ConfigError(faults)
         entries += further
     return Keyring(entries)
+
+
+def _check_time(name: str, ends: str | None, why: str, now: float) -> None:
+    if ends is not None and now >= when(ends):
+        raise Unauthorized(f"The API key `{name}` has expired ({ends}){why}.", invalid=True)
 
 
 def _unknown(secret: bytes) -> str:

@@ -19,7 +19,7 @@ from llamagw.proxy.connections import Connections, Limits
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.request import Request
-from llamagw.proxy.rights import check_all, check_model, sees
+from llamagw.proxy.rights import check_all, check_model, reason_for, sees
 from llamagw.proxy.site import Site
 
 __all__ = [
@@ -39,5 +39,6 @@ __all__ = [
     "check_all",
     "check_model",
     "checked_name",
+    "reason_for",
     "sees",
 ]

@@ -95,14 +95,15 @@ class Relay:
                 record.asked = call.model or self._dispatcher.config.default_model
                 record.stream = call.stream
                 record.bytes_in = len(request.body)
+            if not request.caller.every_model:
+                name = call.named(self._dispatcher.config.default_model)
+                check_model(request.caller, self._dispatcher.catalogue, call.model, name)
+            if record is not None:
                 if self.capture.models:
                     self._captures(request, record)
                 if record.trace is not None:
                     taken = record.trace.asked(request.uri, request.body, request.captured)
                     request.captured = taken
-            if not request.caller.every_model:
-                name = call.named(self._dispatcher.config.default_model)
-                check_model(request.caller, self._dispatcher.catalogue, call.model, name)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             if not request.unanswered:

@@ -31,7 +31,7 @@ from llamagw.errors import (
     ServerBusy,
     Unauthorized,
 )
-from llamagw.gate import ANYBODY, Gate
+from llamagw.gate import ANYBODY, Gate, no_secret
 from llamagw.net import IConnection, of_answer
 from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import Channel
@@ -131,6 +131,9 @@ class Request(KnownRequest):
             self._too_large()
         elif length and not self.channel.connections.bodies.has_room(length):
             self._too_much()
+        elif length != 0 and not self.caller.scopes:
+            # Who has no key is let in to look; a body would be held in memory.
+            self.channel.refuse(no_secret())
 
     def _enter(self, gate: Gate) -> None:
         """Ask who sends the request; what may not be sent is refused before its body is read."""
@@ -450,6 +453,8 @@ class Request(KnownRequest):
 
         :return: its envelope
         """
+        if not self.caller.every_model:
+            error = error.unnamed()
         if self.record is None:
             return self.dialect.envelope(error)
         self.record.failed(error.code, error.message)

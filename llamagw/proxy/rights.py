@@ -44,6 +44,18 @@ def check_model(caller: Caller, catalogue: Catalogue, asked: str | None, name: s
         raise ModelNotFound(name, known)
 
 
+def reason_for(caller: Caller, reason: str | None) -> str | None:
+    """
+    What a request waits for, as a caller may be told.
+
+    :param reason: as in `llamagw.fleet.ModelReport`, such as "room: `b` is busy"
+    :return: without the names of models, if it may not use all
+    """
+    if reason is None or caller.every_model:
+        return reason
+    return reason.partition(":")[0]
+
+
 def check_all(caller: Caller) -> None:
     """
     Check that a caller may use every model, for what cannot be told of some.

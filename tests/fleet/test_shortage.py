@@ -33,6 +33,17 @@ def test_who_holds_the_rest_is_named() -> None:
     assert "fewer gpu_layers" in message
 
 
+def test_who_may_use_some_models_only_is_told_of_no_others() -> None:
+    pinned = tuple((f"p{number}", GIB) for number in range(5))
+    error = never_fits(BIG, [Lack("CUDA0", 20 * GIB, 22 * GIB, 3 * GIB, pinned)])
+    plain = error.unnamed()
+    assert plain.message.startswith("The model `big` does not fit into memory: it needs 20.0 GiB")
+    assert "pin" not in plain.message
+    assert (type(plain), plain.param) == (type(error), error.param)
+    assert plain.retry_after == error.retry_after
+    assert plain.unnamed() is plain
+
+
 def test_where_only_others_are_in_the_way_it_may_fit_later() -> None:
     assert never_fits(BIG, [Lack("host", 12 * GIB, 15 * GIB, 5 * GIB)]).retry_after
     pinned = Lack("host", 12 * GIB, 15 * GIB, 5 * GIB, (("p", 4 * GIB),))

@@ -23,6 +23,7 @@ from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
 from llamagw.config import Config, ConfigError, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
 from llamagw.fleet import ALIKE, Dispatcher, Lease, Share
+from llamagw.gate import Gate
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
@@ -212,6 +213,7 @@ class Bench:
     :param names: the models: local ones by their names, or as they are configured
     :param loaded: whether the local ones are loaded from the start
     :param trace: begins the spans of a request, if it has any
+    :param gate: lets requests in; None if everybody may do everything
     :param keys: more of the configuration
     """
 
@@ -227,6 +229,7 @@ class Bench:
         poison: float = 0,
         loaded: bool = True,
         trace: Begin | None = None,
+        gate: Gate | None = None,
         **keys: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -281,6 +284,7 @@ class Bench:
             access_log=access_log,
             trace=trace,
         )
+        self.site.connections.gate = gate
         self.accepted = 0
         self.dispatcher.begin()
         self.settle()
