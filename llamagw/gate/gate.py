@@ -10,6 +10,7 @@ from llamagw.errors import NotPermitted
 from llamagw.gate.attempts import Attempts
 from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.keyring import Keyring, no_secret, secret_of
+from llamagw.gate.limits import Meters
 
 #: Where everybody is let in, by the paths: they have no secrets, and lead to where a key is given.
 #: Of `/health` one without a key is told that the gateway is up, and nothing else.
@@ -30,11 +31,13 @@ class Gate:
 
     :param epoch: tells the time, in seconds since the epoch
     :ivar keyring: the keys; None if everybody may do everything
+    :ivar meters: what keys use of their limits
     """
 
     def __init__(self, epoch: Callable[[], float] = time.time) -> None:
         self.keyring: Keyring | None = None
         self.attempts = Attempts()
+        self.meters = Meters(epoch)
         self._epoch = epoch
 
     def __repr__(self) -> str:
