@@ -312,7 +312,7 @@ class Client:
             with self._one_line(wait):
                 content = None if body is None else json.dumps(body).encode()
                 headers = {} if body is None else {"Content-Type": "application/json"}
-                if key := os.environ.get(KEY_VARIABLE):
+                if key := _key():
                     headers["Authorization"] = f"Bearer {key}"
                 connection.request(method, self._prefix + path, content, headers)
                 response = connection.getresponse()
@@ -340,8 +340,9 @@ class Client:
         try:
             error = json.loads(self._whole(response))["error"]
             hint = ""
-            if response.status == 401 and KEY_VARIABLE not in os.environ:
-                hint = f" The environment variable {KEY_VARIABLE} gives it to this command."
+            if response.status == 401:
+                gives = "has the one that was sent" if _key() else "gives it to this command"
+                hint = f" The environment variable {KEY_VARIABLE} {gives}."
             return Failed(f"{error['message']}{hint}", error)
         except (ValueError, KeyError, TypeError):
             where = self.url + path.partition("?")[0]
@@ -360,6 +361,21 @@ class Client:
             raise Failed(
                 f"the connection to llamagw at {self.url} broke off: {_reason(error)}"
             ) from None
+
+
+def _key() -> str:
+    """
+    The API key for the gateway; empty for none.
+
+    :raises Failed: if no header can have it
+    """
+    key = os.environ.get(KEY_VARIABLE, "").strip()
+    if not key.isascii() or not key.isprintable():
+        # It is not repeated: it may be one that was spoiled.
+        raise Failed(
+            f"the environment variable {KEY_VARIABLE} has no API key: they begin with lgw_"
+        )
+    return key
 
 
 class _UnixConnection(http.client.HTTPConnection):

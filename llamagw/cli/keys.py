@@ -115,11 +115,11 @@ def _stamp(moment: float) -> str:
 @click.group(
     epilog="""\b
 Examples:
-  llamagw keys new alice                      a key for all models, printed once
+  llamagw keys new alice                  for all models; printed once
   llamagw keys new web --models 'qwen*' --expires 90d
   llamagw keys new grafana --scope observe
   llamagw keys list
-  llamagw keys rotate alice --overlap 7d      a new secret; the old one works a week more"""
+  llamagw keys rotate alice --overlap 7d  the old one works a week more"""
 )
 def keys() -> None:
     """Make, list and change the keys of clients (`keys_file`)."""
@@ -141,11 +141,28 @@ def _checked_name(context: click.Context, parameter: click.Parameter, value: str
 
 @keys.command()
 @click.argument("name", callback=_checked_name)
-@click.option("--models", type=_Words(), default="*", help="Names and patterns of models.")
 @click.option(
-    "--scope", type=_Words(_SCOPES), default="infer", help="Of infer, observe and manage."
+    "--models",
+    type=_Words(),
+    metavar="a,b*",
+    default="*",
+    show_default="all",
+    help="Names and patterns of models.",
 )
-@click.option("--expires", type=_Span(day=True), help="From when on it is not valid.")
+@click.option(
+    "--scope",
+    type=_Words(_SCOPES),
+    metavar="a,b",
+    default="infer",
+    show_default=True,
+    help="Of infer, observe and manage.",
+)
+@click.option(
+    "--expires",
+    type=_Span(day=True),
+    metavar="90d|DAY",
+    help="From when on it is not valid, such as 2027-01-31.  [default: never]",
+)
 @_of_file
 def new(file: KeyFile, name: str, models: list[str], scope: list[str], expires: str | None) -> None:
     """Make a key, and print its secret: this once."""
@@ -219,11 +236,16 @@ def enable(file: KeyFile, name: str) -> None:
 @keys.command()
 @click.argument("name")
 @click.option(
-    "--overlap", type=_Span(), default="24h", help="How long the old secret works beside it."
+    "--overlap",
+    type=_Span(),
+    metavar="7d",
+    default="24h",
+    show_default=True,
+    help="How long the old secret works beside it: 30m, 24h, 7d.",
 )
 @_of_file
 def rotate(file: KeyFile, name: str, overlap: str) -> None:
-    """Give a key a new secret, and print that; the old one works for a while yet."""
+    """Give a key a new secret; the old one works a while."""
     from msgspec.structs import replace
 
     from llamagw.gate import digest_of, new_secret

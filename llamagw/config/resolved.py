@@ -224,6 +224,7 @@ class Config(Struct, frozen=True, kw_only=True):
     ui: bool
     keys: list[KeyEntry] | None
     keys_file: str | None
+    limit_wait_sec: float
     capture: CaptureEntry
     otel: Otel | None
 

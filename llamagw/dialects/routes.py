@@ -407,6 +407,26 @@ INFERENCE = frozenset(
     for path in route.paths
 ) | {("GET", "/v1/models"), ("GET", "/health")}
 
+#: The keys of a body that say how many tokens its answer may have, by the paths of those that
+#: generate text, as received: one of them does, the first is set where none is given.
+LONGEST: Mapping[bytes, tuple[str, ...]] = {
+    path.encode(): {
+        "/v1/chat/completions": ("max_tokens", "max_completion_tokens"),
+        "/v1/responses": ("max_output_tokens",),
+    }.get(route.paths[0], ("max_tokens",))
+    for route in ROUTES
+    if route.shaped
+    for path in route.paths
+}
+
+#: The paths of requests whose body is text for the model, as received.
+TEXTS = frozenset(
+    path.encode()
+    for route in ROUTES
+    if route.slot and route.where is Where.BODY
+    for path in route.paths
+)
+
 #: The paths of requests that the engine answers in one of its slots, as received.
 SLOTTED = frozenset(path.encode() for route in ROUTES if route.slot for path in route.paths)
 

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
-from llamagw.config import is_pattern
+from llamagw.config import LimitsEntry, is_pattern
 from llamagw.dialects import Scope
 
 
@@ -20,6 +20,7 @@ class Caller:
     :param priority: the highest class that its requests may have while they wait
     :param share: how much of the slots it gets where others of its class wait too
     :ivar models: as given
+    :param limits: how much it may use; None for as much as it likes
     :ivar every_model: whether that is every model, those of later configurations too
     """
 
@@ -27,6 +28,7 @@ class Caller:
         "_names",
         "_pattern",
         "every_model",
+        "limits",
         "models",
         "name",
         "priority",
@@ -41,11 +43,13 @@ class Caller:
         models: Iterable[str] = ("*",),
         priority: int = 0,
         share: float = 1.0,
+        limits: LimitsEntry | None = None,
     ) -> None:
         self.models = models = tuple(models)
         self.name = name
         self.priority = priority
         self.share = share
+        self.limits = limits
         self.scopes = frozenset(scopes)
         self.every_model = "*" in models
         self._names = frozenset(model for model in models if not is_pattern(model))

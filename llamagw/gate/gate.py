@@ -10,6 +10,7 @@ from llamagw.errors import NotAllowed, NotPermitted, Unauthorized
 from llamagw.gate.attempts import Attempts
 from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.keyring import Keyring, no_secret, secret_of
+from llamagw.gate.limits import Meters
 from llamagw.gate.secret import digest_of
 from llamagw.gate.sessions import Session, Sessions, token_of
 
@@ -44,6 +45,7 @@ class Gate:
     :param clock: tells seconds, and is never set
     :ivar keyring: the keys; None if everybody may do everything
     :ivar sessions: of browsers, bound to keys
+    :ivar meters: what keys use of their limits
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class Gate:
         self.keyring: Keyring | None = None
         self.attempts = Attempts()
         self.sessions = Sessions()
+        self.meters = Meters(epoch)
         self._epoch = epoch
         self._clock = clock
 

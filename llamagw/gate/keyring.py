@@ -88,7 +88,9 @@ class Keyring:
         caller = self._callers.get(entry.name)
         if caller is None:
             scopes = map(_SCOPES.__getitem__, entry.scopes)
-            caller = Caller(entry.name, scopes, entry.models, entry.priority, entry.share)
+            caller = Caller(
+                entry.name, scopes, entry.models, entry.priority, entry.share, entry.limits
+            )
             self._callers[entry.name] = caller
         return caller
 

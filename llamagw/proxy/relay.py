@@ -25,6 +25,7 @@ from llamagw.observe import Capture, Record
 from llamagw.proxy.call import Call, Reader
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
+from llamagw.proxy.limits import keep_within
 from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import check_large
@@ -104,6 +105,8 @@ class Relay:
                 if record.trace is not None:
                     taken = record.trace.asked(request.uri, request.body, request.captured)
                     request.captured = taken
+            if request.ticket is not None:
+                await keep_within(request, call, self._clock)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             if not request.unanswered:

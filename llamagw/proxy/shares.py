@@ -5,11 +5,11 @@ from __future__ import annotations
 from llamagw.dialects import SLOTTED
 from llamagw.errors import BadRequest
 from llamagw.fleet import ALIKE, LOWEST, Share
-from llamagw.gate import ANYBODY
+from llamagw.gate import ANYBODY, BYTES_A_TOKEN
 from llamagw.proxy.request import Request
 
-#: Bytes of a body for each token of its prompt, by rule of thumb; and the tokens of an answer.
-BYTES_A_TOKEN, ANSWER_TOKENS = 4, 500
+#: Tokens of an answer, by rule of thumb.
+ANSWER_TOKENS = 500
 
 _PRIORITY = b"X-Priority"
 
