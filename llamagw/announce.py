@@ -17,6 +17,7 @@ from llamagw import __version__
 from llamagw.config import Config, LocalModel, base_url, is_loopback, physical_cores, shown_address
 from llamagw.launch import Note, Together, part_of, where
 from llamagw.models import HOST, Estimate
+from llamagw.net import Tls
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw")
@@ -88,9 +89,9 @@ def log_address(address: IAddress, config: Config) -> None:
     Log where the gateway listens, the URL for clients, and that there is no password.
 
     :param address: what the port is bound to
-    :param config: its `listen_addr`, which that was made from, says whether clients use TLS
+    :param config: whose `listen_addr` that was made from
     """
-    where, base = shown_address(address), base_url(address, config.listen_addr)
+    where, base = shown_address(address), base_url(address, config.serves_tls)
     if not base.startswith(("http:", "https:")):
         # No browser opens a socket, and its file has permissions.
         _log.info("listening on {where}", where=where)
@@ -104,6 +105,20 @@ def log_address(address: IAddress, config: Config) -> None:
             "listen_addr: 127.0.0.1:{port} keeps it to this one",
             port=getattr(address, "port", ""),
         )
+
+
+def log_tls(tls: Tls | None) -> None:
+    """
+    Log what is spoken TLS with, and what is wrong with it.
+
+    :param tls: None if none is spoken
+    """
+    if tls is None:
+        return
+    if tls.told:
+        _log.info("TLS with the {told}", told=tls.told)
+    for warning in tls.warnings:
+        _log.warn("{warning}", warning=warning)
 
 
 def scope(config: Config) -> str:
@@ -175,6 +190,8 @@ def summary(
     local = [model for model in config.models if not model.remote]
     remote = [model for model in config.models if model.remote]
     lines = [f"{path} is fine.", f"llamagw {__version__} would listen on {config.listen_addr}"]
+    if config.tls is not None:
+        lines[-1] += " with TLS"
     if local:
         lines += [
             f"and run {config.llama_server_path},",

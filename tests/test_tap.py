@@ -511,9 +511,10 @@ class StartTests(ServiceTestCase):
 
     def test_an_address_that_twisted_does_not_know_ends_the_start_with_one_line(self) -> None:
         self.values["listen_addr"] = "frob:x=1"
-        with self.assertRaises(SystemExit) as caught:
-            self.make()
-        self.assertIn("listen_addr", str(caught.exception))
+        with self.assertRaises(ConfigError) as caught:
+            self.make().bind()
+        [fault] = caught.exception.faults
+        self.assertEqual((fault.file, fault.place), (str(self.folder / "config.yaml"), "listen_addr"))
 
 
 class StopTests(ServiceTestCase):

@@ -397,7 +397,8 @@ def configured_url(path: str | None) -> str:
     """
     The URL at which the gateway of a configuration listens.
 
-    Only ``listen_addr`` is read: the rest may be meant for another machine.
+    Only ``listen_addr`` is read, and whether there is a ``tls``: the rest may be meant for another
+    machine.
 
     :param path: the file; None for the one that places.py finds, or the default without one
     :raises ValueError: when the file gives no URL; the message is for the user
@@ -412,7 +413,8 @@ def configured_url(path: str | None) -> str:
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
-        return address_url(str(values.get("listen_addr", DEFAULTS.listen_addr)))
+        address = str(values.get("listen_addr", DEFAULTS.listen_addr))
+        return address_url(address, tls=values.get("tls") is not None)
     except OSError as error:
         why = f"it cannot be read: {error.strerror}"
     except (ValueError, yaml.YAMLError, AttributeError):

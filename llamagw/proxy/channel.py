@@ -330,6 +330,9 @@ class Channel(KnownChannel):
         record = Record(id=request_id(given), arrived=None, method=method, last=clock.seconds())
         record.path = path.partition(b"?")[0]
         record.client = getattr(self.transport.getPeer(), "host", HERE)
+        forwarded = self.connections.forwarded
+        if forwarded is not None and self.requests:
+            record.client = forwarded.client(record.client, self.requests[-1].given)
         record.status = error.status
         record.failed(error.code, error.message)
         body = dialect_of(path).envelope(error, record.id)

@@ -216,6 +216,9 @@ class Request(KnownRequest):
             path=self.path,
             client=getattr(self.client, "host", HERE),
         )
+        forwarded = self.channel.connections.forwarded
+        if forwarded is not None:
+            self.record.client = forwarded.client(self.record.client, self.given)
         if routing.trace is not None:
             self.record.trace = routing.trace(self.given)
         if self.method == b"POST":
