@@ -42,7 +42,12 @@ _PLACES = 4
 
 
 def log_start(
-    config: Config, notes: Sequence[Note], address: IAddress, transports: str, foreground: bool
+    config: Config,
+    notes: Sequence[Note],
+    address: IAddress,
+    transports: str,
+    foreground: bool,
+    tls: Tls | None = None,
 ) -> None:
     """
     Log the start-up lines: what runs, what is served, where, and how to stop it.
@@ -52,11 +57,13 @@ def log_start(
     :param address: what the port is bound to
     :param transports: the kind of transports, such as "uvloop"
     :param foreground: whether Ctrl-C stops it
+    :param tls: what TLS is spoken with there
     """
     _log.info("llamagw {version} ({transports})", version=__version__, transports=transports)
     _log.info("{scope}", scope=scope(config))
     log_notes(notes)
     log_address(address, config)
+    log_tls(tls)
     if foreground:
         _log.info("Ctrl-C stops; again ends at once")
 

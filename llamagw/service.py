@@ -375,8 +375,9 @@ class Gateway(Service):
         super().startService()
         assert self._port is not None, "it was bound before"
         address = self._port.getHost()
-        announce.log_start(self._config, self._notes, address, self._transports, self._foreground)
-        announce.log_tls(self._tls)
+        announce.log_start(
+            self._config, self._notes, address, self._transports, self._foreground, self._tls
+        )
         self._renewal.follow(self._config.listen_addr, self._config.tls, self._tls)
         self._dispatcher.begin()
 

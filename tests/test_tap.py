@@ -514,7 +514,9 @@ class StartTests(ServiceTestCase):
         with self.assertRaises(ConfigError) as caught:
             self.make().bind()
         [fault] = caught.exception.faults
-        self.assertEqual((fault.file, fault.place), (str(self.folder / "config.yaml"), "listen_addr"))
+        self.assertEqual(
+            (fault.file, fault.place), (str(self.folder / "config.yaml"), "listen_addr")
+        )
 
 
 class StopTests(ServiceTestCase):

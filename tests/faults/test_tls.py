@@ -13,8 +13,9 @@ import pytest
 from cryptography import x509
 
 from tests.faults.support import STOCK, Faulty, plain
+from tests.support.authority import Authority
 from tests.whole.harness import DEADLINE, wait_until
-from tests.whole.test_elsewhere import Authority, listens_with_tls
+from tests.whole.test_elsewhere import listens_with_tls
 
 
 @pytest.fixture(params=[None, STOCK], ids=["uvloop", "stock"])
