@@ -38,6 +38,7 @@ from llamagw.observe import STEP
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.models.support import gguf_bytes
+from tests.support.authority import Authority
 from tests.support.bench import Bench
 from tests.support.configs import configuration
 from tests.support.fake_llama_server import GGUF_HEAD
@@ -206,7 +207,28 @@ class OptionsTests(ConfigTestCase):
         self.assertEqual(self.without_tls, [True])
         self.values["listen_addr"] = "ssl:8443:privateKey=k.pem"
         self.parse("-c", self.write())
+        self.values.update(listen_addr=":8443", tls={"cert": "c.pem", "key": "k.pem"})
+        self.parse("-c", self.write())
         self.assertEqual(self.without_tls, [True])
+
+    def test_check_looks_at_the_files_of_tls(self) -> None:
+        (self.folder / "big.gguf").write_bytes(GGUF_HEAD)
+        self.values["tls"] = {"cert": "c.pem", "key": "k.pem"}
+        path = self.write()
+        code, printed = self.ends("--config", path, "--check")
+        [line] = str(code).splitlines()
+        self.assertEqual(line, f"{path}:1: tls.cert: there is no file {self.folder}/c.pem")
+        key, cert = Authority(self.folder).issue("localhost", days=-1)
+        key.chmod(0o604)
+        self.values["tls"] = {"cert": str(cert), "key": str(key)}
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            code, printed = self.ends("--config", self.write(), "--check")
+        self.assertEqual(code, 0)
+        self.assertIn(" with TLS\n", printed)
+        expired, readable = said.getvalue().splitlines()
+        self.assertIn(f"warning: the certificate {cert} has expired on ", expired)
+        self.assertIn(f"private key {key}: chmod o= {key}", readable)
 
 
 class ReactorTests(SynchronousTestCase):

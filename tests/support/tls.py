@@ -15,7 +15,9 @@ class TlsClient:
 
     :param wire: that of the protocol
     :param trusted: a PEM file of who is trusted
-    :param own: the client's own certificate and key
+    :param own: the client's own key and certificate
+    :param newest: the newest version that it speaks
+    :param strict: how else the server's certificate is verified
     """
 
     def __init__(
@@ -24,8 +26,10 @@ class TlsClient:
         trusted: Path,
         own: tuple[Path, Path] | None = None,
         newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3,
+        strict: ssl.VerifyFlags = ssl.VerifyFlags.VERIFY_DEFAULT,
     ) -> None:
         context = ssl.create_default_context(cafile=str(trusted))
+        context.verify_flags |= strict
         context.maximum_version = newest
         if own is not None:
             key, cert = own
