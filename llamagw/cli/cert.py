@@ -50,9 +50,13 @@ class Made(NamedTuple):
     until: datetime
 
 
-@click.group()
+@click.group(
+    epilog="""\b
+Examples:
+  llamagw cert self --name llm.lan"""
+)
 def cert() -> None:
-    """Certificates for TLS."""
+    """Make certificates for TLS."""
 
 
 @cert.command(

@@ -28,6 +28,10 @@ PATIENCE = 10.0
 #: comment every 15.
 SILENCE = 45.0
 
+#: The variable with the path of a certificate and its key, in one PEM file, for a gateway that asks
+#: for one (``client_ca``).
+CLIENT_CERT = "LLAMAGW_CLIENT_CERT"
+
 #: Characters of a file of certificates in which the first one must be.
 _LONGEST_CERT = 2**16
 
@@ -413,6 +417,13 @@ def _context(cert: str | None) -> ssl.SSLContext:
             own.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
             own.check_hostname = False
             context = own
+    shown = os.environ.get(CLIENT_CERT)
+    if shown:
+        try:
+            context.load_cert_chain(shown)
+        except OSError as error:
+            why = "it has no certificate and key" if isinstance(error, ssl.SSLError) else None
+            raise Failed(f"{CLIENT_CERT}={shown}: {why or error.strerror}") from None
     return context
 
 
@@ -474,6 +485,8 @@ def _reason(error: Exception, patience: float = 0) -> str:
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, http.client.IncompleteRead):
         return "its answer has no end"
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
+        return f"it asks for a client's certificate ({CLIENT_CERT} names a PEM file with its key)"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text[:1].lower() + text[1:] or type(error).__name__
 
