@@ -191,6 +191,7 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar memory_reserve: what is left to others on each device of which `memory` does not say how
         much may be used, in bytes
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
+    :ivar backend_socket: what local engines listen on
     :ivar access_log: None for true in the foreground; see `logs_access`
     :ivar engine_log: which lines of the engines are repeated in the gateway's log
     :ivar otel: None if nothing is exported by OpenTelemetry
@@ -204,6 +205,7 @@ class Config(Struct, frozen=True, kw_only=True):
     forwarded: ForwardedEntry | None
     default_model: str | None
     port_range_start: int
+    backend_socket: Literal["tcp", "unix"]
     max_loaded_models: int | None
     memory: dict[str, int] | None
     memory_reserve: int

@@ -90,6 +90,7 @@ _CacheMegabytes = Annotated[
     int, Meta(ge=0, le=2**20, description="a whole number of megabytes, 0 (none) to 1048576")
 ]
 _EngineLog = Annotated[Literal["warn", "all", "none"], Meta(description="warn, all or none")]
+_Socket = Annotated[Literal["tcp", "unix"], Meta(description="tcp or unix")]
 _LogFormat = Annotated[Literal["text", "json"], Meta(description="text or json")]
 _Arguments = Annotated[
     list[Annotated[str, Meta(pattern=TEXT)]],
@@ -321,6 +322,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     #: Where it is not given, the only model, if there is one only.
     default_model: _Name | None = None
     port_range_start: _Port = 8081
+    backend_socket: _Socket = "tcp"
     #: None for `MOST_LOADED`; where memory is counted, for no limit.
     max_loaded_models: _Count | None = None
     memory: _Budgets = "off"

@@ -268,13 +268,14 @@ OWN = (
     Own(
         "GET",
         "/models",
-        "the models as llama-server's router tells them, with port, memory, running and waiting "
-        "requests",
+        "the models as llama-server's router tells them, with port or socket, memory, running and "
+        "waiting requests",
     ),
     Own(
         "POST",
         "/models/load",
-        '`{"model": …}`: loads it; with `"wait": true` answers when it is',
+        '`{"model": …}`: loads it; with `"wait": true` answers when it is, with '
+        '`"anyway": true` even if it does not fit into the memory that is counted',
         Scope.MANAGE,
     ),
     Own(
@@ -366,8 +367,8 @@ OWN = (
         "GET",
         "/health",
         "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
-        "memory, on their way or failed with port, memory, running and waiting requests; the "
-        "machine's memory. Loads nothing",
+        "memory, on their way or failed with port or socket, memory, running and waiting "
+        "requests; the machine's memory, and of each device where it is counted. Loads nothing",
     ),
 )
 

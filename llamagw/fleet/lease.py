@@ -67,7 +67,7 @@ class Lease:
         self._release: Callable[[], object] | None = release
 
     def __repr__(self) -> str:
-        return f"<Lease {self.key} {self.address.url}{'' if self._release else ' released'}>"
+        return f"<Lease {self.key} {self.address.shown}{'' if self._release else ' released'}>"
 
     @property
     def since(self) -> float:

@@ -169,7 +169,7 @@ class Relay:
             _log.warn(
                 "{name} at {where} broke off before it answered ({why}); asking once more{id}",
                 name=lease.model.name,
-                where=lease.address.url,
+                where=lease.address.shown,
                 why=why,
                 id=request.name,
             )

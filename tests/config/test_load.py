@@ -40,6 +40,7 @@ class DefaultsTests(ConfigCase):
                 "forwarded": None,
                 "default_model": "tiny",
                 "port_range_start": 8081,
+                "backend_socket": "tcp",
                 "max_loaded_models": 2,
                 "memory": None,
                 "memory_reserve": 10**9,

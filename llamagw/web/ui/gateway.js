@@ -172,6 +172,8 @@ function numbers(entry) {
     waiting_sec: entry.waiting_sec ?? null,
     waiting_for: entry.waiting_for ?? null,
     memory: entry.memory ?? null,
+    charge: entry.charge ?? null,
+    charge_from: entry.charge_from ?? null,
     port: entry.port ?? null,
     unloads_in_sec: entry.unloads_in_sec ?? null,
     load_sec: entry.load_sec ?? null,
@@ -181,8 +183,8 @@ function numbers(entry) {
 /**
  * All models as they are now. Each has name, aliases, state (unloaded, loading, loaded, stopping,
  * failed), why and since (of a failure), size and context, remote, replicas, pinned, in_flight,
- * waiting, waiting_sec, waiting_for, memory, last_used, unloads_in_sec, usual_sec, load_sec, and
- * progress, the last event of that name.
+ * waiting, waiting_sec, waiting_for, memory, charge, charge_from, last_used, unloads_in_sec,
+ * usual_sec, load_sec, and progress, the last event of that name.
  */
 class Models {
   #known = new Map();
