@@ -109,7 +109,8 @@ def log_address(address: IAddress, config: Config) -> None:
     _log.info("listening on {where}; base URL: {base}/v1", where=where, base=base)
     if config.ui:
         _log.info("dashboard: {base}/ui/ in a browser; endpoints: docs/endpoints.md", base=base)
-    if not is_loopback(address):
+    asks = config.tls is not None and config.tls.client_ca is not None
+    if not (is_loopback(address) or asks):
         _log.warn(
             "no password: other machines can use it too; "
             "listen_addr: 127.0.0.1:{port} keeps it to this one",

@@ -292,6 +292,7 @@ class ReactorTests(SynchronousTestCase):
             "system.leave_out_tls()\n"
             "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.httpprobe\n"
             "assert sys.modules['OpenSSL'] is None\n"
+            "assert 'cryptography' not in sys.modules\n"
         )
 
 

@@ -216,9 +216,8 @@ class Request(KnownRequest):
             path=self.path,
             client=getattr(self.client, "host", HERE),
         )
-        forwarded = self.channel.connections.forwarded
-        if forwarded is not None:
-            self.record.client = forwarded.client(self.record.client, self.given)
+        if self.channel.connections.forwarded is not None:  # asked for each request: no call
+            self.record.client = self.channel.address(self.given)
         if routing.trace is not None:
             self.record.trace = routing.trace(self.given)
         if self.method == b"POST":
