@@ -31,7 +31,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from llamagw import __version__, announce, launch, logs, service, system, tap
-from llamagw.config import ConfigError, load, with_lines
+from llamagw.config import ConfigError, TlsEntry, load, with_lines
 from llamagw.launch import known
 from llamagw.models import look_at
 from llamagw.observe import STEP
@@ -460,6 +460,15 @@ class StartTests(ServiceTestCase):
             announce.log_address(address, configuration(listen_addr=":8000"))
             said = [line for line in self.warned if "no password" in line]
             self.assertEqual((len(said), len(self.warned)), (told, told), address)
+
+    def test_nor_is_it_told_where_clients_show_certificates(self) -> None:
+        everywhere = IPv4Address("TCP", "0.0.0.0", 8443)
+        for authority, told in ((None, 1), ("ca.pem", 0)):
+            self.warned.clear()
+            tls = TlsEntry(cert="cert.pem", key="key.pem", client_ca=authority)
+            announce.log_address(everywhere, configuration(listen_addr=":8443", tls=tls))
+            self.assertEqual(len(self.warned), told)
+            self.assertIn("base URL: https://localhost:8443/v1", self.logged[-2 - told])
 
     def test_models_without_their_files_are_two_lines_at_most(self) -> None:
         self.values["models"] += [{"name": f"m{n}", "model_path": f"{n}.gguf"} for n in range(9)]
