@@ -300,7 +300,7 @@ class Gateway(Service):
         config = load_apart(path, commands, text)
         if config.uses_tls and not has_tls():
             raise CannotStart(
-                "TLS (an https: url, tls, listen_addr ssl:) is new: it wants a restart"
+                "TLS (tls, an https: url, listen_addr ssl:) is new: it wants a restart"
             )
         if text is None:
             tls = certificates(config)
