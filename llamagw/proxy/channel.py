@@ -10,6 +10,7 @@ tunnel. Requests whose heads are complete are handled by request.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
@@ -342,7 +343,7 @@ class Channel(KnownChannel):
         given = headers.getRawHeaders(b"x-request-id")
         record = Record(id=request_id(given), arrived=None, method=method, last=clock.seconds())
         record.path = path.partition(b"?")[0]
-        record.client = getattr(self.transport.getPeer(), "host", HERE)
+        record.client = self.address(self.requests[-1].given if self.requests else {})
         record.status = error.status
         record.key = getattr(error, "key", "")
         record.failed(error.code, error.message)
@@ -371,6 +372,16 @@ class Channel(KnownChannel):
             (self.transport.loseWriteConnection if half else self.transport.loseConnection)()
         else:
             self.transport.loseConnection()
+
+    def address(self, given: Mapping[bytes, list[bytes]]) -> str:
+        """
+        The client's address: that of the connection, or what a trusted proxy has written.
+
+        :param given: the values of the request's headers, by name
+        """
+        peer: str = getattr(self.transport.getPeer(), "host", HERE)
+        forwarded = self.connections.forwarded
+        return peer if forwarded is None else forwarded.client(peer, given)
 
     def close_when_idle(self) -> None:
         """Close now if idle, else after the answer under way."""

@@ -315,6 +315,8 @@ class Request(KnownRequest):
             client=getattr(self.client, "host", HERE),
             key=self.caller.name,
         )
+        if self.channel.connections.forwarded is not None:  # asked for each request: no call
+            self.record.client = self.channel.address(self.given)
         if routing.trace is not None:
             self.record.trace = routing.trace(self.given)
         if self.method == b"POST":

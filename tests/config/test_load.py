@@ -36,6 +36,8 @@ class DefaultsTests(ConfigCase):
             values,
             {
                 "listen_addr": ":8000",
+                "tls": None,
+                "forwarded": None,
                 "default_model": "tiny",
                 "port_range_start": 8081,
                 "backend_socket": "tcp",

@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
@@ -50,8 +52,8 @@ from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from llamagw.config import endpoint_string
-from llamagw.net import endpoints
+from llamagw.config import TlsEntry, endpoint_string
+from llamagw.net import endpoints, read_tls
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_CHILD = os.environ.get("LLAMAGW_TEST_CHILD")
@@ -266,8 +268,12 @@ class Over(Mixin):
         self.assertEqual(endpoints.uses_uvloop(reactor), ON_UVLOOP)
         self._ends: list[Talk] = []
 
-    async def listen(self, factory: Any, description: str | None = None) -> IListeningPort:
-        endpoint = endpoints.server_endpoint(reactor, description or self.description())
+    async def listen(
+        self, factory: Any, description: str | None = None, files: TlsEntry | None = None
+    ) -> IListeningPort:
+        description = description or self.description()
+        tls = read_tls(description, files)
+        endpoint = endpoints.server_endpoint(reactor, description, tls)
         port = self.successResultOf(endpoint.listen(factory))
         self.addCleanup(port.stopListening)
         return port
@@ -713,6 +719,28 @@ def quiet_site() -> Site:
     return site
 
 
+@implementer(IStreamClientEndpoint)
+class Says:
+    """An endpoint whose connections begin with some bytes."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, first: bytes) -> None:
+        self.endpoint, self.first = endpoint, first
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        first = self.first
+
+        class Beginning(ProtocolWrapper):
+            def makeConnection(self, transport: Any) -> None:
+                transport.write(first)
+                super().makeConnection(transport)
+
+        wrapping = WrappingFactory(factory)
+        wrapping.noisy = False
+        wrapping.protocol = Beginning
+        connected: Deferred[Any] = self.endpoint.connect(wrapping)
+        return connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
+
+
 class OverTCP(Over, TestCase):
     """The promises over TCP, and those that only TCP can make."""
 
@@ -840,6 +868,32 @@ class OverTCP(Over, TestCase):
         near.transport.loseConnection()
         await self.ended(far, error.ConnectionDone)
         await self.ended(near, error.ConnectionDone)
+
+    async def test_proxy_protocol(self) -> None:
+        """Behind `haproxy:`, who connects is who the proxy says it is, with TLS and without."""
+        key, cert = self.certificate()
+        files = TlsEntry(cert=cert, key=key)
+        echo = lambda talk, data: talk.transport.write(data)  # noqa: E731
+        trust = twisted_ssl.Certificate.loadPEM(Path(cert).read_bytes())
+        # Version 2: IPv4, TCP; from 203.0.113.7:4711 to 192.0.2.1:443.
+        addresses = bytes([203, 0, 113, 7, 192, 0, 2, 1]) + struct.pack(">HH", 4711, 443)
+        two = b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack(">H", 12) + addresses
+        one = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"
+        for header, tls in ((two, None), (one, None), (two, files)):
+            servers = Talks(on_data=echo)
+            port = await self.listen(servers, "haproxy:tcp:0:interface=127.0.0.1", tls)
+            client: IStreamClientEndpoint = Says(self.client(port), header)
+            if tls is not None:
+                options = twisted_ssl.optionsForClientTLS("localhost", trust)
+                client = wrapClientTLS(options, client)
+            near = await client.connect(Talks())
+            assert isinstance(near, Talk)
+            near.transport.write(BIG)
+            self.assertTrue(await near.until(len(BIG)) == BIG)
+            far = await servers.connected.get()
+            self.assertEqual(far.transport.getPeer(), IPv4Address("TCP", "203.0.113.7", 4711))
+            near.transport.loseConnection()
+            await self.ended(far, error.ConnectionDone)
 
     async def test_https(self) -> None:
         """twisted.web over TLS over it."""
