@@ -314,6 +314,34 @@ class Over(Mixin):
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
 
+    def certificate(self) -> tuple[str, str]:
+        """Write a key and a self-signed certificate for localhost; return their paths."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        now = datetime.datetime.now(datetime.timezone.utc)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        cert = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        folder = self.folder()
+        (folder / "key.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+        return str(folder / "key.pem"), str(folder / "cert.pem")
+
     async def turns(self) -> None:
         """Let whatever the reactor has ready happen: a round trip over a connection of its own."""
         echo = Talks(on_data=lambda talk, data: talk.transport.write(data))
@@ -910,37 +938,22 @@ class OverTCP(Over, TestCase):
         await self.ended(near, error.ConnectionDone)
         self.assertTrue(near.received.endswith(b"7\r\nevent 4\r\n0\r\n\r\n"))
 
-    def certificate(self) -> tuple[str, str]:
-        """Write a key and a self-signed certificate for localhost; return their paths."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        now = datetime.datetime.now(datetime.timezone.utc)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        cert = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        folder = self.folder()
-        (folder / "key.pem").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-        return str(folder / "key.pem"), str(folder / "cert.pem")
-
 
 class OverUNIX(Over, TestCase):
     """The promises over UNIX sockets, and those that only they can make."""
+
+    async def test_https(self) -> None:
+        """twisted.web over TLS over it."""
+        key, cert = self.certificate()
+        port = await self.listen(quiet_site(), files=TlsEntry(cert=cert, key=key))
+        trust = twisted_ssl.Certificate.loadPEM(Path(cert).read_bytes())
+        near = await wrapClientTLS(
+            twisted_ssl.optionsForClientTLS("localhost", trust), self.client(port)
+        ).connect(Talks())
+        assert isinstance(near, Talk)
+        near.transport.write(b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await self.ended(near, error.ConnectionDone)
+        self.assertTrue(near.received.endswith(b"7\r\nevent 4\r\n0\r\n\r\n"))
 
     def description(self) -> str:
         return f"unix:{self.path()}"
