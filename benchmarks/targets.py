@@ -127,7 +127,7 @@ def gateway_command(config: Path) -> tuple[list[str], dict[str, str]]:
     return command, {**os.environ, "PYTHONPATH": path}
 
 
-def write_config(path: Path, port: int, engine: Path, model: dict[str, Any]) -> None:
+def write_config(path: Path, port: int, engine: Path, model: dict[str, Any], **more: Any) -> None:
     """A configuration of one model; JSON is YAML."""
     config = {
         "listen_addr": f"127.0.0.1:{port}",
@@ -136,22 +136,26 @@ def write_config(path: Path, port: int, engine: Path, model: dict[str, Any]) -> 
         "max_loaded_models": 1,
         "access_log": False,  # as nginx, beside it
         "models": [model],
+        **more,
     }
     path.write_text(json.dumps(config, indent=2))
 
 
-def start_llamagw(running: Processes, backend: Path, seconds: int) -> Target:
+def start_llamagw(
+    running: Processes, backend: Path, seconds: int, name: str = "llamagw", **more: Any
+) -> Target:
+    """llamagw before a backend of its own; `more` of its configuration."""
     model = running.folder / "bench.gguf"
     model.write_bytes(DUMMY_GGUF)
     port = free_port()
-    config = running.folder / "llamagw.yaml"
+    config = running.folder / f"{name}.yaml"
     bound = ["--max-seconds", str(seconds)]
     entry = {"name": "bench", "model_path": str(model), "extra_args": bound}
-    write_config(config, port, backend, entry)
+    write_config(config, port, backend, entry, **more)
     command, env = gateway_command(config)
-    process = running.start("llamagw", command, env)
-    running.wait_until(lambda: healthy(port), "llamagw", process, "llamagw")
-    return Target("llamagw", "127.0.0.1", port, "bench", process.pid, str(backend.resolve()))
+    process = running.start(name, command, env)
+    running.wait_until(lambda: healthy(port), name, process, name)
+    return Target(name, "127.0.0.1", port, "bench", process.pid, str(backend.resolve()))
 
 
 def llamagw_version(target: Target) -> str:
