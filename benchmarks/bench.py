@@ -43,7 +43,10 @@ def options() -> argparse.Namespace:
     help_only = f"of {', '.join(only)}; repeatable"
     parser.add_argument("--only", action="append", choices=only, metavar="NAME", help=help_only)
     parser.add_argument(
-        "--targets", default="direct,nginx,llamagw", help="of direct,nginx,llamagw (all)"
+        "--targets",
+        default="direct,nginx,llamagw",
+        help="of direct,nginx,llamagw,llamagw-unix (all but the last, which has its backend on a"
+        " UNIX socket)",
     )
     parser.add_argument(
         "--gateway",
@@ -132,6 +135,11 @@ def start_targets(
             found.append(nginx)
     if "llamagw" in wanted:
         found.append(targets.start_llamagw(running, backend, seconds))
+    if "llamagw-unix" in wanted:
+        unix = targets.start_llamagw(
+            running, backend, seconds, "llamagw-unix", backend_socket="unix"
+        )
+        found.append(unix)
     for name, address, pid in chosen.gateway:
         found.append(running_gateway(name, address, pid, chosen.model, backend.resolve()))
     return found
@@ -144,7 +152,7 @@ def measure_loads(chosen: argparse.Namespace, loads: list[Load], results: dict[s
     if cores.proxy == cores.load:
         results["notes"].append("there is one core only: proxy, load and backend share it")
     every_core = os.sched_getaffinity(0)
-    count = 3 + len(chosen.gateway)
+    count = 4 + len(chosen.gateway)
     seconds = min(7200, 300 + chosen.rounds * count * sum(load.longest for load in loads))
     taken: dict[tuple[str, str], list[Figures]] = {}
     try:

@@ -9,7 +9,8 @@
  *     "bench_size":B      bytes of an answer that is not streamed (default 600)
  * Each event carries "bench_ns", the CLOCK_MONOTONIC time at which it was due, and "bench_seq", so that whoever reads
  * it on this machine knows how late it is and that none is missing.  Connections are kept as llama-server keeps them:
- * 5 seconds idle, 100 requests.  It binds loopback addresses only and ends by itself after --max-seconds. */
+ * 5 seconds idle, 100 requests.  It binds loopback addresses and UNIX sockets only and ends by itself after
+ * --max-seconds. */
 #include "http.h"
 
 #include <arpa/inet.h>
@@ -22,6 +23,7 @@
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/timerfd.h>
+#include <sys/un.h>
 #include <unistd.h>
 
 enum {
@@ -80,7 +82,8 @@ static const char HELP[] =
     "-kvu,  --kv-unified, -no-kvu, --no-kv-unified\n"
     "                                        use single unified KV buffer shared across all sequences\n"
     "-a,    --alias STRING                   set model name aliases, comma-separated (to be used by API)\n"
-    "--host HOST                             ip address to listen (default: 127.0.0.1)\n"
+    "--host HOST                             ip address to listen, or a UNIX socket if it\n"
+    "                                        ends with .sock (default: 127.0.0.1)\n"
     "--port PORT                             port to listen (default: 8080)\n"
     "--embeddings                            accepted and ignored\n"
     "--pooling {none,mean,cls,last,rank}     accepted and ignored\n"
@@ -508,8 +511,27 @@ static void drop_idle(void)
             drop(conns[fd]);
 }
 
+static int listen_on_path(const char *path)
+{
+    struct sockaddr_un addr = {.sun_family = AF_UNIX};
+    if (strlen(path) >= sizeof addr.sun_path) {
+        fprintf(stderr, "fakebackend: %s is too long a path\n", path);
+        exit(2);
+    }
+    strcpy(addr.sun_path, path);
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0);
+    if (bind(fd, (struct sockaddr *)&addr, sizeof addr) != 0 || listen(fd, 4096) != 0) {
+        fprintf(stderr, "fakebackend: %s: %s\n", path, strerror(errno));
+        exit(1);
+    }
+    return fd;
+}
+
 static int listen_on(const char *host, int port)
 {
+    size_t length = strlen(host);
+    if (length > 5 && strcmp(host + length - 5, ".sock") == 0)
+        return listen_on_path(host);
     struct sockaddr_in addr = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port)};
     if (strcmp(host, "localhost") == 0)
         host = "127.0.0.1";

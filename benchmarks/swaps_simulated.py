@@ -13,15 +13,15 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Hashable
 from functools import partial
-from heapq import heappop, heappush
-from itertools import count, product
+from itertools import product
 from random import Random
 from typing import NamedTuple
 
-from llamagw.fleet.actions import Action, Admit, Start, Stop
-from llamagw.fleet.model import Status
+from simulated import World, share_of
+
+from llamagw.fleet.actions import Action, Start, Stop
 from llamagw.fleet.scheduler import Scheduler
 
 CLIENTS, MODELS, ROOM = 6, "abc", 1
@@ -72,82 +72,48 @@ class Result(NamedTuple):
         :param loads: how many there were
         :param seconds: how long it took
         """
-        waits = sorted(waits)
-        p50, p95 = (waits[int(share * (len(waits) - 1))] for share in (0.5, 0.95))
         hours = seconds / 3600
-        return cls(len(waits) / hours, p50, p95, waits[-1], loads / hours)
+        p50, p95, longest = share_of(waits, 0.5, 0.95, 1)
+        return cls(len(waits) / hours, p50, p95, longest, loads / hours)
 
 
-class World:
-    """Clients and engines on a clock of their own, which drive a scheduler."""
+class Turns(World):
+    """Clients that have models take turns."""
 
     def __init__(
         self, load: float, think: float, answer: float, turns: float, swap_after: float | None
     ) -> None:
+        super().__init__(Scheduler(MODELS, limit=ROOM, swap_after=swap_after, max_queue=CLIENTS))
         self.load, self.think, self.answer, self.turns = load, think, answer, turns
-        self.scheduler = Scheduler(MODELS, limit=ROOM, swap_after=swap_after, max_queue=CLIENTS)
-        self.now = 0.0
-        self._events: list[tuple[float, int, Callable[[], list[Action]]]] = []
-        self._number = count()
-        self._due: float | None = None
 
     def run(self, seconds: float, seed: int) -> Result:
         self.random = Random(seed)
-        self.asked: dict[Client, float] = {}
-        self.waits: list[float] = []
-        self.loads = 0
         for number in range(CLIENTS):
             client = Client(Random(seed + number), MODELS[number % len(MODELS)], self.turns)
-            self._in(client.thinks(self.think), partial(self._asks, client))
-        while self._events[0][0] <= seconds:
-            self.now, _, event = heappop(self._events)
-            self._do(event())
-        # Who waits at the end has waited so long at least.
-        self.waits += [seconds - asked for asked in self.asked.values()]
+            self._thinks(client)
+        self.until(seconds)
         return Result.of(self.waits, self.loads, seconds)
 
-    def _in(self, seconds: float, event: Callable[[], list[Action]]) -> None:
-        heappush(self._events, (self.now + seconds, next(self._number), event))
+    def admitted(self, ticket: Hashable) -> None:
+        assert isinstance(ticket, Client)
+        answer = self.answer * (0.5 + self.random.expovariate(2.0))
+        self.later(answer, partial(self._answered, ticket))
 
-    def _do(self, actions: list[Action]) -> None:
-        for action in actions:
-            if isinstance(action, Admit):
-                client = action.ticket
-                assert isinstance(client, Client)
-                self.waits.append(self.now - self.asked.pop(client))
-                answer = self.answer * (0.5 + self.random.expovariate(2.0))
-                self._in(answer, partial(self._answered, client))
-            elif isinstance(action, Start):
-                self.loads += 1
-                took = self.load * self.random.uniform(0.9, 1.1)
-                self._in(took, partial(self._loaded, action.key))
-            else:
-                assert isinstance(action, Stop), "nobody is turned away here"
-                self._in(STOP_SEC, partial(self._exited, action.key))
-        due = self.scheduler.wake_at
-        if due is not None and due != self._due:
-            self._in(due - self.now, partial(self._tick, due))
-        self._due = due
+    def starts(self, action: Start) -> float:
+        return self.load * self.random.uniform(0.9, 1.1)
 
-    def _asks(self, client: Client) -> list[Action]:
-        self.asked[client] = self.now
-        return self.scheduler.arrived(client.model, client, self.now)
+    def stops(self, action: Stop) -> float:
+        return STOP_SEC
+
+    def _thinks(self, client: Client) -> None:
+        # It chooses a model as it thinks.
+        seconds = client.thinks(self.think)
+        self.later(seconds, lambda: self.ask(client.model, client))
 
     def _answered(self, client: Client) -> list[Action]:
         model = client.model
-        self._in(client.thinks(self.think), partial(self._asks, client))
+        self._thinks(client)
         return self.scheduler.finished(model, self.now)
-
-    def _loaded(self, key: str) -> list[Action]:
-        if self.scheduler.models[key].status is not Status.LOADING:
-            return []
-        return self.scheduler.loaded(key, self.now)
-
-    def _exited(self, key: str) -> list[Action]:
-        return self.scheduler.exited(key, None, self.now)
-
-    def _tick(self, due: float) -> list[Action]:
-        return self.scheduler.tick(self.now) if due == self._due else []
 
 
 def mean(
@@ -155,7 +121,7 @@ def mean(
 ) -> Result:
     """The average of several runs, of a hundred loads each at the least."""
     results = [
-        World(load, *traffic, turns, swap_after).run(max(600, 100 * load), seed)
+        Turns(load, *traffic, turns, swap_after).run(max(600, 100 * load), seed)
         for seed in range(seeds)
     ]
     return Result(*(sum(values) / seeds for values in zip(*results, strict=True)))

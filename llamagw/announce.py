@@ -62,13 +62,16 @@ def log_start(
 
 def log_notes(notes: Sequence[Note]) -> None:
     """
-    Warn of what is wrong with models, in `_NOTES` lines at most.
+    Warn of what is wrong with models or their engine, in `_NOTES` lines at most.
 
     :param notes: what is to be said of them; hints are left out
     """
     grave = [note for note in notes if note.grade != "hint"]
     shown = grave if len(grave) <= _NOTES else grave[: _NOTES - 1]
     for note in shown:
+        if not note.model:
+            _log.warn("{key} {why}", key=note.key, why=note.message)
+            continue
         unusable = note.grade == "fault" and note.key == "model_path"
         _log.warn(
             "model {name}{what}{why}",
@@ -146,7 +149,7 @@ def changes(old: Config, new: Config) -> str:
 
 def new_notes(notes: Sequence[Note], old: Config, new: Config) -> list[Note]:
     """
-    What is to be said of the models that a reload adds or changes.
+    What is to be said of the models that a reload adds or changes, and of another engine.
 
     :param notes: what is to be said of all of them
     :param old: the configuration before
@@ -154,6 +157,8 @@ def new_notes(notes: Sequence[Note], old: Config, new: Config) -> list[Note]:
     """
     before = {model.name: model for model in old.models}
     same = {model.name for model in new.models if before.get(model.name) == model}
+    if new.llama_server_path == old.llama_server_path:
+        same.add("")
     return [note for note in notes if note.model not in same]
 
 
@@ -180,6 +185,7 @@ def summary(
     if local:
         lines += [
             f"and run {config.llama_server_path},",
+            *(f"    {n.grade}: {n.key} {n.message}" for n in notes if not n.model),
             "with as many of these in memory as fit:"
             if config.max_loaded_models is None
             else f"with at most {config.max_loaded_models} of these in memory:",

@@ -255,11 +255,25 @@ class MethodNotAllowed(GatewayError):
 
 
 class BodyTooLarge(GatewayError):
-    """The request's body is over ``max_body_mb``, or a configuration to be checked over 1 MB."""
+    """
+    The request's body is over ``max_body_mb``, that of the configuration or of the API key's
+    `limits`, or a configuration to be checked over 1 MB.
+    """
 
     status = 413
     type = "invalid_request_error"
     code = "body_too_large"
+
+
+class RateLimited(GatewayError):
+    """
+    The API key is at one of its `limits`, for longer than ``limit_wait_sec``; the message names it.
+    With ``Retry-After``, and with what is left of the key's limits.
+    """
+
+    status = 429
+    type = "rate_limit_error"
+    code = "rate_limit_exceeded"
 
 
 class RequestCancelled(GatewayError):

@@ -22,10 +22,15 @@ _BAD = (OSError, msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 Entry = TypeVar("Entry")
 
 
-def is_ours(folder: str) -> bool:
-    """Whether a folder exists (it is made if not), is ours, and is writable by us only."""
+def is_ours(folder: str, make: bool = True) -> bool:
+    """
+    Whether a folder exists, is ours, and is writable by us only.
+
+    :param make: whether it is made if it does not exist
+    """
     try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
+        if make:
+            os.makedirs(folder, mode=0o700, exist_ok=True)
         found = os.lstat(folder)
     except OSError:
         return False

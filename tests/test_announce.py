@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from llamagw.announce import summary
-from llamagw.launch import Together
+import pytest
+from msgspec.structs import replace
+from twisted.logger import LogEvent, formatEvent
+
+from llamagw.announce import log_notes, new_notes, summary
+from llamagw.launch import Note, Together
 from llamagw.launch.together import Set
 from llamagw.models import HOST
 from tests.support.configs import configuration, local_model
+from tests.support.logs import observe
 
 GIB = 2**30
 BUDGET = {HOST: 16 * GIB}
@@ -47,3 +52,22 @@ def test_of_many_models_it_is_told_how_many_fit() -> None:
 def test_nothing_is_told_where_nothing_is_counted_or_there_is_one() -> None:
     assert said(None) == []
     assert said(Together(BUDGET, [Set(["a"], {HOST: GIB})], most=1, least=1, of=1)) == []
+
+
+def test_what_is_said_of_the_engine_is_no_model_s(request: pytest.FixtureRequest) -> None:
+    note = Note("warning", "", "llama_server_path", "knows nothing")
+    logged: list[LogEvent] = []
+    request.addfinalizer(observe(logged.append))
+    log_notes([note, Note("warning", "a", "models[0].threads", "are many")])
+    told = [formatEvent(event) for event in logged]
+    assert told == ["llama_server_path knows nothing", "model a: threads are many"]
+    lines = summary("c.yaml", configuration(local_model("a")), [note], {}).splitlines()
+    assert lines[3] == "    warning: llama_server_path knows nothing"
+    assert lines.count(lines[3]) == 1
+
+
+def test_a_reload_says_of_the_engine_only_what_is_new() -> None:
+    note = Note("warning", "", "llama_server_path", "knows nothing")
+    old = configuration(local_model("a"))
+    assert new_notes([note], old, replace(old, max_queue=7)) == []
+    assert new_notes([note], old, replace(old, llama_server_path="/other")) == [note]

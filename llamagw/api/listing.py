@@ -86,6 +86,8 @@ def router_entry(report: ModelReport, model: ModelConfig, description: Described
         "last_used": report.last_used,
         "pinned": report.pinned,
     }
+    if report.socket is not None:
+        entry["socket"] = report.socket
     if report.memory is not None:
         entry["memory"] = report.memory
     if report.charge is not None:

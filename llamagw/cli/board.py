@@ -12,12 +12,16 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from llamagw.cli import show
+from llamagw.cli.accounts import Account, accounts, charge, charged
 from llamagw.cli.entries import number, state, text
 from llamagw.cli.rates import Rates
 from llamagw.text import span
 
 #: Requests under way that are shown at most.
 MOST = 500
+
+#: Devices that are shown at most.
+_DEVICES = 8
 
 #: Seconds without an answer after which the gateway counts as gone.
 STALE = 6.0
@@ -54,6 +58,23 @@ class Row(NamedTuple):
     note: str
 
 
+class Device(NamedTuple):
+    """
+    The memory of a device.
+
+    :ivar total: bytes in all
+    :ivar ours: bytes of models
+    :ivar others: bytes of others
+    :ivar words: who has what, in several lengths, the longest first
+    """
+
+    device: str
+    total: float
+    ours: float
+    others: float
+    words: tuple[str, ...]
+
+
 class Board:
     """
     What is known.
@@ -71,6 +92,8 @@ class Board:
         self.rates = Rates()
         self._more = 0.0
         self._health: dict[str, Any] = {}
+        #: Of each device, where memory is counted.
+        self._accounts: list[Account] = []
         #: What /health says of models, by name: only of those that are busy or in memory.
         self._reports: dict[str, dict[str, Any]] = {}
         self._gone: str | None = None
@@ -102,7 +125,7 @@ class Board:
                 value["data"], key=lambda model: status(model) in ("unloaded", "failed")
             )
         elif kind == "health":
-            self._health = value
+            self._health, self._accounts = value, accounts(value)
             reports = value.get("models")
             self._reports = {
                 str(report.get("id")): report
@@ -171,17 +194,27 @@ class Board:
     def _sum(self, key: str) -> float:
         return sum(number(model, key) or 0 for model in self.models)
 
-    def devices(self) -> list[tuple[str, float, float, float]]:
-        """Of each device with memory: name, bytes in all, bytes of models, bytes of others."""
-        found = []
-        for device in _dicts(self._health.get("devices"))[:8]:
+    @property
+    def counted(self) -> bool:
+        """Whether the gateway counts memory."""
+        return bool(self._accounts)
+
+    def devices(self) -> list[Device]:
+        """The memory of each device: what models are charged, or have in use if not counted."""
+        found = [
+            Device(one.device, one.total, one.charged, one.others, (one.words(), one.brief()))
+            for one in self._accounts
+        ]
+        for device in [] if found else _dicts(self._health.get("devices")):
             total, free = number(device, "total"), number(device, "free")
             if not total or free is None or total < 0:
                 continue
             ours = min(max(number(device, "used_by_models") or 0, 0), total)
             others = min(max(total - free - ours, 0), total - ours)
-            found.append((text(device, "device") or "?", total, ours, others))
-        return found
+            told = ", ".join((f"models {show.size(ours)}", f"others {show.size(others)}"))
+            name = text(device, "device") or "?"
+            found.append(Device(name, total, ours, others, (f"{told} of {show.size(total)}",)))
+        return found[:_DEVICES]
 
     def model_rows(self, now: float) -> list[Row]:
         """The models that pass the filter."""
@@ -197,7 +230,8 @@ class Board:
             cells = [
                 Cell(name, "bold" if told == "loaded" else ""),
                 Cell(told, STYLES.get(told, "dim")),
-                Cell("-" if memory is None else show.size(memory)),
+                _sized(memory),
+                *([_sized(charged(model))] if self.counted else []),
                 *(_counted(number(model, key)) for key in ("in_flight", "waiting")),
                 Cell(f"{tokens:.1f}" if tokens else "-", "" if tokens else "dim"),
             ]
@@ -278,6 +312,11 @@ def _model_note(model: dict[str, Any], told: str) -> str:
         words.append(f"context {context:g}")
     if port is not None:
         words.append(f"port {port:g}")
+    if text(model, "socket"):
+        words.append("a UNIX socket")
+    if charged(model) is not None:
+        origin = text(model, "charge_from")
+        words.append(f"counted with {charge(model)}{f' ({origin})' if origin else ''}")
     return "; ".join(filter(None, words))
 
 
@@ -310,6 +349,10 @@ def _brief(seconds: float) -> str:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}m{rest:02}s" if minutes < 60 else span(seconds)
+
+
+def _sized(value: float | None) -> Cell:
+    return Cell("-", "dim") if value is None else Cell(show.size(value))
 
 
 def _counted(value: float | None) -> Cell:

@@ -94,14 +94,14 @@ def check(context: click.Context, config: str | None, as_json: bool) -> None:
     except ConfigError as error:
         if as_json:
             faults = [_told(fault) for fault in error.faults]
-            print_json({"ok": False, "faults": faults, "models": [], "together": []})
+            print_json({"ok": False, "faults": faults, "models": [], "together": [], "notes": []})
         else:
             click.echo(str(error), err=True)
         context.exit(1)
     if as_json:
         sets = [one.names for one in together.sets] if together else []
-        models = _served(loaded, notes, needs)
-        print_json({"ok": True, "faults": [], "models": models, "together": sets})
+        told = {"models": _served(loaded, notes, needs), "notes": _noted(notes, "")}
+        print_json({"ok": True, "faults": [], "together": sets, **told})
     else:
         click.echo(summary(path, loaded, notes, needs, together))
 
@@ -122,13 +122,17 @@ def _served(
             "threads": None if model.remote else model.threads,
             "default": model.name == config.default_model,
             "memory": _memory(needs.get(model.name)),
-            "notes": [
-                {"grade": note.grade, "place": note.place, "message": note.message}
-                for note in notes
-                if note.model == model.name
-            ],
+            "notes": _noted(notes, model.name),
         }
         for model in config.models
+    ]
+
+
+def _noted(notes: list[Note], model: str) -> list[dict[str, Any]]:
+    return [
+        {"grade": note.grade, "place": note.place, "message": note.message}
+        for note in notes
+        if note.model == model
     ]
 
 

@@ -14,13 +14,14 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llamagw.cli import show, waiting
+from llamagw.cli.accounts import accounts, charge
 from llamagw.cli.client import Client, Failed, configured_url, names
 from llamagw.text import harmless, span
 
@@ -139,11 +140,12 @@ def ps(client: Client, as_json: bool) -> None:
     Those in memory come first, each group in the order of the configuration. RSS is the memory that
     the engine has in use, FILE the part of it that is mapped from files, such as the weights. Below
     the table: why a model has failed, what requests wait for, how far a load is, when an idle model
-    is unloaded, and which are pinned. In a narrow terminal PORT,
-    CONTEXT, FILE and SIZE are left out, as far as need be; in a pipe nothing is.
+    is unloaded, and which are pinned. In a narrow terminal PORT, CONTEXT, FILE and SIZE are left
+    out, as far as need be; in a pipe nothing is.
 
     Where the gateway counts memory, CHARGE is what each model is counted with, and the last lines
-    tell of each device how much is charged, what others have, and what is free.
+    tell of each device how much of it is charged, what one more model could take, and what others
+    hold.
     """
     answer = client.models()
     if as_json:
@@ -154,10 +156,14 @@ def ps(client: Client, as_json: bool) -> None:
         click.echo("no models")
         return
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    columns, rows = _COLUMNS, [_row(model) for model in models]
-    if any(model.get("charge") for model in models):
-        columns, rows = _with_charges(models, rows)
-    table = show.table(columns, rows, width, dispensable=_DISPENSABLE)
+    devices = accounts(client.health())
+    columns, dispensable, rows = _COLUMNS, _DISPENSABLE, [_row(model) for model in models]
+    if devices:
+        columns = (*columns[:_CHARGE], "CHARGE", *columns[_CHARGE:])
+        dispensable += _LESS_THAN_CHARGES
+        for model, row in zip(models, rows, strict=True):
+            row.insert(_CHARGE, charge(model))
+    table = show.table(columns, rows, width, dispensable)
     for number, row in enumerate(table):
         if number:
             row[1] = click.style(row[1], fg=_COLOURS.get(row[1].strip()))
@@ -166,8 +172,7 @@ def ps(client: Client, as_json: bool) -> None:
     pinned = [model["id"] for model in models if model.get("pinned")]
     if pinned:
         notes.append(f"pinned: {', '.join(pinned)}")
-    if columns is not _COLUMNS:
-        notes += map(_account, client.health().get("memory", {}).values())
+    notes += [f"{device.device}: {device.words()}" for device in devices]
     if notes:
         click.echo()
     for note in notes:
@@ -178,10 +183,10 @@ _COLUMNS: tuple[str, ...] = (
     *("NAME", "STATUS", "SIZE", "RSS", "FILE", "CONTEXT", "PORT"),
     *("ACTIVE", "WAITING", "LAST USED"),
 )
-_DISPENSABLE = ("PORT", "CONTEXT", "FILE", "SIZE")
+_DISPENSABLE: tuple[str, ...] = ("PORT", "CONTEXT", "FILE", "SIZE")
 
-#: Where the column of charges is, if there are any.
-_CHARGE = 5
+#: Where the column of charges is, if memory is counted; and what else is left out for it.
+_CHARGE, _LESS_THAN_CHARGES = 5, ("LAST USED", "RSS")
 _NOT_LOADED = ("unloaded", "failed")
 
 
@@ -201,35 +206,11 @@ def _row(model: dict[str, Any]) -> list[str]:
         _size(memory.get("rss")),
         _size(memory.get("file")),
         _number(model.get("context_size")),
-        _number(model.get("port")),
+        "unix" if model.get("socket") else _number(model.get("port")),
         _number(model.get("in_flight")),
         _number(model.get("waiting")),
         "-" if last_used is None else _ago(last_used),
     ]
-
-
-def _with_charges(
-    models: Sequence[dict[str, Any]], rows: Sequence[list[str]]
-) -> tuple[tuple[str, ...], list[list[str]]]:
-    """The columns and the rows of the table with what each model is counted with."""
-    columns = (*_COLUMNS[:_CHARGE], "CHARGE", *_COLUMNS[_CHARGE:])
-    told = []
-    for model, row in zip(models, rows, strict=True):
-        parts = [
-            show.size(size) if device == "host" else f"{show.size(size)} {show.plain(device)}"
-            for device, size in (model.get("charge") or {}).items()
-            if size
-        ]
-        told.append([*row[:_CHARGE], " + ".join(parts) or "-", *row[_CHARGE:]])
-    return columns, told
-
-
-def _account(account: dict[str, Any]) -> str:
-    """Who has what of a device."""
-    sizes = {key: show.size(account[key]) for key in ("ours", "budget", "others", "free")}
-    return "{device}: {ours} of {budget} charged, {others} held by others, {free} free".format(
-        device=account["device"], **sizes
-    )
 
 
 def _number(value: object) -> str:

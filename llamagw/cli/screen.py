@@ -21,7 +21,7 @@ from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static
 
 from llamagw.cli import show
-from llamagw.cli.board import Board, Cell, Row
+from llamagw.cli.board import Board, Cell, Device, Row
 from llamagw.cli.client import Client
 from llamagw.cli.watch import Watch
 
@@ -31,12 +31,20 @@ EVERY = 0.5
 #: Columns from which the tables have their wide form.
 WIDE = 100
 
+#: The width of a bar for memory, if there are shorter words.
+SHORTEST = 20
+
+#: The width of a bar to scroll.
+_SCROLL = 2
+
 #: The width of a model's name at most, where a note stands beside it.
 NAME = 28
 
 #: The columns of the models, and of the requests in a narrow and in a wide terminal: name, and
 #: width; 0 for what shares the rest.
 _MODELS = [("MODEL", 0), ("STATE", 8), ("MEMORY", 8), ("ACTIVE", 6), ("WAITING", 7), ("TOK/S", 6)]
+#: Those of the models where memory is counted.
+_COUNTED = [*_MODELS[:3], ("CHARGE", 8), *_MODELS[3:]]
 _REQUESTS = [("ELAPSED", 7), ("MODEL", 0), ("STATE", 12)]
 _ORIGIN = [("CLIENT", 15), ("PATH", 20)]
 _NOTE = ("", 0)
@@ -54,7 +62,8 @@ c            cancel the selected request, after asking
 Esc          show all again
 q            quit
 
-MEMORY is what a model's engine has in use, without GPUs.
+MEMORY is what a model's engine has in use, without GPUs; CHARGE
+what it is counted with on all devices, if the gateway counts.
 TOK/S and the totals are means of the last 10 seconds."""
 
 
@@ -145,7 +154,7 @@ class Rows(DataTable[Text]):
         return "" if at is None else self._rows[at].note
 
 
-_NUMBERS = ("MEMORY", "ACTIVE", "WAITING", "TOK/S", "ELAPSED")
+_NUMBERS = ("MEMORY", "CHARGE", "ACTIVE", "WAITING", "TOK/S", "ELAPSED")
 
 
 class Ask(ModalScreen[str]):
@@ -222,6 +231,7 @@ class Top(App[int]):
         self._client = client
         self._watch = Watch(client)
         self._board = Board()
+        self._counted = False
         self.theme = "ansi-dark"
         self.animation_level = "none"
 
@@ -245,12 +255,16 @@ class Top(App[int]):
     def on_resize(self, event: Resize) -> None:
         if not self.query("#note"):
             return
+        self._lay_models(event.size.width)
         wide = event.size.width >= WIDE
-        # A bar to scroll takes two.
-        room = event.size.width - 2
-        self._rows("models").lay([*_MODELS, *([_NOTE] if wide else [])], room)
-        self._rows("requests").lay([*_REQUESTS, *(_ORIGIN if wide else []), _NOTE], room)
+        columns = [*_REQUESTS, *(_ORIGIN if wide else []), _NOTE]
+        self._rows("requests").lay(columns, event.size.width - _SCROLL)
         self.update()
+
+    def _lay_models(self, width: int) -> None:
+        self._counted = self._board.counted
+        columns = [*(_COUNTED if self._counted else _MODELS), *([_NOTE] if width >= WIDE else [])]
+        self._rows("models").lay(columns, width - _SCROLL)
 
     # ---- What is shown ----------------------------------------------------------------------
 
@@ -270,6 +284,8 @@ class Top(App[int]):
                 self.notify(show.plain(value), severity="error", markup=False, timeout=10)
             else:
                 self._board.take(kind, value, now)
+        if self._board.counted != self._counted:
+            self._lay_models(self.size.width)
         trouble = self._board.trouble(now)
         models, requests = self._rows("models"), self._rows("requests")
         models.tell(self._board.model_rows(now), bool(trouble))
@@ -301,8 +317,8 @@ class Top(App[int]):
         else:
             for value, name in self._board.totals(now):
                 head.append(value, "bold").append(f" {name}   ")
-        for name, total, ours, others in self._board.devices():
-            head.append("\n").append_text(_bar(name, total, ours, others, width))
+        for device in self._board.devices():
+            head.append("\n").append_text(_bar(device, width))
         return head
 
     # ---- What the keys do -------------------------------------------------------------------
@@ -397,12 +413,12 @@ class Top(App[int]):
         self._rows("models").focus()
 
 
-def _bar(name: str, total: float, ours: float, others: float, width: int) -> Text:
-    """How much memory of a device is in use, as a bar with words."""
-    words = f" models {show.size(ours)}, others {show.size(others)} of {show.size(total)}"
-    label = f"{name[:8]:<8} "
-    room = max(width - len(label) - len(words), 8)
-    first = round(ours / total * room)
-    second = min(round(others / total * room), room - first)
-    bar = Text(label).append("█" * first, "green").append("█" * second, "bright_black")
-    return bar.append("░" * (room - first - second), "dim").append(words)
+def _bar(device: Device, width: int) -> Text:
+    """How much memory of a device is in use, as a bar with the longest words that leave it room."""
+    label = f"{device.device[:8]:<8} "
+    rooms = [(max(width - len(label) - len(words) - 1, 4), words) for words in device.words]
+    room, words = next((one for one in rooms if one[0] >= SHORTEST), rooms[-1])
+    ours = min(round(device.ours / device.total * room), room)
+    others = min(round(device.others / device.total * room), room - ours)
+    bar = Text(label).append("█" * ours, "green").append("█" * others, "bright_black")
+    return bar.append("░" * (room - ours - others), "dim").append(f" {words}")

@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 import msgspec
 
 from llamagw.config.document import MOST_BYTES, ConfigError, Document, Report, show
-from llamagw.config.schema import KeyEntry
+from llamagw.config.schema import KeyEntry, LimitsEntry
 from llamagw.config.walk import fields
 
 #: Bytes of a file of keys; 100,000 take some 20 MB.
@@ -257,7 +257,13 @@ def _of_mapping(document: Document, raw: Any, place: str) -> KeyEntry | None:
         # YAML reads a day without quotes as a date.
         if hasattr(raw.get(name), "isoformat"):
             raw = {**raw, name: raw[name].isoformat()}
-    values = fields(document, KeyEntry, raw, place)
+    values = fields(document, KeyEntry, raw, place, apart=("limits",))
+    limits = raw.get("limits")
+    if isinstance(limits, dict):
+        values["limits"] = LimitsEntry(**fields(document, LimitsEntry, limits, f"{place}.limits"))
+    elif limits is not None:
+        wanted = "limits such as {requests_per_min: 60, tokens_per_day: 100000}"
+        fault(f"{place}.limits", f"expected {wanted}, got {show(limits)}")
     for name in ("expires", "old_expires"):
         if values.get(name) is not None:
             try:

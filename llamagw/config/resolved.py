@@ -47,6 +47,8 @@ class _Model(Struct, frozen=True, kw_only=True):
     :ivar json_object: "strict" if a ``response_format`` of that type is to be binding
     :ivar pass_headers: response headers that are passed on although their effect goes beyond the
         response, such as ``Set-Cookie``
+    :ivar max_in_flight: how many requests a backend is sent at once, of those that take a slot; 0
+        for all, None if that is not said
     """
 
     name: str
@@ -56,6 +58,7 @@ class _Model(Struct, frozen=True, kw_only=True):
     strip_params: list[str]
     json_object: Literal["loose", "strict"]
     pass_headers: list[str]
+    max_in_flight: int | None
 
 
 class LocalModel(_Model, frozen=True, kw_only=True):
@@ -182,6 +185,7 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar memory_reserve: what is left to others on each device of which `memory` does not say how
         much may be used, in bytes
     :ivar max_bodies_mb: None for an eighth of the machine's memory; see `bodies_mb`
+    :ivar backend_socket: what local engines listen on
     :ivar access_log: None for true in the foreground; see `logs_access`
     :ivar engine_log: which lines of the engines are repeated in the gateway's log
     :ivar otel: None if nothing is exported by OpenTelemetry
@@ -195,6 +199,7 @@ class Config(Struct, frozen=True, kw_only=True):
     listen_addr: str
     default_model: str | None
     port_range_start: int
+    backend_socket: Literal["tcp", "unix"]
     max_loaded_models: int | None
     memory: dict[str, int] | None
     memory_reserve: int
@@ -219,6 +224,7 @@ class Config(Struct, frozen=True, kw_only=True):
     ui: bool
     keys: list[KeyEntry] | None
     keys_file: str | None
+    limit_wait_sec: float
     capture: CaptureEntry
     otel: Otel | None
 

@@ -84,6 +84,7 @@ _CacheMegabytes = Annotated[
     int, Meta(ge=0, le=2**20, description="a whole number of megabytes, 0 (none) to 1048576")
 ]
 _EngineLog = Annotated[Literal["warn", "all", "none"], Meta(description="warn, all or none")]
+_Socket = Annotated[Literal["tcp", "unix"], Meta(description="tcp or unix")]
 _LogFormat = Annotated[Literal["text", "json"], Meta(description="text or json")]
 _Arguments = Annotated[
     list[Annotated[str, Meta(pattern=TEXT)]],
@@ -181,6 +182,9 @@ _Hash = Annotated[
         description="sha256: and 64 digits, as `llamagw keys new` writes it",
     ),
 ]
+_Priority = Annotated[int, Meta(ge=-100, le=100, description="a whole number from -100 to 100")]
+_Amount = Annotated[int, Meta(ge=1, le=10**12, description="a whole number, 1 or more")]
+_Weight = Annotated[float, Meta(ge=0.01, le=100, description="a number from 0.01 to 100")]
 _Time = Annotated[
     str,
     Meta(
@@ -234,6 +238,8 @@ class ModelEntry(Struct, frozen=True, kw_only=True):
     memory: _Sizes | None = None
     #: None for `CACHE_MB` where memory is counted, else as the engine has it.
     prompt_cache_mb: _CacheMegabytes | None = None
+    #: None for as many as a local model's engine has slots, for all of a remote one.
+    max_in_flight: _Kept | None = None
     extra_args: _Arguments = []
     aliases: _Aliases = []
     set_params: _Params = {}
@@ -287,6 +293,28 @@ class CaptureEntry(Struct, frozen=True, kw_only=True):
     max_kb: _Kilobytes = 64
 
 
+class LimitsEntry(
+    Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False
+):
+    """
+    The value of ``limits:`` of a key; what is None is not limited.
+
+    :ivar requests_per_min: requests for models
+    :ivar tokens_per_min: of prompts and answers together, as is the next
+    :ivar tokens_per_day: a day of UTC
+    :ivar parallel: requests for models at once
+    :ivar max_body_mb: of a request, in units of 2**20 bytes
+    :ivar max_tokens: of an answer
+    """
+
+    requests_per_min: _Amount | None = None
+    tokens_per_min: _Amount | None = None
+    tokens_per_day: _Amount | None = None
+    parallel: _Amount | None = None
+    max_body_mb: _Megabytes | None = None
+    max_tokens: _Amount | None = None
+
+
 # Not seen by the garbage collector: there may be 100,000, and none can be part of a circle.
 class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc=False):
     """
@@ -296,6 +324,9 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
     :ivar hash: of the secret that its holder sends; the secret itself is nowhere
     :ivar models: own names, aliases or patterns of them
     :ivar scopes: what may be done with those models, see `llamagw.dialects.Scope`
+    :ivar priority: the class of its requests while they wait: a higher one is served first
+    :ivar share: how much of the slots it gets where others of its class wait too
+    :ivar limits: how much it may use; None for as much as it likes
     :ivar expires: from when on it is not valid; None for never
     :ivar old_hash: of the secret before it, which is valid until `old_expires`
     """
@@ -304,6 +335,12 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
     hash: _Hash
     models: _Rights = msgspec.field(default_factory=lambda: ["*"])
     scopes: _Scopes = msgspec.field(default_factory=lambda: ["infer"])
+    priority: _Priority = 0
+    share: _Weight = 1
+    limits: Annotated[
+        LimitsEntry | None,
+        Meta(description="limits such as {requests_per_min: 60, tokens_per_day: 100000}"),
+    ] = None
     expires: _Time | None = None
     enabled: _Switch = True
     old_hash: _Hash | None = None
@@ -319,6 +356,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     #: Where it is not given, the only model, if there is one only.
     default_model: _Name | None = None
     port_range_start: _Port = 8081
+    backend_socket: _Socket = "tcp"
     #: None for `MOST_LOADED`; where memory is counted, for no limit.
     max_loaded_models: _Count | None = None
     memory: _Budgets = "off"
@@ -341,6 +379,7 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
         Meta(description="a list of keys, such as {name: alice, hash: sha256:…}"),
     ] = None
     keys_file: _Path | None = None
+    limit_wait_sec: _Patience = 5
     cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
     request_timeout_sec: _Seconds = 60
     client_stall_sec: _Seconds = 600

@@ -5,16 +5,19 @@ Plain data and formats. Other packages import the names below, never from the mo
 """
 
 from llamagw.dialects.anthropic import ANTHROPIC
-from llamagw.dialects.base import Dialect
+from llamagw.dialects.base import Dialect, Left
 from llamagw.dialects.openai import OPENAI
 from llamagw.dialects.routes import (
     ANY,
     BODIES,
     INFERENCE,
+    LONGEST,
     OPERATIONS,
     OWN,
     ROUTE_OF,
     ROUTES,
+    SLOTTED,
+    TEXTS,
     Own,
     Route,
     Scope,
@@ -29,12 +32,16 @@ __all__ = [
     "ANY",
     "BODIES",
     "INFERENCE",
+    "LONGEST",
     "OPENAI",
     "OPERATIONS",
     "OWN",
     "ROUTES",
     "ROUTE_OF",
+    "SLOTTED",
+    "TEXTS",
     "Dialect",
+    "Left",
     "Own",
     "Route",
     "Scope",

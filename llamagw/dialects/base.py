@@ -4,13 +4,27 @@ What differs between the APIs of clients: the format of an error, alone and in a
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from llamagw.errors import GatewayError
 
 
+class Left(NamedTuple):
+    """
+    What is left of a limit.
+
+    :ivar limit: what may be used at most
+    :ivar remaining: what may be used now
+    :ivar reset: seconds until all of it is left again
+    """
+
+    limit: int
+    remaining: int
+    reset: float
+
+
 class Dialect(Protocol):
-    """An API's format of errors. The engines' own answers are passed on unchanged."""
+    """An API's format of errors and of limits. The engines' own answers are passed on unchanged."""
 
     def envelope(self, error: GatewayError, request_id: str = "") -> bytes:
         """
@@ -25,6 +39,16 @@ class Dialect(Protocol):
 
         :param envelope: from `envelope`
         :return: begins with a blank line, which ends an event that may have been cut off
+        """
+
+    def limits(self, requests: Left | None, tokens: Left | None, now: float) -> bytes:
+        """
+        The headers of an answer that tell what is left of the client's limits.
+
+        :param requests: of its requests a minute; None where they are not limited
+        :param tokens: of its tokens
+        :param now: seconds since the epoch
+        :return: as lines
         """
 
 

@@ -55,6 +55,7 @@ class Route(NamedTuple):
     :ivar body: an example of a POST's body, for messages; empty if it needs none
     :ivar operation: ``gen_ai.operation.name`` of OpenTelemetry's conventions; "" if it is none of
         those that they name
+    :ivar slot: whether the engine answers it in one of its slots, of which it has so many
     """
 
     methods: tuple[str, ...]
@@ -66,6 +67,7 @@ class Route(NamedTuple):
     dialect: Dialect = OPENAI
     body: str = ""
     operation: str = ""
+    slot: bool = False
 
 
 class Own(NamedTuple):
@@ -100,6 +102,7 @@ ROUTES = (
         shaped=True,
         body=_CHAT,
         operation="chat",
+        slot=True,
     ),
     Route(
         POST,
@@ -109,6 +112,7 @@ ROUTES = (
         shaped=True,
         body=_PROMPT,
         operation="text_completion",
+        slot=True,
     ),
     Route(
         POST,
@@ -117,6 +121,7 @@ ROUTES = (
         "embeddings, of a model that is started with `--embeddings`",
         body=_INPUT,
         operation="embeddings",
+        slot=True,
     ),
     Route(
         POST,
@@ -126,6 +131,7 @@ ROUTES = (
         shaped=True,
         body=_INPUT,
         operation="chat",
+        slot=True,
     ),
     Route(
         POST,
@@ -136,6 +142,7 @@ ROUTES = (
         dialect=ANTHROPIC,
         body=_MESSAGES,
         operation="chat",
+        slot=True,
     ),
     Route(
         POST,
@@ -172,6 +179,7 @@ ROUTES = (
         shaped=True,
         body='{"model": "…", "input_prefix": "…", "input_suffix": "…"}',
         operation="text_completion",
+        slot=True,
     ),
     Route(
         POST,
@@ -179,6 +187,7 @@ ROUTES = (
         Where.BODY,
         "orders documents, with a model that is started with `--reranking`",
         body='{"model": "…", "query": "…", "documents": ["…", "…"]}',
+        slot=True,
     ),
     Route(
         POST,
@@ -193,6 +202,7 @@ ROUTES = (
         Where.FORM,
         "speech to text",
         body="a form (multipart/form-data) with the fields model and file",
+        slot=True,
     ),
     Route(
         POST,
@@ -200,6 +210,7 @@ ROUTES = (
         Where.BODY,
         "text to speech, text to images: of engines that can (`url:`)",
         body='{"model": "…", …} with "input" or "prompt"',
+        slot=True,
     ),
     Route(
         POST,
@@ -207,6 +218,7 @@ ROUTES = (
         Where.FORM,
         "changes images: of engines that can (`url:`)",
         body="a form (multipart/form-data) with the fields model, image and prompt",
+        slot=True,
     ),
     Route(GET, ("/v1/audio/voices",), Where.QUERY, "voices: of engines that have them (`url:`)"),
     Route(GET, ("/props",), Where.QUERY, "the engine's properties"),
@@ -260,6 +272,20 @@ OWN = (
     Own("GET", "/", "in a browser: leads to `/ui/`"),
     Own("GET", "/ui/", "the dashboard, for browsers (`ui: false`: none)", Scope.OBSERVE),
     Own(
+        "POST",
+        "/ui/login",
+        '`{"key": …}`: begins a session of the dashboard, and sets its cookie',
+        Scope.OBSERVE,
+    ),
+    Own("POST", "/ui/logout", "ends the session; needs no body", Scope.OBSERVE),
+    Own(
+        "GET",
+        "/ui/session",
+        "`name`, `scopes` and `models` of the caller's key; `csrf`, which a session sends as "
+        "`X-CSRF-Token` with all but GET",
+        Scope.OBSERVE,
+    ),
+    Own(
         "GET",
         "/v1/models",
         "all models and their aliases, each with its `status`, for clients of either dialect",
@@ -268,13 +294,14 @@ OWN = (
     Own(
         "GET",
         "/models",
-        "the models as llama-server's router tells them, with port, memory, running and waiting "
-        "requests",
+        "the models as llama-server's router tells them, with port or socket, memory, running and "
+        "waiting requests",
     ),
     Own(
         "POST",
         "/models/load",
-        '`{"model": …}`: loads it; with `"wait": true` answers when it is',
+        '`{"model": …}`: loads it; with `"wait": true` answers when it is, with '
+        '`"anyway": true` even if it does not fit into the memory that is counted',
         Scope.MANAGE,
     ),
     Own(
@@ -366,8 +393,8 @@ OWN = (
         "GET",
         "/health",
         "(also `/v1/health`) 200 as long as llamagw serves; version, uptime, and the models in "
-        "memory, on their way or failed with port, memory, running and waiting requests; the "
-        "machine's memory. Loads nothing",
+        "memory, on their way or failed with port or socket, memory, running and waiting "
+        "requests; the machine's memory, and of each device where it is counted. Loads nothing",
     ),
 )
 
@@ -379,6 +406,29 @@ INFERENCE = frozenset(
     for method in route.methods
     for path in route.paths
 ) | {("GET", "/v1/models"), ("GET", "/health")}
+
+#: The keys of a body that say how many tokens its answer may have, by the paths of those that
+#: generate text, as received: one of them does, the first is set where none is given.
+LONGEST: Mapping[bytes, tuple[str, ...]] = {
+    path.encode(): {
+        "/v1/chat/completions": ("max_tokens", "max_completion_tokens"),
+        "/v1/responses": ("max_output_tokens",),
+    }.get(route.paths[0], ("max_tokens",))
+    for route in ROUTES
+    if route.shaped
+    for path in route.paths
+}
+
+#: The paths of requests whose body is text for the model, as received.
+TEXTS = frozenset(
+    path.encode()
+    for route in ROUTES
+    if route.slot and route.where is Where.BODY
+    for path in route.paths
+)
+
+#: The paths of requests that the engine answers in one of its slots, as received.
+SLOTTED = frozenset(path.encode() for route in ROUTES if route.slot for path in route.paths)
 
 #: An example of a POST's body, by path.
 BODIES = {path: route.body for route in ROUTES if route.body for path in route.paths} | {

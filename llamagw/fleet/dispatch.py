@@ -41,7 +41,8 @@ from llamagw.fleet.ledger import Account
 from llamagw.fleet.memory import MemoryWatch
 from llamagw.fleet.model import Status, Why
 from llamagw.fleet.needs import more_than
-from llamagw.fleet.registry import LaunchersOf, Registry, freest
+from llamagw.fleet.queue import ALIKE, Share
+from llamagw.fleet.registry import LaunchersOf, Registry, freest, has_slot
 from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
@@ -113,7 +114,12 @@ class Dispatcher:
     # For requests and for management
 
     def acquire(
-        self, name: str, load: bool = True, failed: Sequence[Lease] = (), anyway: bool = False
+        self,
+        name: str,
+        load: bool = True,
+        failed: Sequence[Lease] = (),
+        anyway: bool = False,
+        share: Share | None = ALIKE,
     ) -> Deferred[Lease]:
         """
         Get a lease on an instance of a model; the instance is started if necessary.
@@ -126,15 +132,16 @@ class Dispatcher:
         :param failed: leases on instances that broke off this request; another instance of the
             model is preferred
         :param anyway: whether the model is loaded even if the figures say that it never fits
+        :param share: whose turn it is, if it has to wait; None if it takes no slot of the engine
         :return: fires with the lease; fails with a `GatewayError` when the request is rejected,
             with `ModelNotLoaded` at once if `load` is false and the model is not ready
         :raises ModelNotFound: if no model has this name; raised, not delivered by the Deferred
         """
         instance = freest(self.catalogue.find(name), self.scheduler.models, failed)
         deferred: Deferred[Lease] = Deferred(lambda _: self._left(waiter))
-        waiter = Waiter(instance.key, deferred, load)
+        waiter = Waiter(instance.key, deferred, load, share)
         now = self._clock.seconds()
-        self._run(self.scheduler.arrived(instance.key, waiter, now, load, anyway))
+        self._run(self.scheduler.arrived(instance.key, waiter, now, load, anyway, share))
         if not deferred.called:
             patience = self.config.queue_timeout_sec
             waiter.timer = self._clock.callLater(patience, self._timed_out, waiter)
@@ -182,7 +189,7 @@ class Dispatcher:
         :return: fires when the model is loaded; fails with a `GatewayError` when it cannot be
         :raises ModelNotFound: if no model has this name
         """
-        return self.acquire(name, anyway=anyway).addCallback(Lease.release)
+        return self.acquire(name, anyway=anyway, share=None).addCallback(Lease.release)
 
     def admits(self, name: str) -> bool:
         """
@@ -375,6 +382,7 @@ class Dispatcher:
     def _follow(self, event: Event, key: str, now: float) -> None:
         if isinstance(event, Loaded):
             self._run(self.scheduler.loaded(key, now))
+            self._relieve(key)
         elif isinstance(event, LoadFailed):
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
@@ -443,10 +451,10 @@ class Dispatcher:
 
     def _admit(self, waiter: Hashable) -> None:
         assert isinstance(waiter, Waiter)
-        key, used = waiter.key, waiter.load
+        key, used, slot = waiter.key, waiter.load, waiter.share is not None
         if waiter.deferred.called:
             # It was cancelled while the actions before it were carried out.
-            self._released(key, used)
+            self._released(key, used, slot)
             return
         instance, entry = self._instances[key], self._entries[key]
         assert instance.life is not None, "an instance that admits has a run"
@@ -457,14 +465,35 @@ class Dispatcher:
             entry.tries,
             len(entry.instances) > 1,
             instance.launcher.relaunches,
-            release=partial(self._released, key, used),
+            release=partial(self._released, key, used, slot),
         )
         waiter.answered().callback(lease)
 
-    def _released(self, key: str, used: bool) -> None:
-        self._run(self.scheduler.finished(key, self._clock.seconds(), used))
+    def _released(self, key: str, used: bool, slot: bool) -> None:
+        self._run(self.scheduler.finished(key, self._clock.seconds(), used, slot))
         if key not in self.scheduler.models:
             self._registry.forget(key)
+        elif len(self._entries[key].instances) > 1:
+            self._relieve(key)
+
+    def _relieve(self, key: str) -> None:
+        """Have an instance with free slots serve who waits for another of its model."""
+        models, model = self.scheduler.models, self.scheduler.models[key]
+        if len(self._entries[key].instances) == 1 or model.retired:
+            return
+        others = [models[one.key] for one in self._entries[key].instances if one.key != key]
+        while has_slot(model):
+            waited = [other for other in others if other.waiting]
+            if not waited:
+                return
+            longest = min(waited, key=lambda other: other.waiting.since)
+            tickets, actions = self.scheduler.relieve(longest.key, self._now())
+            for waiter in tickets:
+                assert isinstance(waiter, Waiter)
+                waiter.key = key
+                now, load, share = self._now(), waiter.load, waiter.share
+                actions += self.scheduler.arrived(key, waiter, now, load, share=share)
+            self._run(actions)
 
     def _moved_on(self, waiter: Waiter) -> bool:
         """Have another ready instance of its model serve a waiter that is to be rejected."""
@@ -474,7 +503,8 @@ class Dispatcher:
         if instance.key == waiter.key or model.closing or model.status is not Status.READY:
             return False
         waiter.key = instance.key
-        self._run(self.scheduler.arrived(instance.key, waiter, self._now(), waiter.load))
+        now, load, share = self._now(), waiter.load, waiter.share
+        self._run(self.scheduler.arrived(instance.key, waiter, now, load, share=share))
         return True
 
     # Waiters

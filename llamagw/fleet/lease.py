@@ -14,6 +14,7 @@ from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IDelayedCall
 
 from llamagw.config import ModelConfig
+from llamagw.fleet.queue import Share
 from llamagw.net import Address
 
 if TYPE_CHECKING:
@@ -67,7 +68,7 @@ class Lease:
         self._release: Callable[[], object] | None = release
 
     def __repr__(self) -> str:
-        return f"<Lease {self.key} {self.address.url}{'' if self._release else ' released'}>"
+        return f"<Lease {self.key} {self.address.shown}{'' if self._release else ' released'}>"
 
     @property
     def since(self) -> float:
@@ -119,15 +120,19 @@ class Waiter:
     :param deferred: fires with its Lease
     :param load: whether the model may be loaded for it; if not, it is rejected unless the model is
         ready
+    :param share: whose turn it is; None if it takes no slot
     :ivar timer: rejects it after ``queue_timeout_sec``
     """
 
-    __slots__ = ("deferred", "key", "load", "timer")
+    __slots__ = ("deferred", "key", "load", "share", "timer")
 
-    def __init__(self, key: str, deferred: Deferred[Lease], load: bool) -> None:
+    def __init__(
+        self, key: str, deferred: Deferred[Lease], load: bool, share: Share | None
+    ) -> None:
         self.key = key
         self.deferred = deferred
         self.load = load
+        self.share = share
         self.timer: IDelayedCall | None = None
 
     def __repr__(self) -> str:

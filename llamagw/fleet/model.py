@@ -59,6 +59,7 @@ class Model:
     :param takes_no_room: whether it is remote: started without a request, and never evicted
     :param needs: tells what it takes in memory, in each of the places where it can be started, the
         best first; nothing if its memory is not counted
+    :param slots: how many requests it is sent at once, of those that take a slot; None for all
     """
 
     __slots__ = (
@@ -83,8 +84,10 @@ class Model:
         "retired",
         "retry_at",
         "short",
+        "slots",
         "started_at",
         "status",
+        "taken",
         "takes_no_room",
         "waiting",
         "why",
@@ -98,6 +101,7 @@ class Model:
         pinned: bool,
         takes_no_room: bool = False,
         needs: Callable[[], Sequence[Need]] = tuple,
+        slots: int | None = None,
     ) -> None:
         self.key = key
         self.name = name
@@ -105,6 +109,7 @@ class Model:
         self.pinned = pinned
         self.takes_no_room = takes_no_room
         self.needs = needs
+        self.slots = slots
         #: What it is counted with while it is in memory; None if its bytes are not counted.
         self.charge: Need | None = None
         #: Bytes by device that a run of it turned out to need, until it is loaded.
@@ -122,8 +127,8 @@ class Model:
         self.why = Why.ASKED
         #: Is no longer configured: is leaving, and dropped once its run and leases have ended.
         self.retired = False
-        #: Number of leases that have not ended.
-        self.in_flight = 0
+        #: Number of leases that have not ended, and of those that take a slot.
+        self.in_flight = self.taken = 0
         #: Its waiters.
         self.waiting = Line()
         #: When it was loaded, or a lease that counts as use was given or ended; None before that.
@@ -147,6 +152,11 @@ class Model:
         marks = [mark for mark in ("closing", "leaving", "retired") if getattr(self, mark)]
         state = " ".join([self.key, self.status.value, *marks])
         return f"<Model {state}, {self.in_flight} in flight, {len(self.waiting)} waiting>"
+
+    @property
+    def free_slots(self) -> int | None:
+        """How many more requests it may be sent, of those that take a slot; None for all."""
+        return None if self.slots is None else max(self.slots - self.taken, 0)
 
     @property
     def idle(self) -> bool:

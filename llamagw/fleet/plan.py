@@ -215,18 +215,29 @@ class _Planning:
         """
         Have models go for one that waits, if that suffices.
 
+        Of needs that are as good as each other, for that for which those go that would first (3).
+
         :param may_go: which ones may
         :return: whether it does
         """
+        may = [one for one in self.candidates() if may_go(one)]
+        order = {one: place for place, one in enumerate(may)}
+        best: tuple[int, Need | None, list[Model]] | None = None
         for need in needs:
-            may = [one for one in self.candidates() if may_go(one)]
+            if best is not None and need is not None and best[1] and need.group != best[1].group:
+                break
             victims = self.victims(self.soon.copy(), may, partial(self.fits, need))
             if victims is not None:
-                for one in victims:
-                    self.let_go(one, model)
-                self.set_aside(need)
-                return True
-        return False
+                last = max((order[one] for one in victims), default=-1)
+                if best is None or last < best[0]:
+                    best = last, need, victims
+        if best is None:
+            return False
+        _, need, victims = best
+        for one in victims:
+            self.let_go(one, model)
+        self.set_aside(need)
+        return True
 
     def fits(self, need: Need | None, books: Books) -> bool:
         """Whether a need fits beside what is taken."""

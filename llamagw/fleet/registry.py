@@ -93,7 +93,12 @@ class Registry:
             self._generation += 1
             key = f"{model.name}#{self._generation}"
             self._scheduler.add(
-                key, model.name, model.pinned, not launcher.takes_room, launcher.needs
+                key,
+                model.name,
+                model.pinned,
+                not launcher.takes_room,
+                launcher.needs,
+                launcher.slots,
             )
             of_scheduler = self._scheduler.models[key]
             instance = Instance(
@@ -121,6 +126,16 @@ class Registry:
 def _idle_since(model: Model) -> float | None:
     """Since when it has no requests in flight (s, of the clock); None while it has."""
     return None if model.in_flight else model.last_used or 0.0
+
+
+def has_slot(model: Model) -> bool:
+    """Whether an instance would be sent one more request, and nobody waits for it."""
+    return (
+        model.status is Status.READY
+        and not model.closing
+        and not model.waiting
+        and model.free_slots != 0
+    )
 
 
 def freest(entry: Entry, models: Mapping[str, Model], failed: Sequence[Lease] = ()) -> Instance:

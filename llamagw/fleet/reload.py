@@ -118,6 +118,6 @@ class Reload:
                 entry = self._catalogue.find(name)
                 waiter.key = freest(entry, self._scheduler.models).key
                 now = self._clock.seconds()
-                self._run(self._scheduler.arrived(waiter.key, waiter, now))
+                self._run(self._scheduler.arrived(waiter.key, waiter, now, share=waiter.share))
             else:
                 waiter.answered().errback(ModelNotFound(name, self._catalogue.names.exact))

@@ -58,6 +58,7 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     :ivar in_flight: number of requests
     :ivar waiting: number of requests
     :ivar last_used: seconds since the epoch; None if it was never used
+    :ivar socket: the UNIX socket that its run listens on; None if it has a port, or none runs
     :ivar pinned: whether it is never evicted
     :ivar elsewhere: whether it is remote, and takes no memory on this machine
     :ivar exit_code: exit status of its last run; None while one runs, and if it was killed or never
@@ -83,6 +84,7 @@ class ModelReport(Struct, frozen=True, kw_only=True, omit_defaults=True):
     in_flight: int
     waiting: int
     last_used: float | None
+    socket: str | None = None
     pinned: bool = False
     elsewhere: bool = False
     exit_code: int | None = None
@@ -236,6 +238,7 @@ def report(
         id=entry.model.name,
         status=now.status,
         port=first.life.run.port if first.life else None,
+        socket=first.life.run.address.socket if first.life else None,
         in_flight=sum(m.in_flight for m in of_scheduler),
         waiting=sum(len(m.waiting) for m in of_scheduler),
         last_used=since_epoch + max(used) if used else None,

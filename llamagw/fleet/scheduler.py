@@ -9,16 +9,19 @@ each has a key.
 
 The contract
 ------------
-1. A ready model that is not closing admits at once.
+1. A ready model that is not closing admits at once, as many as it has slots for. (A request that
+   takes none is always admitted.)
 2. One load per model at a time, shared by all of its waiters.
 3. Only an idle model that is not pinned is stopped for room, the least recently used first, and
    not before its stay is over (see below).
 4. Never more than ``limit`` models in memory; a stopping one counts until its process is gone.
 5. No request starves. When one waits for room, no idle model can make it, and the stay of the
    least recently used busy model that is not pinned is over, that one *closes*: it finishes its
-   requests in flight, new ones queue, then it is evicted. A model just loaded admits all of its
-   waiters before it can close.
-6. First come, first served within a model, and between models that wait for room.
+   requests in flight, new ones queue, then it is evicted. A model just loaded admits its waiters,
+   as many as it has slots for, before it can close; those that are left wait for its next load.
+6. Within a model those of a higher class first, then fair by who sends them, then first come,
+   first served (queue.py). Between models that wait for room, first come, first served: whatever
+   its class, who has waited longest.
 7. A lease ends exactly once (`finished`; the Lease object sees to "once").
 8. Each waiter is admitted, rejected with a reason, or has left (`left`).
 9. A model that is to be unloaded, pinned or not, closes for good: it finishes its requests in
@@ -107,6 +110,7 @@ from llamagw.fleet.books import Books, Capacity, total
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status, Why
 from llamagw.fleet.needs import Lack, lacks_forever, more_than
 from llamagw.fleet.plan import make_plan
+from llamagw.fleet.queue import ALIKE, Share
 from llamagw.fleet.room import Room, is_closing
 from llamagw.fleet.shortage import never_fits, ran_out
 from llamagw.launch import Need
@@ -136,7 +140,7 @@ class Scheduler:
     :param limit: how many models may be in memory at once
     :param swap_after: seconds that a request waits for room before a busy model closes; None if
         models stay in proportion to their load times instead
-    :param max_queue: how many requests may wait for one model
+    :param max_queue: how many requests of one flow may wait for one model
     :ivar models: by key; to be read by others, changed by the scheduler only
     :ivar room: the indexes of the models that take room or want some
     :ivar draining: whether `drain` was called
@@ -165,7 +169,13 @@ class Scheduler:
     # Events of requests
 
     def arrived(
-        self, key: str, ticket: Hashable, now: float, load: bool = True, anyway: bool = False
+        self,
+        key: str,
+        ticket: Hashable,
+        now: float,
+        load: bool = True,
+        anyway: bool = False,
+        share: Share | None = ALIKE,
     ) -> list[Action]:
         """
         A request for the model has arrived.
@@ -174,17 +184,18 @@ class Scheduler:
         :param load: whether it may wait, and the model be loaded for it; if not, it does not count
             as use
         :param anyway: whether the model is loaded even if the figures say that it never fits
+        :param share: whose turn it is, if it has to wait; None if it takes no slot
         """
         model = self.models[key]
         if anyway:
             self._allow(model)
-        if self._admits(model, load):
-            self._lease(model, now, load)
+        if self._admits(model, load, share is not None):
+            self._lease(model, now, load, share is not None)
             return [Admit(ticket)]
-        error = self._refusal(model, now, load)
+        error = self._refusal(model, now, load, share)
         if error is not None:
             return [Reject(ticket, error)]
-        model.waiting.join(ticket, now)
+        model.waiting.join(ticket, now, share)
         return self._settle(now, model)
 
     def left(self, key: str, ticket: Hashable, now: float) -> list[Action]:
@@ -194,21 +205,38 @@ class Scheduler:
         self._given_up(model)
         return self._settle(now, model)
 
-    def finished(self, key: str, now: float, used: bool = True) -> list[Action]:
+    def finished(self, key: str, now: float, used: bool = True, slot: bool = True) -> list[Action]:
         """
         A lease has ended.
 
         :param used: whether it counts as use: the ``load`` of its arrival
+        :param slot: whether it took a slot
         """
         model = self.models[key]
-        self._end_lease(model, now, used)
+        self._end_lease(model, now, used, slot)
+        actions: list[Action] = []
+        if model.waiting and model.status is Status.READY and not model.closing:
+            # Who waits for a slot gets it. Nothing else changes: the model is as busy as before.
+            self._serve(model, now, actions)
         if model.in_flight:
-            return []
+            return actions
         if not self._matters(model):
             self.room.fell_idle(model)
             return []
         self._forget(model)
         return self._settle(now, model)
+
+    def relieve(self, key: str, now: float) -> tuple[list[Hashable], list[Action]]:
+        """
+        Have the first who waits for one model be served by another that does the same.
+
+        :param key: of the one for which it waits
+        :return: the tickets that leave this queue, for `arrived` at the other; what follows here
+        """
+        model = self.models[key]
+        tickets, _ = model.waiting.serve(1, now)
+        self._given_up(model)
+        return tickets, self._settle(now, model)
 
     # Events of backends
 
@@ -379,6 +407,7 @@ class Scheduler:
         pinned: bool = False,
         takes_no_room: bool = False,
         needs: Callable[[], Sequence[Need]] = tuple,
+        slots: int | None = None,
     ) -> None:
         """
         Add a model. A remote one is started at the next event.
@@ -389,9 +418,10 @@ class Scheduler:
         :param takes_no_room: whether it is remote
         :param needs: tells what it takes in memory, in each of the places where it can be started,
             the best first; nothing if its memory is not counted
+        :param slots: how many requests it is sent at once, of those that take a slot; None for all
         """
         self._added += 1
-        model = Model(key, name or key, self._added, pinned, takes_no_room, needs)
+        model = Model(key, name or key, self._added, pinned, takes_no_room, needs, slots)
         self.models[key] = model
         if takes_no_room:
             self._new.append(model)
@@ -439,11 +469,15 @@ class Scheduler:
 
     # The rules: each is a method of its own, so that a test can break one at a time
 
-    def _admits(self, model: Model, load: bool) -> bool:
+    def _admits(self, model: Model, load: bool, slot: bool) -> bool:
         """Whether a request is admitted at once (1), whether it may load or not (10)."""
-        return model.status is Status.READY and not model.closing
+        if model.status is not Status.READY or model.closing:
+            return False
+        return not slot or model.slots is None or model.taken < model.slots
 
-    def _refusal(self, model: Model, now: float, load: bool) -> GatewayError | None:
+    def _refusal(
+        self, model: Model, now: float, load: bool, share: Share | None
+    ) -> GatewayError | None:
         """Why a request that was not admitted may not wait (8, 10); None if it may."""
         if self.draining:
             return shutting_down()
@@ -451,7 +485,7 @@ class Scheduler:
             return not_loaded(model)
         if model.status is Status.FAILED and not self._waits_for_restart(model):
             return model.remaining_failure(now)
-        if len(model.waiting) >= self.max_queue:
+        if model.waiting.of(share) >= self.max_queue:
             return queue_full(model)
         lacks = self._lacks_forever(model)
         return never_fits(model, lacks) if lacks else None
@@ -464,15 +498,17 @@ class Scheduler:
         """Whether requests for a model that has failed wait for its next start (12)."""
         return model.held
 
-    def _lease(self, model: Model, now: float, load: bool) -> None:
+    def _lease(self, model: Model, now: float, load: bool, slot: bool) -> None:
         """Count a lease given at once (7); it is use unless the request must not load (10)."""
         model.in_flight += 1
+        model.taken += slot
         if load:
             model.last_used = now
 
-    def _end_lease(self, model: Model, now: float, used: bool) -> None:
+    def _end_lease(self, model: Model, now: float, used: bool, slot: bool) -> None:
         """Count the end of a lease (7)."""
         model.in_flight -= 1
+        model.taken -= slot
         if used:
             model.last_used = now
 
@@ -481,11 +517,12 @@ class Scheduler:
         return model.leaving or model.closing or self.draining or self.room.in_need
 
     def _serve(self, model: Model, now: float, actions: list[Action]) -> None:
-        """Admit all waiters (2, 6)."""
-        tickets = model.waiting.serve()
+        """Admit the waiters for whom there are slots (1, 2, 6)."""
+        tickets, taken = model.waiting.serve(model.free_slots, now)
         if tickets:
             actions.extend(map(Admit, tickets))
             model.in_flight += len(tickets)
+            model.taken += taken
             model.last_used = now
 
     def _reject_waiting(self, model: Model, error: GatewayError) -> list[Action]:

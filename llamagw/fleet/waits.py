@@ -67,6 +67,8 @@ class Waits:
             return f"its restart in {max(model.retry_at - self.now, 0):.0f} s"
         if model.status is Status.UNLOADED:
             return self._for_room
+        if model.status is Status.READY and not model.closing:
+            return f"a slot: {model.taken} of {model.slots} are taken"
         if model.status is Status.READY and not model.leaving:
             return "its next load: it makes room for others first"
         return "its next load: it is being unloaded first"

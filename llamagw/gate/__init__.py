@@ -9,20 +9,36 @@ from llamagw.gate.attempts import Attempts
 from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.gate import Gate
 from llamagw.gate.keyring import CREDENTIALS, Keyring, no_secret, read_keyring
+from llamagw.gate.limits import Meter, Ticket
 from llamagw.gate.secret import digest_of, looks_whole, new_secret
+from llamagw.gate.sessions import COOKIE, LONGEST_SEC, Session, token_of
+from llamagw.gate.spent import BYTES_A_TOKEN, spent
+from llamagw.gate.tally import Tally
+from llamagw.gate.usagefile import KEPT_DAYS, UsageFile
 from llamagw.gate.watch import Watch
 
 __all__ = [
     "ANYBODY",
+    "BYTES_A_TOKEN",
+    "COOKIE",
     "CREDENTIALS",
+    "KEPT_DAYS",
+    "LONGEST_SEC",
     "Attempts",
     "Caller",
     "Gate",
     "Keyring",
+    "Meter",
+    "Session",
+    "Tally",
+    "Ticket",
+    "UsageFile",
     "Watch",
     "digest_of",
     "looks_whole",
     "new_secret",
     "no_secret",
     "read_keyring",
+    "spent",
+    "token_of",
 ]

@@ -6,7 +6,7 @@ import fnmatch
 import re
 from collections.abc import Iterable
 
-from llamagw.config import is_pattern
+from llamagw.config import LimitsEntry, is_pattern
 from llamagw.dialects import Scope
 
 
@@ -17,14 +17,39 @@ class Caller:
     :param name: of the key; "" for anybody, where there are no keys
     :param scopes: what may be done
     :param models: names and patterns of the models, own names or aliases, with which it may be done
+    :param priority: the highest class that its requests may have while they wait
+    :param share: how much of the slots it gets where others of its class wait too
+    :ivar models: as given
+    :param limits: how much it may use; None for as much as it likes
     :ivar every_model: whether that is every model, those of later configurations too
     """
 
-    __slots__ = ("_names", "_pattern", "every_model", "name", "scopes")
+    __slots__ = (
+        "_names",
+        "_pattern",
+        "every_model",
+        "limits",
+        "models",
+        "name",
+        "priority",
+        "scopes",
+        "share",
+    )
 
-    def __init__(self, name: str, scopes: Iterable[Scope], models: Iterable[str] = ("*",)) -> None:
-        models = list(models)
+    def __init__(
+        self,
+        name: str,
+        scopes: Iterable[Scope],
+        models: Iterable[str] = ("*",),
+        priority: int = 0,
+        share: float = 1.0,
+        limits: LimitsEntry | None = None,
+    ) -> None:
+        self.models = models = tuple(models)
         self.name = name
+        self.priority = priority
+        self.share = share
+        self.limits = limits
         self.scopes = frozenset(scopes)
         self.every_model = "*" in models
         self._names = frozenset(model for model in models if not is_pattern(model))

@@ -60,14 +60,26 @@ class Keyring:
         :param now: seconds since the epoch
         :raises Unauthorized: if it is not valid
         """
-        digest = digest_of(secret)
+        caller = self.holder(digest_of(secret), now)
+        if caller is None:
+            raise Unauthorized(_unknown(secret), invalid=True)
+        return caller
+
+    def holder(self, digest: str, now: float) -> Caller | None:
+        """
+        Who has the secret of a digest.
+
+        :param now: seconds since the epoch
+        :return: None if there is no such key
+        :raises Unauthorized: if it is not valid any more
+        """
         entry, old = self._by_digest.get(digest), False
         if entry is None:
             entry, old = self._old.get(digest), True
         kept = None if entry is None else entry.old_hash if old else entry.hash
         # The dict has compared with what may differ early, in a digest that nobody can aim.
         if entry is None or kept is None or not hmac.compare_digest(kept, digest):
-            raise Unauthorized(_unknown(secret), invalid=True)
+            return None
         if not entry.enabled:
             raise Unauthorized(f"The API key `{entry.name}` is disabled.", invalid=True)
         _check_time(entry.name, entry.expires, "", now)
@@ -75,7 +87,10 @@ class Keyring:
             _check_time(entry.name, entry.old_expires, "; it was replaced by a new one", now)
         caller = self._callers.get(entry.name)
         if caller is None:
-            caller = Caller(entry.name, map(_SCOPES.__getitem__, entry.scopes), entry.models)
+            scopes = map(_SCOPES.__getitem__, entry.scopes)
+            caller = Caller(
+                entry.name, scopes, entry.models, entry.priority, entry.share, entry.limits
+            )
             self._callers[entry.name] = caller
         return caller
 

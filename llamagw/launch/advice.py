@@ -7,16 +7,18 @@ keeps a model from being launched but flags that its engine does not have.
 
 from __future__ import annotations
 
+import os
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Literal, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
 from llamagw.config import Config, Fault, LocalModel
-from llamagw.launch.command import unknown_flags
+from llamagw.launch.command import Flags, has_own_key, unknown_flags
 from llamagw.launch.listing import Listed
+from llamagw.launch.socketfiles import problem
 from llamagw.models import HOST, Estimate, Facts
 
 #: A ``fault`` is one for ``llamagw check``; a ``hint`` is of interest there only.
@@ -46,10 +48,10 @@ _USES = {
 
 class Note(NamedTuple):
     """
-    What is to be said of a model.
+    What is to be said of a model, or of the engine of all local ones.
 
     :ivar grade: how grave it is
-    :ivar model: its name
+    :ivar model: its name; "" for what is about the engine
     :ivar place: in the configuration, such as ``models[1].model_path``
     :ivar message: what is wrong and what would be right
     """
@@ -86,6 +88,25 @@ def device_faults(config: Config, devices: Sequence[Listed] | None) -> list[Faul
     ]
 
 
+def socket_faults(config: Config, known: Flags, folder: str) -> list[Fault]:
+    """
+    Why engines cannot listen on UNIX sockets, where they are to.
+
+    :param config: says so
+    :param known: the engine's flags; empty if unknown
+    :param folder: of the sockets
+    :return: one at most
+    """
+    if config.backend_socket != "unix" or all(model.remote for model in config.models):
+        return []
+    if known and not known.sockets:
+        why = "this llama-server cannot listen on UNIX sockets (see --host in its --help)"
+        why += "; take a newer one, or tcp"
+    else:
+        why = problem(folder)
+    return [Fault(config.path, None, "backend_socket", why)] if why else []
+
+
 def flag_faults(config: Config, known: Mapping[str, bool]) -> list[Fault]:
     """
     The flags in ``extra_args`` that the engine does not have.
@@ -101,6 +122,26 @@ def flag_faults(config: Config, known: Mapping[str, bool]) -> list[Fault]:
         for number, flag, why in unknown_flags(model.extra_args, known)
     )
     return [*islice(found, MOST_FAULTS)]
+
+
+def key_notes(config: Config, known: Collection[str]) -> list[Note]:
+    """
+    That the engine knows no API keys, so that not only the gateway can use it.
+
+    :param config: has the models
+    :param known: the engine's flags; empty if unknown
+    :return: one at most
+    """
+    local = [model for model in config.models if not model.remote]
+    # What listens on a socket nobody else reaches.
+    safe = config.backend_socket == "unix"
+    if safe or not known or "--api-key" in known or all(has_own_key(m, os.environ) for m in local):
+        return []
+    why = (
+        "knows no API keys (--api-key): other users of this machine and web pages may use the "
+        "ports of its engines; take a newer one"
+    )
+    return [Note("warning", "", "llama_server_path", why)]
 
 
 def notes(config: Config, facts: Mapping[str, Facts], memory: int, need: Need) -> list[Note]:

@@ -151,9 +151,11 @@ class Launcher(Protocol):
     :ivar relaunches: whether a run that crashed is replaced by a fresh one, to which the same
         request can be sent again
     :ivar longest_backoff: the upper limit of the backoff, in seconds
+    :ivar slots: how many requests a run is sent at once, of those that take a slot; None for all
     """
 
     name: str
+    slots: int | None
     takes_room: bool
     relaunches: bool
     longest_backoff: float

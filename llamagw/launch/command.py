@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import os
 import re
+import secrets
 import subprocess
 import sys
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,6 +31,10 @@ HELP_TIMEOUT = 30
 #: The variable with an engine's API key; a command line would show the key to all users.
 KEY_VARIABLE = "LLAMA_API_KEY"
 
+#: How the random keys end. llama-server 10068 logs the last four characters of its keys
+#: ("api_keys: ****…"), so that these are to tell nothing.
+_KEY_END = "-run"
+
 #: The flags and variables by which a model's own settings give the engine its keys.
 _KEY_FLAGS = {"--api-key", "--api-key-file"}
 _KEY_VARIABLES = {KEY_VARIABLE, "LLAMA_ARG_API_KEY_FILE"}
@@ -46,6 +51,10 @@ _CACHE_VARIABLES = ("LLAMA_ARG_CACHE_RAM",)
 #: A flag; and those at the beginning of a line of ``--help``, with a value if one space follows.
 _FLAG = r"-{1,2}[A-Za-z][\w-]*"
 _FLAGS_AND_VALUE = re.compile(rf"^({_FLAG}(?:,\s+{_FLAG})*)( \S)?", re.MULTILINE)
+
+#: How llama-server 10068 says that it listens on UNIX sockets: "bind to an UNIX socket if the
+#: address ends with .sock".
+_SOCKETS = re.compile(r"^--host \S.*\n?.*\.sock\b", re.MULTILINE)
 
 # Run by Python in the child before it becomes the engine. A session of its own keeps the
 # terminal's Ctrl-C from the engine, which must run on while the gateway drains. On Linux the
@@ -86,6 +95,16 @@ except OSError as error:
 """
 
 
+class Flags(dict[str, bool]):
+    """
+    The flags of a binary, and whether each takes a value; empty if unknown.
+
+    :ivar sockets: whether ``--host`` takes the path of a UNIX socket
+    """
+
+    sockets = False
+
+
 def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tuple[str, str]:
     """
     The variable that has a binary search its own folder for shared libraries first.
@@ -106,7 +125,7 @@ def library_path(binary: str, inherited: Mapping[str, str], platform: str) -> tu
 def command_line(
     binary: str,
     model: LocalModel,
-    port: int,
+    where: int | str,
     known: Collection[str],
     *,
     counted: bool = False,
@@ -117,7 +136,7 @@ def command_line(
 
     :param binary: the path of llama-server
     :param model: the model, with its settings
-    :param port: the port to listen on
+    :param where: the port to listen on, or the path of the UNIX socket
     :param known: the flags that this binary has, from `known_flags`; empty if unknown
     :param counted: whether memory is counted: then the engine's cache of prompts is limited, and it
         prints what it takes
@@ -129,8 +148,7 @@ def command_line(
         context *= model.parallel
     flags: list[tuple[str, str | None]] = [
         ("--model", model.model_path),
-        ("--host", LOOPBACK),
-        ("--port", str(port)),
+        *_listening(where),
         ("--alias", model.name),
         ("--ctx-size", str(context)),
         *([("--threads", str(model.threads))] if model.threads else []),
@@ -163,6 +181,13 @@ def command_line(
         if not known or flag in known:
             command += [flag] if value is None else [flag, value]
     return [*command, *(need.flags if need else ()), *model.extra_args]
+
+
+def _listening(where: int | str) -> list[tuple[str, str | None]]:
+    """The flags for a port, or for the path of a UNIX socket."""
+    if isinstance(where, str):
+        return [("--host", where)]
+    return [("--host", LOOPBACK), ("--port", str(where))]
 
 
 def _in_environment(model: LocalModel, variables: Collection[str]) -> bool:
@@ -241,7 +266,12 @@ def has_own_key(model: LocalModel, inherited: Mapping[str, str]) -> bool:
     return bool(flags & _KEY_FLAGS or _KEY_VARIABLES & {*model.env, *inherited})
 
 
-def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> Mapping[str, bool]:
+def random_key() -> str:
+    """A key for one run of an engine: 256 random bits, and an end that tells nothing."""
+    return secrets.token_urlsafe(32) + _KEY_END
+
+
+def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> Flags:
     """
     The flags named in the binary's ``--help``.
 
@@ -250,8 +280,7 @@ def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> Mapp
     :param binary: the path of llama-server
     :param env: the environment that it runs in
     :param commands: runs it
-    :return: whether each takes a value; empty, after a warning in the log, if it fails or prints
-        none
+    :return: empty, after a warning in the log, if it fails or prints none
     :raises Cancelled: when `commands` is cancelled
     """
     try:
@@ -259,14 +288,15 @@ def known_flags(binary: str, env: Mapping[str, str], commands: Commands) -> Mapp
         text = (out + err).decode(errors="replace")
     except (OSError, subprocess.TimeoutExpired) as error:
         text, status = str(error), -1
-    flags = dict.fromkeys(re.findall(rf"(?<!\S){_FLAG}", text), False)
+    flags = Flags(dict.fromkeys(re.findall(rf"(?<!\S){_FLAG}", text), False))
     if status != 0 or "--model" not in flags:
         _log.warn(
             "{binary} --help failed, so its flags are taken for granted: {said}",
             binary=binary,
             said=(text.strip().splitlines() or [f"status {status}"])[-1],
         )
-        return {}
+        return Flags()
+    flags.sockets = bool(_SOCKETS.search(text))
     for names, value in _FLAGS_AND_VALUE.findall(text):
         flags.update(dict.fromkeys(re.findall(_FLAG, names), bool(value)))
     return flags

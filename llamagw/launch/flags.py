@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from msgspec.structs import replace
 
+from llamagw.config import LocalModel
 from llamagw.models import CACHE_TYPES, Estimate, Facts, Flags, beside, draft, estimate
 
 #: The largest number that the engine takes, and more layers than any model has.
@@ -255,6 +256,21 @@ def need(asks: Asked, facts: Mapping[str, Facts]) -> Estimate | None:
             found.rough = True
     found.files = {path: size for path, size in mapped.items() if size}
     return found
+
+
+def slots_of(model: LocalModel) -> int | None:
+    """
+    How many requests a model's engine is sent at once, of those that take one of its slots.
+
+    :return: as the model's configuration says, else as many as it has slots; None for all, also if
+        it chooses their number itself
+    """
+    if model.max_in_flight is not None:
+        return model.max_in_flight or None
+    said = _told(["", *model.extra_args], {}, {}).get("parallel")
+    if said is None:
+        return model.parallel
+    return int(said) if said.isdecimal() and int(said) > 0 else None
 
 
 def _told(

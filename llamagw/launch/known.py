@@ -16,12 +16,20 @@ from twisted.logger import Logger
 
 from llamagw.apart import Commands, look_apart
 from llamagw.config import Config, Fault, LocalModel
-from llamagw.launch.advice import Note, device_faults, flag_faults, notes
+from llamagw.launch.advice import (
+    Note,
+    device_faults,
+    flag_faults,
+    key_notes,
+    notes,
+    socket_faults,
+)
 from llamagw.launch.base import Need
 from llamagw.launch.charge import Machine, Place
-from llamagw.launch.command import command_line, known_flags, library_path
+from llamagw.launch.command import Flags, command_line, known_flags, library_path
 from llamagw.launch.devices import aliases, engine_environment, totals
 from llamagw.launch.flags import Asked, asked, need
+from llamagw.launch.leftovers import default_folder
 from llamagw.launch.listing import Listed, list_devices
 from llamagw.launch.placement import Placement, elsewhere, visible
 from llamagw.launch.together import Together, problems, together
@@ -39,13 +47,19 @@ class Known:
     Flags by binary, and facts by file, of the configuration in use and of the one to come.
 
     :param learned: what earlier runs took, by key
+    :param sockets: the folder of the engines' UNIX sockets; None for the usual one
     :ivar version: another one when something else is known than before
     """
 
-    def __init__(self, learned: Callable[[str], Figure | None] = lambda _: None) -> None:
+    def __init__(
+        self,
+        learned: Callable[[str], Figure | None] = lambda _: None,
+        sockets: str | None = None,
+    ) -> None:
         self.learned = learned
+        self._sockets = sockets or default_folder()
         self.version = 0
-        self._flags: dict[str, Mapping[str, bool]] = {}
+        self._flags: dict[str, Flags] = {}
         self._builds: dict[str, str] = {}
         self._devices: dict[str, list[Listed]] = {}
         self._facts: dict[str, Facts] = {}
@@ -92,7 +106,7 @@ class Known:
 
         What is read into it is not kept here, and a binary that is not known is not run.
         """
-        copy = Known(self.learned)
+        copy = Known(self.learned, self._sockets)
         copy._facts = dict(self._facts)
         copy._flags = {config.llama_server_path: self.flags(config.llama_server_path)}
         copy._builds = dict(self._builds)
@@ -109,18 +123,20 @@ class Known:
 
         :param config: one that was `read`
         """
-        faults = flag_faults(config, self.flags(config.llama_server_path))
+        flags = self.flags(config.llama_server_path)
+        faults = flag_faults(config, flags) + socket_faults(config, flags, self._sockets)
         faults += device_faults(config, self._devices.get(config.llama_server_path))
         notes = [note for note in self._never(config) if note.grade == "fault"]
         return faults + [Fault(config.path, None, note.place, note.message) for note in notes]
 
     def notes(self, config: Config) -> list[Note]:
         """
-        What is to be said of its models, although they are served.
+        What is to be said of its models and their engine, although they are served.
 
         :param config: one that was `read`
         """
-        found = notes(config, self._facts, machine_memory(), partial(self._need, config))
+        found = key_notes(config, self.flags(config.llama_server_path))
+        found += notes(config, self._facts, machine_memory(), partial(self._need, config))
         return found + [note for note in self._never(config) if note.grade != "fault"]
 
     def together(self, config: Config) -> Together | None:
@@ -225,14 +241,14 @@ class Known:
         paths = {*self._paths(config)}
         self._facts = {path: facts for path, facts in self._facts.items() if path in paths}
 
-    def flags(self, binary: str) -> Mapping[str, bool]:
+    def flags(self, binary: str) -> Flags:
         """
-        The flags of a binary, and whether each takes a value.
+        The flags of a binary.
 
         :param binary: its path
         :return: empty if unknown
         """
-        return self._flags.get(binary, {})
+        return self._flags.get(binary, Flags())
 
     def devices(self, binary: str) -> list[Listed]:
         """

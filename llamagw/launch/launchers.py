@@ -61,7 +61,7 @@ class Launchers:
         if model.remote:
             return None
         # Where memory is counted, engines are started with other flags.
-        return config.llama_server_path, config.memory is not None
+        return config.llama_server_path, config.memory is not None, config.backend_socket
 
     def devices(self) -> Mapping[str, Reading]:
         """

@@ -4,7 +4,8 @@ Engines that outlived a killed gateway, which the next gateway ends.
 Each gateway keeps a small file with the processes that it has started, by pid and time of start,
 since a pid may have been reused. A gateway that starts reads the files of gateways that have ended
 and ends the processes in them that still run; no other process is touched. On Linux there seldom
-are any: the kernel kills an engine together with its gateway (command.py).
+are any: the kernel kills an engine together with its gateway (command.py). Their UNIX
+sockets (socketfiles.py) are in the same folder, and are removed too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import psutil
 from msgspec import Struct
 from twisted.logger import Logger
 
+from llamagw.launch.socketfiles import remove_left
 from llamagw.state import is_ours
 
 _log = Logger(namespace="llamagw.leftovers")
@@ -77,10 +79,11 @@ class Leftovers:
     If the folder is not safe, no file is written, which is logged; all else works the same.
 
     :param folder: of the files; made if it does not exist
+    :ivar folder: the same
     """
 
     def __init__(self, folder: str) -> None:
-        self._folder = folder
+        self.folder = folder
         self._path: str | None = None
         self._backends: dict[int, Known] = {}
 
@@ -91,12 +94,12 @@ class Leftovers:
         Blocks until they have ended, at most `PATIENCE` seconds.
         """
         gateway = Known.of(os.getpid())
-        if gateway is None or not is_ours(self._folder):
-            _log.warn("no state is kept: {folder} is not ours alone", folder=self._folder)
+        if gateway is None or not is_ours(self.folder):
+            _log.warn("no state is kept: {folder} is not ours alone", folder=self.folder)
             return
         ended: list[psutil.Process] = []
-        for name in os.listdir(self._folder):
-            path = os.path.join(self._folder, name)
+        for name in os.listdir(self.folder):
+            path = os.path.join(self.folder, name)
             try:
                 with open(path, "rb") as file:
                     known = msgspec.json.decode(file.read(), type=_File)
@@ -110,8 +113,9 @@ class Leftovers:
             process.terminate()
         for process in psutil.wait_procs(ended, timeout=PATIENCE)[1]:
             process.kill()
+        remove_left(self.folder)
         self._gateway = gateway
-        self._path = os.path.join(self._folder, f"{gateway.pid}.json")
+        self._path = os.path.join(self.folder, f"{gateway.pid}.json")
         self._write()
 
     def started(self, pid: int) -> None:

@@ -2,12 +2,14 @@
 The processes of local models: how a llama-server is started and stopped.
 
 With processes.py, the only file that starts and signals engines. It runs them on a free port (and
-on another one when the engine cannot bind that), keeps their output, and ends them by SIGTERM, then
-SIGKILL. When to do so is decided by lifecycle.py and, above it, by the scheduler. What all engines
-share is held by processes.py; what a process prints and how it ends comes from pipes.py.
+on another one when the engine cannot bind that) or on a UNIX socket, keeps their output, and ends
+them by SIGTERM, then SIGKILL. When to do so is decided by lifecycle.py and, above it, by the
+scheduler. What all engines share is held by processes.py; what a process prints and how it ends
+comes from pipes.py.
 
 An engine counts as ready only once it is known to be the process that listens on its port
-(sockets.py); a healthy answer alone is no proof.
+(sockets.py); a healthy answer alone is no proof. On a socket it is, since nobody else can make one
+there (socketfiles.py).
 
 The progress of a load in percent is not known: an engine prints it only as a child of llama.cpp's
 own router, and then it would not end at a SIGTERM while its stdin is open.
@@ -17,7 +19,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import signal
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -36,7 +37,9 @@ from llamagw.launch.command import (
     command_line,
     has_own_key,
     masked,
+    random_key,
 )
+from llamagw.launch.flags import slots_of
 from llamagw.launch.lesson import Lesson
 from llamagw.launch.output import LINE_BYTES, Log, Output
 from llamagw.launch.pipes import EngineProtocol
@@ -108,7 +111,7 @@ class LocalRun:
         self._kill_later: IDelayedCall | None = None
         self._stopping = False
         #: One for each attempt; all are kept to the end, so that no port is tried twice.
-        self._ports: list[int] = []
+        self._places: list[int | str] = []
         #: Lines of output before this attempt.
         self._lines_before = 0
         #: It was seen to listen on its port: from here on its output may have text of clients.
@@ -122,12 +125,12 @@ class LocalRun:
         self._spawn()
 
     def __repr__(self) -> str:
-        return f"<LocalRun {self._model.name} pid={self.pid} port={self.port}>"
+        return f"<LocalRun {self._model.name} pid={self.pid} at {self.address.shown}>"
 
     @property
-    def port(self) -> int:
-        """The port that it listens on, or will; 0 before the first attempt."""
-        return self.address.port
+    def port(self) -> int | None:
+        """The port that it listens on, or will; 0 before the first attempt, None for a socket."""
+        return self.address.port if self.address.socket is None else None
 
     def stop(self) -> None:
         """See `Run.stop`."""
@@ -205,6 +208,9 @@ class LocalRun:
         now, port = self._processes.reactor.seconds(), self.address.port
         if self.pid is None or self._stopping or self._moving or now < self._look_at:
             return False
+        if self.address.socket is not None:
+            self._seen = True
+            return True
         name = self._model.name
         try:
             listener = self._processes.who_listens(port, self.pid)
@@ -235,18 +241,21 @@ class LocalRun:
         try:
             if model.idle_shrink_sec:
                 make_folder()
-            port = processes.ports.take()
+            place = processes.take_place()
         except OSError as error:
             return self._not_started(str(error))
-        key = None if has_own_key(model, os.environ) else secrets.token_urlsafe(32)
-        self.address = Address(LOOPBACK, port, api_key=key)
-        self._ports.append(port)
+        key = None if has_own_key(model, os.environ) else random_key()
+        if isinstance(place, str):
+            self.address = Address.of_socket(place, key)
+        else:
+            self.address = Address(LOOPBACK, place, api_key=key)
+        self._places.append(place)
         self._lines_before = self.output.count
         binary = processes.config.llama_server_path
         engine = command_line(
             binary,
             model,
-            port,
+            place,
             processes.flags,
             counted=processes.config.memory is not None,
             need=self._need,
@@ -254,8 +263,12 @@ class LocalRun:
         self.output.quiet = Quiet() if is_wanted(engine, model.extra_args) else None
         self.output.told = None if self._lesson is None else self._lesson.begin()
         command = masked(engine)
-        place = f" ({' '.join(self._need.flags)})" if self._need and self._need.flags else ""
-        _log.info("starting {name} on port {port}{place}", name=model.name, port=port, place=place)
+        _log.info(
+            "starting {name} on {where}{flags}",
+            name=model.name,
+            where=place if isinstance(place, str) else f"port {place}",
+            flags=f" ({' '.join(self._need.flags)})" if self._need and self._need.flags else "",
+        )
         _log.debug("{name} is run by: {command}", name=model.name, command=command)
         self._wants = Wants(self._need)
         protocol = EngineProtocol(self.output, processes.reactor.callLater, self._ended)
@@ -283,7 +296,7 @@ class LocalRun:
         _log.info("{name} (pid {pid}) {how}", name=self._model.name, pid=self.pid, how=how)
         again = (
             not self._stopping
-            and len(self._ports) < _BIND_ATTEMPTS
+            and len(self._places) < _BIND_ATTEMPTS
             and (self._moving or (not self._seen and self._found_its_port_taken()))
         )
         if self.pid is not None:
@@ -303,6 +316,8 @@ class LocalRun:
         not all systems show who listens. The output is the engine's own: no client has reached it.
         """
         assert self.pid is not None, "it was started"
+        if self.address.socket is not None:
+            return False
         with contextlib.suppress(OSError):
             if self._processes.who_listens(self.address.port, self.pid) is Listener.OTHER:
                 return True
@@ -311,8 +326,8 @@ class LocalRun:
         return any(_CANNOT_BIND in line for line in lines)
 
     def _over(self, exit: Exit) -> None:
-        for port in self._ports:
-            self._processes.ports.give_back(port)
+        for place in self._places:
+            self._processes.give_back(place)
         if self._lesson is not None:
             self._lesson.over()
         self._report_end(exit)
@@ -351,6 +366,7 @@ class LocalLauncher:
         self._processes = processes
         self._model = model
         self._log = log
+        self.slots = slots_of(model)
         #: Where it can be, by what is known in that version.
         self._placement: Placement | None = None
         self._version = -1

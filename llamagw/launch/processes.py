@@ -1,5 +1,6 @@
 """
-What all local models share: spawning, the ports, the work of each process, what is known before.
+What all local models share: spawning, the ports and sockets, the work of each process, what is
+known before.
 
 The run of one engine, from its start to its end, is in local.py.
 """
@@ -25,6 +26,7 @@ from llamagw.launch.leftovers import Leftovers
 from llamagw.launch.memory import MemoryInUse
 from llamagw.launch.ports import Ports
 from llamagw.launch.probes import Probe
+from llamagw.launch.socketfiles import SocketFiles
 from llamagw.launch.sockets import who_listens
 from llamagw.models import Learned
 
@@ -35,8 +37,8 @@ class Reactor(IReactorProcess, IReactorTime):
 
 class Processes:
     """
-    Spawns engines, and holds what all of them share: the ports, their work, what is known of the
-    binary and of the models' files.
+    Spawns engines, and holds what all of them share: the ports and sockets, their work, what is
+    known of the binary and of the models' files.
 
     :param reactor: spawns processes and runs timers
     :param config: for the binary, the ports and the timeouts
@@ -66,7 +68,8 @@ class Processes:
         self.probe = probe
         self.config = config
         self.ports = Ports(config.port_range_start)
-        self.known = Known(learned.of)
+        self.known = Known(learned.of, leftovers.folder)
+        self._sockets = SocketFiles(leftovers.folder)
         self._effort = Effort(reactor)
         self._memory = MemoryInUse(reactor)
         self._devices = Devices(reactor)
@@ -108,6 +111,28 @@ class Processes:
     def flags(self) -> Mapping[str, bool]:
         """The flags that the binary has; empty if unknown."""
         return self.known.flags(self.config.llama_server_path)
+
+    def take_place(self) -> int | str:
+        """
+        Reserve what an engine listens on.
+
+        :return: a port, or the path of a UNIX socket
+        :raises OSError: when there is none
+        """
+        if self.config.backend_socket == "unix":
+            return self._sockets.take()
+        return self.ports.take()
+
+    def give_back(self, place: int | str) -> None:
+        """
+        Release what an engine has listened on.
+
+        :param place: from `take_place`
+        """
+        if isinstance(place, str):
+            self._sockets.give_back(place)
+        else:
+            self.ports.give_back(place)
 
     def spawn(
         self, protocol: ProcessProtocol, engine: Sequence[str], extra: Mapping[str, str]

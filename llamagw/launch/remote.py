@@ -60,6 +60,7 @@ class RemoteLauncher:
         self, model: RemoteModel, replica: Replica, diagnose: Diagnosis, clock: IReactorTime
     ) -> None:
         self.name = replica.url
+        self.slots = model.max_in_flight or None
         self._address = address_of(model, replica)
         self._diagnose = diagnose
         self._clock = clock

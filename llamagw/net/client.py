@@ -136,7 +136,7 @@ class Upstream(TwistedProtocol):
         state = "idle"
         if self._receiver is not None:
             state = ("waiting for the head", "in the body", "complete", "tunnel")[self._state]
-        return f"<Upstream to {self.address.url}: {state}{', reused' if self.reused else ''}>"
+        return f"<Upstream to {self.address.shown}: {state}{', reused' if self.reused else ''}>"
 
     def send(
         self,

@@ -1,5 +1,6 @@
 """
-Makes the endpoint for a backend's address: TCP, or TLS with the certificate verified.
+Makes the endpoint for a backend's address: TCP, or a UNIX socket, or TLS with the certificate
+verified.
 
 TLS is Twisted's (pyOpenSSL, and service-identity for the host's name), over the endpoints of
 endpoints.py. It is imported when the first address needs it.
@@ -16,7 +17,7 @@ from twisted.internet.interfaces import IOpenSSLClientConnectionCreator, IStream
 
 from llamagw.config import Config
 from llamagw.net.address import Address
-from llamagw.net.endpoints import client_endpoint
+from llamagw.net.endpoints import client_endpoint, unix_client_endpoint
 
 #: Timeout for an attempt to connect, in seconds.
 CONNECT_SEC = 10.0
@@ -32,7 +33,7 @@ def has_tls() -> bool:
 
 class Connector:
     """
-    A `Connect`: TCP for plain addresses, verified TLS for the others.
+    A `Connect`: TCP or a UNIX socket for plain addresses, verified TLS for the others.
 
     :param reactor: connects
     """
@@ -48,6 +49,8 @@ class Connector:
 
         :raises ConnectError: when its ``ca_file`` cannot be used
         """
+        if address.socket is not None:
+            return unix_client_endpoint(self._reactor, address.socket, CONNECT_SEC)
         endpoint = client_endpoint(self._reactor, address.host, address.port, CONNECT_SEC)
         if not address.tls:
             return endpoint

@@ -24,6 +24,9 @@ from zope.interface import implementer
 
 from llamagw.net.transport import UvloopTCPTransport, UvloopTransport
 
+#: Seconds until a UNIX socket is tried again that has its queue of connections full.
+FULL_SEC = 0.02
+
 
 @implementer(IStreamClientEndpoint)
 class UvloopClientEndpoint:
@@ -78,18 +81,25 @@ class _Attempt:
         self._address = address
         self.outcome: Deferred[IProtocol] = Deferred(self._cancelled)
         factory.doStart()
+        self._loop = loop
+        self._connecting: asyncio.Task[Any] | asyncio.TimerHandle
+        self._timer = loop.call_later(timeout, self._timed_out)
+        self._connect()
+
+    def _connect(self) -> None:
+        loop, address = self._loop, self._address
         kind = UvloopTransport if isinstance(address, str) else UvloopTCPTransport
 
         def transport() -> UvloopTransport:
-            return kind(loop, self._opened, factory.doStop)
+            return kind(loop, self._opened, self._factory.doStop)
 
-        self._connecting: asyncio.Task[Any] = loop.create_task(
+        connecting: asyncio.Task[Any] = loop.create_task(
             loop.create_unix_connection(transport, address)
             if isinstance(address, str)
             else loop.create_connection(transport, *address)
         )
-        self._connecting.add_done_callback(self._ended)
-        self._timer = loop.call_later(timeout, self._timed_out)
+        self._connecting = connecting
+        connecting.add_done_callback(self._ended)
 
     def _opened(self, transport: UvloopTransport) -> None:
         if self.outcome.called:  # cancelled or timed out in the meantime
@@ -111,6 +121,10 @@ class _Attempt:
     def _ended(self, connecting: asyncio.Task[Any]) -> None:
         exc = None if connecting.cancelled() else connecting.exception()
         if not self.outcome.called:
+            if isinstance(exc, BlockingIOError):
+                # Over TCP, the kernel would try again (unix(7): EAGAIN).
+                self._connecting = self._loop.call_later(FULL_SEC, self._connect)
+                return
             if isinstance(exc, OSError):
                 exc = error.getConnectError(exc)
             self._fail(Failure(exc or error.ConnectError(string="lost as soon as it was made")))

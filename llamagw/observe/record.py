@@ -48,6 +48,7 @@ class Record(Struct, kw_only=True, gc=False):
     :ivar id: as in ``X-Request-Id``
     :ivar path: as received, without the query
     :ivar client: the client's address
+    :ivar key: the name of the API key; "" without one
     :ivar asked: the model's name in the request, or the default; None if it asks for no model
     :ivar model: the name of the configured model that answered; "" if none did
     :ivar stream: whether a stream was asked for
@@ -75,6 +76,7 @@ class Record(Struct, kw_only=True, gc=False):
     method: bytes = b""
     path: bytes = b""
     client: str = ""
+    key: str = ""
     asked: str | None = None
     model: str = ""
     stream: bool = False

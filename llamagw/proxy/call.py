@@ -56,6 +56,8 @@ class Call(Struct):
     :ivar target: path and query for the engine; None for those of the request
     :ivar upgrade: the protocol to switch to (such as WebSocket); None for none
     :ivar form: where the model is in the form; None if the body is not a form
+    :ivar longest: the keys of the body that say how many tokens its answer may have, and how many
+        those are at most; None for any number
     """
 
     model: str | None
@@ -66,6 +68,7 @@ class Call(Struct):
     target: bytes | None = None
     upgrade: bytes | None = None
     form: forms.Form | None = None
+    longest: tuple[tuple[str, ...], int] | None = None
 
     def named(self, default: str | None) -> str:
         """

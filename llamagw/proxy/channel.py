@@ -59,6 +59,9 @@ EARLY = 0x4000
 #: Maximum length of a header's name, in bytes: Twisted caches up to 10,000 and drops none.
 HEADER_NAME = 256
 
+#: The reason phrase of 429, which Twisted does not know.
+TOO_MANY = b"Too Many Requests"
+
 #: Maximum number of digits of a ``Content-Length``; Python raises for over 4,300.
 LENGTH_DIGITS = 19
 
@@ -343,13 +346,15 @@ class Channel(KnownChannel):
         record.status = error.status
         record.failed(error.code, error.message)
         body = dialect_of(path).envelope(error, record.id)
-        head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES[error.status])
+        head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES.get(error.status, TOO_MANY))
         head += b"Content-Type: application/json\r\nContent-Length: %d\r\n" % len(body)
         head += b"X-Request-Id: %b\r\n" % record.id.encode()
         scope = scope_of(method.decode("latin-1"), decoded_path(path))
         origin = joined(headers.getRawHeaders(b"origin"))
         cors = self.connections.origins.headers(origin, scope is Scope.INFER)
         head += as_lines((*error.headers(), *cors))
+        if self.requests:
+            head += self.requests[-1].limits()
         if method == b"HEAD":
             body = b""
         self.transport.write(head + b"Connection: close\r\n\r\n" + body)

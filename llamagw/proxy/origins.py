@@ -83,14 +83,7 @@ class Origins:
         :param loopback: whether the gateway listens on loopback addresses only
         :raises NotAllowed: if it was sent by a web page that must not send it
         """
-        host = _only(headers, b"host")
-        if loopback and host and not self._is_ours(host):
-            shown = harmless(_host_of(host).decode("latin-1"), 100)
-            raise NotAllowed(
-                f"The host `{shown}` is not this server's, which listens on a loopback address: a "
-                "web page may have been made to lead here. If it is meant (a reverse proxy under "
-                f"that name), list its origin, such as https://{shown}, in cors_origins."
-            )
+        host = self._own_host(headers, loopback)
         origin = _only(headers, b"origin")
         if origin is None:
             # The request for an image or a script, or a form's GET, has no Origin.
@@ -108,6 +101,43 @@ class Origins:
                 f"A web page of `{shown}` may not ask this: that is not this server's own origin, "
                 "and cors_origins does not list it by name (`*` does not count here)."
             )
+
+    def check_own(self, headers: Headers, loopback: bool) -> None:
+        """
+        Check a request that only the gateway's own pages may send; ``cors_origins`` does not count.
+
+        :param headers: the request's
+        :param loopback: whether the gateway listens on loopback addresses only
+        :raises NotAllowed: if another page has sent it
+        """
+        host = self._own_host(headers, loopback)
+        origin, site = _only(headers, b"origin"), _only(headers, b"sec-fetch-site")
+        # Browsers tell the site to https: and localhost only, and no origin with most GETs.
+        opened = site == b"none" and _only(headers, b"sec-fetch-mode") == b"navigate"
+        foreign = site not in (None, b"same-origin") and not opened
+        if foreign or (origin is not None and not _same(origin, host)):
+            shown = harmless((origin or b"another origin").decode("latin-1"), 100)
+            raise NotAllowed(
+                f"A web page of `{shown}` may not use a session of the dashboard, which is for the "
+                "gateway's own pages alone. (A reverse proxy has to pass on the header Host.)"
+            )
+
+    def _own_host(self, headers: Headers, loopback: bool) -> bytes | None:
+        """
+        The host of a request.
+
+        :return: None if it names none
+        :raises NotAllowed: if it is another's, as far as that is seen
+        """
+        host = _only(headers, b"host")
+        if loopback and host and not self._is_ours(host):
+            shown = harmless(_host_of(host).decode("latin-1"), 100)
+            raise NotAllowed(
+                f"The host `{shown}` is not this server's, which listens on a loopback address: a "
+                "web page may have been made to lead here. If it is meant (a reverse proxy under "
+                f"that name), list its origin, such as https://{shown}, in cors_origins."
+            )
+        return host
 
     def _is_ours(self, host: bytes) -> bool:
         name = _host_of(host)

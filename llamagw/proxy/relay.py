@@ -25,10 +25,12 @@ from llamagw.observe import Capture, Record
 from llamagw.proxy.call import Call, Reader
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.exchange import send
+from llamagw.proxy.limits import keep_within
 from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import check_large
 from llamagw.proxy.rights import check_model
+from llamagw.proxy.shares import share_of
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
@@ -103,6 +105,8 @@ class Relay:
                 if record.trace is not None:
                     taken = record.trace.asked(request.uri, request.body, request.captured)
                     request.captured = taken
+            if request.ticket is not None:
+                await keep_within(request, call, self._clock)
             await self._relay(request, call)
         except (CancelledError, ConnectingCancelledError):
             if not request.unanswered:
@@ -174,7 +178,7 @@ class Relay:
             _log.warn(
                 "{name} at {where} broke off before it answered ({why}); asking once more{id}",
                 name=lease.model.name,
-                where=lease.address.url,
+                where=lease.address.shown,
                 why=why,
                 id=request.name,
             )
@@ -188,7 +192,7 @@ class Relay:
         :raises GatewayError: if the request is rejected
         """
         model = call.named(self._dispatcher.config.default_model)
-        waiting = self._dispatcher.acquire(model, call.load, failed)
+        waiting = self._dispatcher.acquire(model, call.load, failed, share=share_of(request))
         if waiting.called:
             return await waiting
         record = request.record

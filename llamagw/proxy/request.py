@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.http import NO_BODY_CODES, parse_qs
 
-from llamagw.dialects import Dialect, Scope, dialect_of, scope_of
+from llamagw.dialects import ROUTE_OF, TEXTS, Dialect, Scope, dialect_of, scope_of
 from llamagw.errors import (
     BadRequest,
     BodyTooLarge,
@@ -27,14 +27,24 @@ from llamagw.errors import (
     NotAllowed,
     NotPermitted,
     PathNotFound,
+    RateLimited,
     RequestCancelled,
     ServerBusy,
     Unauthorized,
 )
-from llamagw.gate import ANYBODY, Gate, no_secret
+from llamagw.gate import (
+    ANYBODY,
+    BYTES_A_TOKEN,
+    Gate,
+    Meter,
+    Session,
+    Ticket,
+    no_secret,
+    spent,
+)
 from llamagw.net import IConnection, of_answer
 from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
-from llamagw.proxy.channel import Channel
+from llamagw.proxy.channel import TOO_MANY, Channel
 from llamagw.proxy.connections import LARGE
 from llamagw.proxy.origins import Pairs, as_lines, decoded_path, joined
 from llamagw.proxy.twisted_private import KnownRequest, MalformedChunk
@@ -54,8 +64,14 @@ FREE_CHUNKS, CHUNK_BYTES = 4096, 512
 DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
 
 
+#: Maximum size, in bytes, of the body of a request that has no key where one is wanted: to log in.
+WITHOUT_KEY = 4096
+
+#: How the names of headers begin that tell of limits, in lower case.
+_RATES = (b"x-ratelimit-", b"anthropic-ratelimit-")
+
 #: The reason phrases of statuses that Twisted does not know.
-_REASONS = {RequestCancelled.status: b"Cancelled"}
+_REASONS = {RequestCancelled.status: b"Cancelled", RateLimited.status: TOO_MANY}
 
 
 class Routing(Protocol):
@@ -82,6 +98,9 @@ class Request(KnownRequest):
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects, and by `cancel`
     :ivar caller: who sends it
+    :ivar session: of the dashboard, if the caller is known by that
+    :ivar meter: what its key uses of its limits; None if it has none
+    :ivar ticket: its place within those; None if it has none, and when it has ended
     :ivar waiting: what it waits for in the queue of its model; None when it does not
     :ivar captured: its content, if that is kept
     :ivar streams_events: whether the answer is a stream of server-sent events
@@ -97,6 +116,9 @@ class Request(KnownRequest):
     cacheable = True
     answering: Deferred[None] | None = None
     caller = ANYBODY
+    session: Session | None = None
+    meter: Meter | None = None
+    ticket: Ticket | None = None
     waiting: Deferred[Lease] | None = None
     captured: Captured | None = None
     streams_events = False
@@ -120,34 +142,83 @@ class Request(KnownRequest):
         # The head is complete.
         gate = self.channel.connections.gate
         if gate is not None:
-            self._enter(gate)
+            self._enter(gate, length)
         self._parts: bytes | bytearray = b""
-        self._room = self.channel.connections.max_body
+        self._room = self._most()
         #: Number of chunks received; None if the body is not chunked.
         self._chunks: int | None = 0 if length is None else None
         #: Number of punctuation characters received; None while the body is under `DENSE`.
         self._punctuation: int | None = None
-        if length is not None and length > self._room:
+        if length != 0 and not self.caller.scopes and not self._logs_in():
+            # Who has no key is let in to look; a body would be held in memory.
+            self.channel.refuse(no_secret())
+        elif length is not None and length > self._room:
             self._too_large()
         elif length and not self.channel.connections.bodies.has_room(length):
             self._too_much()
-        elif length != 0 and not self.caller.scopes:
-            # Who has no key is let in to look; a body would be held in memory.
-            self.channel.refuse(no_secret())
 
-    def _enter(self, gate: Gate) -> None:
+    def _enter(self, gate: Gate, length: int | None) -> None:
         """Ask who sends the request; what may not be sent is refused before its body is read."""
         method, target = self.channel.request_line
+        path = decoded_path(target)
         try:
-            self.caller = gate.admit(method, decoded_path(target), self.given)
+            self.caller = gate.admit(method, path, self.given, self._accept)
+            if self.caller.limits is not None:
+                self._limit(gate, method, path, length)
         except Unauthorized as error:
-            late = 0.0
-            if error.invalid:
-                address = getattr(self.channel.transport.getPeer(), "host", HERE)
-                late = gate.attempts.failed(address, self.channel.connections.clock.seconds())
-            self.channel.refuse(error, late=late)
-        except NotPermitted as error:
+            self.channel.refuse(error, late=self.wrong_key(gate) if error.invalid else 0.0)
+        except (NotAllowed, NotPermitted, RateLimited) as error:
             self.channel.refuse(error)
+
+    def _accept(self, session: Session) -> None:
+        """
+        Take the session of the request's cookie.
+
+        :raises NotAllowed: unless one of the gateway's own pages has sent it
+        """
+        self.guard_own()
+        changes = self.channel.request_line[0] not in (b"GET", b"HEAD")
+        if changes and not session.is_proved_by(self.given.get(b"X-Csrf-Token", ())):
+            raise NotAllowed(
+                "With a session, a request that changes something wants the header X-CSRF-Token: "
+                "its value is `csrf` of GET /ui/session."
+            )
+        self.session = session
+
+    def wrong_key(self, gate: Gate) -> float:
+        """
+        Count an attempt of this client with a wrong key.
+
+        :return: seconds by which the answer is to be late
+        """
+        address = getattr(self.channel.transport.getPeer(), "host", HERE)
+        return gate.attempts.failed(address, self.channel.connections.clock.seconds())
+
+    def _logs_in(self) -> bool:
+        return decoded_path(self.channel.request_line[1]) == "/ui/login"
+
+    def _most(self) -> int:
+        """Maximum size of the body, in bytes."""
+        limit = self.channel.connections.max_body
+        limits = self.caller.limits
+        if limits is not None and limits.max_body_mb is not None:
+            limit = min(limit, int(limits.max_body_mb * 2**20))
+        return limit if self.caller.scopes else min(limit, WITHOUT_KEY)
+
+    def _limit(self, gate: Gate, method: bytes, path: str, length: int | None) -> None:
+        """
+        Let the request in within the limits of its key.
+
+        :raises RateLimited: if it would have to wait for too long
+        """
+        limits = self.caller.limits
+        assert limits is not None, "else it is not called"
+        now = self.channel.connections.clock.seconds()
+        self.meter = meter = gate.meters.of(self.caller.name, limits, now)
+        plain = path.encode("latin-1")
+        if method == b"POST" and ROUTE_OF[plain] is not None:
+            expected = (length or 0) / BYTES_A_TOKEN if plain in TEXTS else 0.0
+            self.ticket = meter.enter(expected, now)
 
     def handleContentChunk(self, data: bytes) -> None:
         self._room -= len(data)
@@ -222,8 +293,9 @@ class Request(KnownRequest):
         return turn
 
     def drop_arriving(self) -> None:
-        """Drop the part of the body that has arrived."""
+        """Drop the part of the body that has arrived; the request was refused."""
         self._parts = b""
+        self._leave(None)
 
     def drop_body(self) -> None:
         """Drop the body, and count it as no longer held."""
@@ -241,6 +313,7 @@ class Request(KnownRequest):
             method=self.method,
             path=self.path,
             client=getattr(self.client, "host", HERE),
+            key=self.caller.name,
         )
         if routing.trace is not None:
             self.record.trace = routing.trace(self.given)
@@ -288,6 +361,16 @@ class Request(KnownRequest):
         connections = self.channel.connections
         connections.origins.check(self.requestHeaders, connections.loopback)
 
+    def guard_own(self) -> None:
+        """
+        Accept this request only from the gateway's own pages, and other programs.
+
+        :raises NotAllowed: if a web page of another origin sent it, listed or not
+        """
+        self.open_to_all = False
+        connections = self.channel.connections
+        connections.origins.check_own(self.requestHeaders, connections.loopback)
+
     # The answer
 
     @property
@@ -327,6 +410,7 @@ class Request(KnownRequest):
         self.startedWriting = 1
         self.code = status
         lines = [b"%b %d %b\r\n" % (self.clientproto, status, reason)]
+        meter = self.meter
         bodiless = status in NO_BODY_CODES or self.method == b"HEAD"
         framed = bodiless
         for name, line in of_answer(headers, passed):
@@ -338,13 +422,20 @@ class Request(KnownRequest):
                 line = b"Cache-Control: no-cache\r\n"
             elif name == b"x-request-id":
                 continue  # it was sent ours
+            elif meter is not None and name.startswith(_RATES):
+                continue  # of the backend's own, beside which ours are sent
             elif name == b"content-type":
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
         lines.append(self._cors_lines())
+        if self.session is not None:
+            # An engine's page would act with the session: its scripts are of this origin.
+            lines.append(b"Content-Security-Policy: sandbox\r\n")
         record = self.record
         if record is not None:
             lines.append(b"X-Request-Id: %b\r\n%b" % (record.id.encode(), record.timing))
+        if meter is not None:
+            lines.append(self.limits())
         if not framed and self.clientproto == b"HTTP/1.1":
             self.chunked = 1
             lines.append(b"Transfer-Encoding: chunked\r\n")
@@ -397,7 +488,20 @@ class Request(KnownRequest):
                 self.responseHeaders.addRawHeader(name, value)
             if self.record is not None:
                 self.responseHeaders.addRawHeader(b"X-Request-Id", self.record.id.encode())
+            for line in self.limits().splitlines():
+                name, _, value = line.partition(b": ")
+                self.responseHeaders.addRawHeader(name, value)
         super().write(data)
+
+    def limits(self) -> bytes:
+        """The headers that tell what is left of the limits of its key, as lines; may be empty."""
+        meter = self.meter
+        if meter is None:
+            return b""
+        now = self.channel.connections.clock.seconds()
+        # Not by `path`, which is not set before all of it has arrived.
+        dialect = dialect_of(self.channel.request_line[1])
+        return dialect.limits(*meter.told(now), meter.now_is())
 
     def _cors(self) -> Pairs:
         origin = joined(self.given.get(b"Origin"))
@@ -504,8 +608,14 @@ class Request(KnownRequest):
         self.answer(204, b"", headers)
 
     def _too_large(self) -> None:
-        limit = self.channel.connections.max_body / 2**20
-        self.channel.refuse(BodyTooLarge(f"The body is over {limit:g} MB (max_body_mb)."))
+        limit, whose = self._most() / 2**20, "max_body_mb"
+        limits = self.caller.limits
+        if limits is not None and limits.max_body_mb == limit:
+            whose = f"max_body_mb of the API key `{self.caller.name}`"
+        text = f"The body is over {limit:g} MB ({whose})."
+        if not self.caller.scopes:
+            text = f"The body is over {WITHOUT_KEY} bytes, and the request has no API key."
+        self.channel.refuse(BodyTooLarge(text))
 
     def _too_much(self) -> None:
         limit = self.channel.connections.bodies.limit / 2**20
@@ -523,3 +633,13 @@ class Request(KnownRequest):
             record.bytes_out = self.sentLength
             record.last = self.channel.connections.clock.seconds()
             self.routing.tell(record)
+        if self.ticket is not None:
+            self._leave(record)
+
+    def _leave(self, record: Record | None) -> None:
+        """Settle what the request has used of the limits of its key, unless that was done."""
+        ticket, self.ticket = self.ticket, None
+        if ticket is not None:
+            used = 0 if record is None else sum(spent(record))
+            refused = record is not None and record.error == RateLimited.code
+            ticket.end(used, self.channel.connections.clock.seconds(), refused)

@@ -7,6 +7,7 @@ Where the model is in the request was found out by call.py; the head is written 
 from __future__ import annotations
 
 from itertools import product
+from math import isfinite
 from typing import Annotated
 from urllib.parse import quote
 
@@ -27,7 +28,13 @@ MOST_COLONS, MOST_ESCAPES, LONGEST_KEY = 200_000, 3_000_000, 64 * 1024
 #: Maximum number of colons where keys are only compared, which takes 0.03 µs each.
 MOST_LOOKED_AT = 1_000_000
 
-_ABSENT = Raw(b"")
+_ABSENT, _NULL = Raw(b""), Raw(b"null")
+
+#: The keys that say how many tokens an answer may have, whether the engine knows them or not.
+LENGTHS = ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict")
+
+#: Characters of a number that anybody means.
+_DIGITS = 30
 
 #: The key that ``json_object: strict`` is about, the type that it makes binding, and by what: to
 #: llama-server a type without a schema forbids nothing.
@@ -46,6 +53,7 @@ Variants = msgspec.defstruct(
 _NONE = Variants()
 _variants = msgspec.json.Decoder(Variants).decode
 _Key = Annotated[str, Meta(max_length=LONGEST_KEY)]
+_number = msgspec.json.Decoder(float).decode
 _fields = msgspec.json.Decoder(dict[_Key, Raw]).decode
 
 
@@ -75,9 +83,10 @@ def check_large(call: Call, body: bytes, model: ModelConfig, name: str | None) -
 
 
 def _shapes(call: Call, model: ModelConfig, body: bytes) -> bool:
-    """Whether the model's configuration may change the body."""
+    """Whether the model's configuration, or the limits of a key, may change the body."""
     return call.shaped and bool(
-        model.set_params
+        call.longest
+        or model.set_params
         or model.default_params
         or model.strip_params
         or (model.json_object == "strict" and _FORMAT.encode() in body)
@@ -111,7 +120,9 @@ def outgoing(
             put.update(model.set_params)
         default, strip = (model.default_params, model.strip_params) if shapes else ({}, [])
         strict = shapes and model.json_object == "strict"
-        body = reshape(body, put, default, strip, once=name is not None, strict=strict)
+        body = reshape(
+            body, put, default, strip, once=name is not None, strict=strict, longest=call.longest
+        )
     elif call.where is Where.BODY and name is not None and _variants(body) != _NONE:
         raise _twice()
     return target, body
@@ -133,6 +144,7 @@ def reshape(
     strip: list[str],
     once: bool = False,
     strict: bool = False,
+    longest: tuple[tuple[str, ...], int] | None = None,
 ) -> bytes:
     """
     Change some keys of a JSON object; other values are copied byte by byte.
@@ -142,6 +154,7 @@ def reshape(
     :param strip: keys that are removed
     :param once: whether the key ``model`` in capitals is refused, as some servers (in Go) read it
     :param strict: whether a ``response_format`` of type ``json_object`` gets a schema
+    :param longest: as in `Call`: keys that say how long an answer may be, and the most tokens
     :raises BadRequest: if it is not a JSON object, or has a key that is too long or refused
     """
     fields = _read(body)
@@ -152,7 +165,48 @@ def reshape(
     fields = {**default, **fields, **put}
     if strict and _FORMAT in fields:
         fields[_FORMAT] = _binding(fields[_FORMAT])
+    if longest is not None:
+        _bound(fields, *longest)
     return msgspec.json.encode(fields)
+
+
+def _bound(fields: dict[str, object], names: tuple[str, ...], most: int) -> None:
+    """
+    Have an answer be no longer than it may be, whatever the client and the configuration say.
+
+    :param fields: the keys of the body
+    :param names: those that the engine knows; the first is set if none of them is there
+    :param most: tokens
+    """
+    least = most
+    for name in LENGTHS:
+        given = fields.get(name)
+        if given is None or given == _NULL:
+            fields.pop(name, None)
+            continue
+        number = as_number(given if isinstance(given, Raw) else msgspec.json.encode(given))
+        if number is None or not 0 <= number <= most:
+            fields[name] = most
+        else:
+            least = min(least, int(number))
+    if not any(name in fields for name in names):
+        fields[names[0]] = least
+
+
+def as_number(given: bytes) -> float | None:
+    """
+    A number of JSON.
+
+    :param given: as it was sent
+    :return: None if it is none, or none that anybody means
+    """
+    if len(given) > _DIGITS:
+        return None
+    try:
+        number = _number(given)
+    except msgspec.DecodeError:
+        return None
+    return number if isfinite(number) else None
 
 
 def _binding(given: object) -> object:

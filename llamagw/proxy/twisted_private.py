@@ -50,6 +50,10 @@ class KnownRequest(server.Request):
     def drop_arriving(self) -> None:
         """Called by the channel: drop the part of the body that has arrived."""
 
+    def limits(self) -> bytes:
+        """Called by the channel: headers of a refusal that tell of limits, as lines."""
+        return b""
+
 
 class KnownChannel(HTTPChannel):
     """

@@ -11,11 +11,35 @@ import msgspec
 
 from llamagw import __version__
 from llamagw.dialects import BODIES, OWN, ROUTES, Scope, Where, dialect_of, scope_of
+from llamagw.launch import Need, Reading
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.messages import CHAT, Answer, answers, request
 
 #: POST, by the model in the body.
 INFERENCE = [path for route in ROUTES if route.where is Where.BODY for path in route.paths]
+
+
+GIB = 2**30
+
+
+def counting_bench() -> Bench:
+    """One that counts bytes, on a machine with a GPU, none of whose models is loaded."""
+    bench = Bench(
+        loaded=False, max_loaded_models=None, memory={"host": "10GiB"}, memory_reserve="1GiB"
+    )
+    # Of 3 GiB in RAM one is mapped from a file.
+    own = {"host": 2 * GIB, "CUDA0": 5 * GIB}
+    small = Need(devices=own, files={"8:1": GIB}, source="learned")
+    bench.engines.needs = {
+        "small": [small],
+        "org/big": [Need(devices={"host": 9 * GIB})],
+    }
+    bench.engines.readings = {
+        "host": Reading(16 * GIB, 2 * GIB),
+        "CUDA0": Reading(8 * GIB, None),
+    }
+    bench.dispatcher.apply(bench.config)
+    return bench
 
 
 class ApiTestCase(BenchTestCase):
@@ -54,6 +78,34 @@ class HealthTests(ApiTestCase):
     def test_where_bytes_are_counted_there_is_no_limit_of_models(self) -> None:
         self.bench = Bench(memory="auto", max_loaded_models=None)
         self.assertIsNone(self.get("/health").json()["max_loaded_models"])
+
+    def test_where_bytes_are_counted_it_tells_of_each_device(self) -> None:
+        self.bench = counting_bench()
+        self.bench.load("small")
+        self.assertEqual(
+            self.get("/health").json()["memory"],
+            {
+                "host": {
+                    **{"device": "host", "total": 16 * GIB, "budget": 10 * GIB},
+                    **{"reserve": 6 * GIB, "ours": 3 * GIB, "others": 2 * GIB, "free": 7 * GIB},
+                },
+                "CUDA0": {
+                    **{"device": "CUDA0", "total": 8 * GIB, "budget": 7 * GIB},
+                    # Its driver does not tell what is in use.
+                    **{"reserve": GIB, "ours": 5 * GIB, "others": 0, "free": 2 * GIB},
+                },
+            },
+        )
+
+    def test_what_a_model_is_counted_with_is_told_of_it(self) -> None:
+        self.bench = counting_bench()
+        self.bench.load("small")
+        [told] = self.get("/health").json()["models"]
+        listed = {model["id"]: model for model in self.get("/models").json()["data"]}
+        for model in (told, listed["small"]):
+            self.assertEqual(model["charge"], {"host": 3 * GIB, "CUDA0": 5 * GIB})
+            self.assertEqual(model["charge_from"], "learned")
+        self.assertNotIn("charge", listed["org/big"])
 
     def test_it_tells_of_models_in_memory_on_their_way_or_failed_and_of_no_others(self) -> None:
         names = ("idle", "busy", "coming", "wanted", "going", "broken")
@@ -178,6 +230,7 @@ class WrongTurnTests(ApiTestCase):
             # Some want more of a request than that; none is a wrong turn, but for a page.
             [answer] = answers(bytes(client.heard), method)
             wanted = {"/": [404], "/activity/{id}": [404], "/activity/{id}/cancel": [404]}
+            wanted["/ui/logout"] = [204]
             self.assertIn(answer.status, wanted.get(path, [200, 400]), path)
             if answer.status == 404 and path != "/":
                 self.assertEqual(answer.json()["error"]["code"], "not_found", path)

@@ -20,6 +20,7 @@ from llamagw.api.feeds import MOST_FOLLOWERS, PING_SEC
 from llamagw.config import ModelConfig, Replica
 from llamagw.errors import ModelUnavailable
 from llamagw.launch import Memory
+from tests.api.test_api import GIB, counting_bench
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.configs import local_model, remote_model
 from tests.support.messages import Answer, answers, request
@@ -229,6 +230,31 @@ class OrderTests(ManagementTestCase):
                 "out of memory", self.assert_envelope(answer, 503, open_to_all=False)["message"]
             )
 
+    def test_one_that_does_not_fit_is_refused_with_the_figures(self) -> None:
+        self.bench = counting_bench()
+        self.bench.load("small")
+        self.assertEqual(self.post("/models/pin", {"model": "small"}).status, 200)
+        for wait in (True, False):
+            answer = self.post("/models/load", {"model": "org/big", "wait": wait})
+            error = self.assert_envelope(answer, 503, open_to_all=False)
+            self.assertEqual(error["code"], "insufficient_memory")
+            self.assertIn(
+                "needs 9.0 GiB on host, and 10.0 GiB may be used there, of which pinned are "
+                "`small` 3.0 GiB",
+                error["message"],
+            )
+
+    def test_what_does_not_fit_is_loaded_if_it_is_to_be_anyway(self) -> None:
+        self.bench = counting_bench()
+        self.bench.load("small")
+        self.post("/models/pin", {"model": "small"})
+        body = {"model": "org/big", "wait": True, "anyway": True}
+        self.assertEqual(self.post("/models/load", body).json(), {"success": True})
+        self.assertEqual(self.bench.dispatcher.orders, [("load", "org/big", True)])
+        account = self.get("/health").json()["memory"]["host"]
+        # It is counted with what there is.
+        self.assertEqual((account["ours"], account["free"]), (10 * GIB, 0))
+
     def test_an_unload_is_answered_when_the_model_is_gone(self) -> None:
         self.bench.engines.lingers = True
         client = self.bench.client(request({"model": "small"}, "/models/unload"))
@@ -254,6 +280,8 @@ class OrderTests(ManagementTestCase):
                 (b"[]", "Expected `object`"),
                 (b'{"model": 1}', "Expected `str`"),
                 (b'{"model": "small", "wait": 1, "pinned": 1}', "Expected `bool`"),
+                # An unload has no use for it.
+                (b'{"model": "small", "anyway": "yes", "pinned": 1}', "Expected `bool`"),
                 (b'{"model": "\xff"}', "JSON object"),
             ):
                 error = self.assert_envelope(self.post(path, body), 400, open_to_all=False)

@@ -12,6 +12,7 @@ from llamagw.api.metrics import FRESH_SEC
 from llamagw.config import Replica
 from llamagw.observe import MOST_MODELS, Record
 from llamagw.observe.counts import MOST_ANSWERS, MOST_PAIRS
+from tests.api.test_api import GIB, counting_bench
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.configs import remote_model
 from tests.support.messages import Answer, answers, event, request, response
@@ -156,6 +157,26 @@ class MetricsTests(BenchTestCase):
         for series in (b"llamacpp:x{ 1\n", b"\xff", b"llamacpp:x 1\n" * 10_000, b""):
             self.bench.probe.series = series
             self.assertFalse([name for name in self.scrape() if name.startswith("llamacpp")])
+
+    def test_the_memory_of_each_device_is_told_where_it_is_counted(self) -> None:
+        self.assertNotIn("llamagw_memory_bytes kind=charged", self.scrape(device="host"))
+        self.bench = counting_bench()
+        self.bench.load("small")
+        self.assertEqual(
+            self.scrape(device="CUDA0"),
+            {
+                "llamagw_memory_bytes kind=total": 8 * GIB,
+                "llamagw_memory_bytes kind=budget": 7 * GIB,
+                "llamagw_memory_bytes kind=reserved": GIB,
+                "llamagw_memory_bytes kind=charged": 5 * GIB,
+                "llamagw_memory_bytes kind=others": 0,
+                "llamagw_memory_bytes kind=free": 2 * GIB,
+                "llamagw_model_memory_bytes kind=estimated model=small": 5 * GIB,
+            },
+        )
+        host = self.scrape(device="host")
+        self.assertEqual(host["llamagw_memory_bytes kind=free"], 7 * GIB)
+        self.assertEqual(host["llamagw_model_memory_bytes kind=estimated model=small"], 3 * GIB)
 
     def test_a_scrape_loads_nothing(self) -> None:
         self.bench = Bench(loaded=False)

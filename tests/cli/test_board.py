@@ -8,6 +8,7 @@ import pytest
 
 from llamagw.cli.board import MOST, STALE, Board
 from tests.cli.test_activity import HOSTILE, a_live, an_entry
+from tests.cli.test_cli import an_account
 
 
 def a_model(name: str, value: str = "unloaded", **more: Any) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def test_what_is_in_memory_comes_first() -> None:
             {},
             "the first waits for 7 s, for room: `b` is busy; port 8081",
         ),
+        (a_model("a", "loaded", socket="/run/1-1.sock"), {}, "a UNIX socket"),
     ],
 )
 def test_a_model_s_note_tells_why(model: dict[str, Any], report: dict[str, Any], note: str) -> None:
@@ -136,9 +138,34 @@ def test_memory_is_parted_into_models_others_and_free() -> None:
         {"device": "none", "total": 0, "free": 0},
         "nonsense",
     ]
-    assert a_board(health={"devices": devices}).devices() == [
+    board = a_board(health={"devices": devices})
+    assert [device[:4] for device in board.devices()] == [
         *(("host", 100, 50, 20), ("odd", 100, 100, 0))
     ]
+    assert board.devices()[0].words == ("models 50 bytes, others 20 bytes of 100 bytes",)
+    assert not board.counted
+
+
+def test_where_memory_is_counted_charges_are_told() -> None:
+    account = an_account("host", ours=741, others=4096, free=19739)
+    broken = {**account, "budget": "much"}
+    charges = {"charge": {"host": 741 * 2**20, "CUDA0": 2**30}, "charge_from": "learned"}
+    board = a_board(
+        *(a_model("a", "loaded", **charges), a_model("b")),
+        health={
+            "devices": [{"device": "host", "total": 100, "free": 30, "used_by_models": 50}],
+            "memory": {"host": account, "odd": broken, "none": {**account, "total": 0}},
+        },
+    )
+    [host] = board.devices()
+    assert host[:4] == ("host", 24 * 2**30, 741 * 2**20, 4 * 2**30)
+    assert host.words == (
+        "741 MiB of 23.0 GiB charged, 19.3 GiB free; others hold 4.0 GiB",
+        "741 MiB of 23.0 GiB charged, 19.3 GiB free",
+    )
+    rows = board.model_rows(0.0)
+    assert [row.cells[3].text for row in rows] == ["1.7 GiB", "-"]
+    assert [row.note for row in rows] == ["counted with 741 MiB + 1.0 GiB CUDA0 (learned)", ""]
     assert a_board(health={"devices": 7}).devices() == []
 
 

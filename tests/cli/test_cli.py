@@ -88,6 +88,7 @@ class FakeGateway(socketserver.ThreadingMixIn, http.server.HTTPServer):
             self.socket = tls.wrap_socket(self.socket, server_side=True)
         self.asked: list[tuple[str, str, Any]] = []
         self.answers: dict[str, tuple[int, Any]] = {
+            "/health": (200, {"status": "ok"}),
             "/models": (200, {"object": "list", "data": MODELS}),
             "/models/load": (200, {"success": True}),
             "/models/unload": (200, {"success": True}),
@@ -403,7 +404,7 @@ def test_check_in_json() -> None:
         **{"name": "a", "model_path": str(path.parent / "a.gguf"), "urls": []},
         **{"threads": 3, "default": True, "notes": [], "memory": None},
     }
-    assert told == {"ok": True, "faults": [], "models": [model], "together": []}
+    assert told == {"ok": True, "faults": [], "models": [model], "together": [], "notes": []}
     there = "http://10.0.0.5:8000"
     write_config(models=[{"name": "far", "url": there, "api_key": "secret"}])
     said = llamagw("check --json").stdout
@@ -444,6 +445,14 @@ def test_ps_lists_what_is_in_memory_first(
         "cold: 1 waits for 2 min, for room: `Qwen2.5-7B-Q4_K_M` is busy\n"
         "broken failed 3 min ago: out of? memory\n"
     )
+
+
+def test_ps_says_which_engines_have_a_socket_in_place_of_a_port(gateway: FakeGateway) -> None:
+    told = {"object": "list", "data": [a_model("a", "loaded", socket="/run/1-1.sock")]}
+    gateway.answers["/models"] = 200, told
+    head, row = llamagw("ps").stdout.splitlines()
+    at = head.index("PORT")
+    assert row[at : at + 4] == "unix"
 
 
 def test_ps_of_a_gateway_that_tells_less_leaves_that_out(gateway: FakeGateway) -> None:
@@ -532,6 +541,80 @@ def test_ps_shortens_names_where_that_is_not_enough(gateway: FakeGateway) -> Non
     assert max(map(len, lines[:5])) <= 60
 
 
+def an_account(device: str, **sizes: int) -> dict[str, Any]:
+    """The memory of a device as ``GET /health`` tells it; sizes in MiB."""
+    told = {"total": 24576, "budget": 23552, "reserve": 1024, "ours": 0, "others": 0, "free": 0}
+    return {"device": device, **{key: size * 2**20 for key, size in {**told, **sizes}.items()}}
+
+
+@pytest.fixture
+def counting(gateway: FakeGateway) -> FakeGateway:
+    """One that counts memory, with a model in RAM and on a GPU, and one that is not loaded."""
+    charges = {"host": 741 * 2**20, "CUDA0": 5734 * 2**20, "CUDA1": 0}
+    loaded = a_model(
+        "Qwen2.5-7B-Q4_K_M",
+        "loaded",
+        port=8081,
+        memory={"rss": 2**30, "file": 2**29},
+        charge=charges,
+        charge_from="learned",
+        last_used=1_700_000_000.5,
+    )
+    gateway.answers["/models"] = 200, {"object": "list", "data": [loaded, a_model("cold")]}
+    accounts = [
+        an_account("host", ours=741, others=4096, free=19739),
+        an_account("CUDA0", ours=5734, others=2048, free=16794),
+    ]
+    memory = {account["device"]: account for account in accounts}
+    gateway.answers["/health"] = 200, {"status": "ok", "memory": memory}
+    return gateway
+
+
+def test_ps_tells_what_is_counted_and_who_has_what_of_each_device(counting: FakeGateway) -> None:
+    table, _, notes = llamagw("ps").stdout.partition("\n\n")
+    rows = [re.split("  +", line) for line in table.splitlines()]
+    assert [row[5] for row in rows] == ["CHARGE", "741 MiB + 5.6 GiB CUDA0", "-"]
+    assert notes.splitlines() == [
+        "host: 741 MiB of 23.0 GiB charged, 19.3 GiB free; others hold 4.0 GiB",
+        "CUDA0: 5.6 GiB of 23.0 GiB charged, 16.4 GiB free; others hold 2.0 GiB",
+    ]
+
+
+def test_ps_tells_of_the_devices_before_anything_is_loaded(counting: FakeGateway) -> None:
+    counting.answers["/models"] = 200, {"object": "list", "data": [a_model("cold")]}
+    said = llamagw("ps").stdout
+    assert "  CHARGE  " in said
+    assert "\nhost: 741 MiB of 23.0 GiB charged" in said
+
+
+def test_ps_with_charges_fits_a_terminal_of_80_columns(counting: FakeGateway) -> None:
+    lines = on_a_terminal(80, NO_COLOR="1").splitlines()
+    assert max(map(len, lines)) <= 80
+    assert "741 MiB + 5.6 GiB CUDA0" in lines[1]
+    assert lines[1].startswith("Qwen2.5-7B-Q4_K_M  loaded")
+
+
+@pytest.mark.parametrize(
+    "memory",
+    [[], "much", {"host": 1}, {"host": {"ours": "a"}}, {"host": an_account("host", free=-1)}],
+)
+def test_ps_leaves_out_figures_that_are_none(counting: FakeGateway, memory: Any) -> None:
+    counting.answers["/health"] = 200, {"status": "ok", "memory": memory}
+    said = llamagw("ps").stdout
+    assert "Qwen2.5-7B-Q4_K_M  loaded" in said
+    assert "CHARGE" not in said
+    assert "charged" not in said
+
+
+def test_ps_bounds_what_it_tells_of_devices(counting: FakeGateway) -> None:
+    names = [f"\x1b{'D' * 500}{number}" for number in range(1000)]
+    memory = {name: an_account(name) for name in names}
+    counting.answers["/health"] = 200, {"status": "ok", "memory": memory}
+    notes = llamagw("ps").stdout.partition("\n\n")[2]
+    assert len(notes) < 2000
+    assert "\x1b" not in notes
+
+
 def test_no_color_means_no_colour(gateway: FakeGateway) -> None:
     assert "\x1b" not in on_a_terminal(80, NO_COLOR="1")
 
@@ -568,6 +651,15 @@ def test_a_table_is_aligned_and_as_narrow_as_asked(names: list[str], width: int)
 def test_load_waits_and_says_how_long_it_took(gateway: FakeGateway) -> None:
     assert re.fullmatch(r"org/a is loaded \(\d+\.\d s\)\n", llamagw("load org/a").stdout)
     assert gateway.asked == [("POST", "/models/load", {"model": "org/a", "wait": True})]
+
+
+def test_a_load_is_asked_for_though_it_does_not_fit_if_that_is_said(gateway: FakeGateway) -> None:
+    llamagw("load --anyway a")
+    llamagw("load --anyway --no-wait a")
+    assert [body for _, _, body in gateway.asked] == [
+        {"model": "a", "wait": True, "anyway": True},
+        {"model": "a", "anyway": True},
+    ]
 
 
 def test_unload_waits_and_says_how_long_it_took(gateway: FakeGateway) -> None:
@@ -928,20 +1020,21 @@ def _certificate() -> str:
 @pytest.mark.parametrize("suffix", ["", "/", "/v1", "/v1/"])
 def test_the_base_url_of_a_client_will_do(gateway: FakeGateway, suffix: str) -> None:
     llamagw(f"ps --url {gateway.url}{suffix}")
-    assert gateway.asked[-1][1] == "/models"
+    assert gateway.asked[0][1] == "/models"
 
 
 @pytest.mark.parametrize("suffix", ["", "/", "/v1"])
 def test_a_host_and_a_port_will_do(gateway: FakeGateway, suffix: str) -> None:
     llamagw(f"ps --url {gateway.url.removeprefix('http://')}{suffix}")
-    assert gateway.asked[-1][1] == "/models"
+    assert gateway.asked[0][1] == "/models"
     assert Client("[::1]:8000").url == "http://[::1]:8000"
 
 
 def test_a_prefix_of_the_path_is_kept(gateway: FakeGateway) -> None:
-    gateway.answers["/llm/models"] = gateway.answers["/models"]
+    for path in ("/models", "/health"):
+        gateway.answers[f"/llm{path}"] = gateway.answers[path]
     llamagw(f"ps --url {gateway.url}/llm/v1")
-    assert gateway.asked[-1][1] == "/llm/models"
+    assert gateway.asked[0][1] == "/llm/models"
 
 
 def test_the_url_comes_from_the_nearest_that_says_it(monkeypatch: pytest.MonkeyPatch) -> None:

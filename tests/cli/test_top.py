@@ -17,7 +17,7 @@ from llamagw.cli.client import Client
 from llamagw.cli.main import cli
 from tests.cli.test_activity import HOSTILE, a_live, an_entry
 from tests.cli.test_board import a_model
-from tests.cli.test_cli import in_a_fresh_python
+from tests.cli.test_cli import an_account, in_a_fresh_python
 from tests.support.scripted_gateway import ScriptedGateway
 from tests.whole.harness import DEADLINE
 
@@ -140,6 +140,37 @@ def test_models_requests_totals_and_memory_are_shown(
         assert said.index("busy") < said.index("idle") < said.index("cold")
         assert ("CLIENT" in said) == (size[0] >= screen.WIDE)
         assert max(map(len, said.splitlines())) <= size[0]
+
+    play(gateway, story, size)
+
+
+@pytest.mark.parametrize("size", [(80, 24), (120, 40), (60, 20)])
+def test_charges_are_shown_where_memory_is_counted(
+    gateway: ScriptedGateway, size: tuple[int, int]
+) -> None:
+    accounts = [
+        an_account("host", ours=741, others=4096, free=19739),
+        an_account("CUDA0", ours=5734, others=2048, free=16794),
+    ]
+    memory = {account["device"]: account for account in accounts}
+    charges = {"host": 741 * 2**20, "CUDA0": 5734 * 2**20}
+    models = [a_model("busy", "loaded", in_flight=2, charge=charges), a_model("cold")]
+
+    async def story(pilot: Pilot[int]) -> None:
+        said = await see(pilot, "busy", "2 of 2 loaded")
+        assert "CHARGE" not in said
+        gateway.answers["/models"] = 200, {"data": models}
+        gateway.answers["/health"] = 200, {**HEALTH, "max_loaded_models": None, "memory": memory}
+        said = await see(pilot, "CHARGE", "1 loaded")
+        assert re.search(r"host +█+░+ 741 MiB of 23\.0 GiB charged, 19\.3 GiB free", said)
+        assert re.search(r"CUDA0 +█+░* 5\.6 GiB of 23\.0 GiB charged, 16\.4 GiB free", said)
+        assert ("others hold 4.0 GiB" in said) == (size[0] >= screen.WIDE)
+        assert re.search(r"busy +loaded +- +6\.3 GiB +2 +0", said)
+        assert re.search(r"cold +unloaded +- +- +0 +0", said)
+        assert "counted with 741 MiB + 5.6 GiB CUDA0" in said
+        assert max(map(len, said.splitlines())) <= size[0]
+        gateway.answers["/health"] = 200, HEALTH
+        await until(pilot, lambda: "CHARGE" not in shown(pilot), "it is not counted any more")
 
     play(gateway, story, size)
 

@@ -57,7 +57,7 @@ class RemoteTests(ConfigCase):
         [model] = self.load(self.text({"url": "http://a", "api_key": "k", "paths": ["*"]})).models
         expected = remote_model("m0", Replica(url="http://a", api_key="k"), paths=["*"])
         self.assertEqual(model, expected)
-        keys = {"name", "replicas", "paths", "aliases", "pass_headers"}
+        keys = {"name", "replicas", "paths", "aliases", "pass_headers", "max_in_flight"}
         keys |= {"set_params", "default_params", "strip_params", "json_object"}
         self.assertEqual(set(RemoteModel.__struct_fields__), keys)
 

@@ -141,6 +141,20 @@ def test_nobody_else_has_anything_from_an_engine(started: Callable[..., Faulty])
     gateway.stop()
 
 
+def test_an_engine_that_knows_no_keys_serves_as_before_and_is_warned_of(
+    started: Callable[..., Faulty], tmp_path: Any
+) -> None:
+    script = tmp_path / "llama-server"
+    script.write_text(
+        f"""#!/bin/sh\nexport FAKE_LLAMA='{{"unknown_flags": ["--api-key"]}}'\nexec {FAKE} "$@"\n"""
+    )
+    script.chmod(0o755)
+    gateway = started({}, llama_server_path=str(script))
+    assert gateway.chat("a").status == 200
+    assert gateway.log.count("llama_server_path knows no API keys (--api-key)") == 1
+    gateway.stop()
+
+
 def test_where_the_model_names_a_key_its_clients_bring_it(started: Callable[..., Faulty]) -> None:
     gateway = started({}, "--api-key", "s3cret")
     assert gateway.chat("a").status == 401

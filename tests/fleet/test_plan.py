@@ -217,6 +217,17 @@ class PlaceTests(SynchronousTestCase):
         made = scheduler({"A": 12, "B": 12}, big=[need(A=20), need(B=20), spread])
         self.assertEqual(self.place(made, "big"), spread)
 
+    def test_of_several_gpus_room_is_made_where_the_least_recently_used_one_is(self) -> None:
+        places = [need(gpu0=10), need(gpu1=10)]
+        made = scheduler({"gpu0": 10, "gpu1": 10}, a=places, b=places, c=places)
+        for now, name in enumerate("ab"):
+            made.arrived(name, name, now)
+            made.loaded(name, now)
+            made.finished(name, now)
+        made.arrived("a", "again", 2)
+        made.finished("a", 3)
+        self.assertEqual(made.arrived("c", "c", 4), [Stop("b")])
+
     def test_as_many_layers_as_fit_now_before_anything_is_evicted(self) -> None:
         half = need(group=1, A=5, host=5)
         made = scheduler({"A": 12, "host": 20}, a=[need(A=6)], auto=[need(A=10), half])

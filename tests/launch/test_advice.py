@@ -10,7 +10,16 @@ import pytest
 from msgspec.structs import replace
 
 from llamagw.config import LocalModel
-from llamagw.launch.advice import MOST_FAULTS, Note, device_faults, flag_faults, notes
+from llamagw.launch.advice import (
+    MOST_FAULTS,
+    Note,
+    device_faults,
+    flag_faults,
+    key_notes,
+    notes,
+    socket_faults,
+)
+from llamagw.launch.command import Flags
 from llamagw.launch.listing import Listed
 from llamagw.models import HOST, Estimate, Facts, Parts
 from llamagw.models.facts import Kind
@@ -172,3 +181,48 @@ def test_a_budget_for_a_device_that_there_is_not_is_a_fault() -> None:
     assert "host and CUDA0" in fault.message
     assert device_faults(config, None) == [], "nothing was listed"
     assert device_faults(configuration(local_model("a"), memory="auto"), listed) == []
+
+
+def test_an_engine_that_knows_no_keys_is_warned_of_once() -> None:
+    far, own = remote_model("far"), local_model("own", env={"LLAMA_API_KEY": "k"})
+    config = configuration(far, own, local_model("a"), local_model("b"))
+    [note] = key_notes(config, {"--model"})
+    assert (note.grade, note.model, note.place) == ("warning", "", "llama_server_path")
+    assert note.message.startswith("knows no API keys (--api-key): other users of this machine")
+
+
+def test_one_that_knows_keys_or_needs_none_of_ours_is_not() -> None:
+    config = configuration(local_model("a"))
+    assert key_notes(config, {"--model", "--api-key"}) == []
+    assert key_notes(config, {}) == [], "its flags are not known"
+    far, own = remote_model("far"), local_model("own", extra_args=["--api_key", "k"])
+    assert key_notes(configuration(far, own), {"--model"}) == []
+
+
+def flags_of_help(sockets: bool) -> Flags:
+    found = Flags({"--host": True})
+    found.sockets = sockets
+    return found
+
+
+def test_an_engine_that_cannot_listen_on_sockets_is_a_fault_where_it_is_to() -> None:
+    unix = configuration(local_model("a"), backend_socket="unix")
+    [fault] = socket_faults(unix, flags_of_help(False), "/tmp/x")
+    assert fault.place == "backend_socket"
+    assert fault.message.startswith("this llama-server cannot listen on UNIX sockets")
+    assert socket_faults(unix, flags_of_help(True), "/tmp/x") == []
+    assert socket_faults(unix, Flags(), "/tmp/x") == [], "it is not known"
+    tcp = configuration(local_model("a"))
+    far = configuration(remote_model("far"), backend_socket="unix")
+    for config in (tcp, far):
+        assert socket_faults(config, flags_of_help(False), "/" + "a" * 100) == []
+
+
+def test_so_is_a_folder_with_too_long_a_path() -> None:
+    unix = configuration(local_model("a"), backend_socket="unix")
+    [fault] = socket_faults(unix, flags_of_help(True), "/" + "a" * 100)
+    assert (fault.place, "of at most 100 bytes" in fault.message) == ("backend_socket", True)
+
+
+def test_where_nobody_else_reaches_the_engines_keys_are_not_missed() -> None:
+    assert key_notes(configuration(local_model("a"), backend_socket="unix"), {"--model"}) == []

@@ -62,6 +62,7 @@ class Recorder:
 
     name = "llama-server"
     takes_room = True
+    slots: int | None = None
 
     def took(self, seconds: float) -> None:
         """The instance's part."""

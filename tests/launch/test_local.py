@@ -268,6 +268,18 @@ class KnownFlagsTests(SynchronousTestCase):
             },
         )
 
+    def test_whether_it_listens_on_sockets(self) -> None:
+        first = "--host HOST                ip address to listen, or bind to an UNIX socket if"
+        for rest, listens in (
+            ("                           the address ends with .sock (default: 127.0.0.1)", True),
+            (" the address ends with .sock", True),
+            ("--port PORT                port to listen", False),
+            ("", False),
+        ):
+            script = f"cat <<'E'\n--model FNAME   path\n{first}\n{rest}\nE"
+            told = known_flags(self.binary(script), os.environ, Commands())
+            self.assertEqual(told.sockets, listens, rest)
+
     def test_help_on_stderr_is_help(self) -> None:
         flags = known_flags(self.binary("echo '--model FNAME' >&2"), os.environ, Commands())
         self.assertEqual(flags, {"--model": True})
@@ -1109,6 +1121,69 @@ class PortTests(EngineCase):
         self.assertEqual(self.looked, [])
 
 
+class SocketTests(EngineCase):
+    """``backend_socket: unix``."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.launcher.apply(configuration(self.model, backend_socket="unix"))
+        self.folder = self.launcher.leftovers.folder
+
+    def path(self, number: int = 1) -> str:
+        return os.path.join(self.folder, f"{os.getpid()}-{number}.sock")
+
+    def test_each_engine_has_a_socket_of_its_own_and_no_port(self) -> None:
+        logged = events_of(self)
+        for number in (1, 2):
+            engine, path = self.launch(), self.path(number)
+            self.assertEqual((engine.port, engine.address.socket), (None, path))
+            self.assertEqual(value(self.child.args, "--host"), path)
+            self.assertNotIn("--port", self.child.args)
+            self.assertIn(f"starting tiny on {path}", [formatEvent(event) for event in logged])
+        self.assertEqual(os.stat(self.folder).st_mode & 0o777, 0o700)
+
+    def test_a_folder_that_others_can_look_into_is_closed_to_them(self) -> None:
+        os.mkdir(self.folder, 0o755)
+        self.launch()
+        self.assertEqual(os.stat(self.folder).st_mode & 0o777, 0o700)
+
+    def test_what_answers_on_it_is_the_engine(self) -> None:
+        engine = self.launch()
+        self.assertTrue(engine.has_its_port())
+        self.assertEqual(self.looked, [])
+        engine.stop()
+        self.assertFalse(engine.has_its_port())
+
+    def test_the_socket_goes_with_the_engine(self) -> None:
+        self.launch()
+        Path(self.path()).touch()
+        self.child.end(1)
+        self.assertEqual(os.listdir(self.folder), [])
+
+    def test_an_engine_that_cannot_bind_it_is_not_tried_again(self) -> None:
+        self.launch()
+        self.child.say(CANNOT_BIND)
+        self.child.end(1)
+        self.assertEqual(len(self.reactor.spawned), 1)
+        self.assertIn("couldn't bind", self.backend.exits[0].last_words)
+
+    def test_in_a_folder_of_others_none_is_started_and_it_is_said_why(self) -> None:
+        os.mkdir(self.folder)
+        os.chmod(self.folder, 0o777)
+        self.launch()
+        [exit] = self.backend.exits
+        self.assertIn(f"{self.folder} is not ours alone", exit.last_words)
+        self.assertEqual(self.reactor.spawned, [])
+
+    def test_engines_are_started_anew_when_it_changes(self) -> None:
+        launchers = Launchers(self.launcher, self.probe, self.reactor)
+        depends = [
+            launchers.depends_on(self.model, configuration(self.model, backend_socket=kind))
+            for kind in ("tcp", "unix")
+        ]
+        self.assertNotEqual(*depends)
+
+
 class KeyTests(EngineCase):
     def test_each_start_has_a_key_of_its_own_which_no_command_line_shows(self) -> None:
         keys = []
@@ -1120,6 +1195,11 @@ class KeyTests(EngineCase):
             self.assertNotIn(key, " ".join(self.child.args))
         self.assertNotEqual(*keys)
         self.assertGreaterEqual(len(keys[0]), 32)
+
+    def test_what_the_engine_prints_of_its_key_tells_nothing(self) -> None:
+        # "api_keys: ****" and the last four characters.
+        keys = [self.launch().address.api_key or "" for _ in range(2)]
+        self.assertEqual(*[key[-4:] for key in keys])
 
     def test_where_the_settings_name_a_key_the_clients_bring_it(self) -> None:
         own: list[dict[str, Any]] = [

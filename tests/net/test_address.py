@@ -16,6 +16,13 @@ class AddressTests(SynchronousTestCase):
         ):
             self.assertEqual(address.url, url)
 
+    def test_a_socket_is_shown_by_its_path_and_called_localhost(self) -> None:
+        address = Address.of_socket("/run/x.sock", "secret")
+        self.assertEqual(repr(address), "<Address unix:/run/x.sock>")
+        self.assertEqual((address.shown, address.url), ("unix:/run/x.sock", "http://localhost"))
+        self.assertEqual((address.authority, address.api_key), ("localhost", "secret"))
+        self.assertEqual(Address("10.0.0.1", 8000).shown, "http://10.0.0.1:8000")
+
     def test_it_is_shown_without_its_key(self) -> None:
         address = Address("10.0.0.1", 8000, api_key="secret", model="their name")
         self.assertEqual(repr(address), "<Address http://10.0.0.1:8000, 'their name' there>")

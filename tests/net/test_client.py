@@ -476,6 +476,11 @@ class ConnectTests(SynchronousTestCase):
         self.assertEqual(receiver.ends, [None])
         self.assertEqual(upstream.address, HERE)
 
+    def test_one_to_a_socket_goes_to_its_path(self) -> None:
+        self.pool.connect(Address.of_socket("/run/x.sock"))
+        self.assertEqual([to[0] for to in self.reactor.unixClients], ["/run/x.sock"])
+        self.assertEqual(self.reactor.tcpClients, [])
+
     def test_a_refused_connection_is_a_connect_error(self) -> None:
         connecting = self.pool.connect(HERE)
         factory, connector = self.reactor.tcpClients[0][2], self.reactor.connectors[0]

@@ -198,6 +198,23 @@ class TunnelTests(BenchTestCase):
         backend.heard.clear()
         return client, backend
 
+    def test_the_engine_gets_its_own_key_in_place_of_the_client_s(self) -> None:
+        keys = [("Authorization", "Bearer mine"), ("X-Api-Key", "mine")]
+        self.bench.client(request({"model": "small"}))
+        backend = self.bench.backend()
+        run = self.bench.engines.last("small")
+        run.address = run.address._replace(api_key="its own")
+        backend.says(response(b"{}"))
+        for path, headers in (
+            ("/upstream/small/ws", [*UPGRADE, *keys]),
+            ("/upstream/small/", keys),
+        ):
+            self.bench.client(request(path=path, headers=headers))
+            _, sent, _ = head_and_body(self.bench.backend().heard)
+            self.assertEqual(sent["authorization"], "Bearer its own")
+            self.assertNotIn("x-api-key", sent)
+            self.assertEqual("upgrade" in sent, path.endswith("ws"))
+
     def test_bytes_go_both_ways_as_they_are(self) -> None:
         client, backend = self.upgraded()
         backend.says(SWITCHED + b"\x81\x05hello")

@@ -22,7 +22,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
 from llamagw.config import Config, ConfigError, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
-from llamagw.fleet import Dispatcher, Lease
+from llamagw.fleet import ALIKE, Dispatcher, Lease, Share
 from llamagw.gate import Gate
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
@@ -165,9 +165,14 @@ class Watched(Dispatcher):
         self.orders: list[tuple[object, ...]] = []
 
     def acquire(
-        self, name: str, load: bool = True, failed: Sequence[Lease] = (), anyway: bool = False
+        self,
+        name: str,
+        load: bool = True,
+        failed: Sequence[Lease] = (),
+        anyway: bool = False,
+        share: Share | None = ALIKE,
     ) -> Deferred[Lease]:
-        deferred = super().acquire(name, load, failed, anyway)
+        deferred = super().acquire(name, load, failed, anyway, share)
         self.asked.append(name)
         self.failed.append([*failed])
         if not load:

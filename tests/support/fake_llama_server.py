@@ -312,7 +312,6 @@ class Server:
         self.context = 4096
         self.embeddings = self.metrics = self.reuse_port = False
         self.keys: list[str] = []
-        self.add_keys(os.environ.get("LLAMA_API_KEY", ""))
         self.ready = threading.Event()
         self.blocked = threading.Event()
         self.lingering = threading.Event()
@@ -322,6 +321,8 @@ class Server:
         self.requests = self.connections = 0
         self.listener: socket.socket | None = None
         self.script = parse(os.environ.get("FAKE_LLAMA", ""))
+        if "--api-key" not in self.script.get("unknown_flags", []):
+            self.add_keys(os.environ.get("LLAMA_API_KEY", ""))
 
     # -- flags ------------------------------------------------------------------------------
 

@@ -91,6 +91,7 @@ class FakeLauncher:
 
     name = "llama-server"
     takes_room = True
+    slots: int | None = None
     relaunches = True
     longest_backoff = 60.0
 

@@ -17,7 +17,7 @@ from llamagw.errors import GatewayError
 from llamagw.fleet import room
 from llamagw.fleet.actions import Action, Admit, Kill, shutting_down
 from llamagw.fleet.model import IN_MEMORY, RUNNING, Model, Status
-from llamagw.fleet.queue import Line
+from llamagw.fleet.queue import Line, Share
 from llamagw.fleet.room import Room
 from llamagw.fleet.scheduler import Scheduler
 from llamagw.launch.restarts import Pause, Restarts
@@ -82,7 +82,7 @@ crashed = Restarts.crashed
 
 
 @mutant(1, "a busy model keeps newcomers waiting", (Scheduler, "_admits"))
-def admits_if_idle(self: Scheduler, model: Model, load: bool) -> bool:
+def admits_if_idle(self: Scheduler, model: Model, load: bool, slot: bool) -> bool:
     return model.status is Status.READY and not model.closing and not model.in_flight
 
 
@@ -125,11 +125,11 @@ def wants_room_too_early(model: Model) -> bool:
 
 
 @mutant(2, "a load serves only the first of those who waited for it", (Line, "serve"))
-def serves_the_first(self: Line) -> list[Hashable]:
+def serves_the_first(self: Line, slots: int | None, now: float) -> tuple[list[Hashable], int]:
     first = list(self)[:1]
     for ticket in first:
         self.leave(ticket)
-    return first
+    return first, len(first)
 
 
 # 3. Only an idle model that is not pinned is stopped for room, the least recently used first.
@@ -155,17 +155,17 @@ def most_recently_used(model: Model) -> float:
 
 
 @mutant(3, "the end of a lease does not count as use", (Scheduler, "_end_lease"))
-def ends_without_use(self: Scheduler, model: Model, now: float, used: bool) -> None:
+def ends_without_use(self: Scheduler, model: Model, now: float, used: bool, slot: bool) -> None:
     model.in_flight -= 1
 
 
 @mutant(3, "the beginning of a lease does not count as use", (Scheduler, "_lease"))
-def begins_without_use(self: Scheduler, model: Model, now: float, load: bool) -> None:
+def begins_without_use(self: Scheduler, model: Model, now: float, load: bool, slot: bool) -> None:
     model.in_flight += 1
 
 
 def serves_without_use(self: Scheduler, model: Model, now: float, actions: list[Action]) -> None:
-    tickets = model.waiting.serve()
+    tickets, _ = model.waiting.serve(None, now)
     actions.extend(map(Admit, tickets))
     model.in_flight += len(tickets)
 
@@ -297,7 +297,7 @@ def closes_anew(self: Scheduler, now: float, actions: list[Action]) -> None:
 
 
 @mutant(5, "a model that closes still admits", (Scheduler, "_admits"))
-def admits_while_it_closes(self: Scheduler, model: Model, load: bool) -> bool:
+def admits_while_it_closes(self: Scheduler, model: Model, load: bool, slot: bool) -> bool:
     return model.status is Status.READY
 
 
@@ -329,8 +329,9 @@ def one_closes_at_a_time(self: Room, needed: int) -> Model | None:
 
 
 @mutant(6, "the last to come is the first to be served", (Line, "serve"))
-def serves_the_last_first(self: Line) -> list[Hashable]:
-    return serve(self)[::-1]
+def serves_the_last_first(self: Line, slots: int | None, now: float) -> tuple[list[Hashable], int]:
+    tickets, taken = serve(self, slots, now)
+    return tickets[::-1], taken
 
 
 @mutant(6, "the model waited for last starts first", (room, "starting_rank"))
@@ -347,14 +348,14 @@ def all_start_alike(model: Model) -> float:
 
 
 @mutant(7, "a lease ends twice", (Scheduler, "_end_lease"))
-def ends_twice(self: Scheduler, model: Model, now: float, used: bool) -> None:
+def ends_twice(self: Scheduler, model: Model, now: float, used: bool, slot: bool) -> None:
     model.in_flight -= 2
     if used:
         model.last_used = now
 
 
 @mutant(7, "a lease never ends", (Scheduler, "_end_lease"))
-def never_ends(self: Scheduler, model: Model, now: float, used: bool) -> None:
+def never_ends(self: Scheduler, model: Model, now: float, used: bool, slot: bool) -> None:
     if used:
         model.last_used = now
 
@@ -367,7 +368,7 @@ def ends_leases_with_life(self: Scheduler, model: Model) -> None:
 
 @mutant(7, "many are admitted and one lease is counted", (Scheduler, "_serve"))
 def counts_one(self: Scheduler, model: Model, now: float, actions: list[Action]) -> None:
-    tickets = model.waiting.serve()
+    tickets, _ = model.waiting.serve(None, now)
     if tickets:
         actions.extend(map(Admit, tickets))
         model.in_flight += 1
@@ -375,8 +376,8 @@ def counts_one(self: Scheduler, model: Model, now: float, actions: list[Action])
 
 
 @mutant(7, "who is admitted is admitted again", (Line, "serve"))
-def serves_again(self: Line) -> list[Hashable]:
-    return list(self)
+def serves_again(self: Line, slots: int | None, now: float) -> tuple[list[Hashable], int]:
+    return list(self), len(self)
 
 
 # 8. Whoever waits is answered: admitted, rejected with a reason, or gone by itself.
@@ -482,10 +483,10 @@ def shortage_without_what_is_over(self: Room) -> int:
 
 @mutant(8, "newcomers wait for the end of the drain", (Scheduler, "_refusal"))
 def refuses_nobody_while_draining(
-    self: Scheduler, model: Model, now: float, load: bool
+    self: Scheduler, model: Model, now: float, load: bool, share: Share | None
 ) -> GatewayError | None:
     with mock.patch.object(self, "draining", False):
-        return refusal(self, model, now, load)
+        return refusal(self, model, now, load, share)
 
 
 # 9. A model that is to be unloaded closes for good; by force it is killed at once.
@@ -554,24 +555,26 @@ def rests_later(self: Scheduler, model: Model, limit: float, now: float) -> floa
 
 
 @mutant(10, "a visit counts as use", (Scheduler, "_lease"))
-def any_lease_is_use(self: Scheduler, model: Model, now: float, load: bool) -> None:
+def any_lease_is_use(self: Scheduler, model: Model, now: float, load: bool, slot: bool) -> None:
     model.in_flight += 1
     model.last_used = now
 
 
 @mutant(10, "the end of a visit counts as use", (Scheduler, "_end_lease"))
-def any_end_is_use(self: Scheduler, model: Model, now: float, used: bool) -> None:
+def any_end_is_use(self: Scheduler, model: Model, now: float, used: bool, slot: bool) -> None:
     model.in_flight -= 1
     model.last_used = now
 
 
 @mutant(10, "a visit loads", (Scheduler, "_refusal"))
-def refuses_no_visit(self: Scheduler, model: Model, now: float, load: bool) -> GatewayError | None:
-    return refusal(self, model, now, True)
+def refuses_no_visit(
+    self: Scheduler, model: Model, now: float, load: bool, share: Share | None
+) -> GatewayError | None:
+    return refusal(self, model, now, True, share)
 
 
 @mutant(10, "a visit is admitted to a model that closes", (Scheduler, "_admits"))
-def admits_any_visit(self: Scheduler, model: Model, load: bool) -> bool:
+def admits_any_visit(self: Scheduler, model: Model, load: bool, slot: bool) -> bool:
     return model.status is Status.READY and not (load and model.closing)
 
 
@@ -604,11 +607,11 @@ def exited_with_its_queue(
 
 @mutant(12, "who comes after a crash is told", (Scheduler, "_refusal"))
 def refuses_after_a_crash(
-    self: Scheduler, model: Model, now: float, load: bool
+    self: Scheduler, model: Model, now: float, load: bool, share: Share | None
 ) -> GatewayError | None:
     if model.status is Status.FAILED and load:
         return model.remaining_failure(now)
-    return refusal(self, model, now, load)
+    return refusal(self, model, now, load, share)
 
 
 @mutant(12, "who waits for a load that has failed is not told", (Scheduler, "_waits_for_restart"))

@@ -9,13 +9,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.support.fake_llama_server import GGUF_HEAD
-from tests.whole.harness import DEADLINE, Gateway, engine, model, small_model, until_it_says
+from tests.whole.harness import (
+    DEADLINE,
+    Gateway,
+    engine,
+    model,
+    small_model,
+    until_it_says,
+    wait_until,
+)
 
 #: What the engine says of a GGUF file with nothing in it.
 NO_MODEL = "unknown model architecture"
@@ -148,17 +157,22 @@ def test_check_tells_what_engines_take() -> None:
         estimated = {one["name"]: one["memory"]["devices"]["host"]["total"] for one in models}
         for name in estimated:
             said(gateway, "load", name)
-        for one in json.loads(said(gateway, "ps", "--json"))["data"]:
-            # Not touched before the first prompt.
-            compute = re.search(
-                r"CPU compute buffer size = +([\d.]+) MiB", _log(gateway, one["id"])
-            )
-            assert compute is not None
-            takes = one["memory"]["rss"] + float(compute[1]) * 2**20
-            assert estimated[one["id"]] == pytest.approx(takes, rel=0.05), one["id"]
+        # What is told of memory may be a second old: from the midst of the last load.
+        for name in estimated:
+            about = partial(_takes_about, gateway, name, estimated[name])
+            wait_until(about, f"{name} takes what was estimated", deadline=5)
         gateway.stop()
     finally:
         gateway.clean_up()
+
+
+def _takes_about(gateway: Gateway, name: str, estimated: int) -> bool:
+    """Whether an engine has so much memory, with what it does not touch before its first prompt."""
+    compute = re.search(r"CPU compute buffer size = +([\d.]+) MiB", _log(gateway, name))
+    assert compute is not None
+    [one] = [one for one in json.loads(said(gateway, "ps", "--json"))["data"] if one["id"] == name]
+    taken = one["memory"]["rss"] + float(compute[1]) * 2**20
+    return bool(taken == pytest.approx(estimated, rel=0.05))
 
 
 def _log(gateway: Gateway, name: str) -> str:

@@ -47,6 +47,7 @@ def gateway() -> Iterator[Gateway]:
             model("missing", model_path="none.gguf"),
         ],
         max_loaded_models=1,
+        memory="auto",
     )
     try:
         gateway.start()

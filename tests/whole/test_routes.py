@@ -265,6 +265,25 @@ def test_an_engine_answers_the_gateway_only(gateway: Gateway, path: str) -> None
         assert hear(gateway.port, method, path + query, body, header).status == 200
 
 
+def test_the_key_of_an_engine_is_told_nowhere(gateway: Gateway) -> None:
+    port = gateway.report("chat")["port"]
+    key = gateway.key_of(port)["Authorization"].removeprefix("Bearer ")
+    told = [gateway.log, *(word for process in gateway.backends() for word in process.cmdline())]
+    for path in (
+        "/models/logs?model=chat&lines=200",
+        "/config",
+        "/models",
+        "/health",
+        "/metrics",
+        "/activity",
+    ):
+        reply = gateway.ask("GET", path)
+        assert reply.status == 200, path
+        told.append(reply.body.decode())
+    assert len(key) > 40
+    assert key[:43] not in "\n".join(told)
+
+
 def test_a_slot_was_really_saved(gateway: Gateway) -> None:
     folder = next(m for m in gateway.config["models"] if m["name"] == "chat")["extra_args"][-1]
     body = {"filename": "again.bin"}

@@ -182,7 +182,7 @@ class Chart {
     this.values = lines.map(() => el("b"));
     this.of = el("small");
     this.canvas = el("div", { class: "plot", "aria-hidden": "true" });
-    const legend = lines.map(([, label], number) => el("li", { "data-series": String(number + 1) }, el("span", {}, label), " ", this.values[number]));
+    const legend = lines.map(([, label], number) => el("li", { style: { "--part": `var(--series-${number + 1})` } }, el("span", {}, label), " ", this.values[number]));
     this.box = el(
       "section",
       { class: "card pad chart", "aria-label": title },

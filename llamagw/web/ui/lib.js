@@ -56,10 +56,12 @@ export function choose(text, labels) {
     };
     const button = (value, label, more = {}) =>
       el("button", { type: "button", onclick: () => dialog.close(value), ...more }, label);
+    const asked = el("p", { id: "asked" });
+    tell(asked, text);
     const dialog = el(
       "dialog",
       { "aria-labelledby": "asked", onclose: closed },
-      el("p", { id: "asked" }, text),
+      asked,
       el(
         "div",
         { class: "row end" },

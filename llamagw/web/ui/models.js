@@ -1,5 +1,7 @@
 // The page Models: what is in memory, what it takes, who waits for what; to load, unload and pin.
 import { ago, ask, choose, count, el, every, models, post, root, say, seconds, size, tell } from "./lib.js";
+import { charged, devices } from "./memory.js";
+import { session } from "./session.js";
 import { use } from "./use.js";
 
 /** How many models are shown at most, and from how many on there are filters. */
@@ -16,7 +18,8 @@ const SHOWS = {
 export const page = { id: "models", title: "Models", show };
 
 function show(root) {
-  const devices = el("div", { class: "devices" });
+  const memory = el("div", { class: "devices" });
+  const showDevices = devices(memory);
   const filter = el("input", { type: "search", placeholder: "Filter", "aria-label": "Filter the models by name" });
   const which = el(
     "select",
@@ -46,7 +49,7 @@ function show(root) {
   const rest = el("p", { class: "empty", hidden: true });
   const news = el("p", { class: "unseen", role: "status" });
   root.append(
-    devices,
+    memory,
     el(
       "section",
       { "aria-label": "The models" },
@@ -85,7 +88,7 @@ function show(root) {
     // Where bytes are counted, there is no such number.
     const counted = most === null ? "As many in memory as fit." : "";
     say(limit, most ? `At most ${count(most)} in memory at once.` : counted);
-    showDevices(devices, models.health?.devices || []);
+    showDevices(models.health);
     announce(list);
   }
 
@@ -107,33 +110,6 @@ function show(root) {
   return () => stops.forEach((stop) => stop());
 }
 
-// Memory
-
-function showDevices(box, list) {
-  const cards = list.map(({ device, total, free, used_by_models: ours }) => {
-    const others = Math.max(0, total - free - ours);
-    const parts = [
-      ["models", ours, "by models"],
-      ["others", others, "by others"],
-      ["free", free, "free"],
-    ];
-    const bar = parts.map(([name, bytes]) => el("span", { "data-part": name, style: { "flex-grow": String(bytes) } }));
-    const legend = parts.map(([name, bytes, words]) => el("li", { "data-part": name }, el("b", {}, size(bytes)), ` ${words}`));
-    return el(
-      "section",
-      { class: "card pad device", "aria-label": `Memory of ${device}` },
-      el("h2", {}, device === "host" ? "Memory" : device, el("small", {}, ` ${size(total)}`)),
-      el("div", { class: "bar", "aria-hidden": "true" }, bar),
-      el("ul", { class: "legend" }, legend),
-    );
-  });
-  // Made anew only if a figure is another; there is nothing in it that could have the focus.
-  const now = JSON.stringify(list);
-  if (box.dataset.shows === now) return;
-  box.dataset.shows = now;
-  box.replaceChildren(...cards);
-}
-
 // One model
 
 function row({ name, remote }) {
@@ -142,6 +118,8 @@ function row({ name, remote }) {
   const file = cell("File");
   const context = cell("Context");
   const memory = cell("Memory");
+  const rss = el("span");
+  const charge = el("small");
   const running = cell("Running");
   const waiting = cell("Waiting");
   const used = el("td", { class: "used", "data-label": "Last use" });
@@ -152,9 +130,10 @@ function row({ name, remote }) {
   const path = name.split("/").map(encodeURIComponent).join("/");
   const query = encodeURIComponent(name);
   const links = [
-    el("a", { href: `#/playground?model=${query}`, "aria-label": `Try ${name}` }, "Try"),
-    !remote && el("a", { href: `#/logs?model=${query}`, "aria-label": `Logs of ${name}` }, "Logs"),
-    !remote && el("a", { href: new URL(`upstream/${path}/`, root).href, "aria-label": `Engine's page of ${name}` }, "Engine’s page"),
+    session.may("infer") && el("a", { href: `#/playground?model=${query}`, "aria-label": `Try ${name}` }, "Try"),
+    !remote && session.may("observe") && el("a", { href: `#/logs?model=${query}`, "aria-label": `Logs of ${name}` }, "Logs"),
+    // Its scripts would act with the session, which does not open it.
+    !remote && !session.csrf && el("a", { href: new URL(`upstream/${path}/`, root).href, "aria-label": `Engine's page of ${name}` }, "Engine’s page"),
   ];
   const bar = el("progress", { max: "1", "aria-label": `Load of ${name}` });
   const progress = el("p", { class: "progress" });
@@ -185,7 +164,7 @@ function row({ name, remote }) {
       running,
       waiting,
       used,
-      el("td", { class: "actions" }, !remote && pin, !remote && button),
+      el("td", { class: "actions" }, !remote && session.may("manage") && [pin, button]),
     ),
     details,
   );
@@ -213,13 +192,17 @@ function row({ name, remote }) {
     model.problem = "";
     model.ordered = what;
     update(model);
+    let lacks = false;
     try {
       await post(`models/${what}`, { model: name, ...more }, { signal: AbortSignal.timeout(PATIENCE) });
     } catch (error) {
       // Not answered yet is no failure: a run ends when its answers are out, and that is shown.
       if (error.name !== "TimeoutError") model.problem = error.message;
+      lacks = error.code === "insufficient_memory" && !more;
     }
     model.ordered = "";
+    update(model);
+    if (lacks && (await ask(`${model.problem}\n\n${ANYWAY}`, "Load anyway"))) return order(model, what, { anyway: true });
     await models.look();
     update(model);
   }
@@ -244,7 +227,10 @@ function row({ name, remote }) {
     state.dataset.state = model.state;
     say(file, size(model.size));
     say(context, count(model.context));
-    say(memory, size(model.memory?.rss));
+    say(rss, size(model.memory?.rss));
+    say(charge, charged(model));
+    // A cell without a child is left out on a narrow screen.
+    memory.replaceChildren(...[rss, charge].filter((part) => part.textContent));
     say(running, model.in_flight ? count(model.in_flight) : "");
     say(waiting, model.waiting ? count(model.waiting) : "");
     const left = model.state === "loaded" && !model.in_flight ? model.unloads_in_sec : null;
@@ -310,6 +296,9 @@ const OFFERS = {
   stopping: "Unloading…",
   drains: "Break off",
 };
+
+/** What becomes of a load that the figures are against. */
+const ANYWAY = "If it is loaded anyway, all models that are not pinned make room for it, and it may run out of memory.";
 
 /** Milliseconds that the answer to an order is waited for: a browser has six connections. */
 const PATIENCE = 10000;
