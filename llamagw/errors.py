@@ -163,11 +163,19 @@ class Unauthorized(GatewayError):
 
 
 class NotPermitted(GatewayError):
-    """The API key is valid, and lacks a right that the request needs; the message names it."""
+    """
+    The API key is valid, and lacks a right that the request needs; the message names it.
+
+    :param key: the key's name
+    """
 
     status = 403
     type = "permission_error"
     code = "not_permitted"
+
+    def __init__(self, message: str, *, key: str = "", param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.key = key
 
 
 class NotAllowed(GatewayError):

@@ -222,7 +222,7 @@ def make_gateway(
     """
     from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
     from llamagw.fleet import Dispatcher
-    from llamagw.gate import Gate, Watch
+    from llamagw.gate import Audit, Gate, Watch
     from llamagw.launch import (
         Durations,
         HttpProbe,
@@ -280,17 +280,20 @@ def make_gateway(
         trace=None if exporting is None else exporting.begin,
     )
 
-    gate = Gate()
+    gate, audit = Gate(), Audit(reactor)
+    records.add(audit.tell)
+    reactor.callWhenRunning(lambda: audit.apply(config))
 
     def keep(keyring: Keyring | None) -> None:
         gate.keyring = keyring
+        audit.keys(keyring)
         site.connections.gate = None if keyring is None else gate
 
     watch = Watch(keep, reactor, in_thread)
     reactor.callWhenRunning(lambda: watch.apply(config))
 
     def apply(config: Config) -> None:
-        for part in (connect, launchers, dispatcher, relay, watch):
+        for part in (connect, launchers, dispatcher, relay, watch, audit):
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
         activity.resize(config.activity_size)

@@ -190,6 +190,7 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar engine_log: which lines of the engines are repeated in the gateway's log
     :ivar otel: None if nothing is exported by OpenTelemetry
     :ivar keys: of clients, as the configuration lists them; None if it has no such list
+    :ivar audit_log: the file of the audit; None for the log, where keys are wanted
     :ivar keys_file: has further ones; None for none. Without both everybody may do everything
     """
 
@@ -224,6 +225,7 @@ class Config(Struct, frozen=True, kw_only=True):
     ui: bool
     keys: list[KeyEntry] | None
     keys_file: str | None
+    audit_log: str | None
     limit_wait_sec: float
     capture: CaptureEntry
     otel: Otel | None

@@ -379,6 +379,8 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
         Meta(description="a list of keys, such as {name: alice, hash: sha256:…}"),
     ] = None
     keys_file: _Path | None = None
+    #: None for the log, where keys are wanted; else for none.
+    audit_log: _Path | None = None
     limit_wait_sec: _Patience = 5
     cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
     request_timeout_sec: _Seconds = 60

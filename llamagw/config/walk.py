@@ -20,7 +20,7 @@ from llamagw.config.document import Document, show
 from llamagw.config.schema import TEXT
 
 #: The keys whose values are paths.
-_PATHS = ("llama_server_path", "model_path", "ca_file", "keys_file")
+_PATHS = ("llama_server_path", "model_path", "ca_file", "keys_file", "audit_log")
 
 
 def fields(

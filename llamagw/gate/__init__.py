@@ -6,6 +6,7 @@ known. Keys come from `llamagw.config`; requests are answered by `llamagw.proxy`
 """
 
 from llamagw.gate.attempts import Attempts
+from llamagw.gate.audit import Audit
 from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.gate import Gate
 from llamagw.gate.keyring import CREDENTIALS, Keyring, no_secret, read_keyring
@@ -25,6 +26,7 @@ __all__ = [
     "KEPT_DAYS",
     "LONGEST_SEC",
     "Attempts",
+    "Audit",
     "Caller",
     "Gate",
     "Keyring",

@@ -103,7 +103,8 @@ class Gate:
         if scope not in caller.scopes and not free:
             lacking = scope.name.lower()
             raise NotPermitted(
-                f"The API key `{caller.name}` lacks the scope `{lacking}`, for what {scope.value}."
+                f"The API key `{caller.name}` lacks the scope `{lacking}`, for what {scope.value}.",
+                key=caller.name,
             )
         return caller
 

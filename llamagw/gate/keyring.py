@@ -38,10 +38,12 @@ class Keyring:
     """
 
     def __init__(self, entries: Iterable[KeyEntry]) -> None:
+        self.entries: dict[str, KeyEntry] = {}
         self._by_digest: dict[str, KeyEntry] = {}
         self._old: dict[str, KeyEntry] = {}
         self._callers: dict[str, Caller] = {}
         for entry in entries:
+            self.entries[entry.name] = entry
             self._by_digest[entry.hash] = entry
             if entry.old_hash is not None:
                 self._old[entry.old_hash] = entry

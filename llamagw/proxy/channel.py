@@ -344,6 +344,7 @@ class Channel(KnownChannel):
         record.path = path.partition(b"?")[0]
         record.client = getattr(self.transport.getPeer(), "host", HERE)
         record.status = error.status
+        record.key = getattr(error, "key", "")
         record.failed(error.code, error.message)
         body = dialect_of(path).envelope(error, record.id)
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES.get(error.status, TOO_MANY))

@@ -63,6 +63,7 @@ class DefaultsTests(ConfigCase):
                 "ui": True,
                 "keys": None,
                 "keys_file": None,
+                "audit_log": None,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,
             },
