@@ -415,7 +415,7 @@ class StartTests(ServiceTestCase):
 
     def test_samples_for_charts_are_taken_while_it_runs(self) -> None:
         self.make()
-        [(begin, _, _)] = self.reactor.whenRunningHooks
+        begin = self.reactor.whenRunningHooks[0][0]
         begin()
         self.reactor.advance(STEP)
         self.assertIn("1 samples", repr(begin.__self__))
@@ -447,7 +447,7 @@ class StartTests(ServiceTestCase):
         self.start()
         self.assertNotIn("Ctrl-C", "\n".join(self.logged))
 
-    def test_that_there_is_no_password_is_told_where_others_can_connect(self) -> None:
+    def test_that_there_are_no_keys_is_told_where_others_can_connect(self) -> None:
         for address, told in (
             (IPv4Address("TCP", "127.0.0.1", 8000), 0),
             (IPv6Address("TCP", "::1", 8000), 0),
@@ -458,7 +458,7 @@ class StartTests(ServiceTestCase):
         ):
             self.warned.clear()
             announce.log_address(address, configuration(listen_addr=":8000"))
-            said = [line for line in self.warned if "no password" in line]
+            said = [line for line in self.warned if "no keys" in line]
             self.assertEqual((len(said), len(self.warned)), (told, told), address)
 
     def test_nor_is_it_told_where_clients_show_certificates(self) -> None:

@@ -146,11 +146,13 @@ class Origins:
 
 def decoded_path(target: bytes) -> str:
     """
-    The decoded path of a request, for the resource tree and `llamagw.dialects.scope_of`.
+    The decoded path of a request, as the resource tree reads it, for `llamagw.dialects.scope_of`.
 
     :param target: path and query, as received
     """
-    return unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
+    path = unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
+    # Werkzeug takes any number of slashes at the beginning for one.
+    return "/" + path.lstrip("/") if path.startswith("//") else path
 
 
 def joined(values: Sequence[bytes] | None) -> bytes | None:

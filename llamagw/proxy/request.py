@@ -191,7 +191,7 @@ class Request(KnownRequest):
 
         :return: seconds by which the answer is to be late
         """
-        address = getattr(self.channel.transport.getPeer(), "host", HERE)
+        address = self.channel.address(self.given)
         return gate.attempts.failed(address, self.channel.connections.clock.seconds())
 
     def _logs_in(self) -> bool:

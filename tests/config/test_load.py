@@ -66,6 +66,7 @@ class DefaultsTests(ConfigCase):
                 "keys": None,
                 "keys_file": None,
                 "audit_log": None,
+                "limit_wait_sec": 5,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,
             },
