@@ -9,7 +9,7 @@ from llamagw.gate.attempts import Attempts
 from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.gate import Gate
 from llamagw.gate.keyring import CREDENTIALS, Keyring, no_secret, read_keyring
-from llamagw.gate.limits import Meter, Ticket
+from llamagw.gate.limits import DAY, Meter, Ticket
 from llamagw.gate.secret import digest_of, looks_whole, new_secret
 from llamagw.gate.spent import BYTES_A_TOKEN, spent
 from llamagw.gate.tally import Tally
@@ -20,6 +20,7 @@ __all__ = [
     "ANYBODY",
     "BYTES_A_TOKEN",
     "CREDENTIALS",
+    "DAY",
     "KEPT_DAYS",
     "Attempts",
     "Caller",

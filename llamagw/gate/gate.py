@@ -21,6 +21,9 @@ _OPEN_BELOW = ("/ui/", "/web/")
 #: has a scope of its own.)
 _LISTS = ("/v1/models", "/models")
 
+#: What every key may do, whatever its scopes: be told of itself.
+_OF_A_KEY = frozenset({"/usage"})
+
 #: One who is let in without a key.
 NOBODY = Caller("", (), ())
 
@@ -65,7 +68,8 @@ class Gate:
         caller = self.keyring.find(secret, self._epoch())
         scope = scope_of(method.decode("latin-1"), path)
         listed = scope is Scope.INFER and path.startswith(_LISTS)
-        if scope not in caller.scopes and not (listed or _is_open(path)):
+        free = listed or path in _OF_A_KEY or _is_open(path)
+        if scope not in caller.scopes and not free:
             lacking = scope.name.lower()
             raise NotPermitted(
                 f"The API key `{caller.name}` lacks the scope `{lacking}`, for what {scope.value}."

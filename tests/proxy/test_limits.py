@@ -28,6 +28,8 @@ USED = b'{"choices": [], "usage": {"prompt_tokens": 10, "completion_tokens": 20}
 
 
 class LimitsTestCase(BenchTestCase):
+    backend: Wire
+
     def limit(self, names: Any = ("small",), **limits: Any) -> None:
         """A gateway whose one key has these limits."""
         self.made = Secrets()
@@ -70,7 +72,9 @@ class HeadTests(LimitsTestCase):
         answer = self.heard(self.bench.client(head))
         error = self.assert_envelope(answer, 429)
         self.assertEqual(answer.reason, "Too Many Requests")
-        self.assertEqual((error["type"], error["code"]), ("rate_limit_error", "rate_limit_exceeded"))
+        self.assertEqual(
+            (error["type"], error["code"]), ("rate_limit_error", "rate_limit_exceeded")
+        )
         self.assertIn("`alice` sends over 2 requests a minute", error["message"])
         self.assertEqual(answer.headers["Retry-After"], "31")
         self.assertEqual(answer.headers["x-ratelimit-remaining-requests"], "0")
@@ -322,8 +326,9 @@ class LongestTests(LimitsTestCase):
         return told
 
     def test_who_asks_for_more_is_told_so(self) -> None:
+        wrong: list[Any] = [101, -1, "7", 1e9, True, [1], 10**40]
         for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"):
-            for value in (101, -1, "7", 1e9, True, [1], 10**40):
+            for value in wrong:
                 answer = self.heard(self.ask(**{name: value}))
                 error = self.assert_envelope(answer, 400)
                 self.assertEqual(error["param"], name)
