@@ -227,9 +227,11 @@ def make_gateway(
     :param in_thread: calls a function in a thread, where it may block
     :param foreground: whether the log goes to stdout
     """
+    from twisted.internet.defer import Deferred
+
     from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
     from llamagw.fleet import Dispatcher
-    from llamagw.gate import Audit, Gate, Watch
+    from llamagw.gate import Audit, Gate, Tally, UsageFile, Watch
     from llamagw.launch import (
         Durations,
         HttpProbe,
@@ -272,7 +274,11 @@ def make_gateway(
         reactor.callWhenRunning(exporting.start)
     live = Live(dispatcher, lambda: site.under_way(), activity, records, reactor)
     configuration = Configuration(lambda: gateway)
-    api = Api(dispatcher, relay, reactor, metrics, activity, live, devices, charts, configuration)
+    tally = Tally(UsageFile(state_folder()), metrics.counts.count_key, reactor, in_thread)
+    api = Api(
+        *(dispatcher, relay, reactor, metrics, activity, live, devices, charts, configuration),
+        tally,
+    )
     site = Site(
         api.tree,
         api.table,
@@ -286,11 +292,18 @@ def make_gateway(
     gate, audit = Gate(), Audit(reactor)
     records.add(audit.tell)
     reactor.callWhenRunning(lambda: audit.apply(config))
+    gate.meters.used = tally.used
+    gate.meters.patience = config.limit_wait_sec
+    counting: list[object] = []
 
     def keep(keyring: Keyring | None) -> None:
         gate.keyring = keyring
         audit.keys(keyring)
         site.connections.gate = None if keyring is None else gate
+        if keyring is not None and not counting:
+            # Not before: without keys there is nothing to be counted.
+            counting.append(records.add(tally.count))
+            reactor.callWhenRunning(lambda: Deferred.fromCoroutine(tally.begin()))
 
     watch = Watch(keep, reactor, in_thread)
     reactor.callWhenRunning(lambda: watch.apply(config))
@@ -300,8 +313,14 @@ def make_gateway(
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
         activity.resize(config.activity_size)
+        gate.meters.patience = config.limit_wait_sec
         if config.otel != exported:
             _log.warn("otel has changed; it takes effect at the next start")
+
+    async def flush() -> None:
+        if exporting is not None:
+            await exporting.stop()
+        await tally.end()
 
     gateway = Gateway(
         config,
@@ -317,7 +336,7 @@ def make_gateway(
         clock=reactor,
         transports=transports,
         foreground=foreground,
-        flush=None if exporting is None else exporting.stop,
+        flush=lambda: Deferred.fromCoroutine(flush()),
         keep=keep,
     )
     return gateway

@@ -200,6 +200,21 @@ class Client:
             raise self._strange(path)
         return entry
 
+    def usage(self, days: int, key: str | None) -> dict[str, Any]:
+        """
+        What keys have used.
+
+        :param days: how many, this one among them
+        :param key: the name of one of them; None for all
+        :return: the answer to ``GET /usage``
+        """
+        filters = {"days": str(days)} | ({} if key is None else {"key": key})
+        answer = self._json("GET", f"/usage?{urlencode(filters)}")
+        rows = answer.get("data")
+        if not isinstance(rows, list) or not all(map(_is_usage, rows)):
+            raise self._strange("/usage")
+        return answer
+
     def cancel(self, id: str) -> None:
         """
         Break off a request that is under way.
@@ -519,3 +534,12 @@ def _reason(error: Exception, patience: float = 0) -> str:
 def _load(name: str, anyway: bool) -> dict[str, Any]:
     """The body of an order; older gateways do not know the second key."""
     return {"model": name, **({"anyway": True} if anyway else {})}
+
+
+def _is_usage(row: object) -> bool:
+    numbers = ("requests", "prompt_tokens", "completion_tokens")
+    return (
+        isinstance(row, dict)
+        and all(isinstance(row.get(name), str) for name in ("day", "key", "model"))
+        and all(isinstance(row.get(name), int) for name in numbers)
+    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamagw import __version__
-from llamagw.cli import activity, cert, fit, keys, remote, serve, show, top
+from llamagw.cli import activity, cert, fit, keys, remote, serve, show, top, usage
 from llamagw.cli.places import CONFIG
 from llamagw.cli.remote import json_option, print_json
 from llamagw.cli.serve import config_argument, needed
@@ -266,5 +266,7 @@ for command in (serve.run, serve.stop, serve.reload, serve.status):
     cli.add_command(command)
 for command in (remote.ps, remote.load, remote.unload, remote.pin, remote.unpin, remote.logs):
     cli.add_command(command)
-for command in (activity.activity, activity.cancel, top.top, fit.fit, cert.cert, keys.keys):
+for command in (activity.activity, activity.cancel, top.top, fit.fit):
+    cli.add_command(command)
+for command in (cert.cert, keys.keys, usage.usage):
     cli.add_command(command)

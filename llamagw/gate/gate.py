@@ -24,7 +24,7 @@ _OPEN_BELOW = ("/ui/", "/web/")
 _LISTS = ("/v1/models", "/models")
 
 #: What every key may do, whatever its scopes: be told of itself. These are not open below ``/ui/``.
-_OF_A_KEY = frozenset({"/ui/session", "/ui/logout"})
+_OF_A_KEY = frozenset({"/ui/session", "/ui/logout", "/usage"})
 
 #: What is said to a browser whose cookie is of no session, and to one that wants an engine's page.
 _ENDED = "This session has ended: log in again."

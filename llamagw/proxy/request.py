@@ -610,10 +610,10 @@ class Request(KnownRequest):
         self.answer(204, b"", headers)
 
     def _too_large(self) -> None:
-        limit, whose = self._most() / 2**20, "max_body_mb"
+        limit, whose = self.channel.connections.max_body / 2**20, "max_body_mb"
         limits = self.caller.limits
-        if limits is not None and limits.max_body_mb == limit:
-            whose = f"max_body_mb of the API key `{self.caller.name}`"
+        if limits is not None and limits.max_body_mb is not None and limits.max_body_mb < limit:
+            limit, whose = limits.max_body_mb, f"max_body_mb of the API key `{self.caller.name}`"
         text = f"The body is over {limit:g} MB ({whose})."
         if not self.caller.scopes:
             text = f"The body is over {WITHOUT_KEY} bytes, and the request has no API key."
