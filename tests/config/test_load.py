@@ -63,6 +63,7 @@ class DefaultsTests(ConfigCase):
                 "ui": True,
                 "keys": None,
                 "keys_file": None,
+                "limit_wait_sec": 5,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,
             },
