@@ -376,6 +376,8 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
     :ivar priority: the class of its requests while they wait: a higher one is served first
     :ivar share: how much of the slots it gets where others of its class wait too
     :ivar limits: how much it may use; None for as much as it likes
+    :ivar certificate: a name in a client's certificate (``tls.client_ca``) that stands for the
+        secret
     :ivar expires: from when on it is not valid; None for never
     :ivar old_hash: of the secret before it, which is valid until `old_expires`
     """
@@ -390,6 +392,7 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
         LimitsEntry | None,
         Meta(description="limits such as {requests_per_min: 60, tokens_per_day: 100000}"),
     ] = None
+    certificate: _Text | None = None
     expires: _Time | None = None
     enabled: _Switch = True
     old_hash: _Hash | None = None

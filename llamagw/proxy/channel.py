@@ -28,7 +28,7 @@ from llamagw.errors import (
     RequestTimeout,
     ServerBusy,
 )
-from llamagw.net import IConnection
+from llamagw.net import IConnection, peer_names
 from llamagw.observe import HERE, Record, request_id
 from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import as_lines, decoded_path, joined
@@ -90,6 +90,7 @@ class Channel(KnownChannel):
     _alarm: IDelayedCall | None = None
     _stalled: IDelayedCall | None = None
     _late: IDelayedCall | None = None
+    _certified: tuple[str, ...] | None = None
     #: Bytes of request bodies in memory, as counted in `Connections.bodies`.
     _held = 0
     #: Number of requests of the current read that were answered; and the call for the next ones.
@@ -372,6 +373,14 @@ class Channel(KnownChannel):
             (self.transport.loseWriteConnection if half else self.transport.loseConnection)()
         else:
             self.transport.loseConnection()
+
+    @property
+    def certified(self) -> tuple[str, ...]:
+        """The names in the client's certificate; none without one."""
+        if self._certified is None:
+            found = peer_names(self.transport)
+            self._certified = () if found is None else (found.common_name, *found.alternative)
+        return self._certified
 
     def address(self, given: Mapping[bytes, list[bytes]]) -> str:
         """

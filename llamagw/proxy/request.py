@@ -9,7 +9,7 @@ whose URL match would take longer than everything else. Both are given by the `S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -162,13 +162,24 @@ class Request(KnownRequest):
         method, target = self.channel.request_line
         path = decoded_path(target)
         try:
-            self.caller = gate.admit(method, path, self.given, self._accept)
+            self.caller = gate.admit(method, path, self.given, self._accept, self._certified)
             if self.caller.limits is not None:
                 self._limit(gate, method, path, length)
         except Unauthorized as error:
             self.channel.refuse(error, late=self.wrong_key(gate) if error.invalid else 0.0)
         except (NotAllowed, NotPermitted, RateLimited) as error:
             self.channel.refuse(error)
+
+    def _certified(self) -> Iterable[str]:
+        """
+        The names in the client's certificate, which browsers show whichever page sends a request.
+
+        :raises NotAllowed: if there are any, and the page of another origin has sent it
+        """
+        names = self.channel.certified
+        if names:
+            self.guard_own()
+        return names
 
     def _accept(self, session: Session) -> None:
         """
