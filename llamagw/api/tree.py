@@ -36,6 +36,7 @@ from llamagw.api.listing import Described, model_entries, model_list, router_ent
 from llamagw.api.live import Live
 from llamagw.api.manage import Management
 from llamagw.api.metrics import Metrics
+from llamagw.api.usage import usage
 from llamagw.config import ModelConfig
 from llamagw.dialects import ANY, BODIES, OWN, ROUTES, Route, Scope, Where
 from llamagw.errors import (
@@ -46,6 +47,7 @@ from llamagw.errors import (
     PathNotFound,
 )
 from llamagw.fleet import Dispatcher, ModelReport
+from llamagw.gate import Tally
 from llamagw.observe import Activity, Record
 from llamagw.proxy import (
     Reader,
@@ -115,6 +117,7 @@ class Api:
     :param devices: what memory there is
     :param charts: answers ``GET /history``
     :param configuration: answers requests about the configuration
+    :param tally: counts what keys use; None where nothing is counted
     """
 
     app = Klein()
@@ -134,6 +137,7 @@ class Api:
         devices: Devices,
         charts: Charts,
         configuration: Configuration,
+        tally: Tally | None = None,
     ) -> None:
         self._dispatcher = dispatcher
         self._relay = relay
@@ -147,6 +151,7 @@ class Api:
         self._devices = devices
         self._charts = charts
         self._configuration = configuration
+        self._tally = tally
 
     @property
     def tree(self) -> KleinResource:
@@ -341,6 +346,12 @@ class Api:
         """The last minutes or hours in numbers, for charts."""
         check_all(request.caller)
         return request.prepare(200, self._charts.body(request))
+
+    @app.route("/usage", methods=["GET"])
+    @_guarded
+    async def usage(self, request: Request) -> bytes:
+        """What keys have used."""
+        return _json(request, await usage(request, self._tally))
 
     @app.route("/config", methods=["GET"])
     @_guarded

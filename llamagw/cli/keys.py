@@ -24,7 +24,7 @@ from llamagw.text import harmless
 
 if TYPE_CHECKING:
     from llamagw.cli.keyfile import KeyFile
-    from llamagw.config import KeyEntry
+    from llamagw.config import KeyEntry, LimitsEntry
 
 _UNITS = {"m": 60, "h": 3600, "d": 86400}
 
@@ -118,11 +118,38 @@ Examples:
   llamagw keys new alice                  for all models; printed once
   llamagw keys new web --models 'qwen*' --expires 90d
   llamagw keys new grafana --scope observe
+  llamagw keys new kid --tokens-per-day 100000 --parallel 1
   llamagw keys list
   llamagw keys rotate alice --overlap 7d  the old one works a week more"""
 )
 def keys() -> None:
     """Make, list and change the keys of clients (`keys_file`)."""
+
+
+_amount = click.IntRange(min=1, max=10**12)
+
+#: How limits are called in a table.
+_SHORT = {
+    "requests_per_min": "req/min",
+    "tokens_per_min": "tok/min",
+    "tokens_per_day": "tok/day",
+    "parallel": "at once",
+    "max_body_mb": "MB",
+    "max_tokens": "tok/answer",
+}
+
+
+def _given(limits: LimitsEntry | None) -> dict[str, float]:
+    """Those limits that there are."""
+    import msgspec
+
+    return {} if limits is None else msgspec.to_builtins(limits)
+
+
+def _in_short(limits: LimitsEntry | None) -> str:
+    told = [f"{value:g} {_SHORT[name]}" if isinstance(value, float) else f"{value} {_SHORT[name]}"
+            for name, value in _given(limits).items()]  # fmt: skip
+    return ", ".join(told) or "none"
 
 
 def _checked_name(context: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -163,14 +190,36 @@ def _checked_name(context: click.Context, parameter: click.Parameter, value: str
     metavar="90d|DAY",
     help="From when on it is not valid, such as 2027-01-31.  [default: never]",
 )
+@click.option(
+    "--requests-per-min", type=_amount, metavar="N", help="Requests for models in a minute."
+)
+@click.option("--tokens-per-min", type=_amount, metavar="N", help="Of prompts and answers.")
+@click.option("--tokens-per-day", type=_amount, metavar="N", help="The same in a day (UTC).")
+@click.option("--parallel", type=_amount, metavar="N", help="Requests for models at once.")
+@click.option(
+    "--max-body-mb", type=click.FloatRange(min=0, min_open=True), metavar="MB", help="Of a request."
+)
+@click.option("--max-tokens", type=_amount, metavar="N", help="Of an answer.")
 @_of_file
-def new(file: KeyFile, name: str, models: list[str], scope: list[str], expires: str | None) -> None:
-    """Make a key, and print its secret: this once."""
+def new(
+    file: KeyFile,
+    name: str,
+    models: list[str],
+    scope: list[str],
+    expires: str | None,
+    **limits: float | None,
+) -> None:
+    """
+    Make a key, and print its secret: this once.
+
+    Numbers that are not given are not limited.
+    """
     import msgspec
 
-    from llamagw.config import KeyEntry
+    from llamagw.config import KeyEntry, LimitsEntry
     from llamagw.gate import digest_of, new_secret
 
+    given: Any = {limit: value for limit, value in limits.items() if value is not None}
     secret = new_secret()
     entry = KeyEntry(
         name=name,
@@ -178,6 +227,7 @@ def new(file: KeyFile, name: str, models: list[str], scope: list[str], expires: 
         models=models,
         scopes=scope,  # type: ignore[arg-type]
         expires=expires,
+        limits=LimitsEntry(**given) if given else None,
     )
     try:
         msgspec.convert(msgspec.to_builtins(entry), KeyEntry)
@@ -200,21 +250,25 @@ def list_(file: KeyFile, as_json: bool) -> None:
     if not entries:
         click.echo(f"No keys in {file.path}; `llamagw keys new NAME` makes one.")
         return
-    rows = [("NAME", "STATE", "SCOPES", "MODELS", "EXPIRES")]
+    rows: list[tuple[str, ...]] = [("NAME", "STATE", "SCOPES", "MODELS", "LIMITS", "EXPIRES")]
     rows += [
         (
             one.name,
             _state(one),
             ",".join(one.scopes),
             harmless(",".join(one.models)),
+            _in_short(one.limits),
             one.expires or "never",
         )
         for one in entries
     ]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
+    if all(one.limits is None for one in entries):
+        rows = [(*row[:4], row[5]) for row in rows]
+    last = len(rows[0]) - 1
+    widths = [max(len(row[column]) for row in rows) for column in range(last)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        click.echo("  ".join([*cells, row[4]]))
+        click.echo("  ".join([*cells, row[last]]))
 
 
 @keys.command()
@@ -307,6 +361,7 @@ def _told(entry: KeyEntry) -> dict[str, Any]:
         "state": _state(entry),
         "scopes": entry.scopes,
         "models": entry.models,
+        "limits": _given(entry.limits),
         "expires": entry.expires,
         "old_expires": entry.old_expires,
     }

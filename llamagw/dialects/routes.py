@@ -351,6 +351,13 @@ OWN = (
     ),
     Own(
         "GET",
+        "/usage",
+        "requests and tokens of each key, by model and day of UTC; `?days=` (30, up to 400), "
+        "`&key=`. A key without this scope is told of itself",
+        Scope.OBSERVE,
+    ),
+    Own(
+        "GET",
         "/history",
         "the last `?minutes=` (15, up to 1440) in numbers for charts: requests, tokens a second, "
         "first byte, queue, memory, swaps, errors",
@@ -505,6 +512,7 @@ _LOOKED_AT = (
     b"/metrics",
     b"/models",
     b"/ui",
+    b"/usage",
     b"/v1/health",
     b"/web/",
 )

@@ -10,7 +10,7 @@ from llamagw.gate.audit import Audit
 from llamagw.gate.caller import ANYBODY, Caller
 from llamagw.gate.gate import Gate
 from llamagw.gate.keyring import CREDENTIALS, Keyring, no_secret, read_keyring
-from llamagw.gate.limits import Meter, Ticket
+from llamagw.gate.limits import DAY, Meter, Ticket
 from llamagw.gate.secret import digest_of, looks_whole, new_secret
 from llamagw.gate.sessions import COOKIE, LONGEST_SEC, Session, token_of
 from llamagw.gate.spent import BYTES_A_TOKEN, spent
@@ -23,6 +23,7 @@ __all__ = [
     "BYTES_A_TOKEN",
     "COOKIE",
     "CREDENTIALS",
+    "DAY",
     "KEPT_DAYS",
     "LONGEST_SEC",
     "Attempts",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llamagw.dialects import Scope, scope_of
 from llamagw.errors import NotAllowed, NotPermitted, Unauthorized
@@ -24,7 +24,7 @@ _OPEN_BELOW = ("/ui/", "/web/")
 _LISTS = ("/v1/models", "/models")
 
 #: What every key may do, whatever its scopes: be told of itself. These are not open below ``/ui/``.
-_OF_A_KEY = frozenset({"/ui/session", "/ui/logout"})
+_OF_A_KEY = frozenset({"/ui/session", "/ui/logout", "/usage"})
 
 #: What is said to a browser whose cookie is of no session, and to one that wants an engine's page.
 _ENDED = "This session has ended: log in again."
@@ -69,6 +69,7 @@ class Gate:
         path: str,
         headers: Mapping[bytes, Sequence[bytes]],
         accept: Callable[[Session], object] | None = None,
+        certified: Callable[[], Iterable[str]] = tuple,
     ) -> Caller:
         """
         Who sends a request, of which the head has arrived.
@@ -76,10 +77,12 @@ class Gate:
         :param path: decoded, without the query
         :param accept: called with the session of its cookie, if it has no key; raises `NotAllowed`
             if a cookie does not count there. None: no cookie counts
+        :param certified: gives the names in the client's certificate, if it has no key; raises
+            `NotAllowed` if that does not count there
         :param headers: the values of each, by names such as ``X-Api-Key``
         :raises Unauthorized: if it needs a valid key
         :raises NotPermitted: if its key may not do that
-        :raises NotAllowed: from ``accept``
+        :raises NotAllowed: from ``accept`` and ``certified``
         """
         if self.keyring is None:
             return ANYBODY
@@ -90,8 +93,8 @@ class Gate:
         if secret is not None:
             caller = self.keyring.find(secret, self._epoch())
         else:
-            caller = NOBODY
-            if accept is not None and b"Cookie" in headers:
+            caller = self.keyring.certified(certified, self._epoch()) or NOBODY
+            if caller is NOBODY and accept is not None and b"Cookie" in headers:
                 caller = self._by_cookie(path, headers, accept)
             if caller is NOBODY:
                 if _is_open(path):

@@ -7,7 +7,7 @@ Found by digest in a dict, so that a hundred thousand cost a request nothing mor
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llamagw.config import Config, ConfigError, Fault, KeyEntry, names_once, read_keys, when
 from llamagw.dialects import Scope
@@ -44,10 +44,14 @@ class Keyring:
         self.entries: dict[str, KeyEntry] = {}
         self._by_digest: dict[str, KeyEntry] = {}
         self._old: dict[str, KeyEntry] = {}
+        #: By the names in clients' certificates.
+        self._certified: dict[str, KeyEntry] = {}
         self._callers: dict[str, Caller] = {}
         for entry in entries:
             self.entries[entry.name] = entry
             self._by_digest[entry.hash] = entry
+            if entry.certificate is not None:
+                self._certified[entry.certificate] = entry
             if entry.old_hash is not None:
                 self._old[entry.old_hash] = entry
 
@@ -69,6 +73,21 @@ class Keyring:
         if caller is None:
             raise Unauthorized(_unknown(secret), invalid=True)
         return caller
+
+    def certified(self, names: Callable[[], Iterable[str]], now: float) -> Caller | None:
+        """
+        Whose key stands behind a client's certificate.
+
+        :param names: gives those in it, which an authority has signed; called if any key has one
+        :param now: seconds since the epoch
+        :return: None if no key has such a name
+        :raises Unauthorized: if the key is not valid any more
+        """
+        if not self._certified:
+            return None
+        found = (self._certified.get(name) for name in names())
+        entry = next((entry for entry in found if entry is not None), None)
+        return None if entry is None else self.holder(entry.hash, now)
 
     def holder(self, digest: str, now: float) -> Caller | None:
         """

@@ -26,6 +26,9 @@ OTHER = "other"
 #: takes some 5 µs, and a pair has twenty.
 MOST_MODELS, MOST_PAIRS, MOST_ANSWERS = 100, 200, 2000
 
+#: How many keys are told apart.
+MOST_KEYS = 200
+
 
 class Histogram:
     """
@@ -96,6 +99,7 @@ class Counts:
     :ivar durations: by model and route
     :ivar refusals: by the code of the error
     :ivar models: by name
+    :ivar keys: requests, tokens of prompts and of answers, by the key's name
     :ivar loads: by model and outcome
     :ivar load_seconds: by model
     :ivar unloads: by model and reason
@@ -108,6 +112,7 @@ class Counts:
         self.durations: dict[tuple[str, str], Histogram] = {}
         self.refusals: Counter[str] = Counter()
         self.models: dict[str, OfModel] = {}
+        self.keys: dict[str, list[int]] = {}
         self.loads: Counter[tuple[str, str]] = Counter()
         self.load_seconds: dict[str, Histogram] = {}
         self.unloads: Counter[tuple[str, str]] = Counter()
@@ -160,6 +165,20 @@ class Counts:
             if usage.completion and usage.completion_sec:
                 of_model.token.add(usage.completion_sec / usage.completion)
                 of_model.generating += usage.completion_sec
+
+    def count_key(self, key: str, prompt: int, answer: int) -> None:
+        """
+        Count a request of a key that a model has answered.
+
+        :param prompt: tokens
+        :param answer: tokens
+        """
+        if key not in self.keys and len(self.keys) >= MOST_KEYS:
+            key = OTHER
+        counted = self.keys.setdefault(key, [0, 0, 0])
+        counted[0] += 1
+        counted[1] += prompt
+        counted[2] += answer
 
     def count_load(self, model: str, how: str, seconds: float) -> None:
         """

@@ -66,6 +66,23 @@ def families(counts: Counts) -> Iterator[Sum | Distribution]:
             for kind in ("prompt", "cached", "completion")
         },
     )
+    if counts.keys:
+        yield Sum(
+            "llamagw_key_requests_total",
+            "Requests of each API key that a model has answered.",
+            ("key",),
+            {(key,): counted[0] for key, counted in counts.keys.items()},
+        )
+        yield Sum(
+            "llamagw_key_tokens_total",
+            "Tokens of each API key; estimated where an engine does not tell them.",
+            ("key", "kind"),
+            {
+                (key, kind): counted[at]
+                for key, counted in counts.keys.items()
+                for at, kind in ((1, "prompt"), (2, "completion"))
+            },
+        )
     yield Sum(
         "llamagw_model_loads_total",
         "Loads of models, by outcome.",

@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterable, Mapping
 
 from llamagw.observe.families import Family
 
+#: How the lines of keys begin: a key that may use some models only is not told of others.
+_OF_KEYS = b"llamagw_key_"
+
 #: The label with a model's name, in a line; and what is escaped in its text.
 _MODEL = re.compile(rb'[{,]model="((?:[^"\\]|\\.)*)"')
 _ESCAPED, _MEANT = re.compile(rb"\\([\\\"n])"), {b"\\": b"\\", b'"': b'"', b"n": b"\n"}
@@ -33,7 +36,7 @@ def exposition(
 
 def only(text: bytes, sees: Callable[[str], bool]) -> bytes:
     """
-    An exposition without the series of some models; those of no model stay.
+    An exposition without the series of some models, and of keys; the others stay.
 
     :param text: as from `exposition`
     :param sees: says whether a model's stay, by its name
@@ -41,6 +44,8 @@ def only(text: bytes, sees: Callable[[str], bool]) -> bytes:
     known: dict[bytes, bool] = {}
     lines = []
     for line in text.split(b"\n"):
+        if line.startswith(_OF_KEYS):
+            continue
         found = None if line.startswith(b"#") else _MODEL.search(line)
         if found is not None:
             label = found[1]

@@ -9,7 +9,7 @@ whose URL match would take longer than everything else. Both are given by the `S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -162,13 +162,24 @@ class Request(KnownRequest):
         method, target = self.channel.request_line
         path = decoded_path(target)
         try:
-            self.caller = gate.admit(method, path, self.given, self._accept)
+            self.caller = gate.admit(method, path, self.given, self._accept, self._certified)
             if self.caller.limits is not None:
                 self._limit(gate, method, path, length)
         except Unauthorized as error:
             self.channel.refuse(error, late=self.wrong_key(gate) if error.invalid else 0.0)
         except (NotAllowed, NotPermitted, RateLimited) as error:
             self.channel.refuse(error)
+
+    def _certified(self) -> Iterable[str]:
+        """
+        The names in the client's certificate, which browsers show whichever page sends a request.
+
+        :raises NotAllowed: if there are any, and the page of another origin has sent it
+        """
+        names = self.channel.certified
+        if names:
+            self.guard_own()
+        return names
 
     def _accept(self, session: Session) -> None:
         """
@@ -191,7 +202,7 @@ class Request(KnownRequest):
 
         :return: seconds by which the answer is to be late
         """
-        address = getattr(self.channel.transport.getPeer(), "host", HERE)
+        address = self.channel.address(self.given)
         return gate.attempts.failed(address, self.channel.connections.clock.seconds())
 
     def _logs_in(self) -> bool:
@@ -315,6 +326,8 @@ class Request(KnownRequest):
             client=getattr(self.client, "host", HERE),
             key=self.caller.name,
         )
+        if self.channel.connections.forwarded is not None:  # asked for each request: no call
+            self.record.client = self.channel.address(self.given)
         if routing.trace is not None:
             self.record.trace = routing.trace(self.given)
         if self.method == b"POST":
@@ -608,10 +621,10 @@ class Request(KnownRequest):
         self.answer(204, b"", headers)
 
     def _too_large(self) -> None:
-        limit, whose = self._most() / 2**20, "max_body_mb"
+        limit, whose = self.channel.connections.max_body / 2**20, "max_body_mb"
         limits = self.caller.limits
-        if limits is not None and limits.max_body_mb == limit:
-            whose = f"max_body_mb of the API key `{self.caller.name}`"
+        if limits is not None and limits.max_body_mb is not None and limits.max_body_mb < limit:
+            limit, whose = limits.max_body_mb, f"max_body_mb of the API key `{self.caller.name}`"
         text = f"The body is over {limit:g} MB ({whose})."
         if not self.caller.scopes:
             text = f"The body is over {WITHOUT_KEY} bytes, and the request has no API key."

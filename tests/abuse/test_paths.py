@@ -196,8 +196,10 @@ def written(draw: st.DrawFn) -> bytes:
     return b"".join(parts)
 
 
-#: What such a path may be read as that is open to all, or a list of models.
-LET_IN = re.compile(rb"/+(ui|web)/.*|/*|/+ui|/+(models|v1/models)/?|/+v1/models/.*", re.DOTALL)
+#: What such a path may be read as that is open to all, or tells a key of itself.
+LET_IN = re.compile(
+    rb"/+(ui|web)/.*|/*|/+ui|/+(models|v1/models|usage)/?|/+v1/models/.*", re.DOTALL
+)
 
 
 @settings(max_examples=600, deadline=None)

@@ -207,6 +207,7 @@ def test_the_list_for_programs_has_the_same(path: Path) -> None:
         "state": "valid",
         "scopes": ["infer"],
         "models": ["*"],
+        "limits": {},
         "expires": "2099-01-31",
         "old_expires": None,
     }

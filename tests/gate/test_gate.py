@@ -27,7 +27,7 @@ def rows() -> list[tuple[str, str, Scope]]:
 
 #: Where everybody is let in, and what every key may see.
 OPEN = {"/", "/health", "/ui/", "/ui/login"}
-LISTS = {"/v1/models", "/v1/models/1", "/models", "/ui/session", "/ui/logout"}
+LISTS = {"/v1/models", "/v1/models/1", "/models", "/ui/session", "/ui/logout", "/usage"}
 
 
 def test_without_keys_everybody_may_do_everything() -> None:

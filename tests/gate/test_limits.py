@@ -1,4 +1,4 @@
-"""Promises of the limits of a key: never more than is allowed, nothing lost or taken twice."""
+"""Promises of the limits of a key: never more than is allowed, and nothing is taken twice."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 from twisted.internet.address import IPv4Address
-from twisted.internet.defer import Deferred, fail, succeed
+from twisted.internet.defer import Deferred, fail, maybeDeferred, succeed
 from twisted.internet.interfaces import IReactorTime
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import LogEvent, LogLevel, globalLogPublisher
@@ -23,7 +23,7 @@ from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
 from llamagw.config import Config, ConfigError, LocalModel, ModelConfig
 from llamagw.dialects import ANTHROPIC, OPENAI, Dialect
 from llamagw.fleet import ALIKE, Dispatcher, Lease, Share
-from llamagw.gate import Gate
+from llamagw.gate import Gate, Tally, UsageFile
 from llamagw.launch import Log, Watch
 from llamagw.listeners import Listeners
 from llamagw.net import Connector, Pool
@@ -214,6 +214,7 @@ class Bench:
     :param loaded: whether the local ones are loaded from the start
     :param trace: begins the spans of a request, if it has any
     :param gate: lets requests in; None if everybody may do everything
+    :param folder: for the file of what keys have used; None for no file
     :param keys: more of the configuration
     """
 
@@ -230,6 +231,7 @@ class Bench:
         loaded: bool = True,
         trace: Begin | None = None,
         gate: Gate | None = None,
+        folder: str | None = None,
         **keys: Any,
     ) -> None:
         self.reactor = MemoryReactorClock()
@@ -262,6 +264,9 @@ class Bench:
             self.records,
             self.reactor,
         )
+        counted = self.metrics.counts.count_key
+        file = UsageFile(folder)
+        self.tally = Tally(file, counted, self.reactor, maybeDeferred, self.wall)
         self.api = Api(
             self.dispatcher,
             self.relay,
@@ -272,6 +277,7 @@ class Bench:
             self.devices,
             self.charts,
             Configuration(lambda: self.gateway),
+            self.tally,
         )
         self.records.add(self.metrics.counts.count)
         self.records.add(self.activity.add)
@@ -285,6 +291,9 @@ class Bench:
             trace=trace,
         )
         self.site.connections.gate = gate
+        if gate is not None:
+            self.records.add(self.tally.count)
+            gate.meters.used = self.tally.used
         self.accepted = 0
         self.dispatcher.begin()
         self.settle()
