@@ -150,7 +150,8 @@ def start_llamagw(
     port = free_port()
     config = running.folder / f"{name}.yaml"
     bound = ["--max-seconds", str(seconds)]
-    entry = {"name": "bench", "model_path": str(model), "extra_args": bound}
+    # The backend takes whatever comes, as it does from nginx.
+    entry = {"name": "bench", "model_path": str(model), "extra_args": bound, "max_in_flight": 0}
     write_config(config, port, backend, entry, **more)
     command, env = gateway_command(config)
     process = running.start(name, command, env)

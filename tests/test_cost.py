@@ -36,7 +36,7 @@ REQUEST, CHUNK = 171, 6
 SPANS = 55
 
 #: What a key costs a request on top, of all models or of one: less than a tenth of it.
-KEY, KEY_OF_MODEL = 15, 18
+KEY, KEY_OF_MODEL = 13, 16
 
 #: The test's own parts: the peers, the Clock in place of the reactor's.
 NOT_OURS = (f"{Path(__file__).parent}/", "twisted/internet/task.py", "twisted/internet/base.py")

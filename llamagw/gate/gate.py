@@ -101,15 +101,16 @@ class Gate:
                     return NOBODY
                 raise no_secret()
         scope = scope_of(method.decode("latin-1"), path)
+        if scope in caller.scopes:
+            return caller
         listed = scope is Scope.INFER and path.startswith(_LISTS)
-        free = listed or path in _OF_A_KEY or _is_open(path)
-        if scope not in caller.scopes and not free:
-            lacking = scope.name.lower()
-            raise NotPermitted(
-                f"The API key `{caller.name}` lacks the scope `{lacking}`, for what {scope.value}.",
-                key=caller.name,
-            )
-        return caller
+        if listed or path in _OF_A_KEY or _is_open(path):
+            return caller
+        lacking = scope.name.lower()
+        raise NotPermitted(
+            f"The API key `{caller.name}` lacks the scope `{lacking}`, for what {scope.value}.",
+            key=caller.name,
+        )
 
     def log_in(self, secret: bytes) -> bytes:
         """

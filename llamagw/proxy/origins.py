@@ -150,7 +150,8 @@ def decoded_path(target: bytes) -> str:
 
     :param target: path and query, as received
     """
-    path = unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
+    before = target.partition(b"?")[0]
+    path = (unquote_to_bytes(before) if b"%" in before else before).decode("latin-1")
     # Werkzeug takes any number of slashes at the beginning for one.
     return "/" + path.lstrip("/") if path.startswith("//") else path
 
