@@ -82,9 +82,10 @@ class HeadTests(LimitsTestCase):
         self.bench.reactor.advance(31)
         self.assertEqual(self.finish().status, 200)
 
-    def test_anthropics_refusal_is_in_its_own_form(self) -> None:
+    def test_anthropics_answers_are_in_their_own_form(self) -> None:
         self.limit(requests_per_min=1)
-        self.finish()
+        answer = self.answered(self.ask("/v1/messages"))
+        self.assertEqual(answer.headers["anthropic-ratelimit-requests-remaining"], "0")
         answer = self.heard(self.ask("/v1/messages"))
         self.assertEqual(self.assert_envelope(answer, 429, ANTHROPIC)["type"], "rate_limit_error")
         self.assertEqual(answer.headers["anthropic-ratelimit-requests-limit"], "1")
