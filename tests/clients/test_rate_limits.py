@@ -137,6 +137,16 @@ def exhaust(ask: Callable[[], Any]) -> tuple[Any, float]:
     return answer, time.monotonic() - begun
 
 
+def refusal(kind: type[Exception], ask: Callable[[], Any]) -> Exception:
+    """What is raised when the limit is reached again, which is soon."""
+    for _ in range(LIMIT):
+        try:
+            ask()
+        except kind as error:
+            return error
+    return pytest.fail("the limit was not reached")
+
+
 def test_the_openai_sdk_waits_as_it_is_told(limited: str) -> None:
     openai = pytest.importorskip("openai", reason="openai is not installed: `make test-clients`")
     before = refusals(limited)
@@ -152,10 +162,11 @@ def test_the_openai_sdk_waits_as_it_is_told(limited: str) -> None:
         assert seconds >= SECONDS - 1
         assert raw.headers["x-ratelimit-limit-requests"] == str(LIMIT)
         once = client.with_options(max_retries=0).chat.completions
-        with pytest.raises(openai.RateLimitError) as caught:
-            once.create(model="scripted", messages=QUESTION)
-        assert caught.value.code == "rate_limit_exceeded"
-        assert caught.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+        refused: Any = refusal(
+            openai.RateLimitError, lambda: once.create(model="scripted", messages=QUESTION)
+        )
+        assert refused.code == "rate_limit_exceeded"
+        assert refused.response.headers["x-ratelimit-remaining-requests"] == "0"
 
 
 def test_the_anthropic_sdk_waits_as_it_is_told(limited: str) -> None:
@@ -173,5 +184,8 @@ def test_the_anthropic_sdk_waits_as_it_is_told(limited: str) -> None:
         assert seconds >= SECONDS - 1
         assert raw.headers["anthropic-ratelimit-requests-limit"] == str(LIMIT)
         once = client.with_options(max_retries=0).messages
-        with pytest.raises(anthropic.RateLimitError, match="sends over 30 requests a minute"):
-            once.create(model="scripted", max_tokens=5, messages=QUESTION)
+        refused = refusal(
+            anthropic.RateLimitError,
+            lambda: once.create(model="scripted", max_tokens=5, messages=QUESTION),
+        )
+        assert "sends over 30 requests a minute" in str(refused)

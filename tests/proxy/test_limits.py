@@ -285,6 +285,19 @@ class TokenTests(LimitsTestCase):
         self.assertIn("over 1000 tokens a minute with this request's 1", error["message"])
         self.assertIsNotNone(answer.headers["Retry-After"])
 
+    def test_one_that_is_refused_after_its_body_takes_nothing(self) -> None:
+        self.limit(tokens_per_min=1000, requests_per_min=10)
+        self.gate.meters.patience = 0
+        self.ask(max_tokens=900)
+        before = self.left()
+        answer = self.heard(self.ask(max_tokens=900))
+        self.assertEqual(answer.status, 429)
+        self.assertEqual(answer.headers["x-ratelimit-remaining-requests"], "8")
+        self.assertEqual(self.left(), before)
+        requests, _ = self.gate.meters._known["alice"].told(self.bench.reactor.seconds())
+        assert requests is not None
+        self.assertEqual(requests.remaining, 9)
+
     def test_a_backends_own_limits_are_not_beside_ours(self) -> None:
         self.limit(tokens_per_min=1000)
         client = self.ask()
