@@ -42,7 +42,7 @@ from llamagw.fleet.memory import MemoryWatch
 from llamagw.fleet.model import Status, Why
 from llamagw.fleet.needs import more_than
 from llamagw.fleet.queue import ALIKE, Share
-from llamagw.fleet.registry import LaunchersOf, Registry, freest
+from llamagw.fleet.registry import LaunchersOf, Registry, freest, has_slot
 from llamagw.fleet.reload import Reload
 from llamagw.fleet.report import Change, ModelReport, Watchers, report
 from llamagw.fleet.scheduler import Action, Admit, Kill, Reject, Scheduler, Start, Stop
@@ -382,6 +382,7 @@ class Dispatcher:
     def _follow(self, event: Event, key: str, now: float) -> None:
         if isinstance(event, Loaded):
             self._run(self.scheduler.loaded(key, now))
+            self._relieve(key)
         elif isinstance(event, LoadFailed):
             self._run(self.scheduler.load_failed(key, event.error, now))
         elif isinstance(event, Exited):
@@ -472,6 +473,27 @@ class Dispatcher:
         self._run(self.scheduler.finished(key, self._clock.seconds(), used, slot))
         if key not in self.scheduler.models:
             self._registry.forget(key)
+        elif len(self._entries[key].instances) > 1:
+            self._relieve(key)
+
+    def _relieve(self, key: str) -> None:
+        """Have an instance with free slots serve who waits for another of its model."""
+        models, model = self.scheduler.models, self.scheduler.models[key]
+        if len(self._entries[key].instances) == 1 or model.retired:
+            return
+        others = [models[one.key] for one in self._entries[key].instances if one.key != key]
+        while has_slot(model):
+            waited = [other for other in others if other.waiting]
+            if not waited:
+                return
+            longest = min(waited, key=lambda other: other.waiting.since)
+            tickets, actions = self.scheduler.relieve(longest.key, self._now())
+            for waiter in tickets:
+                assert isinstance(waiter, Waiter)
+                waiter.key = key
+                now, load, share = self._now(), waiter.load, waiter.share
+                actions += self.scheduler.arrived(key, waiter, now, load, share=share)
+            self._run(actions)
 
     def _moved_on(self, waiter: Waiter) -> bool:
         """Have another ready instance of its model serve a waiter that is to be rejected."""

@@ -128,6 +128,16 @@ def _idle_since(model: Model) -> float | None:
     return None if model.in_flight else model.last_used or 0.0
 
 
+def has_slot(model: Model) -> bool:
+    """Whether an instance would be sent one more request, and nobody waits for it."""
+    return (
+        model.status is Status.READY
+        and not model.closing
+        and not model.waiting
+        and model.free_slots != 0
+    )
+
+
 def freest(entry: Entry, models: Mapping[str, Model], failed: Sequence[Lease] = ()) -> Instance:
     """
     The instance of a model with the fewest requests in flight and waiting.

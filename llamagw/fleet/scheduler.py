@@ -226,6 +226,18 @@ class Scheduler:
         self._forget(model)
         return self._settle(now, model)
 
+    def relieve(self, key: str, now: float) -> tuple[list[Hashable], list[Action]]:
+        """
+        Have the first who waits for one model be served by another that does the same.
+
+        :param key: of the one for which it waits
+        :return: the tickets that leave this queue, for `arrived` at the other; what follows here
+        """
+        model = self.models[key]
+        tickets, _ = model.waiting.serve(1, now)
+        self._given_up(model)
+        return tickets, self._settle(now, model)
+
     # Events of backends
 
     def loaded(self, key: str, now: float) -> list[Action]:

@@ -71,6 +71,48 @@ class AddressTests(DispatcherCase):
         self.assertEqual(address_of(far(A), A).model, "far")
 
 
+class SlotTests(ElsewhereCase):
+    def limited(self, b: str = "") -> None:
+        """Two servers, each of which is sent one request at a time."""
+        wrong = {"b": b} if b else {}
+        self.start(remote_model("far", A, B, max_in_flight=1), limit=1, **wrong)
+
+    def test_each_server_is_sent_as_many_as_is_said(self) -> None:
+        self.limited()
+        leases = [self.lease(), self.lease()]
+        self.assertEqual({self.host(lease) for lease in leases}, {"a", "b"})
+        waiting = self.dispatcher.acquire("far")
+        self.assertNoResult(waiting)
+        leases[0].release()
+        self.assertEqual(self.host(self.successResultOf(waiting)), self.host(leases[0]))
+
+    def test_who_waits_for_one_is_served_by_the_other_if_that_is_free_first(self) -> None:
+        self.limited()
+        first, second = self.lease(), self.lease()
+        waiting = [self.dispatcher.acquire("far") for _ in range(3)]
+        # All three, one after the other, by one of them.
+        while waiting:
+            first.release()
+            [served] = [one for one in waiting if one.called]
+            waiting.remove(served)
+            first = self.successResultOf(served)
+            self.assertNotEqual(self.host(first), self.host(second))
+
+    def test_who_waits_for_one_that_is_away_is_served_by_one_that_is_reached(self) -> None:
+        self.limited(b="Connection refused")
+        self.lease()
+        waiting = self.dispatcher.acquire("far")
+        self.assertNoResult(waiting)
+        self.probe.wrong = {}
+        self.clock.advance(1)
+        self.settle()
+        self.assertEqual(self.host(self.successResultOf(waiting)), "b")
+
+    def test_without_a_limit_all_are_sent(self) -> None:
+        self.start(far(A))
+        self.assertEqual(len([self.lease() for _ in range(50)]), 50)
+
+
 class ReachTests(ElsewhereCase):
     def test_it_is_reached_at_the_start_and_no_process_is_started(self) -> None:
         self.start(far(A))
