@@ -136,7 +136,10 @@ def start_targets(
     if "llamagw" in wanted:
         found.append(targets.start_llamagw(running, backend, seconds))
     if "llamagw-unix" in wanted:
-        found.append(targets.start_llamagw(running, backend, seconds, unix=True))
+        unix = targets.start_llamagw(
+            running, backend, seconds, "llamagw-unix", backend_socket="unix"
+        )
+        found.append(unix)
     for name, address, pid in chosen.gateway:
         found.append(running_gateway(name, address, pid, chosen.model, backend.resolve()))
     return found

@@ -141,16 +141,16 @@ def write_config(path: Path, port: int, engine: Path, model: dict[str, Any], **m
     path.write_text(json.dumps(config, indent=2))
 
 
-def start_llamagw(running: Processes, backend: Path, seconds: int, unix: bool = False) -> Target:
-    """The gateway; on request with its engine on a UNIX socket."""
-    name = "llamagw-unix" if unix else "llamagw"
+def start_llamagw(
+    running: Processes, backend: Path, seconds: int, name: str = "llamagw", **more: Any
+) -> Target:
+    """llamagw before a backend of its own; `more` of its configuration."""
     model = running.folder / "bench.gguf"
     model.write_bytes(DUMMY_GGUF)
     port = free_port()
     config = running.folder / f"{name}.yaml"
     bound = ["--max-seconds", str(seconds)]
     entry = {"name": "bench", "model_path": str(model), "extra_args": bound}
-    more = {"backend_socket": "unix"} if unix else {}
     write_config(config, port, backend, entry, **more)
     command, env = gateway_command(config)
     process = running.start(name, command, env)

@@ -17,6 +17,7 @@ from llamagw import __version__
 from llamagw.config import Config, LocalModel, base_url, is_loopback, physical_cores, shown_address
 from llamagw.launch import Note, Together, part_of, where
 from llamagw.models import HOST, Estimate
+from llamagw.net import Tls
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw")
@@ -41,7 +42,12 @@ _PLACES = 4
 
 
 def log_start(
-    config: Config, notes: Sequence[Note], address: IAddress, transports: str, foreground: bool
+    config: Config,
+    notes: Sequence[Note],
+    address: IAddress,
+    transports: str,
+    foreground: bool,
+    tls: Tls | None = None,
 ) -> None:
     """
     Log the start-up lines: what runs, what is served, where, and how to stop it.
@@ -51,11 +57,13 @@ def log_start(
     :param address: what the port is bound to
     :param transports: the kind of transports, such as "uvloop"
     :param foreground: whether Ctrl-C stops it
+    :param tls: what TLS is spoken with there
     """
     _log.info("llamagw {version} ({transports})", version=__version__, transports=transports)
     _log.info("{scope}", scope=scope(config))
     log_notes(notes)
     log_address(address, config)
+    log_tls(tls)
     if foreground:
         _log.info("Ctrl-C stops; again ends at once")
 
@@ -91,9 +99,9 @@ def log_address(address: IAddress, config: Config) -> None:
     Log where the gateway listens, the URL for clients, and that everybody may use it.
 
     :param address: what the port is bound to
-    :param config: its `listen_addr`, which that was made from, says whether clients use TLS
+    :param config: whose `listen_addr` that was made from
     """
-    where, base = shown_address(address), base_url(address, config.listen_addr)
+    where, base = shown_address(address), base_url(address, config.serves_tls)
     if not base.startswith(("http:", "https:")):
         # No browser opens a socket, and its file has permissions.
         _log.info("listening on {where}", where=where)
@@ -101,14 +109,29 @@ def log_address(address: IAddress, config: Config) -> None:
     _log.info("listening on {where}; base URL: {base}/v1", where=where, base=base)
     if config.ui:
         _log.info("dashboard: {base}/ui/ in a browser; endpoints: docs/endpoints.md", base=base)
+    asks = config.tls is not None and config.tls.client_ca is not None
     if config.wants_keys:
         _log.info("requests need a key; `llamagw keys list` has those of keys_file")
-    elif not is_loopback(address):
+    elif not (is_loopback(address) or asks):
         _log.warn(
             "no keys: other machines can use it too; `llamagw keys new` makes keys, "
             "listen_addr: 127.0.0.1:{port} keeps it to this one",
             port=getattr(address, "port", ""),
         )
+
+
+def log_tls(tls: Tls | None) -> None:
+    """
+    Log what is spoken TLS with, and what is wrong with it.
+
+    :param tls: None if none is spoken
+    """
+    if tls is None:
+        return
+    if tls.told:
+        _log.info("TLS with the {told}", told=tls.told)
+    for warning in tls.warnings:
+        _log.warn("{warning}", warning=warning)
 
 
 def scope(config: Config) -> str:
@@ -182,6 +205,8 @@ def summary(
     local = [model for model in config.models if not model.remote]
     remote = [model for model in config.models if model.remote]
     lines = [f"{path} is fine.", f"llamagw {__version__} would listen on {config.listen_addr}"]
+    if config.tls is not None:
+        lines[-1] += " with TLS"
     if local:
         lines += [
             f"and run {config.llama_server_path},",

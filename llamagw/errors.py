@@ -88,6 +88,30 @@ class BadRequest(GatewayError):
     code = "bad_request"
 
 
+class WantsHttps(GatewayError):
+    """
+    The port speaks https, and the request was http. A browser gets 308, to the same page by https.
+
+    :param location: where the same is by https; None for a client that is not to be sent there
+    """
+
+    status = 400
+    type = "invalid_request_error"
+    code = "https_required"
+
+    def __init__(self, location: str | None = None) -> None:
+        super().__init__("This port speaks https, and the request was http: use https:// instead.")
+        self.location = location
+        if location is not None:
+            self.status = 308
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """Where to go instead, which is not to be remembered: TLS may be switched off again."""
+        if self.location is None:
+            return []
+        return [(b"Location", self.location.encode("ascii")), (b"Cache-Control", b"no-store")]
+
+
 class ModelNotFound(GatewayError):
     """
     No model is configured by that name; the message has a similar name, and 20 names at most.
@@ -163,11 +187,19 @@ class Unauthorized(GatewayError):
 
 
 class NotPermitted(GatewayError):
-    """The API key is valid, and lacks a right that the request needs; the message names it."""
+    """
+    The API key is valid, and lacks a right that the request needs; the message names it.
+
+    :param key: the key's name
+    """
 
     status = 403
     type = "permission_error"
     code = "not_permitted"
+
+    def __init__(self, message: str, *, key: str = "", param: str | None = None) -> None:
+        super().__init__(message, param=param)
+        self.key = key
 
 
 class NotAllowed(GatewayError):

@@ -32,7 +32,7 @@ from llamagw.errors import ShuttingDown
 from llamagw.fleet import Dispatcher
 from llamagw.gate import Keyring, read_keyring
 from llamagw.launch import Leftovers, Note
-from llamagw.net import Pool, Tls, TlsEndpoint, has_tls, read_tls
+from llamagw.net import Pool, Renewal, Tls, TlsEndpoint, TlsFault, has_tls, read_tls
 from llamagw.proxy import Site
 from llamagw.system import machine_memory
 
@@ -50,12 +50,26 @@ class CannotStart(Exception):
     """The gateway cannot serve; the message is for the person who starts it, one line."""
 
 
+def certificates(config: Config) -> Tls | None:
+    """
+    Read what clients are spoken TLS with.
+
+    :param config: for its ``listen_addr`` and ``tls``
+    :return: None if they connect without
+    :raises ConfigError: if it cannot be used
+    """
+    try:
+        return read_tls(config.listen_addr, config.tls)
+    except TlsFault as fault:
+        raise ConfigError([Fault(config.path, None, fault.place, str(fault))]) from None
+
+
 class Reading(NamedTuple):
     """
     A configuration that was read, and could be applied.
 
     :ivar config: the new configuration
-    :ivar tls: certificate and key of its ``listen_addr``; None if that does not use TLS
+    :ivar tls: what it speaks TLS with; None if clients connect without
     :ivar keyring: the keys of clients; None without any
     :ivar changes: what it changes, in words
     :ivar notes: what is to be said of its new and changed models
@@ -83,7 +97,8 @@ class Gateway(Service):
     :param in_thread: calls a function in a thread; the Deferred fires in the reactor's
     :param leftovers: cleaned up before anything is started
     :param apply: applies a configuration to everything but the listening port
-    :param make_endpoint: makes the endpoint of a configuration; may raise `ConfigError`
+    :param make_endpoint: makes the endpoint of a configuration, with what TLS is spoken with there;
+        may raise `ConfigError`
     :param clock: times the drain
     :param transports: the kind of transports, such as "uvloop", for the start-up lines
     :param foreground: whether it runs in the foreground, for them too
@@ -105,7 +120,7 @@ class Gateway(Service):
         in_thread: Callable[[Callable[[], Any]], Deferred[Any]],
         leftovers: Leftovers,
         apply: Callable[[Config], None],
-        make_endpoint: Callable[[Config], IStreamServerEndpoint],
+        make_endpoint: Callable[[Config, Tls | None], IStreamServerEndpoint],
         clock: IReactorTime,
         transports: str,
         foreground: bool,
@@ -129,6 +144,9 @@ class Gateway(Service):
         self._flush = flush
         self._keep = keep
         self._endpoint: IStreamServerEndpoint | None = None
+        #: What is spoken with at the start.
+        self._tls: Tls | None = None
+        self._renewal = Renewal(clock, in_thread, self._renew)
         self._port: IListeningPort | None = None
         #: What is to be said at the start.
         self._notes: list[Note] = []
@@ -151,7 +169,8 @@ class Gateway(Service):
         """
         self._keep(read_keyring(self._config))
         self._notes = self._prepare(self._config, self._commands)
-        self._endpoint, self._port = self._listen(self._config)
+        self._tls = certificates(self._config)
+        self._endpoint, self._port = self._listen(self._config, self._tls)
 
     def privilegedStartService(self) -> None:
         """End what an earlier gateway left, before the process gives up its privileges."""
@@ -246,7 +265,7 @@ class Gateway(Service):
         try:
             reading: Reading = await self._in_thread(partial(self._read, text))
             if not speaks_tls(reading.config.listen_addr):
-                self._make_endpoint(reading.config)
+                self._make_endpoint(reading.config, None)
         except Cancelled:
             raise _stopping() from None
         except CannotStart as error:
@@ -287,12 +306,11 @@ class Gateway(Service):
         path = old.path
         config = load_apart(path, commands, text)
         if config.uses_tls and not has_tls():
-            raise CannotStart("TLS (an https: url, listen_addr ssl:) is new: it wants a restart")
+            raise CannotStart(
+                "TLS (tls, an https: url, listen_addr ssl:) is new: it wants a restart"
+            )
         if text is None:
-            try:
-                tls = read_tls(config.listen_addr)
-            except ValueError as error:
-                raise ConfigError([Fault(path, None, "listen_addr", str(error))]) from None
+            tls = certificates(config)
         else:
             config = unmasked(config, old)
         try:
@@ -301,7 +319,8 @@ class Gateway(Service):
         except ConfigError as error:
             raise ConfigError(lines_apart(error.faults, commands, text)) from None
         changes = announce.changes(old, config)
-        if tls is not None and config.listen_addr == old.listen_addr:
+        same = config.listen_addr == old.listen_addr and config.tls == old.tls
+        if tls is not None and same:
             changes += "; its certificate is read anew"
         return Reading(config, tls, keyring, changes, announce.new_notes(notes, old, config))
 
@@ -311,23 +330,33 @@ class Gateway(Service):
 
         :raises CannotStart: when its address cannot be bound; then nothing has changed
         """
-        config, endpoint = reading.config, self._endpoint
-        renewed = (
-            reading.tls is not None
-            and isinstance(endpoint, TlsEndpoint)
-            and endpoint.renew(reading.tls)
-        )
+        config, tls = reading.config, reading.tls
         old, port = self._config, self._port
-        if not renewed and config.listen_addr != old.listen_addr:
-            self._endpoint, self._port = self._listen(config)
+        if tls is None or not self._renew(tls):
+            if config.listen_addr != old.listen_addr:
+                self._endpoint, self._port = self._listen(config, tls)
+            elif config.serves_tls != old.serves_tls:
+                raise CannotStart(
+                    f"{config.listen_addr} is listened on "
+                    f"{'without TLS' if config.serves_tls else 'with TLS'}; a change of tls there "
+                    "wants a restart"
+                )
         self._config = config
         self._keep(reading.keyring)
         self._apply(config)
+        self._renewal.follow(config.listen_addr, config.tls, tls)
         if self._port is not None and self._port is not port and port is not None:
             port.stopListening()
             announce.log_address(self._port.getHost(), config)
+        announce.log_tls(tls)
 
-    def _listen(self, config: Config) -> tuple[IStreamServerEndpoint, IListeningPort]:
+    def _renew(self, tls: Tls) -> bool:
+        """Whether what is listened on speaks TLS with this now."""
+        return isinstance(self._endpoint, TlsEndpoint) and self._endpoint.renew(tls)
+
+    def _listen(
+        self, config: Config, tls: Tls | None
+    ) -> tuple[IStreamServerEndpoint, IListeningPort]:
         """
         Bind the port of a configuration.
 
@@ -336,7 +365,7 @@ class Gateway(Service):
         """
         ports: list[IListeningPort] = []
         failures: list[Failure] = []
-        endpoint = self._make_endpoint(config)
+        endpoint = self._make_endpoint(config, tls)
         endpoint.listen(self._site).addCallbacks(ports.append, failures.append)
         for failure in failures:
             if isinstance(failure.value, CannotListenError):
@@ -355,7 +384,10 @@ class Gateway(Service):
         super().startService()
         assert self._port is not None, "it was bound before"
         address = self._port.getHost()
-        announce.log_start(self._config, self._notes, address, self._transports, self._foreground)
+        announce.log_start(
+            self._config, self._notes, address, self._transports, self._foreground, self._tls
+        )
+        self._renewal.follow(self._config.listen_addr, self._config.tls, self._tls)
         self._dispatcher.begin()
 
     def stopService(self) -> Deferred[None]:
@@ -365,6 +397,7 @@ class Gateway(Service):
         :return: fires when no backend is left
         """
         super().stopService()
+        self._renewal.stop()
         self._commands.cancel()
         if self._reloading:
             self._not_reloaded()

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from llamagw.gate import Keyring
     from llamagw.launch import Note, Together
     from llamagw.models import Estimate
+    from llamagw.net import Tls
     from llamagw.observe import Telemetry
     from llamagw.proxy import Limits
     from llamagw.service import Gateway
@@ -141,10 +142,12 @@ def check(
     from twisted.logger import ILogObserver, LogEvent, LogLevel, formatEvent, globalLogPublisher
     from zope.interface import implementer
 
+    from llamagw.announce import log_tls
     from llamagw.apart import Commands
     from llamagw.gate import read_keyring
     from llamagw.launch import Known
     from llamagw.models import Learned
+    from llamagw.service import certificates
 
     @implementer(ILogObserver)
     def warn(event: LogEvent) -> None:
@@ -152,13 +155,18 @@ def check(
             print(f"warning: {formatEvent(event)}", file=sys.stderr)
 
     config = load(path)
-    # Only Twisted itself can check an endpoint string.
-    endpoint(reactor, config)
+    try:
+        tls = certificates(config)
+        # Only Twisted itself can check an endpoint string.
+        endpoint(reactor, config, tls)
+    except ConfigError as error:
+        raise ConfigError(with_lines(error.faults)) from None
     read_keyring(config)
     known = Known(Learned(state_folder()).of)
     # There is no log yet: what cannot be read is told here.
     globalLogPublisher.addObserver(warn)
     try:
+        log_tls(tls)
         known.read(config, Commands(), seconds=CHECK_SEC)
     finally:
         globalLogPublisher.removeObserver(warn)
@@ -218,13 +226,12 @@ def make_gateway(
     :param reactor: for all I/O and all timers
     :param in_thread: calls a function in a thread, where it may block
     :param foreground: whether the log goes to stdout
-    :raises SystemExit: when ``listen_addr`` is no address that Twisted knows
     """
     from twisted.internet.defer import Deferred
 
     from llamagw.api import Api, Charts, Configuration, Devices, Live, Metrics
     from llamagw.fleet import Dispatcher
-    from llamagw.gate import Gate, Tally, UsageFile, Watch
+    from llamagw.gate import Audit, Gate, Tally, UsageFile, Watch
     from llamagw.launch import (
         Durations,
         HttpProbe,
@@ -240,10 +247,6 @@ def make_gateway(
     from llamagw.proxy import Relay, Site
     from llamagw.service import Gateway
 
-    try:
-        endpoint(reactor, config)
-    except ConfigError as error:
-        raise SystemExit(str(error)) from None
     connect = Connector(reactor)
     leftovers, durations = Leftovers(default_folder()), Durations(state_folder())
     probe = HttpProbe(reactor, connect)
@@ -286,13 +289,16 @@ def make_gateway(
         trace=None if exporting is None else exporting.begin,
     )
 
-    gate = Gate()
+    gate, audit = Gate(), Audit(reactor)
+    records.add(audit.tell)
+    reactor.callWhenRunning(lambda: audit.apply(config))
     gate.meters.used = tally.used
     gate.meters.patience = config.limit_wait_sec
     counting: list[object] = []
 
     def keep(keyring: Keyring | None) -> None:
         gate.keyring = keyring
+        audit.keys(keyring)
         site.connections.gate = None if keyring is None else gate
         if keyring is not None and not counting:
             # Not before: without keys there is nothing to be counted.
@@ -303,7 +309,7 @@ def make_gateway(
     reactor.callWhenRunning(lambda: watch.apply(config))
 
     def apply(config: Config) -> None:
-        for part in (connect, launchers, dispatcher, relay, watch):
+        for part in (connect, launchers, dispatcher, relay, watch, audit):
             part.apply(config)
         site.allow(limits(config), config.logs_access(foreground))
         activity.resize(config.activity_size)
@@ -326,7 +332,7 @@ def make_gateway(
         in_thread=in_thread,
         leftovers=leftovers,
         apply=apply,
-        make_endpoint=lambda config: endpoint(reactor, config),
+        make_endpoint=partial(endpoint, reactor),
         clock=reactor,
         transports=transports,
         foreground=foreground,
@@ -378,7 +384,7 @@ def limits(config: Config) -> Limits:
 
     :param config: for its limits; the limit of open files is raised as far as possible
     """
-    from llamagw.proxy import Limits, Origins
+    from llamagw.proxy import Forwarded, Limits, Origins
 
     # A client's connection may need a second one, to a backend; 128 files are for everything else.
     return Limits(
@@ -388,23 +394,25 @@ def limits(config: Config) -> Limits:
         client_stall=config.client_stall_sec,
         max_connections=max((raise_open_files() - 128) // 2, 8),
         origins=Origins(config.cors_origins),
+        forwarded=None if config.forwarded is None else Forwarded(config.forwarded),
     )
 
 
-def endpoint(reactor: Any, config: Config) -> Any:
+def endpoint(reactor: Any, config: Config, tls: Tls | None) -> Any:
     """
     The server endpoint of ``listen_addr``.
 
     :param reactor: to listen with
     :param config: for its ``listen_addr``
+    :param tls: what TLS is spoken with there
     :raises ConfigError: when ``listen_addr`` is no address that Twisted knows
     """
     from llamagw.net import server_endpoint
 
     try:
-        return server_endpoint(reactor, config.listen_addr)
+        return server_endpoint(reactor, config.listen_addr, tls)
     except ValueError as error:
-        raise ConfigError([Fault("", None, "listen_addr", str(error))]) from None
+        raise ConfigError([Fault(config.path, None, "listen_addr", str(error))]) from None
 
 
 def _handle_signals(reactor: Any, gateway: Gateway, options: Options) -> None:

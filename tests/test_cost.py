@@ -22,6 +22,7 @@ from llamagw.fleet import Dispatcher
 from llamagw.observe import Export, Names, log
 from llamagw.observe.otel import Exporting
 from tests.support.bench import Bench
+from tests.support.keys import Secrets
 from tests.support.messages import STREAM_HEAD, request, response
 
 #: Calls for one request on a warm connection to a warm backend, answered in one read, and for one
@@ -33,6 +34,9 @@ REQUEST, CHUNK = 171, 6
 #: What a request's spans cost on top, where they are exported: its ids at its head, what its bodies
 #: tell of it, a place in the SDK's queue. They are made and sent in another thread.
 SPANS = 55
+
+#: What a key costs a request on top, of all models or of one: less than a tenth of it.
+KEY, KEY_OF_MODEL = 13, 16
 
 #: The test's own parts: the peers, the Clock in place of the reactor's.
 NOT_OURS = (f"{Path(__file__).parent}/", "twisted/internet/task.py", "twisted/internet/base.py")
@@ -72,8 +76,8 @@ class CostTests(SynchronousTestCase):
         self.seen = seen
         return sum(seen.values())
 
-    def one_request(self) -> None:
-        self.client.says(request({"model": "small", "messages": []}))
+    def one_request(self, *headers: tuple[str, str]) -> None:
+        self.client.says(request({"model": "small", "messages": []}, headers=headers))
         self.backend.says(response(b'{"answer": 42}'))
 
     def test_a_request_stays_within_its_budget(self) -> None:
@@ -93,6 +97,25 @@ class CostTests(SynchronousTestCase):
         self.assertEqual(bytes(self.client.heard[heard:]), chunk)
         self.assertLessEqual(calls, CHUNK * 1.1, self.seen.most_common(20))
         self.assertGreater(calls, CHUNK * 0.7, "cheaper by far: lower the budget")
+
+    def test_a_key_is_looked_up_within_its_budget(self) -> None:
+        made = Secrets()
+        keys = {
+            made.make("all", expires="2999-01-01"): KEY,
+            made.make("small", models=["s*"]): KEY_OF_MODEL,
+        }
+        gate = made.gate()
+        for secret, budget in keys.items():
+            ask = partial(self.one_request, ("Authorization", f"Bearer {secret}"))
+            self.bench.site.connections.gate = None
+            ask()  # the first one makes the header's name known
+            plain = self.calls(ask)
+            self.bench.site.connections.gate = gate
+            ask()  # the first one makes its caller
+            calls = self.calls(ask) - plain
+            self.assertEqual(self.bench.connects, 1, "it was let in")
+            self.assertLessEqual(calls, budget, self.seen)
+            self.assertGreater(calls, budget * 0.7, "cheaper by far: lower the budget")
 
     def test_spans_are_begun_and_ended_within_their_budget(self) -> None:
         plain = self.calls(self.one_request)

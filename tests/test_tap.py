@@ -31,13 +31,14 @@ from twisted.trial.unittest import SynchronousTestCase
 from zope.interface.verify import verifyObject
 
 from llamagw import __version__, announce, launch, logs, service, system, tap
-from llamagw.config import ConfigError, load, with_lines
+from llamagw.config import ConfigError, TlsEntry, load, with_lines
 from llamagw.launch import known
 from llamagw.models import look_at
 from llamagw.observe import STEP
 from llamagw.proxy import Relay
 from llamagw.service import GOODBYE_SEC, CannotStart, Gateway
 from tests.models.support import gguf_bytes
+from tests.support.authority import Authority
 from tests.support.bench import Bench
 from tests.support.configs import configuration
 from tests.support.fake_llama_server import GGUF_HEAD
@@ -206,7 +207,27 @@ class OptionsTests(ConfigTestCase):
         self.assertEqual(self.without_tls, [True])
         self.values["listen_addr"] = "ssl:8443:privateKey=k.pem"
         self.parse("-c", self.write())
+        self.values.update(listen_addr=":8443", tls={"cert": "c.pem", "key": "k.pem"})
+        self.parse("-c", self.write())
         self.assertEqual(self.without_tls, [True])
+
+    def test_check_looks_at_the_files_of_tls(self) -> None:
+        (self.folder / "big.gguf").write_bytes(GGUF_HEAD)
+        self.values["tls"] = {"cert": "c.pem", "key": "k.pem"}
+        path = self.write()
+        code, printed = self.ends("--config", path, "--check")
+        [line] = str(code).splitlines()
+        self.assertEqual(line, f"{path}:1: tls.cert: there is no file {self.folder}/c.pem")
+        key, cert = Authority(self.folder).issue("localhost", days=-1)
+        key.chmod(0o604)
+        self.values["tls"] = {"cert": str(cert), "key": str(key)}
+        said = io.StringIO()
+        with contextlib.redirect_stderr(said):
+            code, printed = self.ends("--config", self.write(), "--check")
+        self.assertEqual(code, 0)
+        self.assertIn(" with TLS\n", printed)
+        self.assertIn(f"warning: the certificate {cert} has expired on ", said.getvalue())
+        self.assertIn(f"private key {key}: chmod o= {key}\n", said.getvalue())
 
 
 class ReactorTests(SynchronousTestCase):
@@ -271,6 +292,7 @@ class ReactorTests(SynchronousTestCase):
             "system.leave_out_tls()\n"
             "import llamagw.proxy.relay, llamagw.api, llamagw.service, llamagw.launch.httpprobe\n"
             "assert sys.modules['OpenSSL'] is None\n"
+            "assert 'cryptography' not in sys.modules\n"
         )
 
 
@@ -393,7 +415,7 @@ class StartTests(ServiceTestCase):
 
     def test_samples_for_charts_are_taken_while_it_runs(self) -> None:
         self.make()
-        [(begin, _, _)] = self.reactor.whenRunningHooks
+        begin = self.reactor.whenRunningHooks[0][0]
         begin()
         self.reactor.advance(STEP)
         self.assertIn("1 samples", repr(begin.__self__))
@@ -425,7 +447,7 @@ class StartTests(ServiceTestCase):
         self.start()
         self.assertNotIn("Ctrl-C", "\n".join(self.logged))
 
-    def test_that_there_is_no_password_is_told_where_others_can_connect(self) -> None:
+    def test_that_there_are_no_keys_is_told_where_others_can_connect(self) -> None:
         for address, told in (
             (IPv4Address("TCP", "127.0.0.1", 8000), 0),
             (IPv6Address("TCP", "::1", 8000), 0),
@@ -436,8 +458,17 @@ class StartTests(ServiceTestCase):
         ):
             self.warned.clear()
             announce.log_address(address, configuration(listen_addr=":8000"))
-            said = [line for line in self.warned if "no password" in line]
+            said = [line for line in self.warned if "no keys" in line]
             self.assertEqual((len(said), len(self.warned)), (told, told), address)
+
+    def test_nor_is_it_told_where_clients_show_certificates(self) -> None:
+        everywhere = IPv4Address("TCP", "0.0.0.0", 8443)
+        for authority, told in ((None, 1), ("ca.pem", 0)):
+            self.warned.clear()
+            tls = TlsEntry(cert="cert.pem", key="key.pem", client_ca=authority)
+            announce.log_address(everywhere, configuration(listen_addr=":8443", tls=tls))
+            self.assertEqual(len(self.warned), told)
+            self.assertIn("base URL: https://localhost:8443/v1", self.logged[-2 - told])
 
     def test_models_without_their_files_are_two_lines_at_most(self) -> None:
         self.values["models"] += [{"name": f"m{n}", "model_path": f"{n}.gguf"} for n in range(9)]
@@ -511,9 +542,12 @@ class StartTests(ServiceTestCase):
 
     def test_an_address_that_twisted_does_not_know_ends_the_start_with_one_line(self) -> None:
         self.values["listen_addr"] = "frob:x=1"
-        with self.assertRaises(SystemExit) as caught:
-            self.make()
-        self.assertIn("listen_addr", str(caught.exception))
+        with self.assertRaises(ConfigError) as caught:
+            self.make().bind()
+        [fault] = caught.exception.faults
+        self.assertEqual(
+            (fault.file, fault.place), (str(self.folder / "config.yaml"), "listen_addr")
+        )
 
 
 class StopTests(ServiceTestCase):

@@ -26,6 +26,7 @@ from werkzeug.exceptions import NotFound as WerkzeugNotFound
 from werkzeug.routing import PathConverter, RequestRedirect
 
 from llamagw import __version__, web
+from llamagw.api import login
 from llamagw.api.activity import entries
 from llamagw.api.charts import Charts
 from llamagw.api.config import Configuration
@@ -204,6 +205,21 @@ class Api:
         if request.path == b"/ui":
             return web.moved(request, b"ui/")
         return web.dashboard(request, name)
+
+    @app.route("/ui/login", methods=["POST"])
+    async def log_in(self, request: Request) -> bytes:
+        """Begin a session with a key."""
+        return await login.log_in(request, self._clock)
+
+    @app.route("/ui/logout", methods=["POST"])
+    def log_out(self, request: Request) -> bytes:
+        """End a session."""
+        return login.log_out(request)
+
+    @app.route("/ui/session", methods=["GET"])
+    def session(self, request: Request) -> bytes:
+        """Who the caller is, and what it may do."""
+        return login.told(request)
 
     @app.route("/web/<name>", methods=["GET"])
     def asset(self, request: Request, name: str) -> bytes:

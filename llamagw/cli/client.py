@@ -32,6 +32,13 @@ SILENCE = 45.0
 #: read by others.
 KEY_VARIABLE = "LLAMAGW_API_KEY"
 
+#: The variable with the path of a certificate and its key, in one PEM file, for a gateway that asks
+#: for one (``client_ca``).
+CLIENT_CERT = "LLAMAGW_CLIENT_CERT"
+
+#: Characters of a file of certificates in which the first one must be.
+_LONGEST_CERT = 2**16
+
 #: Bytes of a line of a stream at most; the longest are the snapshots of activity.
 LONGEST_LINE = 2**24
 
@@ -56,14 +63,17 @@ class Client:
     :param url: ``http://…``, ``https://…``, ``unix:/path``, or ``host:port`` for http; a ``/v1`` at
         its end is ignored
     :param patience: seconds for a connection and for an answer that does not depend on a backend
+    :param cert: a PEM file whose first certificate is the gateway's own, whatever host that is for;
+        None to verify it as usual
     :raises ValueError: when that is no such URL; the message is for the user
     """
 
-    def __init__(self, url: str, patience: float = PATIENCE) -> None:
+    def __init__(self, url: str, patience: float = PATIENCE, cert: str | None = None) -> None:
         if re.match(r"(\[[^\]/]*\]|[^:/\[\]]+):\d+(/|$)", url):
             url = f"http://{url}"
         self.url = url
         self._patience = patience
+        self._cert = cert
         self._prefix = ""
         if url.startswith("unix:"):
             self._where = url.removeprefix("unix:").removeprefix("//")
@@ -343,7 +353,7 @@ class Client:
                 self._where,
                 self._port,
                 timeout=self._patience,
-                context=ssl.create_default_context(),
+                context=_context(self._cert),
             )
         return http.client.HTTPConnection(self._where, self._port, timeout=self._patience)
 
@@ -434,14 +444,56 @@ def names(models: dict[str, Any]) -> list[str]:
     return found
 
 
+def _context(cert: str | None) -> ssl.SSLContext:
+    """How a gateway's certificate is verified; see `Client`."""
+    context = ssl.create_default_context()
+    if cert is not None:
+        with contextlib.suppress(OSError, ValueError):  # then as usual
+            with open(cert, encoding="ascii") as file:
+                first, end, _ = file.read(_LONGEST_CERT).partition("-----END CERTIFICATE-----")
+            own = ssl.create_default_context(cadata=first + end + "\n")
+            # Trusted by itself, whoever has signed it; and it is at hand under another name than
+            # the one that it is for.
+            own.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+            own.check_hostname = False
+            context = own
+    shown = os.environ.get(CLIENT_CERT)
+    if shown:
+        try:
+            context.load_cert_chain(shown)
+        except OSError as error:
+            why = "it has no certificate and key" if isinstance(error, ssl.SSLError) else None
+            raise Failed(f"{CLIENT_CERT}={shown}: {why or error.strerror}") from None
+    return context
+
+
+def configured_client(path: str | None, patience: float = PATIENCE) -> Client:
+    """
+    A client of the gateway of a configuration, which shows the certificate that this names.
+
+    :param path: as for `configured_url`
+    :param patience: as for `Client`
+    :raises ValueError: when the file gives no URL; the message is for the user
+    """
+    url, cert = _configured(path)
+    return Client(url, patience, cert)
+
+
 def configured_url(path: str | None) -> str:
     """
     The URL at which the gateway of a configuration listens.
 
-    Only ``listen_addr`` is read: the rest may be meant for another machine.
-
     :param path: the file; None for the one that places.py finds, or the default without one
     :raises ValueError: when the file gives no URL; the message is for the user
+    """
+    return _configured(path)[0]
+
+
+def _configured(path: str | None) -> tuple[str, str | None]:
+    """
+    The URL of `configured_url`, and the path of the certificate that is shown there.
+
+    Only ``listen_addr`` and ``tls`` are read: the rest may be meant for another machine.
     """
     import yaml
 
@@ -449,11 +501,16 @@ def configured_url(path: str | None) -> str:
 
     path = path or find_config()
     if path is None:
-        return address_url(DEFAULTS.listen_addr)
+        return address_url(DEFAULTS.listen_addr), None
     try:
         with open(path, encoding="utf-8") as file:
             values = yaml.safe_load(file)
-        return address_url(str(values.get("listen_addr", DEFAULTS.listen_addr)))
+        address = str(values.get("listen_addr", DEFAULTS.listen_addr))
+        tls = values.get("tls")
+        url = address_url(address, tls=tls is not None)
+        cert = tls.get("cert") if isinstance(tls, dict) else None
+        folder = os.path.dirname(os.path.abspath(path))
+        return url, os.path.join(folder, os.path.expanduser(str(cert))) if cert else None
     except OSError as error:
         why = f"it cannot be read: {error.strerror}"
     except (ValueError, yaml.YAMLError, AttributeError):
@@ -468,6 +525,8 @@ def _reason(error: Exception, patience: float = 0) -> str:
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, http.client.IncompleteRead):
         return "its answer has no end"
+    if isinstance(error, ssl.SSLError) and "CERTIFICATE_REQUIRED" in (error.reason or ""):
+        return f"it asks for a client's certificate ({CLIENT_CERT} names a PEM file with its key)"
     text = (error.strerror if isinstance(error, OSError) else None) or str(error)
     return text[:1].lower() + text[1:] or type(error).__name__
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import click
 
 from llamagw.cli import places, show
-from llamagw.cli.client import Client, Failed, configured_url
+from llamagw.cli.client import Client, Failed, configured_client
 from llamagw.cli.remote import COMPLETION_PATIENCE, complete_name, json_option, print_json
 from llamagw.text import amount
 
@@ -248,7 +248,7 @@ def _gateway(asked: Asked, known: Known, url: str | None, path: str | None) -> G
 
     try:
         # Without a name of its own it need not run: then it is not waited for long.
-        client = Client(url) if url else Client(configured_url(path), COMPLETION_PATIENCE)
+        client = Client(url) if url else configured_client(path, COMPLETION_PATIENCE)
         accounts, models = client.health().get("memory"), client.models()["data"]
     except ValueError as error:
         raise Failed(str(error)) from None

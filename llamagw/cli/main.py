@@ -1,7 +1,7 @@
 """
 The `llamagw` command, and those of its subcommands that need no running gateway: check, init,
 completion. Those that serve are in serve.py, those that ask a gateway in remote.py, activity.py,
-fit.py and top.py.
+fit.py and top.py; cert.py makes certificates.
 
 Click parses, completes and prints. Exit codes: 0 done, 1 failed, 2 called wrongly, 3 not running in
 the background, 130 ended by Ctrl-C. Results go to stdout, everything else to stderr. What only one
@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamagw import __version__
-from llamagw.cli import activity, fit, keys, remote, serve, show, top, usage
+from llamagw.cli import activity, cert, fit, keys, remote, serve, show, top, usage
 from llamagw.cli.places import CONFIG
 from llamagw.cli.remote import json_option, print_json
 from llamagw.cli.serve import config_argument, needed
@@ -266,5 +266,7 @@ for command in (serve.run, serve.stop, serve.reload, serve.status):
     cli.add_command(command)
 for command in (remote.ps, remote.load, remote.unload, remote.pin, remote.unpin, remote.logs):
     cli.add_command(command)
-for command in (activity.activity, activity.cancel, top.top, fit.fit, keys.keys, usage.usage):
+for command in (activity.activity, activity.cancel, top.top, fit.fit):
+    cli.add_command(command)
+for command in (cert.cert, keys.keys, usage.usage):
     cli.add_command(command)

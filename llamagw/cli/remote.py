@@ -22,7 +22,7 @@ import click
 
 from llamagw.cli import show, waiting
 from llamagw.cli.accounts import accounts, charge
-from llamagw.cli.client import Client, Failed, configured_url, names
+from llamagw.cli.client import Client, Failed, configured_client, names
 from llamagw.text import harmless, span
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def gateway_command(function: Callable[..., None]) -> Callable[..., None]:
             source = click.get_current_context().get_parameter_source("url")
             if config and source is not click.core.ParameterSource.COMMANDLINE:
                 url = None
-            client = Client(url or configured_url(config))
+            client = Client(url) if url else configured_client(config)
         except ValueError as error:
             raise click.UsageError(str(error)) from None
         try:
@@ -105,7 +105,9 @@ def completing_client(context: click.Context) -> Client:
     :raises ValueError: when no URL can be told
     """
     url = context.params.get("url") or os.environ.get("LLAMAGW_URL")
-    return Client(url or configured_url(context.params.get("config")), COMPLETION_PATIENCE)
+    if url:
+        return Client(url, COMPLETION_PATIENCE)
+    return configured_client(context.params.get("config"), COMPLETION_PATIENCE)
 
 
 def complete_name(

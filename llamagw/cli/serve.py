@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llamagw.cli import places, show
-from llamagw.cli.client import Client, Failed, configured_url
+from llamagw.cli.client import Failed, configured_client, configured_url
 from llamagw.cli.remote import json_option, print_json
 from llamagw.system import state_folder
 
@@ -268,11 +268,14 @@ def _daemon_command(function: Callable[..., None]) -> Callable[..., None]:
 def _in_the_foreground(config: str | None) -> str:
     """A sentence on a gateway that has no pidfile, and answers all the same; empty if none does."""
     try:
-        url = configured_url(config)
-        Client(url, _PATIENCE).models()
+        client = configured_client(config, _PATIENCE)
+        client.models()
     except (Failed, ValueError):
         return ""
-    return f"\nBut one answers at {url}, which was not started by `run -d`: it is to be ended there"
+    return (
+        f"\nBut one answers at {client.url}, which was not started by `run -d`: "
+        "it is to be ended there"
+    )
 
 
 @click.command(

@@ -82,18 +82,19 @@ def cannot_listen(address: str, why: str) -> ValueError:
 
 def speaks_tls(address: str) -> bool:
     """
-    Whether clients connect with TLS.
+    Whether it is an ``ssl:`` endpoint; the key ``tls`` is not looked at.
 
     :param address: the ``listen_addr``
     """
     return address.strip().startswith("ssl:")
 
 
-def address_url(address: str) -> str:
+def address_url(address: str, tls: bool = False) -> str:
     """
-    The URL of a gateway on this machine, from its ``listen_addr`` alone.
+    The URL of a gateway on this machine, from its configuration alone.
 
     :param address: the ``listen_addr``
+    :param tls: whether there is a ``tls:`` beside it
     :return: such as ``http://localhost:8000``, or ``unix:/path`` for a socket
     :raises ValueError: when it is invalid, or no URL can express it
     """
@@ -108,7 +109,7 @@ def address_url(address: str) -> str:
     if host in _EVERYWHERE:
         # Not localhost for IPv6: a client might resolve that to IPv4 only.
         host = "::1" if kind == "tcp6" else "localhost"
-    return f"{_scheme(address)}://{_joined(host, port)}"
+    return f"{_scheme(tls or speaks_tls(address))}://{_joined(host, port)}"
 
 
 def _port(address: str, text: str) -> int:
@@ -137,8 +138,8 @@ def _split(endpoint: str) -> list[str]:
     return parts
 
 
-def _scheme(address: str) -> str:
-    return "https" if speaks_tls(address) else "http"
+def _scheme(tls: bool) -> str:
+    return "https" if tls else "http"
 
 
 def _joined(host: str, port: object) -> str:
@@ -171,15 +172,15 @@ def is_loopback(bound: IAddress) -> bool:
     return host is not None and ipaddress.ip_address(host.partition("%")[0]).is_loopback
 
 
-def base_url(bound: IAddress, listen_addr: str) -> str:
+def base_url(bound: IAddress, tls: bool) -> str:
     """
     The URL under which a client on this machine reaches the gateway.
 
     :param bound: the address of its ``IListeningPort``
-    :param listen_addr: the configured address, for whether it uses TLS
+    :param tls: whether clients connect with TLS
     :return: such as ``http://localhost:8000``
     """
-    scheme, host = _scheme(listen_addr), _host(bound)
+    scheme, host = _scheme(tls), _host(bound)
     if host is None and hasattr(bound, "name"):
         return f"{scheme}+unix://{shown_address(bound)}"
     if host in _EVERYWHERE:

@@ -97,7 +97,8 @@ def names_once(fault: Report, keys: Iterable[_Placed]) -> None:
         first = names.setdefault(key.name, place)
         if first is not place:
             fault(f"{place}.name", f"{key.name} is the name of {first} too; each key needs its own")
-        for name, value in (("hash", key.hash), ("old_hash", key.old_hash)):
+        known = (("hash", key.hash), ("old_hash", key.old_hash), ("certificate", key.certificate))
+        for name, value in known:
             if value is not None and hashes.setdefault(value, place) is not place:
                 fault(f"{place}.{name}", f"is that of {hashes[value]} too; each key has its own")
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from llamagw.config import collector, keys, machine, rules, sizes
+from llamagw.config import collector, door, keys, machine, rules, sizes
 from llamagw.config.addresses import origin
 from llamagw.config.document import ConfigError, Document, show
 from llamagw.config.resolved import (
@@ -60,7 +60,7 @@ def resolve(document: Document, raw: dict[Any, Any] | None) -> Config | None:
 def _config(document: Document, raw: dict[Any, Any]) -> Config:
     fault = document.fault
     meant = rules.meant_at_top(raw)
-    apart = {"models", "capture", "otel", "memory", "memory_reserve", "keys"}
+    apart = {"models", "capture", "otel", "memory", "memory_reserve", "keys", "tls", "forwarded"}
     file = ConfigFile(**{"models": [], **fields(document, ConfigFile, raw, "", apart, meant)})
     if "memory" in raw:
         file = replace(file, memory=sizes.budgets(fault, raw["memory"]))
@@ -86,6 +86,11 @@ def _config(document: Document, raw: dict[Any, Any]) -> Config:
     elif "llama_server_path" not in raw and not (models and all(m.remote for m in models)):
         fault("llama_server_path", "is missing; the path of a file is needed")
     rules.listen_addr(fault, file.listen_addr)
+    file = replace(
+        file,
+        tls=door.tls(document, raw, file.listen_addr),
+        forwarded=door.forwarded(document, raw),
+    )
     rules.origins(fault, file.cors_origins)
     rules.bodies(fault, file)
     if "keys" in raw:

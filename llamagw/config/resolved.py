@@ -13,7 +13,15 @@ from typing import Any, ClassVar, Literal, TypeAlias
 from msgspec import Struct
 
 from llamagw.config.addresses import origin, speaks_tls
-from llamagw.config.schema import MOST_LOADED, CaptureEntry, ConfigFile, KeyEntry, ModelEntry
+from llamagw.config.schema import (
+    MOST_LOADED,
+    CaptureEntry,
+    ConfigFile,
+    ForwardedEntry,
+    KeyEntry,
+    ModelEntry,
+    TlsEntry,
+)
 from llamagw.config.sizes import size
 
 #: More models than any configuration has.
@@ -179,6 +187,8 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar path: of the file that it was read from
     :ivar models: in the order of the file; never empty
     :ivar llama_server_path: "" only when all models are remote
+    :ivar tls: None if ``listen_addr`` speaks no TLS, or is an ``ssl:`` endpoint; see `serves_tls`
+    :ivar forwarded: None if no proxy is believed in who its clients are
     :ivar max_loaded_models: None for no limit
     :ivar memory: how much may be used, in bytes by device; of a device that is not in it, all but
         the reserve. None if memory is not counted
@@ -190,6 +200,7 @@ class Config(Struct, frozen=True, kw_only=True):
     :ivar engine_log: which lines of the engines are repeated in the gateway's log
     :ivar otel: None if nothing is exported by OpenTelemetry
     :ivar keys: of clients, as the configuration lists them; None if it has no such list
+    :ivar audit_log: the file of the audit; None for the log, where keys are wanted
     :ivar keys_file: has further ones; None for none. Without both everybody may do everything
     """
 
@@ -197,6 +208,8 @@ class Config(Struct, frozen=True, kw_only=True):
     models: list[ModelConfig]
     llama_server_path: str
     listen_addr: str
+    tls: TlsEntry | None
+    forwarded: ForwardedEntry | None
     default_model: str | None
     port_range_start: int
     backend_socket: Literal["tcp", "unix"]
@@ -224,6 +237,7 @@ class Config(Struct, frozen=True, kw_only=True):
     ui: bool
     keys: list[KeyEntry] | None
     keys_file: str | None
+    audit_log: str | None
     limit_wait_sec: float
     capture: CaptureEntry
     otel: Otel | None
@@ -289,9 +303,14 @@ class Config(Struct, frozen=True, kw_only=True):
         return foreground if self.access_log is None else self.access_log
 
     @property
+    def serves_tls(self) -> bool:
+        """Whether clients connect with TLS."""
+        return self.tls is not None or speaks_tls(self.listen_addr)
+
+    @property
     def uses_tls(self) -> bool:
         """Whether TLS is used, by clients or towards a remote server."""
-        if speaks_tls(self.listen_addr):
+        if self.serves_tls:
             return True
         remote = [model for model in self.models if model.remote]
         return any(origin(replica.url).tls for model in remote for replica in model.replicas)

@@ -17,6 +17,12 @@ from llamagw.config.names import NAME_LENGTH
 #: A text without the characters that YAML allows but file names, command lines or JSON do not.
 TEXT = r"\A[^\0\ud800-\udfff]*\Z"
 
+#: What a key takes whose value is a path; such values are made absolute.
+A_FILE = "the path of a file"
+
+#: The value of ``forwarded.trusted`` for whoever connects to a unix socket.
+UNIX = "unix"
+
 #: The values of ``cors_origins`` for any origin, and for any port of this machine.
 ANY_ORIGIN, LOCALHOST = "*", "localhost"
 
@@ -41,7 +47,7 @@ _Name = Annotated[
         description='a name of 1 to 256 characters, such as "qwen2.5-7b"',
     ),
 ]
-_Path = Annotated[str, Meta(min_length=1, pattern=TEXT, description="the path of a file")]
+_Path = Annotated[str, Meta(min_length=1, pattern=TEXT, description=A_FILE)]
 _Port = Annotated[int, Meta(ge=1, le=65535, description="a port, 1 to 65535")]
 _Count = Annotated[int, Meta(ge=1, description="a whole number, 1 or more")]
 _Threads = Annotated[int, Meta(ge=0, description="a whole number, 1 or more, or 0 (automatic)")]
@@ -155,6 +161,19 @@ _SentHeaders = Annotated[
         Annotated[str, Meta(pattern=r"\A[ -~]*\Z")],
     ],
     Meta(description='names and texts of headers, such as {"X-Key": "secret"}'),
+]
+_TlsVersion = Annotated[Literal["1.2", "1.3"], Meta(description='"1.2" or "1.3"')]
+_Networks = Annotated[
+    list[Annotated[str, Meta(min_length=1, max_length=64, pattern=TEXT)]],
+    Meta(
+        min_length=1,
+        max_length=1000,
+        description="a list of networks or addresses, "
+        'such as ["127.0.0.1", "10.0.0.0/8", "fd00::/8"]',
+    ),
+]
+_ForwardedBy = Annotated[
+    Literal["x-forwarded-for", "forwarded"], Meta(description="x-forwarded-for or forwarded")
 ]
 _Share = Annotated[float, Meta(ge=0, le=1, description="a number from 0 to 1")]
 _Strictness = Annotated[Literal["loose", "strict"], Meta(description='"loose" or "strict"')]
@@ -279,6 +298,36 @@ class OtelEntry(Struct, frozen=True, kw_only=True):
     sample: _Share | None = None
 
 
+class TlsEntry(Struct, frozen=True, kw_only=True):
+    """
+    The value of ``tls:``: with what ``listen_addr`` speaks TLS.
+
+    :ivar cert: a PEM file: the gateway's certificate, then those between it and its authority
+    :ivar key: a PEM file with its private key; may be the same file
+    :ivar client_ca: a PEM file of authorities, one of which must have signed the certificate that
+        each client has to show; None to ask for none
+    :ivar min_version: the oldest version that is spoken
+    """
+
+    cert: _Path
+    key: _Path
+    client_ca: _Path | None = None
+    min_version: _TlsVersion = "1.2"
+
+
+class ForwardedEntry(Struct, frozen=True, kw_only=True):
+    """
+    The value of ``forwarded:``: which reverse proxies are believed in who their clients are.
+
+    :ivar trusted: their addresses, as networks; `UNIX` for who connects to a unix socket
+    :ivar header: the one that they write; None for ``X-Forwarded-For`` where a request has it, else
+        ``Forwarded``
+    """
+
+    trusted: _Networks
+    header: _ForwardedBy | None = None
+
+
 class CaptureEntry(Struct, frozen=True, kw_only=True):
     """
     The value of ``capture:``: for which requests the content is kept in memory.
@@ -327,6 +376,8 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
     :ivar priority: the class of its requests while they wait: a higher one is served first
     :ivar share: how much of the slots it gets where others of its class wait too
     :ivar limits: how much it may use; None for as much as it likes
+    :ivar certificate: a name in a client's certificate (``tls.client_ca``) that stands for the
+        secret
     :ivar expires: from when on it is not valid; None for never
     :ivar old_hash: of the secret before it, which is valid until `old_expires`
     """
@@ -341,6 +392,7 @@ class KeyEntry(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, gc
         LimitsEntry | None,
         Meta(description="limits such as {requests_per_min: 60, tokens_per_day: 100000}"),
     ] = None
+    certificate: _Text | None = None
     expires: _Time | None = None
     enabled: _Switch = True
     old_hash: _Hash | None = None
@@ -353,6 +405,13 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
     models: Annotated[list[ModelEntry], Meta(description="a list with at least one model")]
     llama_server_path: _Path = ""
     listen_addr: _Address = ":8000"
+    #: None for no TLS, unless ``listen_addr`` is an ``ssl:`` endpoint.
+    tls: Annotated[
+        TlsEntry | None, Meta(description="keys such as {cert: cert.pem, key: key.pem}")
+    ] = None
+    forwarded: Annotated[
+        ForwardedEntry | None, Meta(description='keys such as {trusted: ["127.0.0.1"]}')
+    ] = None
     #: Where it is not given, the only model, if there is one only.
     default_model: _Name | None = None
     port_range_start: _Port = 8081
@@ -379,6 +438,8 @@ class ConfigFile(Struct, frozen=True, kw_only=True):
         Meta(description="a list of keys, such as {name: alice, hash: sha256:…}"),
     ] = None
     keys_file: _Path | None = None
+    #: None for the log, where keys are wanted; else for none.
+    audit_log: _Path | None = None
     limit_wait_sec: _Patience = 5
     cors_origins: _Origins = msgspec.field(default_factory=lambda: [ANY_ORIGIN])
     request_timeout_sec: _Seconds = 60

@@ -10,6 +10,7 @@ there too.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from enum import Enum
@@ -25,6 +26,7 @@ from llamagw.config.resolved import (
     RemoteModel,
     Replica,
 )
+from llamagw.config.schema import TlsEntry
 
 #: What stands for a secret.
 MASK = "***"
@@ -223,7 +225,16 @@ def unmasked(new: Config, old: Config) -> Config:
     """
     before = {model.name: model for model in old.models}
     models = [_with_secrets(model, before.get(model.name)) for model in new.models]
-    return replace(new, models=models, otel=_with_headers(new.otel, old.otel))
+    return replace(
+        new, models=models, otel=_with_headers(new.otel, old.otel), tls=_with_path(new.tls, old.tls)
+    )
+
+
+def _with_path(new: TlsEntry | None, old: TlsEntry | None) -> TlsEntry | None:
+    """The path of a private key is no secret, but stands where one might be written by mistake."""
+    if new is None or old is None or os.path.basename(new.key) != MASK:
+        return new
+    return replace(new, key=old.key)
 
 
 def _with_headers(new: Otel | None, old: Otel | None) -> Otel | None:

@@ -17,10 +17,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from llamagw.config.document import Document, show
-from llamagw.config.schema import TEXT
-
-#: The keys whose values are paths.
-_PATHS = ("llama_server_path", "model_path", "ca_file", "keys_file")
+from llamagw.config.schema import A_FILE, TEXT
 
 
 def fields(
@@ -67,9 +64,9 @@ def fields(
             except (msgspec.ValidationError, UnicodeEncodeError):
                 wanted = _description(hints[name])
                 fault(f"{prefix}{name}", f"expected {wanted}, got {show(raw[name])}")
-    for name in _PATHS:
-        if values.get(name) is not None:
-            values[name] = _absolute(document.folder, values[name])
+    for name, value in values.items():
+        if value is not None and _description(hints[name]) == A_FILE:
+            values[name] = _absolute(document.folder, value)
     return values
 
 

@@ -272,6 +272,20 @@ OWN = (
     Own("GET", "/", "in a browser: leads to `/ui/`"),
     Own("GET", "/ui/", "the dashboard, for browsers (`ui: false`: none)", Scope.OBSERVE),
     Own(
+        "POST",
+        "/ui/login",
+        '`{"key": …}`: begins a session of the dashboard, and sets its cookie',
+        Scope.OBSERVE,
+    ),
+    Own("POST", "/ui/logout", "ends the session; needs no body", Scope.OBSERVE),
+    Own(
+        "GET",
+        "/ui/session",
+        "`name`, `scopes` and `models` of the caller's key; `csrf`, which a session sends as "
+        "`X-CSRF-Token` with all but GET",
+        Scope.OBSERVE,
+    ),
+    Own(
         "GET",
         "/v1/models",
         "all models and their aliases, each with its `status`, for clients of either dialect",
@@ -442,13 +456,20 @@ def scope_of(method: str, path: str) -> Scope:
     """
     The scope of a request by method and path alone, for OPTIONS and for early refusals.
 
+    :param method: in any letters: the resource tree takes "post" for POST
     :param path: decoded
     :return: `Scope.INFER` for an unknown path; for a method that the path does not accept, the
-        scope of one of its methods, other than `Scope.INFER` if possible
+        strictest scope of its methods
     """
-    scopes = _SCOPES.get(path) or _SCOPES.get(path[: path.find("/", 1) + 1], {})
-    closed = next((scope for scope in scopes.values() if scope is not Scope.INFER), Scope.INFER)
-    return scopes.get("GET" if method == "HEAD" else method, closed)
+    scopes = _SCOPES.get(path) or _SCOPES.get(path[: path.find("/", 1) + 1])
+    if scopes is None:
+        return Scope.INFER
+    method = method.upper()
+    known = scopes.get("GET" if method == "HEAD" else method)
+    if known is not None:
+        return known
+    strict = (Scope.MANAGE, Scope.OBSERVE)
+    return next((scope for scope in strict if scope in scopes.values()), Scope.INFER)
 
 
 #: Paths of APIs other than OpenAI's, also recognized after a model's name in ``/upstream/…``.

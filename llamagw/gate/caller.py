@@ -19,6 +19,7 @@ class Caller:
     :param models: names and patterns of the models, own names or aliases, with which it may be done
     :param priority: the highest class that its requests may have while they wait
     :param share: how much of the slots it gets where others of its class wait too
+    :ivar models: as given
     :param limits: how much it may use; None for as much as it likes
     :ivar every_model: whether that is every model, those of later configurations too
     """
@@ -28,6 +29,7 @@ class Caller:
         "_pattern",
         "every_model",
         "limits",
+        "models",
         "name",
         "priority",
         "scopes",
@@ -43,7 +45,7 @@ class Caller:
         share: float = 1.0,
         limits: LimitsEntry | None = None,
     ) -> None:
-        models = list(models)
+        self.models = models = tuple(models)
         self.name = name
         self.priority = priority
         self.share = share

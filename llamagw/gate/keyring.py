@@ -7,7 +7,7 @@ Found by digest in a dict, so that a hundred thousand cost a request nothing mor
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llamagw.config import Config, ConfigError, Fault, KeyEntry, names_once, read_keys, when
 from llamagw.dialects import Scope
@@ -17,6 +17,9 @@ from llamagw.gate.secret import digest_of, looks_whole
 
 #: The headers that may have a secret, in lower case: none of them is passed on.
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
+
+#: Those beside Authorization, spelled as they are looked up.
+_OTHERS = frozenset({b"X-Api-Key", b"Api-Key"})
 
 #: Bytes of a secret that are looked at.
 _LONGEST = 256
@@ -38,11 +41,17 @@ class Keyring:
     """
 
     def __init__(self, entries: Iterable[KeyEntry]) -> None:
+        self.entries: dict[str, KeyEntry] = {}
         self._by_digest: dict[str, KeyEntry] = {}
         self._old: dict[str, KeyEntry] = {}
+        #: By the names in clients' certificates.
+        self._certified: dict[str, KeyEntry] = {}
         self._callers: dict[str, Caller] = {}
         for entry in entries:
+            self.entries[entry.name] = entry
             self._by_digest[entry.hash] = entry
+            if entry.certificate is not None:
+                self._certified[entry.certificate] = entry
             if entry.old_hash is not None:
                 self._old[entry.old_hash] = entry
 
@@ -60,14 +69,41 @@ class Keyring:
         :param now: seconds since the epoch
         :raises Unauthorized: if it is not valid
         """
-        digest = digest_of(secret)
+        caller = self.holder(digest_of(secret), now)
+        if caller is None:
+            raise Unauthorized(_unknown(secret), invalid=True)
+        return caller
+
+    def certified(self, names: Callable[[], Iterable[str]], now: float) -> Caller | None:
+        """
+        Whose key stands behind a client's certificate.
+
+        :param names: gives those in it, which an authority has signed; called if any key has one
+        :param now: seconds since the epoch
+        :return: None if no key has such a name
+        :raises Unauthorized: if the key is not valid any more
+        """
+        if not self._certified:
+            return None
+        found = (self._certified.get(name) for name in names())
+        entry = next((entry for entry in found if entry is not None), None)
+        return None if entry is None else self.holder(entry.hash, now)
+
+    def holder(self, digest: str, now: float) -> Caller | None:
+        """
+        Who has the secret of a digest.
+
+        :param now: seconds since the epoch
+        :return: None if there is no such key
+        :raises Unauthorized: if it is not valid any more
+        """
         entry, old = self._by_digest.get(digest), False
         if entry is None:
             entry, old = self._old.get(digest), True
         kept = None if entry is None else entry.old_hash if old else entry.hash
         # The dict has compared with what may differ early, in a digest that nobody can aim.
         if entry is None or kept is None or not hmac.compare_digest(kept, digest):
-            raise Unauthorized(_unknown(secret), invalid=True)
+            return None
         if not entry.enabled:
             raise Unauthorized(f"The API key `{entry.name}` is disabled.", invalid=True)
         _check_time(entry.name, entry.expires, "", now)
@@ -91,6 +127,12 @@ def secret_of(headers: Mapping[bytes, Sequence[bytes]]) -> bytes | None:
     :return: None if it has none
     :raises Unauthorized: if it has several, or one that cannot be one
     """
+    alone = headers.get(b"Authorization")
+    if alone is not None and len(alone) == 1 and not headers.keys() & _OTHERS:
+        # As nearly all clients send it.
+        value = alone[0]
+        if value[:7] == b"Bearer " and len(value) <= _LONGEST:
+            return value[7:].strip() or None
     found = set(headers.get(b"X-Api-Key", ()))
     found.update(headers.get(b"Api-Key", ()))
     for value in headers.get(b"Authorization", ()):

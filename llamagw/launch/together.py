@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 
 from msgspec.structs import replace
 
-from llamagw.config import Config, LocalModel
+from llamagw.config import CACHE_MB, Config, LocalModel
 from llamagw.launch.advice import Note
 from llamagw.launch.base import Need
 from llamagw.models import HOST
@@ -289,6 +289,17 @@ def _alone(
         return (
             "context_size",
             f"is {model.context_size}, with which it takes {takes}; {fitting} would fit",
+        )
+    lean = replace(model, prompt_cache_mb=0)
+    if _fit([needs_of(lean)], budget):
+        given = model.prompt_cache_mb
+        cache = f"{CACHE_MB} by default" if given is None else str(given)
+        return "prompt_cache_mb", f"is {cache}, with which it takes {takes}; 0 would fit"
+    if fitting := _context(lean, needs_of, [], budget):
+        return (
+            "context_size",
+            f"is {model.context_size}, with which it takes {takes}; {fitting} would fit with "
+            "`prompt_cache_mb: 0`",
         )
     if on_gpu:
         layers = _most_layers(model, needs_of, budget)

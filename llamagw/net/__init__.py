@@ -8,6 +8,7 @@ modules.
 
 from llamagw.net.address import Address
 from llamagw.net.causes import WORDS, in_words
+from llamagw.net.certificates import Tls, TlsFault, read_tls
 from llamagw.net.client import Headers, Received, Receiver, Upstream, UpstreamLost
 from llamagw.net.connect import Connect, Connector, has_tls
 from llamagw.net.connecting import UvloopClientEndpoint
@@ -20,7 +21,8 @@ from llamagw.net.endpoints import (
 from llamagw.net.headers import end_to_end, of_answer
 from llamagw.net.listening import UvloopServerEndpoint
 from llamagw.net.pool import Pool
-from llamagw.net.tls import Tls, TlsEndpoint, read_tls
+from llamagw.net.renewal import Renewal
+from llamagw.net.tls import PeerNames, TlsEndpoint, peer_names
 from llamagw.net.transport import IConnection
 
 __all__ = [
@@ -30,11 +32,14 @@ __all__ = [
     "Connector",
     "Headers",
     "IConnection",
+    "PeerNames",
     "Pool",
     "Received",
     "Receiver",
+    "Renewal",
     "Tls",
     "TlsEndpoint",
+    "TlsFault",
     "Upstream",
     "UpstreamLost",
     "UvloopClientEndpoint",
@@ -44,6 +49,7 @@ __all__ = [
     "has_tls",
     "in_words",
     "of_answer",
+    "peer_names",
     "read_tls",
     "server_endpoint",
     "unix_client_endpoint",

@@ -15,9 +15,10 @@ from twisted.internet.abstract import isIPAddress, isIPv6Address
 from twisted.internet.interfaces import IStreamClientEndpoint, IStreamServerEndpoint
 
 from llamagw.config import cannot_listen, endpoint_string
+from llamagw.net.certificates import Tls
 from llamagw.net.connecting import UvloopClientEndpoint
-from llamagw.net.listening import BACKLOG, ListenWithUvloop, UvloopServerEndpoint
-from llamagw.net.tls import TlsEndpoint, read_tls
+from llamagw.net.listening import BACKLOG, UvloopServerEndpoint
+from llamagw.net.tls import TlsEndpoint
 
 
 def _uvloop_of(reactor: Any) -> asyncio.AbstractEventLoop | None:
@@ -35,26 +36,28 @@ def uses_uvloop(reactor: Any) -> bool:
     return _uvloop_of(reactor) is not None
 
 
-def server_endpoint(reactor: Any, description: str) -> IStreamServerEndpoint:
+def server_endpoint(
+    reactor: Any, description: str, tls: Tls | None = None
+) -> IStreamServerEndpoint:
     """
     The endpoint for an address to listen on.
 
     Whether the address is in use is not checked here: then `listen` fails with CannotListenError.
 
     :param description: anything that `llamagw.config.endpoint_string` takes
+    :param tls: what `llamagw.net.read_tls` has read for it
     :raises ValueError: if the description is invalid; the message shows valid ones
     """
-    text = endpoint_string(description)
+    text = endpoint_string(description) if tls is None else tls.where
     if text != description.strip():  # a short form; Twisted's default backlog is 50
         text += f":backlog={BACKLOG}"
     loop = _uvloop_of(reactor)
-    tls = read_tls(description)
-    if tls is not None:
-        return TlsEndpoint(reactor if loop is None else ListenWithUvloop(reactor, loop), tls)
     try:
         if loop is None:
-            return cast(IStreamServerEndpoint, endpoints.serverFromString(reactor, text))
-        return UvloopServerEndpoint(reactor, loop, text)
+            plain = cast(IStreamServerEndpoint, endpoints.serverFromString(reactor, text))
+        else:
+            plain = UvloopServerEndpoint(reactor, loop, text)
+        return plain if tls is None else TlsEndpoint(reactor, plain, tls)
     except Exception as exc:  # ValueError, TypeError for an unknown option
         raise cannot_listen(description, str(exc) or type(exc).__name__) from exc
 

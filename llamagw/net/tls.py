@@ -1,18 +1,18 @@
 """
-Listening with TLS: reading the files of an `ssl:` address, and renewing the certificate.
+Listening with TLS: over any endpoint, with a certificate that can be renewed, and with an answer
+for those who do not speak it.
 
-The files are read before anything listens, so that an error names its file. Certificates of
-backends are verified in connect.py.
+What it is spoken with is read in certificates.py. A connection's first byte says whether the client
+speaks TLS; no later read is looked at.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
-from twisted.internet import endpoints
-from twisted.internet.defer import Deferred, execute
+from twisted.internet.defer import Deferred
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import (
     IAddress,
     IListeningPort,
@@ -20,105 +20,17 @@ from twisted.internet.interfaces import (
     IProtocolFactory,
     IStreamServerEndpoint,
 )
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from llamagw.config import cannot_listen, endpoint_string
+from llamagw.net.certificates import Tls, alternative_names, common_names
 
+#: The first byte of a handshake (RFC 8446, 5.1: ContentType.handshake), and so of all that a client
+#: sends who speaks TLS.
+_HANDSHAKE = b"\x16"
 
-class Tls(NamedTuple):
-    """
-    A parsed `ssl:` address, with the contents of its files.
-
-    :ivar interface: IP address to listen on; empty for all
-    :ivar backlog: how many connections may wait to be accepted
-    :ivar options: Twisted's CertificateOptions: private key, certificate and chain
-    """
-
-    interface: str
-    port: int
-    backlog: int
-    options: Any
-
-    @property
-    def where(self) -> tuple[str, int]:
-        """Interface and port."""
-        return self.interface, self.port
-
-
-def read_tls(description: str) -> Tls | None:
-    """
-    Parse an `ssl:` address, read its files, and check that they can be used.
-
-    Needs no reactor and has no side effects, so it may run in a thread.
-
-    :param description: anything that `llamagw.config.endpoint_string` takes
-    :return: None for an address that is not `ssl:`
-    :raises ValueError: if it cannot be used; the message names the file
-    """
-    text = endpoint_string(description)
-    if not text.startswith("ssl:"):
-        return None
-    read: list[Tls] = []
-    try:
-        endpoints.serverFromString(_Reads(), text).listen(None).addCallback(read.append)
-        read[0].options.getContext()  # OpenSSL checks them only here
-    except Exception as exc:  # TypeError for an unknown option, OSError, OpenSSL's own
-        why = _fault_of_tls_files(text) or str(exc) or type(exc).__name__
-        raise cannot_listen(description, why) from exc
-    return read[0]
-
-
-class _Reads:
-    """A reactor for Twisted's parser of `ssl:` strings that returns what was parsed."""
-
-    def listenSSL(
-        self, port: int, factory: None, contextFactory: Any, backlog: int = 50, interface: str = ""
-    ) -> Tls:
-        return Tls(interface, port, backlog, contextFactory)
-
-
-#: The names of positional values in an `ssl:` string, in order.
-_SSL_VALUES = ("kind", "port", "privateKey", "certKey", "sslmethod", "interface")
-_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.*?-----END CERTIFICATE-----", re.DOTALL)
-
-
-def _fault_of_tls_files(text: str) -> str | None:
-    """A message about the first file of an `ssl:` string that cannot be used; None if all can."""
-    from OpenSSL.crypto import FILETYPE_PEM
-    from twisted.internet.ssl import Certificate, KeyPair
-
-    files = {"privateKey": "server.pem"}
-    for number, part in enumerate(re.split(r"(?<!\\):", text)):
-        name, named, value = part.partition("=")
-        if not named and number < len(_SSL_VALUES):
-            name, value = _SSL_VALUES[number], part
-        files[name] = re.sub(r"\\(.)", r"\1", value)
-    files.setdefault("certKey", files["privateKey"])
-
-    def chain(content: bytes) -> None:
-        for pem in _PEM.findall(content) or [content]:
-            Certificate.loadPEM(pem)
-
-    loads: dict[str, Callable[[bytes], Any]] = {
-        "privateKey": lambda content: KeyPair.load(content, FILETYPE_PEM),
-        "certKey": Certificate.loadPEM,
-        "extraCertChain": chain,
-    }
-    loaded = {}
-    for name in filter(files.__contains__, loads):
-        try:
-            with open(files[name], "rb") as file:
-                content = file.read()
-        except OSError as error:
-            return f"{name} {files[name]} cannot be read: {error.strerror}"
-        try:
-            loaded[name] = loads[name](content)
-        except Exception:  # cryptography, pyOpenSSL and Twisted each have their own
-            what = "private key" if name == "privateKey" else "certificate"
-            return f"{name} {files[name]} has no {what} in it that can be used (PEM is expected)"
-    if not loaded["privateKey"].matches(loaded["certKey"].getPublicKey()):
-        return f"privateKey {files['privateKey']} is not the key of certKey {files['certKey']}"
-    return None
+#: How many names of a client's certificate are taken, and of how many characters.
+_NAMES, _NAME = 100, 256
 
 
 @implementer(IStreamServerEndpoint)
@@ -126,12 +38,17 @@ class TlsEndpoint:
     """
     Listens with TLS; the certificate can be renewed.
 
-    :param reactor: listens
-    :param tls: from `read_tls`
+    A factory that has a method ``in_clear``, which builds a protocol for an address, gets those
+    clients with it that send something else than TLS.
+
+    :param reactor: for TLS's own timers
+    :param endpoint: listens, without TLS
+    :param tls: from `llamagw.net.read_tls`
     """
 
-    def __init__(self, reactor: Any, tls: Tls) -> None:
+    def __init__(self, reactor: Any, endpoint: IStreamServerEndpoint, tls: Tls) -> None:
         self._reactor = reactor
+        self._endpoint = endpoint
         self._tls = tls
         self._factory: _TlsFactory | None = None
 
@@ -144,12 +61,8 @@ class TlsEndpoint:
 
         :return: has fired already, with the port or with CannotListenError
         """
-        tls = self._tls
-        self._factory = _TlsFactory(self._reactor, protocolFactory, tls)
-        listen = self._reactor.listenTCP
-        listening: Deferred[IListeningPort] = execute(
-            listen, tls.port, self._factory, tls.backlog, tls.interface
-        )
+        self._factory = _TlsFactory(self._reactor, protocolFactory, self._tls)
+        listening: Deferred[IListeningPort] = self._endpoint.listen(self._factory)
         return listening
 
     def renew(self, tls: Tls) -> bool:
@@ -171,6 +84,7 @@ class _TlsFactory:
     def __init__(self, reactor: Any, factory: IProtocolFactory, tls: Tls) -> None:
         self._reactor = reactor
         self._factory = factory
+        self._in_clear = getattr(factory, "in_clear", None)
         self.renew(tls)
 
     def renew(self, tls: Tls) -> None:
@@ -179,10 +93,72 @@ class _TlsFactory:
         self._now = TLSMemoryBIOFactory(tls.options, False, self._factory, clock=self._reactor)
 
     def buildProtocol(self, addr: IAddress) -> IProtocol | None:
-        return self._now.buildProtocol(addr)
+        protocol: Any = self._now.buildProtocol(addr)
+        if protocol is not None and self._in_clear is not None:
+            # In front of the class's own until the first read, which takes it away.
+            protocol.dataReceived = partial(self._first_read, protocol, addr)
+        return protocol  # type: ignore[no-any-return]
+
+    def _first_read(self, protocol: Any, addr: IAddress, data: bytes) -> None:
+        del protocol.dataReceived
+        if data[:1] == _HANDSHAKE:
+            protocol.dataReceived(data)
+        else:
+            self._answer_in_clear(protocol, addr, data)
+
+    def _answer_in_clear(self, protocol: Any, addr: IAddress, data: bytes) -> None:
+        """
+        Have another protocol answer a client who does not speak TLS.
+
+        The transport, which may be a wrapper of another one, goes on calling the first.
+        """
+        from twisted.protocols.policies import ProtocolWrapper
+
+        transport = protocol.transport
+        transport.unregisterProducer()
+        # Not TLS's own, which would close the transport.
+        ProtocolWrapper.connectionLost(protocol, Failure(ConnectionDone()))
+        assert self._in_clear is not None
+        answers = self._in_clear(addr)
+        protocol.dataReceived = answers.dataReceived
+        protocol.connectionLost = answers.connectionLost
+        answers.makeConnection(transport)
+        answers.dataReceived(data)
 
     def doStart(self) -> None:
         self._factory.doStart()
 
     def doStop(self) -> None:
         self._factory.doStop()
+
+
+class PeerNames(NamedTuple):
+    """
+    Whom a client's certificate is for, as an authority of ``tls.client_ca`` has signed it.
+
+    :ivar common_name: that of its subject; "" if it has none
+    :ivar alternative: its alternative names: DNS names, e-mail addresses, URIs, IP addresses
+    """
+
+    common_name: str
+    alternative: tuple[str, ...]
+
+
+def peer_names(transport: Any) -> PeerNames | None:
+    """
+    The names in the certificate that a client has shown.
+
+    They are the same as long as the connection lasts; to take them out costs some 50 µs.
+
+    :param transport: that of the connection, once its first request arrives
+    :return: None without TLS, and without a certificate; a name of over 256 characters is left out,
+        as are those after the first 100
+    """
+    ask = getattr(transport, "getPeerCertificate", None)
+    shown = None if ask is None else ask()
+    if shown is None:
+        return None
+    certificate = shown.to_cryptography()
+    common = [name for name in common_names(certificate)[:1] if len(name) <= _NAME]
+    names = alternative_names(certificate)
+    return PeerNames("".join(common), tuple(name for name in names[:_NAMES] if len(name) <= _NAME))

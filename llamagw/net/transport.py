@@ -339,6 +339,9 @@ class UvloopTransport(asyncio.Protocol):
         """The local IPv4Address, IPv6Address or UNIXAddress."""
         return self._host
 
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        """Nothing, as in Twisted: whoever speaks TLS asks for it, whatever is below that."""
+
     # IConsumer
 
     def registerProducer(self, producer: IProducer, streaming: bool) -> None:

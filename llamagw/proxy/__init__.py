@@ -16,6 +16,7 @@ from llamagw.proxy.call import (
     checked_name,
 )
 from llamagw.proxy.connections import Connections, Limits
+from llamagw.proxy.forwarded import Forwarded
 from llamagw.proxy.origins import Origins
 from llamagw.proxy.relay import Relay
 from llamagw.proxy.request import Request
@@ -25,6 +26,7 @@ from llamagw.proxy.site import Site
 __all__ = [
     "Call",
     "Connections",
+    "Forwarded",
     "Limits",
     "Origins",
     "Reader",

@@ -10,6 +10,7 @@ tunnel. Requests whose heads are complete are handled by request.py.
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 from twisted.internet.interfaces import IDelayedCall, IPushProducer
 from twisted.internet.protocol import connectionDone
@@ -27,7 +28,7 @@ from llamagw.errors import (
     RequestTimeout,
     ServerBusy,
 )
-from llamagw.net import IConnection
+from llamagw.net import IConnection, peer_names
 from llamagw.observe import HERE, Record, request_id
 from llamagw.proxy.connections import Connections
 from llamagw.proxy.origins import as_lines, decoded_path, joined
@@ -89,6 +90,7 @@ class Channel(KnownChannel):
     _alarm: IDelayedCall | None = None
     _stalled: IDelayedCall | None = None
     _late: IDelayedCall | None = None
+    _certified: tuple[str, ...] | None = None
     #: Bytes of request bodies in memory, as counted in `Connections.bodies`.
     _held = 0
     #: Number of requests of the current read that were answered; and the call for the next ones.
@@ -342,8 +344,9 @@ class Channel(KnownChannel):
         given = headers.getRawHeaders(b"x-request-id")
         record = Record(id=request_id(given), arrived=None, method=method, last=clock.seconds())
         record.path = path.partition(b"?")[0]
-        record.client = getattr(self.transport.getPeer(), "host", HERE)
+        record.client = self.address(self.requests[-1].given if self.requests else {})
         record.status = error.status
+        record.key = getattr(error, "key", "")
         record.failed(error.code, error.message)
         body = dialect_of(path).envelope(error, record.id)
         head = b"HTTP/1.1 %d %b\r\n" % (error.status, RESPONSES.get(error.status, TOO_MANY))
@@ -370,6 +373,24 @@ class Channel(KnownChannel):
             (self.transport.loseWriteConnection if half else self.transport.loseConnection)()
         else:
             self.transport.loseConnection()
+
+    @property
+    def certified(self) -> tuple[str, ...]:
+        """The names in the client's certificate; none without one."""
+        if self._certified is None:
+            found = peer_names(self.transport)
+            self._certified = () if found is None else (found.common_name, *found.alternative)
+        return self._certified
+
+    def address(self, given: Mapping[bytes, list[bytes]]) -> str:
+        """
+        The client's address: that of the connection, or what a trusted proxy has written.
+
+        :param given: the values of the request's headers, by name
+        """
+        peer: str = getattr(self.transport.getPeer(), "host", HERE)
+        forwarded = self.connections.forwarded
+        return peer if forwarded is None else forwarded.client(peer, given)
 
     def close_when_idle(self) -> None:
         """Close now if idle, else after the answer under way."""

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llamagw.gate import Gate
+from llamagw.proxy.forwarded import Forwarded
 from llamagw.proxy.origins import Origins
 
 _log = Logger(namespace="llamagw.server")
@@ -34,6 +35,7 @@ class Limits(NamedTuple):
     :ivar client_stall: seconds for which a client may stop reading an answer
     :ivar max_connections: how many may be open at once
     :ivar origins: which web pages may send requests
+    :ivar forwarded: which proxies are believed in who their clients are; None for none
     """
 
     max_body: int
@@ -42,6 +44,7 @@ class Limits(NamedTuple):
     client_stall: float
     max_connections: int
     origins: Origins
+    forwarded: Forwarded | None = None
 
 
 class Bodies:
@@ -168,6 +171,7 @@ class Connections:
         self.max_connections = limits.max_connections
         self.bodies.limit = limits.max_bodies
         self.origins = limits.origins
+        self.forwarded = limits.forwarded
 
     def add(self, connection: Closable) -> int:
         """

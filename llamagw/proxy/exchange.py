@@ -31,6 +31,9 @@ _KEYS = CREDENTIALS
 #: Not copied by default: browsers send cookies to every port of a host.
 _COOKIE = frozenset({b"cookie"})
 
+#: Not copied where clients have keys: what proves a session of the dashboard.
+_SESSION = _COOKIE | {b"x-csrf-token"}
+
 _NONE: frozenset[bytes] = frozenset()
 
 #: How many reads of an answer's end are kept: the last word, the tokens and the closing mark of a
@@ -217,7 +220,9 @@ def _head(request: Request, call: Call, lease: Lease, target: bytes, body: bytes
     if keyed or address.api_key is not None:
         own |= _KEYS
     passed = lease.model.pass_headers
-    if keyed or not passed or b"set-cookie" not in lower(passed):
+    if keyed:
+        own |= _SESSION
+    elif not passed or b"set-cookie" not in lower(passed):
         own |= _COOKIE
     record = request.record
     if record is not None and record.trace is not None:

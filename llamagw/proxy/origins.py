@@ -83,14 +83,7 @@ class Origins:
         :param loopback: whether the gateway listens on loopback addresses only
         :raises NotAllowed: if it was sent by a web page that must not send it
         """
-        host = _only(headers, b"host")
-        if loopback and host and not self._is_ours(host):
-            shown = harmless(_host_of(host).decode("latin-1"), 100)
-            raise NotAllowed(
-                f"The host `{shown}` is not this server's, which listens on a loopback address: a "
-                "web page may have been made to lead here. If it is meant (a reverse proxy under "
-                f"that name), list its origin, such as https://{shown}, in cors_origins."
-            )
+        host = self._own_host(headers, loopback)
         origin = _only(headers, b"origin")
         if origin is None:
             # The request for an image or a script, or a form's GET, has no Origin.
@@ -109,6 +102,43 @@ class Origins:
                 "and cors_origins does not list it by name (`*` does not count here)."
             )
 
+    def check_own(self, headers: Headers, loopback: bool) -> None:
+        """
+        Check a request that only the gateway's own pages may send; ``cors_origins`` does not count.
+
+        :param headers: the request's
+        :param loopback: whether the gateway listens on loopback addresses only
+        :raises NotAllowed: if another page has sent it
+        """
+        host = self._own_host(headers, loopback)
+        origin, site = _only(headers, b"origin"), _only(headers, b"sec-fetch-site")
+        # Browsers tell the site to https: and localhost only, and no origin with most GETs.
+        opened = site == b"none" and _only(headers, b"sec-fetch-mode") == b"navigate"
+        foreign = site not in (None, b"same-origin") and not opened
+        if foreign or (origin is not None and not _same(origin, host)):
+            shown = harmless((origin or b"another origin").decode("latin-1"), 100)
+            raise NotAllowed(
+                f"A web page of `{shown}` may not use a session of the dashboard, which is for the "
+                "gateway's own pages alone. (A reverse proxy has to pass on the header Host.)"
+            )
+
+    def _own_host(self, headers: Headers, loopback: bool) -> bytes | None:
+        """
+        The host of a request.
+
+        :return: None if it names none
+        :raises NotAllowed: if it is another's, as far as that is seen
+        """
+        host = _only(headers, b"host")
+        if loopback and host and not self._is_ours(host):
+            shown = harmless(_host_of(host).decode("latin-1"), 100)
+            raise NotAllowed(
+                f"The host `{shown}` is not this server's, which listens on a loopback address: a "
+                "web page may have been made to lead here. If it is meant (a reverse proxy under "
+                f"that name), list its origin, such as https://{shown}, in cors_origins."
+            )
+        return host
+
     def _is_ours(self, host: bytes) -> bool:
         name = _host_of(host)
         return _is_loopback(name) or name in self._hosts
@@ -116,11 +146,14 @@ class Origins:
 
 def decoded_path(target: bytes) -> str:
     """
-    The decoded path of a request, for the resource tree and `llamagw.dialects.scope_of`.
+    The decoded path of a request, as the resource tree reads it, for `llamagw.dialects.scope_of`.
 
     :param target: path and query, as received
     """
-    return unquote_to_bytes(target.partition(b"?")[0]).decode("latin-1")
+    before = target.partition(b"?")[0]
+    path = (unquote_to_bytes(before) if b"%" in before else before).decode("latin-1")
+    # Werkzeug takes any number of slashes at the beginning for one.
+    return "/" + path.lstrip("/") if path.startswith("//") else path
 
 
 def joined(values: Sequence[bytes] | None) -> bytes | None:

@@ -9,7 +9,7 @@ whose URL match would take longer than everything else. Both are given by the `S
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import unquote_to_bytes
 
@@ -32,7 +32,16 @@ from llamagw.errors import (
     ServerBusy,
     Unauthorized,
 )
-from llamagw.gate import ANYBODY, BYTES_A_TOKEN, Gate, Meter, Ticket, no_secret, spent
+from llamagw.gate import (
+    ANYBODY,
+    BYTES_A_TOKEN,
+    Gate,
+    Meter,
+    Session,
+    Ticket,
+    no_secret,
+    spent,
+)
 from llamagw.net import IConnection, of_answer
 from llamagw.observe import HERE, Begin, Captured, Outcome, Record, request_id
 from llamagw.proxy.channel import TOO_MANY, Channel
@@ -54,6 +63,9 @@ FREE_CHUNKS, CHUNK_BYTES = 4096, 512
 #: twice, since an escape takes twice as long.
 DENSE, PUNCTUATION = 16 * 1024 * 1024, b",:[]{}\\"
 
+
+#: Maximum size, in bytes, of the body of a request that has no key where one is wanted: to log in.
+WITHOUT_KEY = 4096
 
 #: How the names of headers begin that tell of limits, in lower case.
 _RATES = (b"x-ratelimit-", b"anthropic-ratelimit-")
@@ -86,6 +98,7 @@ class Request(KnownRequest):
     :ivar answering: the coroutine that answers it; None without one. Cancelled when the client
         disconnects, and by `cancel`
     :ivar caller: who sends it
+    :ivar session: of the dashboard, if the caller is known by that
     :ivar meter: what its key uses of its limits; None if it has none
     :ivar ticket: its place within those; None if it has none, and when it has ended
     :ivar waiting: what it waits for in the queue of its model; None when it does not
@@ -103,6 +116,7 @@ class Request(KnownRequest):
     cacheable = True
     answering: Deferred[None] | None = None
     caller = ANYBODY
+    session: Session | None = None
     meter: Meter | None = None
     ticket: Ticket | None = None
     waiting: Deferred[Lease] | None = None
@@ -127,38 +141,80 @@ class Request(KnownRequest):
     def gotLength(self, length: int | None) -> None:
         # The head is complete.
         gate = self.channel.connections.gate
-        self._room = self.channel.connections.max_body
         if gate is not None:
             self._enter(gate, length)
         self._parts: bytes | bytearray = b""
+        self._room = self._most()
         #: Number of chunks received; None if the body is not chunked.
         self._chunks: int | None = 0 if length is None else None
         #: Number of punctuation characters received; None while the body is under `DENSE`.
         self._punctuation: int | None = None
-        if length is not None and length > self._room:
+        if length != 0 and not self.caller.scopes and not self._logs_in():
+            # Who has no key is let in to look; a body would be held in memory.
+            self.channel.refuse(no_secret())
+        elif length is not None and length > self._room:
             self._too_large()
         elif length and not self.channel.connections.bodies.has_room(length):
             self._too_much()
-        elif length != 0 and not self.caller.scopes:
-            # Who has no key is let in to look; a body would be held in memory.
-            self.channel.refuse(no_secret())
 
     def _enter(self, gate: Gate, length: int | None) -> None:
         """Ask who sends the request; what may not be sent is refused before its body is read."""
         method, target = self.channel.request_line
         path = decoded_path(target)
         try:
-            self.caller = gate.admit(method, path, self.given)
+            self.caller = gate.admit(method, path, self.given, self._accept, self._certified)
             if self.caller.limits is not None:
                 self._limit(gate, method, path, length)
         except Unauthorized as error:
-            late = 0.0
-            if error.invalid:
-                address = getattr(self.channel.transport.getPeer(), "host", HERE)
-                late = gate.attempts.failed(address, self.channel.connections.clock.seconds())
-            self.channel.refuse(error, late=late)
-        except (NotPermitted, RateLimited) as error:
+            self.channel.refuse(error, late=self.wrong_key(gate) if error.invalid else 0.0)
+        except (NotAllowed, NotPermitted, RateLimited) as error:
             self.channel.refuse(error)
+
+    def _certified(self) -> Iterable[str]:
+        """
+        The names in the client's certificate, which browsers show whichever page sends a request.
+
+        :raises NotAllowed: if there are any, and the page of another origin has sent it
+        """
+        names = self.channel.certified
+        if names:
+            self.guard_own()
+        return names
+
+    def _accept(self, session: Session) -> None:
+        """
+        Take the session of the request's cookie.
+
+        :raises NotAllowed: unless one of the gateway's own pages has sent it
+        """
+        self.guard_own()
+        changes = self.channel.request_line[0] not in (b"GET", b"HEAD")
+        if changes and not session.is_proved_by(self.given.get(b"X-Csrf-Token", ())):
+            raise NotAllowed(
+                "With a session, a request that changes something wants the header X-CSRF-Token: "
+                "its value is `csrf` of GET /ui/session."
+            )
+        self.session = session
+
+    def wrong_key(self, gate: Gate) -> float:
+        """
+        Count an attempt of this client with a wrong key.
+
+        :return: seconds by which the answer is to be late
+        """
+        address = self.channel.address(self.given)
+        return gate.attempts.failed(address, self.channel.connections.clock.seconds())
+
+    def _logs_in(self) -> bool:
+        return decoded_path(self.channel.request_line[1]) == "/ui/login"
+
+    def _most(self) -> int:
+        """Maximum size of the body, in bytes."""
+        limit = self.channel.connections.max_body
+        limits = self.caller.limits
+        if limits is not None and limits.max_body_mb is not None:
+            limit = min(limit, int(limits.max_body_mb * 2**20))
+        return limit if self.caller.scopes else min(limit, WITHOUT_KEY)
 
     def _limit(self, gate: Gate, method: bytes, path: str, length: int | None) -> None:
         """
@@ -170,8 +226,6 @@ class Request(KnownRequest):
         assert limits is not None, "else it is not called"
         now = self.channel.connections.clock.seconds()
         self.meter = meter = gate.meters.of(self.caller.name, limits, now)
-        if limits.max_body_mb is not None:
-            self._room = min(self._room, int(limits.max_body_mb * 2**20))
         plain = path.encode("latin-1")
         if method == b"POST" and ROUTE_OF[plain] is not None:
             expected = (length or 0) / BYTES_A_TOKEN if plain in TEXTS else 0.0
@@ -272,6 +326,8 @@ class Request(KnownRequest):
             client=getattr(self.client, "host", HERE),
             key=self.caller.name,
         )
+        if self.channel.connections.forwarded is not None:  # asked for each request: no call
+            self.record.client = self.channel.address(self.given)
         if routing.trace is not None:
             self.record.trace = routing.trace(self.given)
         if self.method == b"POST":
@@ -317,6 +373,16 @@ class Request(KnownRequest):
         self.open_to_all = False
         connections = self.channel.connections
         connections.origins.check(self.requestHeaders, connections.loopback)
+
+    def guard_own(self) -> None:
+        """
+        Accept this request only from the gateway's own pages, and other programs.
+
+        :raises NotAllowed: if a web page of another origin sent it, listed or not
+        """
+        self.open_to_all = False
+        connections = self.channel.connections
+        connections.origins.check_own(self.requestHeaders, connections.loopback)
 
     # The answer
 
@@ -375,6 +441,9 @@ class Request(KnownRequest):
                 self.streams_events = line.startswith(b"text/event-stream", len(name) + 2)
             lines.append(line)
         lines.append(self._cors_lines())
+        if self.session is not None:
+            # An engine's page would act with the session: its scripts are of this origin.
+            lines.append(b"Content-Security-Policy: sandbox\r\n")
         record = self.record
         if record is not None:
             lines.append(b"X-Request-Id: %b\r\n%b" % (record.id.encode(), record.timing))
@@ -552,12 +621,14 @@ class Request(KnownRequest):
         self.answer(204, b"", headers)
 
     def _too_large(self) -> None:
-        limit = self.channel.connections.max_body / 2**20
+        limit, whose = self.channel.connections.max_body / 2**20, "max_body_mb"
         limits = self.caller.limits
-        whose = "max_body_mb"
         if limits is not None and limits.max_body_mb is not None and limits.max_body_mb < limit:
             limit, whose = limits.max_body_mb, f"max_body_mb of the API key `{self.caller.name}`"
-        self.channel.refuse(BodyTooLarge(f"The body is over {limit:g} MB ({whose})."))
+        text = f"The body is over {limit:g} MB ({whose})."
+        if not self.caller.scopes:
+            text = f"The body is over {WITHOUT_KEY} bytes, and the request has no API key."
+        self.channel.refuse(BodyTooLarge(text))
 
     def _too_much(self) -> None:
         limit = self.channel.connections.bodies.limit / 2**20

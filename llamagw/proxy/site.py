@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import IAddress, IProtocol, IReactorTime
 from twisted.web import server
 from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
@@ -20,6 +20,7 @@ from llamagw.listeners import Listeners
 from llamagw.observe import Begin, Record, log
 from llamagw.proxy.channel import Channel
 from llamagw.proxy.connections import Connections, Limits
+from llamagw.proxy.in_clear import InClear
 from llamagw.proxy.request import Request
 
 
@@ -59,6 +60,19 @@ class Site(server.Site):
         self.allow(limits, access_log)
         # Twisted's default would stand between each read and the channel, to offer HTTP/2.
         self.protocol = partial(Channel, self.connections)  # type: ignore[assignment]
+
+    def in_clear(self, addr: IAddress) -> IProtocol:
+        """
+        Make what answers a client who does not speak TLS, where TLS is spoken.
+
+        :param addr: of the client
+        """
+        channel = InClear(self.connections)
+        channel.factory = channel.site = self
+        channel.requestFactory = self.requestFactory
+        channel.callLater = self.reactor.callLater  # type: ignore[assignment, method-assign]
+        channel.timeOut = None
+        return channel
 
     @property
     def access_log(self) -> bool:

@@ -233,8 +233,8 @@ def _paths() -> list[tuple[str, str, Scope]]:
 
 
 #: Where everybody is let in, and what every key may see.
-OPEN = {"/", "/health", "/ui/"}
-LISTS = {"/v1/models", "/v1/models/{id}", "/models", "/usage"}
+OPEN = {"/", "/health", "/ui/", "/ui/login"}
+LISTS = {"/v1/models", "/v1/models/{id}", "/models", "/ui/session", "/ui/logout", "/usage"}
 
 
 @pytest.fixture(scope="module")

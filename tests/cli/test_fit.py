@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from llamagw.cli import fit as fit_module
 from llamagw.cli.beside import Device, Loaded, Room, room, verdict
-from llamagw.cli.client import Failed
+from llamagw.cli.client import Failed, configured_url
 from llamagw.cli.fit import contexts
 from llamagw.cli.main import cli
 from llamagw.launch import Need
@@ -129,6 +129,8 @@ def gateway(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> type[Gateway]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
     monkeypatch.setattr(fit_module, "Client", Here)
+    at_its_url = lambda path, patience: Here(configured_url(path), patience)  # noqa: E731
+    monkeypatch.setattr(fit_module, "configured_client", at_its_url)
     monkeypatch.setattr(known_module, "known_flags", lambda *_: {})
     tensors = ("token_embd.weight", "blk.0.attn_k.weight", "blk.1.attn_k.weight")
     Path("tiny.gguf").write_bytes(gguf_bytes(tensors=tensors))

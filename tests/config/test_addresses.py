@@ -85,17 +85,16 @@ class ListeningTests(SynchronousTestCase):
             self.assertEqual(shown_address(address), shown)
 
     def test_the_url_is_one_that_a_client_here_can_use(self) -> None:
-        cases: list[tuple[Any, str, str]] = [
-            (IPv4Address("TCP", "127.0.0.1", 80), "127.0.0.1:80", "http://127.0.0.1:80"),
-            (IPv4Address("TCP", "0.0.0.0", 8000), ":8000", "http://localhost:8000"),
-            (IPv6Address("TCP", "::", 8000), "[::]:8000", "http://localhost:8000"),
-            (IPv6Address("TCP", "::1", 8000), "[::1]:8000", "http://[::1]:8000"),
-            (IPv4Address("TCP", "0.0.0.0", 8443), "ssl:8443", "https://localhost:8443"),
-            (IPv4Address("TCP", "0.0.0.0", 8443), " ssl:8443", "https://localhost:8443"),
-            (UNIXAddress("/run/s"), "unix:/run/s", "http+unix:///run/s"),
+        cases: list[tuple[Any, bool, str]] = [
+            (IPv4Address("TCP", "127.0.0.1", 80), False, "http://127.0.0.1:80"),
+            (IPv4Address("TCP", "0.0.0.0", 8000), False, "http://localhost:8000"),
+            (IPv6Address("TCP", "::", 8000), False, "http://localhost:8000"),
+            (IPv6Address("TCP", "::1", 8000), False, "http://[::1]:8000"),
+            (IPv4Address("TCP", "0.0.0.0", 8443), True, "https://localhost:8443"),
+            (UNIXAddress("/run/s"), False, "http+unix:///run/s"),
         ]
-        for address, listen_addr, url in cases:
-            self.assertEqual(base_url(address, listen_addr), url)
+        for address, tls, url in cases:
+            self.assertEqual(base_url(address, tls), url)
 
     def test_loopback_is_what_only_this_machine_reaches(self) -> None:
         for host, only_here in (("127.0.0.1", True), ("127.8.9.1", True), ("10.0.0.1", False)):
@@ -155,3 +154,8 @@ def test_a_listen_addr_is_an_url_for_this_machine(address: str, url: str | None)
             address_url(address)
     else:
         assert address_url(address) == url
+
+
+def test_with_tls_beside_it_the_url_is_https() -> None:
+    assert address_url("gpu-box:8443", tls=True) == "https://gpu-box:8443"
+    assert address_url("unix:/run/x", tls=True) == "unix:/run/x"

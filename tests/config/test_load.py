@@ -36,6 +36,8 @@ class DefaultsTests(ConfigCase):
             values,
             {
                 "listen_addr": ":8000",
+                "tls": None,
+                "forwarded": None,
                 "default_model": "tiny",
                 "port_range_start": 8081,
                 "backend_socket": "tcp",
@@ -63,6 +65,7 @@ class DefaultsTests(ConfigCase):
                 "ui": True,
                 "keys": None,
                 "keys_file": None,
+                "audit_log": None,
                 "limit_wait_sec": 5,
                 "capture": CaptureEntry(models=[], requests=0, max_kb=64),
                 "otel": None,

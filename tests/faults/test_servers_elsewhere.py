@@ -231,15 +231,16 @@ def test_tls_that_is_new_wants_a_restart_and_changes_nothing(tmp_path: Path) -> 
     """
     with servers(tmp_path, "a") as [a], gateway(far([a])) as found:
         found.until("loaded")
-        good = dict(found.config)
+        good = {**found.config, "tls": None}
         for change in (
             {"models": [{"name": "far", "url": "https://127.0.0.1:1"}]},
             {"listen_addr": f"ssl:{free_port()}:privateKey=key.pem:certKey=cert.pem"},
+            {"tls": {"cert": "cert.pem", "key": "key.pem"}},
         ):
             before = len(found.log)
             found.reload(**{**good, **change})
             assert [line.partition("] ")[2] for line in found.log[before:].splitlines()] == [
-                "TLS (an https: url, listen_addr ssl:) is new: it wants a restart",
+                "TLS (tls, an https: url, listen_addr ssl:) is new: it wants a restart",
                 "the configuration was not reloaded; all goes on as before",
             ]
             assert ask(found).status == 200

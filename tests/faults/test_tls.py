@@ -13,8 +13,9 @@ import pytest
 from cryptography import x509
 
 from tests.faults.support import STOCK, Faulty, plain
+from tests.support.authority import Authority
 from tests.whole.harness import DEADLINE, wait_until
-from tests.whole.test_elsewhere import Authority, listens_with_tls
+from tests.whole.test_elsewhere import listens_with_tls
 
 
 @pytest.fixture(params=[None, STOCK], ids=["uvloop", "stock"])
@@ -154,3 +155,69 @@ def test_a_renewed_chain_is_for_new_connections_and_a_broken_one_is_refused(
     chain.write_bytes(b"-----BEGIN CERTIFICATE-----\nbroken\n-----END CERTIFICATE-----\n")
     assert f"extraCertChain {chain} has no certificate in it that can be used" in refusal(gateway)
     assert Client(gateway, authority).asks()
+
+
+def in_clear(gateway: Faulty, head: bytes) -> bytes:
+    """The whole answer to a request without TLS."""
+    with socket.create_connection(("127.0.0.1", gateway.port), DEADLINE) as sock:
+        sock.sendall(head)
+        answer = b""
+        while data := sock.recv(65536):
+            answer += data
+        return answer
+
+
+def test_with_the_key_tls_it_is_the_same_and_http_is_answered(
+    gateway: Faulty, authority: Authority
+) -> None:
+    gateway.start()
+    old = Client(gateway, authority)
+    key, cert = authority.issue("localhost")
+    tls = {"cert": str(cert), "key": str(key)}
+    gateway.reload(listen_addr=f"127.0.0.1:{gateway.port}", tls=tls)
+    assert shown(gateway, authority) == serial(cert) != old.serial
+    assert old.asks()
+
+    answer = in_clear(gateway, b"GET /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"This port speaks https" in answer
+    page = b"GET /ui/ HTTP/1.1\r\nHost: localhost:1\r\nAccept: text/html\r\n\r\n"
+    assert b"\r\nLocation: https://localhost:1/ui/\r\n" in in_clear(gateway, page)
+    assert old.asks()
+
+    key.write_bytes(b"nothing of a key")
+    assert f"tls.key: {key} has no private key in it" in refusal(gateway)
+    key, cert = authority.issue("localhost")
+    gateway.hang_up()
+    assert shown(gateway, authority) == serial(cert)
+    del gateway.config["tls"]
+    gateway.write_config()
+    assert "is listened on with TLS; a change of tls there wants a restart" in refusal(gateway)
+    assert old.asks()
+
+
+def test_a_client_needs_a_certificate_where_client_ca_asks_for_one(
+    gateway: Faulty, authority: Authority
+) -> None:
+    key, cert = authority.issue("localhost")
+    gateway.config["listen_addr"] = f"127.0.0.1:{gateway.port}"
+    gateway.config["tls"] = {
+        "cert": str(cert),
+        "key": str(key),
+        "client_ca": str(authority.path),
+        "min_version": 1.3,
+    }
+    gateway.write_config()
+    gateway.spawn(gateway.command("-n", "--pidfile="))
+    wait_until(lambda: "listening on" in gateway.log, "it listens")
+    assert "TLS with the certificate of localhost, valid until" in gateway.log
+    with pytest.raises((ssl.SSLError, ConnectionError)):
+        Client(gateway, authority).asks()
+    context = ssl.create_default_context(cafile=str(authority.path))
+    own_key, own = authority.issue("alice")
+    context.load_cert_chain(own, own_key)
+    plain = socket.create_connection(("127.0.0.1", gateway.port), DEADLINE)
+    with context.wrap_socket(plain, server_hostname="localhost") as sock:
+        sock.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert sock.recv(65536).startswith(b"HTTP/1.1 200")
+        assert sock.version() == "TLSv1.3"

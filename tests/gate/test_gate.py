@@ -26,8 +26,8 @@ def rows() -> list[tuple[str, str, Scope]]:
 
 
 #: Where everybody is let in, and what every key may see.
-OPEN = {"/", "/health", "/ui/"}
-LISTS = {"/v1/models", "/v1/models/1", "/models", "/usage"}
+OPEN = {"/", "/health", "/ui/", "/ui/login"}
+LISTS = {"/v1/models", "/v1/models/1", "/models", "/ui/session", "/ui/logout", "/usage"}
 
 
 def test_without_keys_everybody_may_do_everything() -> None:
@@ -75,7 +75,9 @@ def test_an_unknown_path_is_not_told_without_a_key(path: str) -> None:
         ("HEAD", "/metrics", "observe"),
         ("DELETE", "/models/load", "manage"),
         ("get", "/metrics", "observe"),
-        ("PUT", "/activity/1/cancel", "observe"),
+        ("PUT", "/activity/1/cancel", "manage"),
+        ("post", "/activity/1/cancel", "manage"),
+        ("Post", "/models/load", "manage"),
         ("POST", "/activity/1/cancel", "manage"),
         ("BREW", "/upstream/m/x", "manage"),
         ("GET", "/slots/1", "manage"),

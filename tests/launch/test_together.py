@@ -174,6 +174,19 @@ def test_fewer_layers_that_would_fit_are_told() -> None:
         )
 
 
+def test_a_cache_of_prompts_that_is_too_large_is_named() -> None:
+    def needs_of(model: LocalModel) -> list[Need]:
+        cache = 256 if model.prompt_cache_mb is None else model.prompt_cache_mb
+        return [Need(devices={HOST: 8 * GIB + cache * 2**20 + model.context_size * TOKEN})]
+
+    large = local_model("m", context_size=4096, prompt_cache_mb=20_000)
+    [at_fault] = said(counted(large), needs_of)
+    assert at_fault.startswith("fault: models[0].prompt_cache_mb is 20000, with which it takes 28")
+    assert at_fault.endswith("0 would fit")
+    [at_fault] = said(counted(replace(large, context_size=2**20)), needs_of)
+    assert "65536 would fit with `prompt_cache_mb: 0`" in at_fault
+
+
 def test_weights_that_are_too_large_are_told() -> None:
     def needs_of(model: LocalModel) -> list[Need]:
         return [Need(devices={HOST: 20 * GIB + model.context_size})]

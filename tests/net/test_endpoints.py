@@ -15,6 +15,7 @@ import os
 import re
 import shutil
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -43,6 +44,7 @@ from twisted.internet.interfaces import (
 )
 from twisted.internet.protocol import Factory, Protocol, connectionDone
 from twisted.internet.task import deferLater
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
@@ -50,8 +52,8 @@ from twisted.web.server import NOT_DONE_YET, Site
 from zope.interface import implementer
 from zope.interface.verify import verifyObject
 
-from llamagw.config import endpoint_string
-from llamagw.net import endpoints
+from llamagw.config import TlsEntry, endpoint_string
+from llamagw.net import endpoints, read_tls
 
 ROOT = Path(__file__).resolve().parents[2]
 IN_CHILD = os.environ.get("LLAMAGW_TEST_CHILD")
@@ -266,8 +268,12 @@ class Over(Mixin):
         self.assertEqual(endpoints.uses_uvloop(reactor), ON_UVLOOP)
         self._ends: list[Talk] = []
 
-    async def listen(self, factory: Any, description: str | None = None) -> IListeningPort:
-        endpoint = endpoints.server_endpoint(reactor, description or self.description())
+    async def listen(
+        self, factory: Any, description: str | None = None, files: TlsEntry | None = None
+    ) -> IListeningPort:
+        description = description or self.description()
+        tls = read_tls(description, files)
+        endpoint = endpoints.server_endpoint(reactor, description, tls)
         port = self.successResultOf(endpoint.listen(factory))
         self.addCleanup(port.stopListening)
         return port
@@ -307,6 +313,34 @@ class Over(Mixin):
         folder = tempfile.mkdtemp(prefix="llamagw-")
         self.addCleanup(shutil.rmtree, folder, ignore_errors=True)
         return Path(folder)
+
+    def certificate(self) -> tuple[str, str]:
+        """Write a key and a self-signed certificate for localhost; return their paths."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+        now = datetime.datetime.now(datetime.timezone.utc)
+        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        cert = (
+            x509.CertificateBuilder()
+            .subject_name(name)
+            .issuer_name(name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now - datetime.timedelta(days=1))
+            .not_valid_after(now + datetime.timedelta(days=1))
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .sign(key, hashes.SHA256())
+        )
+        folder = self.folder()
+        (folder / "key.pem").write_bytes(
+            key.private_bytes(
+                serialization.Encoding.PEM,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
+        return str(folder / "key.pem"), str(folder / "cert.pem")
 
     async def turns(self) -> None:
         """Let whatever the reactor has ready happen: a round trip over a connection of its own."""
@@ -713,6 +747,28 @@ def quiet_site() -> Site:
     return site
 
 
+@implementer(IStreamClientEndpoint)
+class Says:
+    """An endpoint whose connections begin with some bytes."""
+
+    def __init__(self, endpoint: IStreamClientEndpoint, first: bytes) -> None:
+        self.endpoint, self.first = endpoint, first
+
+    def connect(self, factory: Any) -> Deferred[Any]:
+        first = self.first
+
+        class Beginning(ProtocolWrapper):
+            def makeConnection(self, transport: Any) -> None:
+                transport.write(first)
+                super().makeConnection(transport)
+
+        wrapping = WrappingFactory(factory)
+        wrapping.noisy = False
+        wrapping.protocol = Beginning
+        connected: Deferred[Any] = self.endpoint.connect(wrapping)
+        return connected.addCallback(lambda wrapper: wrapper.wrappedProtocol)
+
+
 class OverTCP(Over, TestCase):
     """The promises over TCP, and those that only TCP can make."""
 
@@ -841,6 +897,32 @@ class OverTCP(Over, TestCase):
         await self.ended(far, error.ConnectionDone)
         await self.ended(near, error.ConnectionDone)
 
+    async def test_proxy_protocol(self) -> None:
+        """Behind `haproxy:`, who connects is who the proxy says it is, with TLS and without."""
+        key, cert = self.certificate()
+        files = TlsEntry(cert=cert, key=key)
+        echo = lambda talk, data: talk.transport.write(data)  # noqa: E731
+        trust = twisted_ssl.Certificate.loadPEM(Path(cert).read_bytes())
+        # Version 2: IPv4, TCP; from 203.0.113.7:4711 to 192.0.2.1:443.
+        addresses = bytes([203, 0, 113, 7, 192, 0, 2, 1]) + struct.pack(">HH", 4711, 443)
+        two = b"\r\n\r\n\0\r\nQUIT\n\x21\x11" + struct.pack(">H", 12) + addresses
+        one = b"PROXY TCP4 203.0.113.7 192.0.2.1 4711 443\r\n"
+        for header, tls in ((two, None), (one, None), (two, files)):
+            servers = Talks(on_data=echo)
+            port = await self.listen(servers, "haproxy:tcp:0:interface=127.0.0.1", tls)
+            client: IStreamClientEndpoint = Says(self.client(port), header)
+            if tls is not None:
+                options = twisted_ssl.optionsForClientTLS("localhost", trust)
+                client = wrapClientTLS(options, client)
+            near = await client.connect(Talks())
+            assert isinstance(near, Talk)
+            near.transport.write(BIG)
+            self.assertTrue(await near.until(len(BIG)) == BIG)
+            far = await servers.connected.get()
+            self.assertEqual(far.transport.getPeer(), IPv4Address("TCP", "203.0.113.7", 4711))
+            near.transport.loseConnection()
+            await self.ended(far, error.ConnectionDone)
+
     async def test_https(self) -> None:
         """twisted.web over TLS over it."""
         key, cert = self.certificate()
@@ -856,37 +938,22 @@ class OverTCP(Over, TestCase):
         await self.ended(near, error.ConnectionDone)
         self.assertTrue(near.received.endswith(b"7\r\nevent 4\r\n0\r\n\r\n"))
 
-    def certificate(self) -> tuple[str, str]:
-        """Write a key and a self-signed certificate for localhost; return their paths."""
-        key = ec.generate_private_key(ec.SECP256R1())
-        name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
-        now = datetime.datetime.now(datetime.timezone.utc)
-        names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        cert = (
-            x509.CertificateBuilder()
-            .subject_name(name)
-            .issuer_name(name)
-            .public_key(key.public_key())
-            .serial_number(x509.random_serial_number())
-            .not_valid_before(now - datetime.timedelta(days=1))
-            .not_valid_after(now + datetime.timedelta(days=1))
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .sign(key, hashes.SHA256())
-        )
-        folder = self.folder()
-        (folder / "key.pem").write_bytes(
-            key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        (folder / "cert.pem").write_bytes(cert.public_bytes(serialization.Encoding.PEM))
-        return str(folder / "key.pem"), str(folder / "cert.pem")
-
 
 class OverUNIX(Over, TestCase):
     """The promises over UNIX sockets, and those that only they can make."""
+
+    async def test_https(self) -> None:
+        """twisted.web over TLS over it."""
+        key, cert = self.certificate()
+        port = await self.listen(quiet_site(), files=TlsEntry(cert=cert, key=key))
+        trust = twisted_ssl.Certificate.loadPEM(Path(cert).read_bytes())
+        near = await wrapClientTLS(
+            twisted_ssl.optionsForClientTLS("localhost", trust), self.client(port)
+        ).connect(Talks())
+        assert isinstance(near, Talk)
+        near.transport.write(b"GET /stream HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        await self.ended(near, error.ConnectionDone)
+        self.assertTrue(near.received.endswith(b"7\r\nevent 4\r\n0\r\n\r\n"))
 
     def description(self) -> str:
         return f"unix:{self.path()}"

@@ -1,7 +1,8 @@
 // The page Activity: the requests under way and the last ones that have ended, live. The gateway
 // tells all of it (/activity/sse); here it is chosen from and shown. One request in full: detail.js.
 import { detail, isWrong, rate, spent, words } from "./detail.js";
-import { ask, count, el, follow, get, keep, models, offer, post, say, seconds, size, toast } from "./lib.js";
+import { ask, count, el, every, follow, get, keep, models, offer, post, say, seconds, size, toast } from "./lib.js";
+import { session } from "./session.js";
 
 /** How many ended requests are known at most, and by how many rows a table grows. */
 const MOST = 1000;
@@ -9,6 +10,9 @@ const SHOWN = 200;
 
 /** Milliseconds between two renderings, however much happens. */
 const PAUSE = 250;
+
+/** Milliseconds between two looks, for a key that is not told what happens to all requests. */
+const AGAIN = 3000;
 
 /** The columns: the class of their cells, and their titles. */
 const COLUMNS = [
@@ -121,7 +125,7 @@ function show(root, params) {
 
   function tell() {
     const waiting = [...now.values()].filter(STATES.waiting[1]).length;
-    const parts = [`${count(now.size + untold)} under way`];
+    const parts = [session.everyModel ? `${count(now.size + untold)} under way` : "ended ones only"];
     if (waiting) parts[0] += `, ${count(waiting)} of them waiting`;
     if (unseen) parts.push(`${count(unseen)} more ended while paused`);
     if (lost) parts.push(`${lost} Trying again…`);
@@ -209,7 +213,7 @@ function show(root, params) {
         request.bytes_out ? size(request.bytes_out) : "",
       ];
       numbers.forEach((number, index) => say(cells[4 + index], number));
-      stop.hidden = !request.state;
+      stop.hidden = !request.state || !session.may("manage");
       stop.setAttribute("aria-label", `Cancel request ${request.id}`);
     }
     return { item, update };
@@ -286,6 +290,19 @@ function show(root, params) {
     }
   }
 
+  /** In the place of the stream, which is of all models: the requests that have ended. */
+  async function look() {
+    try {
+      const { data } = await get(`activity?limit=${asked ? SHOWN : MOST}`);
+      asked = true;
+      lost = "";
+      hear({ event: "snapshot", now: [], last: data });
+    } catch (error) {
+      lost = error.message;
+      soon();
+    }
+  }
+
   // What is asked
 
   const offered = (list) => offer(model, list.map(({ name }) => name), "All models");
@@ -308,14 +325,16 @@ function show(root, params) {
   offered(models.list);
   const stops = [
     models.watch(offered),
-    follow("activity/sse", {
-      message: hear,
-      state: (connected, why) => {
-        lost = connected ? "" : why;
-        soon();
-        tell();
-      },
-    }),
+    session.everyModel
+      ? follow("activity/sse", {
+          message: hear,
+          state: (connected, why) => {
+            lost = connected ? "" : why;
+            soon();
+            tell();
+          },
+        })
+      : every(AGAIN, look),
   ];
   // What is under way takes longer, though nothing is told of it.
   const ticking = setInterval(() => now.size && soon(), 1000);

@@ -1,13 +1,23 @@
-// The frame around the pages: navigation by the address's hash, and whether the gateway answers.
+// The frame around the pages: who uses them, navigation by the address's hash, and whether the
+// gateway answers.
 import { page as activity } from "./activity.js";
 import { page as charts } from "./charts.js";
 import { page as config } from "./config.js";
-import { count, el, models, onBack, say } from "./lib.js";
+import { askAnew, count, el, models, onBack, say } from "./lib.js";
+import { askForKey } from "./login.js";
 import { page as logs } from "./logs.js";
 import { page as modelsPage } from "./models.js";
 import { page as playground } from "./playground.js";
+import { logOut, session, whoAmI } from "./session.js";
 
 const PAGES = [modelsPage, activity, charts, logs, playground, config];
+
+/** What a key needs for a page; the others are for each key. And those that are of all models. */
+const NEEDS = { activity: "observe", charts: "observe", logs: "observe", playground: "infer", config: "observe" };
+const OF_ALL = ["charts", "config"];
+
+/** Milliseconds until a gateway that does not answer is asked again who this is. */
+const AGAIN = 1000;
 
 /** Milliseconds for which it is told that the gateway is back. */
 const BACK = 4000;
@@ -36,16 +46,20 @@ function go(moved) {
   const section = el("section", { class: `page ${page.id}`, "aria-labelledby": "page-title" });
   const title = el("h1", { id: "page-title", class: "unseen" }, page.title);
   $("main").replaceChildren(title, section);
-  hide = page.show(section, params) || (() => {});
+  const why = missing(page);
+  if (why) section.append(el("p", { class: "note" }, why));
+  hide = (!why && page.show(section, params)) || (() => {});
   if (!moved) return;
   scrollTo(0, 0);
   $("main").focus();
 }
 
-for (const page of PAGES) {
-  const link = el("a", { href: `#/${page.id}` }, page.title);
-  links.set(page.id, link);
-  $("nav").append(el("li", {}, link));
+/** Why a key has not this page; "" if it has. */
+function missing({ id }) {
+  const scope = NEEDS[id];
+  if (scope && !session.may(scope)) return `The key ${session.name} has not the right to ${scope}, which this page needs.`;
+  if (session.everyModel || !OF_ALL.includes(id)) return "";
+  return `This page is about all models together, and the key ${session.name} is for ${session.models.join(", ")}.`;
 }
 
 // A hash of the skip link's own would be taken for a page.
@@ -87,6 +101,56 @@ models.watch((list) => {
   say($("summary"), models.health && list.length ? parts.join(" · ") : "");
 });
 
-models.start();
-addEventListener("hashchange", () => go(true));
-go(false);
+// Who uses it
+
+const rights = () => JSON.stringify([session.name, session.scopes, session.models]);
+let looking = false;
+
+// A request was refused as if nobody were logged in: is it so?
+addEventListener("doubt", async () => {
+  if (looking) return;
+  looking = true;
+  const before = rights();
+  try {
+    const why = await whoAmI();
+    if (why) {
+      await askForKey(why);
+      if (rights() === before) askAnew();
+    }
+  } catch {
+    // That the gateway does not answer is told by the banner.
+  }
+  looking = false;
+  // For another key, other pages; what was written is kept for the same one.
+  if (rights() !== before) location.reload();
+  else models.look();
+});
+
+async function begin() {
+  looking = true;
+  for (;;) {
+    try {
+      // Nobody has logged in yet: that needs no reason.
+      if (await whoAmI()) await askForKey();
+      break;
+    } catch {
+      say($("banner-text"), "The gateway does not answer. Trying again…");
+      $("banner").dataset.state = "lost";
+      await new Promise((done) => setTimeout(done, AGAIN));
+    }
+  }
+  looking = false;
+  banner();
+  for (const page of PAGES) {
+    if (NEEDS[page.id] && !session.may(NEEDS[page.id])) continue;
+    const link = el("a", { href: `#/${page.id}` }, page.title);
+    links.set(page.id, link);
+    $("nav").append(el("li", {}, link));
+  }
+  if (session.csrf) $("who").append(el("b", { title: session.name }, session.name), el("button", { type: "button", onclick: logOut }, "Log out"));
+  models.start();
+  addEventListener("hashchange", () => go(true));
+  go(false);
+}
+
+begin();

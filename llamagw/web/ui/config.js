@@ -1,6 +1,7 @@
 // The page Config: what is in force and where each value comes from; a changed text is checked
 // here, and the file is read again. The file itself is changed by nobody here.
 import { ask, count, el, get, onBack, post, say, toast } from "./lib.js";
+import { session } from "./session.js";
 
 /** How many values are shown at most. */
 const SHOWN = 300;
@@ -16,7 +17,7 @@ function show(root) {
   const values = new Values();
   const text = new Checked();
   root.append(
-    el("div", { class: "tools" }, el("p", {}, "The configuration in force, from ", path), reload),
+    el("div", { class: "tools" }, el("p", {}, "The configuration in force, from ", path), session.may("manage") && reload),
     fault,
     el("div", { class: "halves" }, values.box, text.box),
   );
@@ -129,7 +130,7 @@ class Checked {
         "div",
         { class: "tools" },
         el("h2", {}, "Check a change"),
-        el("div", { class: "row" }, el("button", { type: "button", onclick: () => this.#revert() }, "Revert"), el("button", { type: "button", class: "main", onclick: () => this.#check() }, "Check")),
+        el("div", { class: "row" }, el("button", { type: "button", onclick: () => this.#revert() }, "Revert"), session.may("manage") && el("button", { type: "button", class: "main", onclick: () => this.#check() }, "Check")),
       ),
       this.result,
       el("div", { class: "card editor" }, this.numbers, this.text),

@@ -2,6 +2,7 @@
 // its tokens, why it failed, and what was asked and answered where that is kept (`capture`).
 import { wayOf } from "./playground.js";
 import { copying, count, el, get, say, seconds, size } from "./lib.js";
+import { session } from "./session.js";
 
 const ENDS = {
   client_left: "client left",
@@ -116,7 +117,7 @@ export function detail(request, cancel, colspan) {
     }
     say(why, next.reason || "");
     why.hidden = !next.reason;
-    stop.hidden = !next.state;
+    stop.hidden = !next.state || !session.may("manage");
     logs.hidden = !next.model;
     if (next.model) logs.href = `#/logs?model=${encodeURIComponent(next.model)}`;
     if (next.captured && !next.state && !asked) {
@@ -131,7 +132,7 @@ export function detail(request, cancel, colspan) {
       const told = await get(`activity/${encodeURIComponent(last.id)}`);
       if (!told.captured) throw new Error("What was asked and answered is not kept any more.");
       content.replaceChildren(captured("Request", told.request), captured("Answer", told.response));
-      again.hidden = told.request.truncated || !wayOf(told.path);
+      again.hidden = told.request.truncated || !wayOf(told.path) || !session.may("infer");
       again.href = `#/playground?repeat=${encodeURIComponent(last.id)}`;
     } catch (error) {
       content.replaceChildren(el("p", { class: "why" }, error.message));

@@ -1,4 +1,5 @@
 // What is known of the gateway: questions to it, its streams, and the models as they are now.
+import { session } from "./session.js";
 
 /** The gateway's address, such as http://localhost:8000/; below a reverse proxy with its path. */
 export const root = new URL("../", import.meta.url);
@@ -16,10 +17,19 @@ const TOGETHER = 50;
 
 // Asking
 
+/** As `fetch`, for a path of the gateway's, with what proves a session. */
+export function reach(path, { headers = {}, ...options } = {}) {
+  const proof = session.csrf ? { "X-CSRF-Token": session.csrf } : {};
+  return fetch(new URL(path, root), { ...options, headers: { ...headers, ...proof } });
+}
+
+/** Say that a session may have ended; app.js looks, and asks for a key. */
+const doubt = () => dispatchEvent(new Event("doubt"));
+
 async function send(path, options) {
   let answer;
   try {
-    answer = await fetch(new URL(path, root), options);
+    answer = await reach(path, options);
   } catch (error) {
     if (error.name === "AbortError" || error.name === "TimeoutError") throw error;
     throw Object.assign(new Error("The gateway does not answer."), { status: 0 });
@@ -41,6 +51,8 @@ export async function refusal(answer) {
   } catch {
     // No envelope: something in between has answered.
   }
+  // So does an engine elsewhere, for a key of its own; or another tab has logged in anew.
+  if (answer.status === 401 || told?.code === "not_allowed") doubt();
   const error = new Error(told?.message || `The answer has status ${answer.status}.`);
   return Object.assign(error, { status: answer.status, code: told?.code || null });
 }
@@ -63,6 +75,12 @@ export function post(path, body, { signal } = {}) {
 
 /** Called when the gateway answers again: what was shown may be of its predecessor. */
 const backs = new Set();
+
+/** Ask for all again. */
+export function askAnew() {
+  models.refresh();
+  for (const call of [...backs]) call();
+}
 
 /** @returns {() => void} ends it */
 export function onBack(call) {
@@ -127,7 +145,7 @@ export function follow(path, { message, state = () => {} }) {
 async function reason(path) {
   const over = new AbortController();
   try {
-    const answer = await fetch(new URL(path, root), { signal: over.signal });
+    const answer = await reach(path, { signal: over.signal });
     return answer.ok ? "The connection was lost." : (await refusal(answer)).message;
   } catch {
     return "The gateway does not answer.";
@@ -219,7 +237,9 @@ class Models {
 
   /** Begin; called once, by app.js. */
   start() {
-    follow("models/sse", {
+    // The stream is of all models; a key for some of them has only the list.
+    if (!session.may("observe") || !session.everyModel) every(HEALTH, () => this.refresh());
+    else follow("models/sse", {
       message: (event) => {
         this.#early?.push(event);
         this.#event(event);
@@ -305,6 +325,11 @@ class Models {
     let lost = "";
     try {
       health = await get("health", { signal: AbortSignal.timeout(2 * LATER) });
+      if (!health.models) {
+        // Who is not logged in is told that it is up, and nothing else.
+        doubt();
+        return;
+      }
     } catch (error) {
       lost = error.status ? error.message : "The gateway does not answer.";
     }
@@ -319,10 +344,7 @@ class Models {
       this.#counted(health.models);
     }
     this.#tell();
-    if (back || restarted) {
-      this.refresh();
-      for (const call of [...backs]) call();
-    }
+    if (back || restarted) askAnew();
   }
 
   #counted(entries) {

@@ -1,7 +1,8 @@
 // The page Logs: what the engines print, live, of one model or of all. One stream (/models/logs) is
 // open at a time, also for all models: a browser has six connections for all its tabs.
-import { copying, count, el, keep, models, offer, refusal, root as gateway, say } from "./lib.js";
+import { copying, count, el, keep, models, offer, reach, refusal, say } from "./lib.js";
 import { lines as linesOf } from "./sending.js";
+import { session } from "./session.js";
 
 /** How many lines are kept and shown, and how many of a model a stream begins with. */
 const MOST = 2000;
@@ -22,6 +23,8 @@ const LEVEL = /^\d\d:\d\d:\d\d [\d.]+ ([DWE]) |^── (run) /;
 export const page = { id: "logs", title: "Logs", show };
 
 function show(root, params) {
+  // What no model is called, for who may see all of them.
+  const all = session.everyModel ? "All models" : "";
   const choice = el("select", { "aria-label": "Model", onchange: begin });
   const search = el("input", { type: "search", placeholder: "Search", "aria-label": "Show the lines with this text", value: params.get("text") || "", oninput: find });
   const pause = el("button", { type: "button", "aria-pressed": "false", onclick: pauses });
@@ -141,11 +144,12 @@ function show(root, params) {
   async function open() {
     over.abort();
     const { signal } = (over = new AbortController());
+    if (!choice.value && !all) return;
     const named = !choice.value;
     const which = named ? "all=true" : `model=${encodeURIComponent(choice.value)}`;
     for (;;) {
       try {
-        const answer = await fetch(new URL(`models/logs?follow=true&lines=${FIRST}&${which}`, gateway), { signal });
+        const answer = await reach(`models/logs?follow=true&lines=${FIRST}&${which}`, { signal });
         if (!answer.ok) throw await refusal(answer);
         early = [];
         hear([]);
@@ -183,9 +187,14 @@ function show(root, params) {
     else open();
   }
 
-  const offered = (list) => offer(choice, list.filter(({ remote }) => !remote).map(({ name }) => name), "All models");
+  function offered(list) {
+    const names = list.filter(({ remote }) => !remote).map(({ name }) => name);
+    const before = choice.value;
+    offer(choice, names, all, before || all ? before : names[0] || "");
+    if (choice.value !== before) begin();
+  }
 
-  offer(choice, [], "All models", params.get("model") || "");
+  offer(choice, [], all, params.get("model") || "");
   offered(models.list);
   begin();
   const stop = models.watch(offered);

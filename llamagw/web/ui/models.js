@@ -1,6 +1,7 @@
 // The page Models: what is in memory, what it takes, who waits for what; to load, unload and pin.
 import { ago, ask, choose, count, el, every, models, post, root, say, seconds, size, tell } from "./lib.js";
 import { charged, devices } from "./memory.js";
+import { session } from "./session.js";
 import { use } from "./use.js";
 
 /** How many models are shown at most, and from how many on there are filters. */
@@ -129,9 +130,10 @@ function row({ name, remote }) {
   const path = name.split("/").map(encodeURIComponent).join("/");
   const query = encodeURIComponent(name);
   const links = [
-    el("a", { href: `#/playground?model=${query}`, "aria-label": `Try ${name}` }, "Try"),
-    !remote && el("a", { href: `#/logs?model=${query}`, "aria-label": `Logs of ${name}` }, "Logs"),
-    !remote && el("a", { href: new URL(`upstream/${path}/`, root).href, "aria-label": `Engine's page of ${name}` }, "Engine’s page"),
+    session.may("infer") && el("a", { href: `#/playground?model=${query}`, "aria-label": `Try ${name}` }, "Try"),
+    !remote && session.may("observe") && el("a", { href: `#/logs?model=${query}`, "aria-label": `Logs of ${name}` }, "Logs"),
+    // Its scripts would act with the session, which does not open it.
+    !remote && !session.csrf && el("a", { href: new URL(`upstream/${path}/`, root).href, "aria-label": `Engine's page of ${name}` }, "Engine’s page"),
   ];
   const bar = el("progress", { max: "1", "aria-label": `Load of ${name}` });
   const progress = el("p", { class: "progress" });
@@ -162,7 +164,7 @@ function row({ name, remote }) {
       running,
       waiting,
       used,
-      el("td", { class: "actions" }, !remote && pin, !remote && button),
+      el("td", { class: "actions" }, !remote && session.may("manage") && [pin, button]),
     ),
     details,
   );

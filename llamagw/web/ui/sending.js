@@ -1,6 +1,7 @@
 // What the playground sends: requests whose answers are read as they come, and the same requests as
 // a command and a program to copy.
-import { copying, el, refusal, root, say } from "./lib.js";
+import { copying, el, reach, refusal, root, say } from "./lib.js";
+import { session } from "./session.js";
 
 /** What is an argument of OpenAI's Python library; all else goes into its extra_body. */
 const OPENAI = new Set("model messages input temperature top_p max_tokens seed stop stream stream_options".split(" "));
@@ -12,7 +13,7 @@ const OPENAI = new Set("model messages input temperature top_p max_tokens seed s
  */
 export async function send(path, body, signal) {
   const headers = { "Content-Type": "application/json" };
-  const answer = await fetch(new URL(path, root), { method: "POST", headers, body: JSON.stringify(body), signal }).catch((error) => {
+  const answer = await reach(path, { method: "POST", headers, body: JSON.stringify(body), signal }).catch((error) => {
     throw error.name === "AbortError" ? error : new Error("The gateway does not answer.");
   });
   if (!answer.ok) throw await refusal(answer);
@@ -73,10 +74,15 @@ export function program(request) {
     // Of an image only the beginning is shown.
     const short = JSON.stringify(body, (_, value) => (/^data:/.test(value) ? `${value.slice(0, 40)}…` : value), 2);
     const text = short.replaceAll("'", "'\\''");
-    say(curl, `curl ${body.stream ? "-N " : ""}'${new URL(path, root)}' -H 'Content-Type: application/json' -d '${text}'`);
+    say(curl, `curl ${body.stream ? "-N " : ""}'${new URL(path, root)}' -H 'Content-Type: application/json' ${keyHeader()}-d '${text}'`);
     say(python, asPython(path, JSON.parse(short)));
   }
   return { box, update };
+}
+
+/** What a command for curl has for the key; the key itself is not known here. */
+export function keyHeader() {
+  return session.name === null ? "" : '-H "Authorization: Bearer $LLAMAGW_API_KEY" ';
 }
 
 function asPython(path, body) {
@@ -86,9 +92,10 @@ function asPython(path, body) {
   if (other.length) known.push(["extra_body", Object.fromEntries(other)]);
   const call = { "v1/chat/completions": "chat.completions", "v1/embeddings": "embeddings" }[path];
   const values = known.map(([name, value]) => `    ${name}=${literal(value, "    ")},\n`).join("");
-  return `from openai import OpenAI
+  const keyed = session.name !== null;
+  return `${keyed ? "import os\n\n" : ""}from openai import OpenAI
 
-client = OpenAI(base_url="${new URL("v1", root)}", api_key="none")
+client = OpenAI(base_url="${new URL("v1", root)}", api_key=${keyed ? 'os.environ["LLAMAGW_API_KEY"]' : '"none"'})
 answer = client.${call ? `${call}.create(\n${values}` : `post("${path.slice(2)}", cast_to=object, body=${literal(body)}`})
 ${
   body.stream

@@ -1,5 +1,7 @@
 // How the models are used from a program: base URL, a request, all endpoints. Part of the page Models.
 import { copying, el, models, root } from "./lib.js";
+import { keyHeader } from "./sending.js";
+import { session } from "./session.js";
 
 /** How many models can be chosen for the request. */
 const OFFERED = 200;
@@ -22,7 +24,7 @@ export function use() {
   "model": ${JSON.stringify(choice.value)},
   "messages": [{"role": "user", "content": "Hello!"}]
 }`;
-    curl.textContent = `curl ${base.textContent}/chat/completions -d '${body.replaceAll("'", "'\\''")}'`;
+    curl.textContent = `curl ${base.textContent}/chat/completions ${keyHeader()}-d '${body.replaceAll("'", "'\\''")}'`;
   }
 
   function open() {
@@ -36,7 +38,7 @@ export function use() {
     "details",
     { class: "card pad use" },
     el("summary", {}, "Use them from a program"),
-    el("p", {}, "Base URL for clients of OpenAI's API; any API key will do:"),
+    el("p", {}, `Base URL for clients of OpenAI's API; ${session.name === null ? "any API key will do" : "the key is the one that you log in with"}:`),
     el("div", { class: "copy" }, base, copying(base, "the base URL")),
     el("div", { class: "row" }, "Or from a terminal; the first request loads the model:", choice),
     el("div", { class: "copy" }, curl, copying(curl, "the request")),
