@@ -82,9 +82,10 @@ class HeadTests(LimitsTestCase):
         self.bench.reactor.advance(31)
         self.assertEqual(self.finish().status, 200)
 
-    def test_anthropics_refusal_is_in_its_own_form(self) -> None:
+    def test_anthropics_answers_are_in_their_own_form(self) -> None:
         self.limit(requests_per_min=1)
-        self.finish()
+        answer = self.answered(self.ask("/v1/messages"))
+        self.assertEqual(answer.headers["anthropic-ratelimit-requests-remaining"], "0")
         answer = self.heard(self.ask("/v1/messages"))
         self.assertEqual(self.assert_envelope(answer, 429, ANTHROPIC)["type"], "rate_limit_error")
         self.assertEqual(answer.headers["anthropic-ratelimit-requests-limit"], "1")
@@ -283,6 +284,19 @@ class TokenTests(LimitsTestCase):
         error = self.assert_envelope(answer, 429)
         self.assertIn("over 1000 tokens a minute with this request's 1", error["message"])
         self.assertIsNotNone(answer.headers["Retry-After"])
+
+    def test_one_that_is_refused_after_its_body_takes_nothing(self) -> None:
+        self.limit(tokens_per_min=1000, requests_per_min=10)
+        self.gate.meters.patience = 0
+        self.ask(max_tokens=900)
+        before = self.left()
+        answer = self.heard(self.ask(max_tokens=900))
+        self.assertEqual(answer.status, 429)
+        self.assertEqual(answer.headers["x-ratelimit-remaining-requests"], "8")
+        self.assertEqual(self.left(), before)
+        requests, _ = self.gate.meters._known["alice"].told(self.bench.reactor.seconds())
+        assert requests is not None
+        self.assertEqual(requests.remaining, 9)
 
     def test_a_backends_own_limits_are_not_beside_ours(self) -> None:
         self.limit(tokens_per_min=1000)
