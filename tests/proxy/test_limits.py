@@ -246,6 +246,15 @@ class TokenTests(LimitsTestCase):
         self.assertEqual(answer.headers["x-ratelimit-limit-tokens"], "1000")
         self.assertEqual(self.left(), 970)
 
+    def test_several_answers_are_counted_as_such(self) -> None:
+        self.limit(tokens_per_min=1000)
+        client = self.ask(max_tokens=100, n=4)
+        size = len(json.dumps({"model": "small", "max_tokens": 100, "n": 4}))
+        self.assertEqual(self.left(), int(1000 - 400 - size / 4))
+        timed = USED[:-1] + b', "timings": {"prompt_ms": 1.0, "predicted_ms": 5.0}}'
+        self.answered(client, timed)
+        self.assertEqual(self.left(), 1000 - 10 - 80)
+
     def test_a_stream_is_settled_too(self) -> None:
         self.limit(tokens_per_min=1000)
         client = self.ask(stream=True)
