@@ -128,6 +128,18 @@ class HeadTests(LimitsTestCase):
             self.assertEqual(answer.headers["x-ratelimit-remaining-requests"], "1")
         self.assertEqual(self.finish().status, 200)
 
+    def test_a_retry_that_is_hours_away_is_not_waited_for(self) -> None:
+        self.limit(tokens_per_day=20)
+        self.assertEqual(self.finish().status, 200)
+        answer = self.heard(self.ask())
+        self.assertEqual((answer.status, answer.headers["X-Should-Retry"]), (429, "false"))
+        self.assertEqual(answer.headers["Retry-After"], "57601")
+        self.assertEqual(answer.headers["x-ratelimit-reset-tokens"], "16h0m0s")
+        self.limit(requests_per_min=1)
+        self.finish()
+        answer = self.heard(self.ask())
+        self.assertEqual((answer.status, answer.headers["X-Should-Retry"]), (429, None))
+
     def test_other_keys_are_not_touched(self) -> None:
         self.limit(requests_per_min=1)
         other = self.made.make("bob")
