@@ -58,6 +58,14 @@ class Door:
         body = json.dumps(question("smol", tokens))
         return self.curl(CHAT, "-d", body, *flags, who=who)
 
+    def asks_in_vain(self, *flags: str) -> bool:
+        """Whether a long answer was broken off."""
+        try:
+            self.ask(*flags, tokens=4000)
+        except subprocess.CalledProcessError:
+            return True
+        return False
+
     def takes(self, secret: str) -> bool:
         """Whether a key is valid."""
         return self.curl("/v1/models", "-H", f"x-api-key: {secret}")[0] == 200
@@ -102,8 +110,13 @@ def test_a_key_that_is_made_while_it_runs_is_valid_soon_and_one_that_is_removed_
     wait_until(partial(door.takes, secret), "the key is known")
     assert door.ask(*header)[0] == 200
     assert door.curl("/models/unload", "-d", '{"model": "smol"}', *header)[0] == 403
-    door.keys("rm", "guest")
-    wait_until(lambda: not door.takes(secret), "the key is gone")
+    with ThreadPoolExecutor(1) as pool:
+        # What it has open then is cut off.
+        endless = pool.submit(door.asks_in_vain, *header)
+        wait_until(lambda: _waiting(door, "in_flight"), "it is answered")
+        door.keys("rm", "guest")
+        wait_until(lambda: not door.takes(secret), "the key is gone")
+        assert endless.result()
     audit = (door.gateway.folder / "audit.jsonl").read_text()
     told = [json.loads(line) for line in audit.splitlines()]
     changes = [one for one in told if one["audit"] == "keys"]
@@ -131,6 +144,6 @@ def test_who_asks_little_is_not_behind_all_of_who_asks_much(door: Door) -> None:
     assert ended.index("little") < 8
 
 
-def _waiting(door: Door) -> int:
+def _waiting(door: Door, what: str = "waiting") -> int:
     [one] = door.curl("/health", who="boss.lan")[1]["models"]
-    return int(one["waiting"])
+    return int(one[what])
