@@ -128,6 +128,18 @@ class HeadTests(LimitsTestCase):
             self.assertEqual(answer.headers["x-ratelimit-remaining-requests"], "1")
         self.assertEqual(self.finish().status, 200)
 
+    def test_a_retry_that_is_hours_away_is_not_waited_for(self) -> None:
+        self.limit(tokens_per_day=20)
+        self.assertEqual(self.finish().status, 200)
+        answer = self.heard(self.ask())
+        self.assertEqual((answer.status, answer.headers["X-Should-Retry"]), (429, "false"))
+        self.assertEqual(answer.headers["Retry-After"], "57601")
+        self.assertEqual(answer.headers["x-ratelimit-reset-tokens"], "16h0m0s")
+        self.limit(requests_per_min=1)
+        self.finish()
+        answer = self.heard(self.ask())
+        self.assertEqual((answer.status, answer.headers["X-Should-Retry"]), (429, None))
+
     def test_other_keys_are_not_touched(self) -> None:
         self.limit(requests_per_min=1)
         other = self.made.make("bob")
@@ -245,6 +257,15 @@ class TokenTests(LimitsTestCase):
         answer = self.answered(client)
         self.assertEqual(answer.headers["x-ratelimit-limit-tokens"], "1000")
         self.assertEqual(self.left(), 970)
+
+    def test_several_answers_are_counted_as_such(self) -> None:
+        self.limit(tokens_per_min=1000)
+        client = self.ask(max_tokens=100, n=4)
+        size = len(json.dumps({"model": "small", "max_tokens": 100, "n": 4}))
+        self.assertEqual(self.left(), int(1000 - 400 - size / 4))
+        timed = USED[:-1] + b', "timings": {"prompt_ms": 1.0, "predicted_ms": 5.0}}'
+        self.answered(client, timed)
+        self.assertEqual(self.left(), 1000 - 10 - 80)
 
     def test_a_stream_is_settled_too(self) -> None:
         self.limit(tokens_per_min=1000)
