@@ -19,6 +19,9 @@ from llamagw.text import harmless
 #: Characters of a client's own text (a name, a path) that an error repeats at most.
 SHOWN = 64
 
+#: Seconds after which no client is to try again by itself.
+RETRY_SEC = 120
+
 #: How many configured names an error lists at most, and with how many the unknown name is compared
 #: for a suggestion; each comparison takes some 10 µs.
 LISTED, COMPARED = 20, 200
@@ -306,6 +309,18 @@ class RateLimited(GatewayError):
     status = 429
     type = "rate_limit_error"
     code = "rate_limit_exceeded"
+
+    def headers(self) -> list[tuple[bytes, bytes]]:
+        """
+        ``X-Should-Retry: false`` too, where a retry would be hours away.
+
+        The SDKs of OpenAI and Anthropic heed it. By itself Anthropic's (2.12) would wait until
+        then, and OpenAI's (2.54) would not wait long enough.
+        """
+        headers = super().headers()
+        if self.retry_after is not None and self.retry_after > RETRY_SEC:
+            headers.append((b"X-Should-Retry", b"false"))
+        return headers
 
 
 class RequestCancelled(GatewayError):

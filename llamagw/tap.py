@@ -299,7 +299,7 @@ def make_gateway(
     def keep(keyring: Keyring | None) -> None:
         gate.keyring = keyring
         audit.keys(keyring)
-        site.connections.gate = None if keyring is None else gate
+        site.admit(None if keyring is None else gate)
         if keyring is not None and not counting:
             # Not before: without keys there is nothing to be counted.
             counting.append(records.add(tally.count))

@@ -24,6 +24,7 @@ class ErrorTests(SynchronousTestCase):
                 "NotAllowed": (403, "permission_error"),
                 "ModelNotLoaded": (409, "invalid_request_error"),
                 "PathNotFound": (404, "invalid_request_error"),
+                "WantsHttps": (400, "invalid_request_error"),
                 "Moved": (308, "invalid_request_error"),
                 "RequestNotFound": (404, "invalid_request_error"),
                 "MethodNotAllowed": (405, "invalid_request_error"),

@@ -191,6 +191,27 @@ def _checked_name(context: click.Context, parameter: click.Parameter, value: str
     help="From when on it is not valid, such as 2027-01-31.  [default: never]",
 )
 @click.option(
+    "--priority",
+    type=click.IntRange(-100, 100),
+    metavar="N",
+    default=0,
+    show_default=True,
+    help="Of requests that wait, those with a higher one go first.",
+)
+@click.option(
+    "--share",
+    type=click.FloatRange(0.01, 100),
+    metavar="N",
+    default=1,
+    show_default=True,
+    help="How often its turn comes, beside others that wait.",
+)
+@click.option(
+    "--certificate",
+    metavar="NAME",
+    help="A name in a client's certificate (tls.client_ca) that stands for the secret.",
+)
+@click.option(
     "--requests-per-min", type=_amount, metavar="N", help="Requests for models in a minute."
 )
 @click.option("--tokens-per-min", type=_amount, metavar="N", help="Of prompts and answers.")
@@ -207,6 +228,9 @@ def new(
     models: list[str],
     scope: list[str],
     expires: str | None,
+    priority: int,
+    share: float,
+    certificate: str | None,
     **limits: float | None,
 ) -> None:
     """
@@ -227,6 +251,9 @@ def new(
         models=models,
         scopes=scope,  # type: ignore[arg-type]
         expires=expires,
+        priority=priority,
+        share=share,
+        certificate=certificate,
         limits=LimitsEntry(**given) if given else None,
     )
     try:

@@ -112,6 +112,12 @@ class Gate:
             key=caller.name,
         )
 
+    def knows(self, caller: Caller) -> bool:
+        """Whether a caller's key is still valid; one without a key is known."""
+        if self.keyring is None or not caller.name:
+            return True
+        return self.keyring.knows(caller.name, self._epoch())
+
     def log_in(self, secret: bytes) -> bytes:
         """
         Begin a session.

@@ -89,6 +89,13 @@ class Keyring:
         entry = next((entry for entry in found if entry is not None), None)
         return None if entry is None else self.holder(entry.hash, now)
 
+    def knows(self, name: str, now: float) -> bool:
+        """Whether there is a valid key of a name."""
+        entry = self.entries.get(name)
+        if entry is None or not entry.enabled:
+            return False
+        return entry.expires is None or now < when(entry.expires)
+
     def holder(self, digest: str, now: float) -> Caller | None:
         """
         Who has the secret of a digest.

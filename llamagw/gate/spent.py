@@ -36,4 +36,7 @@ def spent(record: Record) -> tuple[int, int]:
     if answer is None:
         a_token = STREAM_BYTES_A_TOKEN if record.stream else BYTES_A_TOKEN
         answer = record.bytes_out // a_token if record.path in LONGEST else 0
+    elif usage is not None and usage.completion_sec is not None:
+        # llama-server, as these are its own, counts the first of several answers only.
+        answer *= record.answers
     return prompt, answer

@@ -137,8 +137,9 @@ class Tally:
         return found
 
     async def end(self) -> None:
-        """Write what is new for the last time."""
-        if self._looping.running:
-            self._looping.stop()
+        """Write what is new for the last time; nothing, if it has not begun."""
+        if not self._looping.running:
+            return
+        self._looping.stop()
         await self.write()
         await self._in_thread(self._file.close)

@@ -67,6 +67,7 @@ class Record(Struct, kw_only=True, gc=False):
     :ivar bytes_out: size of the answer's body
     :ivar error: the code of the gateway's own error; "" without one
     :ivar reason: why it failed, in the gateway's words or the engine's; "" if it did not
+    :ivar answers: how many were asked for at once, if that is known (`n`)
     :ivar captured: the number of its content in `llamagw.observe.Capture`; 0 if that is not kept
     :ivar trace: its spans; None while none are exported
     """
@@ -95,6 +96,7 @@ class Record(Struct, kw_only=True, gc=False):
     error: str = ""
     reason: str = ""
     usage: Usage | None = None
+    answers: int = 1
     captured: int = 0
     trace: Trace | None = None
 

@@ -24,6 +24,9 @@ from llamagw.proxy.rewrite import LENGTHS, as_number
 
 _ABSENT, _NULL = Raw(b""), Raw(b"null")
 
+#: More answers than any engine gives at once.
+_MOST_ANSWERS = 1000
+
 
 class _Lengths(Struct):
     """What a body says of the length of its answer, in any dialect; and how many it wants."""
@@ -109,6 +112,7 @@ def _asked(request: Request, longest: int | None, path: bytes) -> float:
             )
         if number is not None and number >= 0:
             told.append(number)
-    answers = as_number(found.n) if found.n is not _ABSENT else None
-    most = max(told, default=float(longest or 0))
-    return most * max(1.0, min(answers or 1.0, 1000.0))
+    answers = max(int(min(as_number(found.n) or 1.0, _MOST_ANSWERS)), 1)
+    if request.record is not None:
+        request.record.answers = answers
+    return max(told, default=float(longest or 0)) * answers

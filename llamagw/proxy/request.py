@@ -512,9 +512,9 @@ class Request(KnownRequest):
         if meter is None:
             return b""
         now = self.channel.connections.clock.seconds()
-        # Not by `path`, which is not set before all of it has arrived.
-        dialect = dialect_of(self.channel.request_line[1])
-        return dialect.limits(*meter.told(now), meter.now_is())
+        # Refused before all of it has arrived, it has no `path` yet.
+        path = self.channel.request_line[1] if self.path is None else self.path
+        return dialect_of(path).limits(*meter.told(now), meter.now_is())
 
     def _cors(self) -> Pairs:
         origin = joined(self.given.get(b"Origin"))

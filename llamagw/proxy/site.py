@@ -16,6 +16,7 @@ from twisted.web.http import Request as HTTPRequest
 from twisted.web.resource import IResource
 
 from llamagw.dialects import only_looks
+from llamagw.gate import Gate
 from llamagw.listeners import Listeners
 from llamagw.observe import Begin, Record, log
 from llamagw.proxy.channel import Channel
@@ -103,6 +104,25 @@ class Site(server.Site):
             and request.record is not None
             and request.record.asked is not None
         ]
+
+    def admit(self, gate: Gate | None) -> None:
+        """
+        Let requests in by a gate from now on.
+
+        What the holders of keys have open that are not valid any more is cut off: answers, and
+        streams of events, which would go on for ever.
+
+        :param gate: None to let everybody in
+        """
+        self.connections.gate = gate
+        if gate is None:
+            return
+        for channel in list(self.connections.open):
+            if any(
+                isinstance(request, Request) and not gate.knows(request.caller)
+                for request in channel.requests
+            ):
+                channel.forceAbortClient()
 
     def startFactory(self) -> None:
         """Does nothing: Twisted's would update the time of its log lines once a second."""

@@ -6,6 +6,7 @@ import hmac
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 from twisted.web.http_headers import Headers
 
 from llamagw.config import ConfigError, KeyEntry, when
@@ -272,3 +273,52 @@ def test_no_text_about_it_has_a_secret_or_a_hash() -> None:
     for text in texts:
         assert secret[4:] not in text
         assert made.entries[0].hash[7:] not in text
+
+
+# ---- Certificates -----------------------------------------------------------------------------
+
+
+def test_a_name_in_a_certificate_stands_for_the_secret() -> None:
+    key = replace(entry("alice", "a"), certificate="alice.lan")
+    keyring = Keyring([key, entry("bob", "b")])
+    caller = keyring.certified(lambda: ("", "x.lan", "alice.lan"), NOW)
+    assert caller is not None
+    assert caller.name == "alice"
+    assert keyring.certified(lambda: ("", "bob"), NOW) is None
+
+
+def test_a_certificate_of_a_key_that_is_not_valid_is_refused() -> None:
+    key = replace(entry("alice", "a"), certificate="alice.lan", enabled=False)
+    with pytest.raises(Unauthorized, match="disabled"):
+        Keyring([key]).certified(lambda: ("alice.lan",), NOW)
+
+
+def test_nobody_is_asked_for_a_certificate_if_no_key_has_one() -> None:
+    def names() -> tuple[str, ...]:
+        raise AssertionError("to take them out of a certificate costs some")
+
+    assert Keyring([entry("alice", "a")]).certified(names, NOW) is None
+
+
+def test_two_keys_of_one_certificate_are_a_fault(tmp_path: Path) -> None:
+    path = write(tmp_path, entry("alice", "a"), entry("bob", "b"))
+    file = tmp_path / "keys.yaml"
+    file.write_text(file.read_text().replace('"}', '", "certificate": "x.lan"}'))
+    with pytest.raises(ConfigError, match=r"keys\[1\]\.certificate: is that of keys\[0\]"):
+        read_keyring(configuration(keys_file=path))
+
+
+# ---- Which are known --------------------------------------------------------------------------
+
+
+def test_a_key_that_is_gone_disabled_or_expired_is_not_known() -> None:
+    keyring = Keyring(
+        [
+            entry("alice", "a"),
+            replace(entry("bob", "b"), enabled=False),
+            replace(entry("carol", "c"), expires="2027-01-14"),
+            replace(entry("dora", "d"), expires="2027-01-16"),
+        ]
+    )
+    known = {name: keyring.knows(name, NOW) for name in ("alice", "bob", "carol", "dora", "eve")}
+    assert known == {"alice": True, "bob": False, "carol": False, "dora": True, "eve": False}

@@ -29,6 +29,11 @@ class SpentTests(SynchronousTestCase):
         self.assertEqual(spent(record()), (10, 20))
         self.assertEqual(spent(record(usage=Usage(prompt=10))), (10, 0))
 
+    def test_of_several_answers_llama_server_counts_the_first(self) -> None:
+        usage = Usage(prompt=10, completion=20, completion_sec=1.0)
+        self.assertEqual(spent(record(usage=usage, answers=3)), (10, 60))
+        self.assertEqual(spent(record(answers=3)), (10, 20))
+
     def test_what_no_model_has_answered_is_free(self) -> None:
         self.assertEqual(spent(record(admitted=None)), (0, 0))
         self.assertEqual(spent(record(status=500, usage=None, bytes_in=400)), (0, 0))

@@ -82,9 +82,10 @@ class HeadTests(LimitsTestCase):
         self.bench.reactor.advance(31)
         self.assertEqual(self.finish().status, 200)
 
-    def test_anthropics_refusal_is_in_its_own_form(self) -> None:
+    def test_anthropics_answers_are_in_their_own_form(self) -> None:
         self.limit(requests_per_min=1)
-        self.finish()
+        answer = self.answered(self.ask("/v1/messages"))
+        self.assertEqual(answer.headers["anthropic-ratelimit-requests-remaining"], "0")
         answer = self.heard(self.ask("/v1/messages"))
         self.assertEqual(self.assert_envelope(answer, 429, ANTHROPIC)["type"], "rate_limit_error")
         self.assertEqual(answer.headers["anthropic-ratelimit-requests-limit"], "1")
@@ -126,6 +127,18 @@ class HeadTests(LimitsTestCase):
             self.assertEqual(answer.status, 200)
             self.assertEqual(answer.headers["x-ratelimit-remaining-requests"], "1")
         self.assertEqual(self.finish().status, 200)
+
+    def test_a_retry_that_is_hours_away_is_not_waited_for(self) -> None:
+        self.limit(tokens_per_day=20)
+        self.assertEqual(self.finish().status, 200)
+        answer = self.heard(self.ask())
+        self.assertEqual((answer.status, answer.headers["X-Should-Retry"]), (429, "false"))
+        self.assertEqual(answer.headers["Retry-After"], "57601")
+        self.assertEqual(answer.headers["x-ratelimit-reset-tokens"], "16h0m0s")
+        self.limit(requests_per_min=1)
+        self.finish()
+        answer = self.heard(self.ask())
+        self.assertEqual((answer.status, answer.headers["X-Should-Retry"]), (429, None))
 
     def test_other_keys_are_not_touched(self) -> None:
         self.limit(requests_per_min=1)
@@ -245,6 +258,15 @@ class TokenTests(LimitsTestCase):
         self.assertEqual(answer.headers["x-ratelimit-limit-tokens"], "1000")
         self.assertEqual(self.left(), 970)
 
+    def test_several_answers_are_counted_as_such(self) -> None:
+        self.limit(tokens_per_min=1000)
+        client = self.ask(max_tokens=100, n=4)
+        size = len(json.dumps({"model": "small", "max_tokens": 100, "n": 4}))
+        self.assertEqual(self.left(), int(1000 - 400 - size / 4))
+        timed = USED[:-1] + b', "timings": {"prompt_ms": 1.0, "predicted_ms": 5.0}}'
+        self.answered(client, timed)
+        self.assertEqual(self.left(), 1000 - 10 - 80)
+
     def test_a_stream_is_settled_too(self) -> None:
         self.limit(tokens_per_min=1000)
         client = self.ask(stream=True)
@@ -283,6 +305,19 @@ class TokenTests(LimitsTestCase):
         error = self.assert_envelope(answer, 429)
         self.assertIn("over 1000 tokens a minute with this request's 1", error["message"])
         self.assertIsNotNone(answer.headers["Retry-After"])
+
+    def test_one_that_is_refused_after_its_body_takes_nothing(self) -> None:
+        self.limit(tokens_per_min=1000, requests_per_min=10)
+        self.gate.meters.patience = 0
+        self.ask(max_tokens=900)
+        before = self.left()
+        answer = self.heard(self.ask(max_tokens=900))
+        self.assertEqual(answer.status, 429)
+        self.assertEqual(answer.headers["x-ratelimit-remaining-requests"], "8")
+        self.assertEqual(self.left(), before)
+        requests, _ = self.gate.meters._known["alice"].told(self.bench.reactor.seconds())
+        assert requests is not None
+        self.assertEqual(requests.remaining, 9)
 
     def test_a_backends_own_limits_are_not_beside_ours(self) -> None:
         self.limit(tokens_per_min=1000)
