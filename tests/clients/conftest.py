@@ -159,7 +159,7 @@ def serving(folder: Path, config: dict[str, Any]) -> Iterator[str]:
     """
     port = free_port()
     path, log = folder / "config.yaml", folder / "log"
-    path.write_text(json.dumps({"listen_addr": f"127.0.0.1:{port}", **config}))  # JSON is YAML
+    path.write_text(json.dumps({**config, "listen_addr": f"127.0.0.1:{port}"}))  # JSON is YAML
     twistd = Path(sys.executable).with_name("twistd")
     with log.open("w+b") as output:
         process = subprocess.Popen(
