@@ -6,6 +6,7 @@ from llamagw.dialects import SLOTTED
 from llamagw.errors import BadRequest
 from llamagw.fleet import ALIKE, LOWEST, Share
 from llamagw.gate import ANYBODY, BYTES_A_TOKEN
+from llamagw.proxy.origins import decoded_path
 from llamagw.proxy.request import Request
 
 #: Tokens of an answer, by rule of thumb.
@@ -23,7 +24,10 @@ def share_of(request: Request) -> Share | None:
     :return: None if it takes no slot of the engine
     :raises BadRequest: if that header is no such number
     """
-    if request.path not in SLOTTED:
+    path = request.path
+    if path not in SLOTTED and (
+        b"%" not in path or decoded_path(path).encode("latin-1") not in SLOTTED
+    ):
         return None
     caller = request.caller
     given = request.given.get(_PRIORITY)
