@@ -60,21 +60,23 @@ def test_a_key_sees_what_it_has_used_by_model_and_what_it_may(
     logs_in(locked, page, PLAIN, "#/usage")
     expect(page.locator("table.usage tbody")).to_have_count(1)
     [[key, today, week]] = rows(page, PLAIN)
-    prompt = int(today.split()[1])
+    prompt = int(today.split()[2])
     assert prompt > 0
-    assert (key, today) == (PLAIN, f"1 {prompt} + 8")
-    assert week == f"5 {1030 + prompt:,} + 212"
+    assert (key, today) == (PLAIN, f"1 request {prompt} + 8 tokens")
+    assert week == f"5 requests {1030 + prompt:,} + 212 tokens"
     told = f"60 requests a minute · 100,000 tokens a day ({prompt + 8} used)"
     expect(page.get_by_text(f"{PLAIN} may use {told}")).to_be_visible()
     page.locator("summary").press("Enter")
+    expect(page.locator("table.usage tbody tr")).to_have_count(3)
     assert rows(page, PLAIN)[1:] == [
-        [ALPHA, f"1 {prompt} + 8", f"4 {1000 + prompt:,} + 208"],
-        [BETA, "0", "1 30 + 4"],
+        [ALPHA, f"1 request {prompt} + 8 tokens", f"4 requests {1000 + prompt:,} + 208 tokens"],
+        [BETA, "none", "1 request 30 + 4 tokens"],
     ]
+    dashboard.shot("usage-own")
     # The row is the same while it is looked at anew, and stays open.
     page.get_by_label("Days").select_option("Last 30 days")
     expect(page.locator("table.usage thead")).to_contain_text("Last 30 days")
-    assert rows(page, PLAIN)[1][2] == f"9 {51_000 + prompt:,} + 6,208"
+    assert rows(page, PLAIN)[1][2] == f"9 requests {51_000 + prompt:,} + 6,208 tokens"
     page.reload()
     expect(page.locator("table.usage thead")).to_contain_text("Last 30 days")
     context.close()

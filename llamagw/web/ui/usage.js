@@ -34,7 +34,7 @@ function show(root, params) {
     el("div", { class: "tools" }, limits, days),
     fault,
     el("div", { class: "card" }, table, rest),
-    el("p", { class: "quiet" }, "Requests, and tokens of prompts + answers. A day is one of UTC."),
+    el("p", { class: "quiet" }, "Tokens of prompts + answers. A day is one of UTC."),
   );
 
   function chosen() {
@@ -151,8 +151,8 @@ const cells = () => [1, 2].map(() => el("td", { class: "number" }, el("span"), e
 function fill(made, { today, all }) {
   made.forEach((cell, number) => {
     const { requests, prompt, answer } = number ? all : today;
-    say(cell.firstChild, count(requests));
-    say(cell.lastChild, requests ? `${count(prompt)} + ${count(answer)}` : "");
+    say(cell.firstChild, requests ? `${count(requests)} ${requests === 1 ? "request" : "requests"}` : "none");
+    say(cell.lastChild, requests ? `${count(prompt)} + ${count(answer)} tokens` : "");
   });
   return made;
 }
