@@ -86,9 +86,12 @@ def loaded(rounds: int, seconds: int) -> None:
                 target = start_llamagw(running, backend, longest, name.replace(" ", "-"), **keys)
                 warm_up(loadgen, target, cores)
                 found.append(target)
-            for _ in range(rounds):
+            pairs = list(zip(files, found, strict=True))
+            for number in range(rounds):
+                # In another order each time, so that none is always measured last.
+                turn = number % len(pairs)
                 for load in loads:
-                    for name, target in zip(files, found, strict=True):
+                    for name, target in pairs[turn:] + pairs[:turn]:
                         one = measure(load, loadgen, target, cores)
                         if one["errors"]:
                             raise BenchError(f"{name}: {one['errors']:.0f} errors")
@@ -172,8 +175,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--rounds", type=int, default=5, help="medians are taken of them (5)")
-    parser.add_argument("--seconds", type=int, default=4, help="of each load (4)")
+    parser.add_argument("--rounds", type=int, default=8, help="medians are taken of them (8)")
+    parser.add_argument("--seconds", type=int, default=3, help="of each load (3)")
     chosen = parser.parse_args()
     try:
         with alone(), Processes() as running:

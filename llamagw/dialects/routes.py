@@ -464,6 +464,9 @@ def scope_of(method: str, path: str) -> Scope:
     scopes = _SCOPES.get(path) or _SCOPES.get(path[: path.find("/", 1) + 1])
     if scopes is None:
         return Scope.INFER
+    known = scopes.get(method)
+    if known is not None:
+        return known
     method = method.upper()
     known = scopes.get("GET" if method == "HEAD" else method)
     if known is not None:

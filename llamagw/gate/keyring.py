@@ -7,6 +7,7 @@ Found by digest in a dict, so that a hundred thousand cost a request nothing mor
 from __future__ import annotations
 
 import hmac
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from llamagw.config import Config, ConfigError, Fault, KeyEntry, names_once, read_keys, when
@@ -47,6 +48,8 @@ class Keyring:
         #: By the names in clients' certificates.
         self._certified: dict[str, KeyEntry] = {}
         self._callers: dict[str, Caller] = {}
+        #: Those whose digests have been found: what is kept, who it is, and until when.
+        self._known: dict[str, tuple[str, Caller, float]] = {}
         for entry in entries:
             self.entries[entry.name] = entry
             self._by_digest[entry.hash] = entry
@@ -104,6 +107,9 @@ class Keyring:
         :return: None if there is no such key
         :raises Unauthorized: if it is not valid any more
         """
+        known = self._known.get(digest)
+        if known is not None and now < known[2] and hmac.compare_digest(known[0], digest):
+            return known[1]
         entry, old = self._by_digest.get(digest), False
         if entry is None:
             entry, old = self._old.get(digest), True
@@ -123,6 +129,9 @@ class Keyring:
                 entry.name, scopes, entry.models, entry.priority, entry.share, entry.limits
             )
             self._callers[entry.name] = caller
+        times = (entry.expires, entry.old_expires if old else None)
+        ends = min((when(time) for time in times if time is not None), default=math.inf)
+        self._known[digest] = kept, caller, ends
         return caller
 
 

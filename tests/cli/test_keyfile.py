@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -258,23 +257,20 @@ def test_what_root_changes_its_owner_can_still_read(path: Path) -> None:
     assert (path.stat().st_uid, path.stat().st_mode & 0o777) == (65534, 0o600)
 
 
-def test_of_many_who_change_it_at_once_none_loses_a_key(path: Path) -> None:
-    write(path, WRITTEN)
-    code = (
-        "import sys\n"
-        "from llamagw.cli.keyfile import KeyFile\n"
-        "from llamagw.config import KeyEntry\n"
-        "for n in range(10):\n"
-        "    name = f'{sys.argv[2]}{n}'\n"
-        "    KeyFile(sys.argv[1]).add(KeyEntry(name=name, hash='sha256:' + name.rjust(64, '0')))\n"
-    )
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "PYTHONPATH": root}
-    running = [
-        subprocess.Popen([sys.executable, "-c", code, str(path), who], env=environment, cwd=root)
-        for who in "abc"
-    ]
-    assert [one.wait(60) for one in running] == [0, 0, 0]
-    names = {key.name for key in read_keys(str(path))}
-    assert names == {"alice", "bob", *(f"{who}{n}" for who in "abc" for n in range(10))}
-    assert alone(path)
+def test_who_waits_for_another_s_change_does_not_undo_it(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(path, WRITTEN)
+    locked: list[bool] = []
+
+    def wait(descriptor: int, how: int) -> None:
+        # Another has had the lock until now, and has added a key.
+        lock(descriptor, how)
+        locked.append(os.path.samestat(os.fstat(descriptor), path.parent.stat()))
+        write(path, WRITTEN + LINE_OF_CAROL)
+
+    lock = fcntl.flock
+    monkeypatch.setattr(fcntl, "flock", wait)
+    file.add(KeyEntry(name="dave", hash=f"sha256:{'d' * 64}"))
+    assert locked == [True]
+    assert [key.name for key in file.entries()] == ["alice", "bob", "carol", "dave"]

@@ -203,6 +203,12 @@ def test_what_is_wrong_is_told_alike_in_both_forms_with_its_line(
         ("keys: []\nkeys: []\n", 1, "keys", "is given twice"),
         ('keys:\n- {"name": "a", "name" : "b"}\n', 2, "keys[0].name", "is given twice"),
         ('keys:\n- {"name": "a", "n\\u0061me": "b"}\n', 2, "keys[0].name", "is given twice"),
+        (
+            QUICK.replace('"enabled"', '"name": "eve", "enabled"'),
+            6,
+            "keys[1].name",
+            "is given twice",
+        ),
         ("keys:\n- {name: a, name: b}\n", 2, "keys[0].name", "is given twice"),
         ("keys:\n- {\n", 3, "", "is not YAML"),
         ("keys: []\n- {}\n", 2, "", "is not YAML"),
