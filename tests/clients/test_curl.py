@@ -44,6 +44,29 @@ def test_stream_ends_with_done(gateway: str) -> None:
     assert "Paris" in "".join(delta.get("content") or "" for delta in deltas)
 
 
+def test_a_key_as_the_documentation_sends_it(guarded: dict[str, str]) -> None:
+    url = f"{guarded['url']}/v1/chat/completions"
+    said = curl(url, chat(stream=True), "-N", "-H", f"Authorization: Bearer {guarded['alice']}")
+    assert said.endswith("data: [DONE]\n\n")
+    for name in ("x-api-key", "api-key"):
+        answer = json.loads(curl(url, chat(), "-H", f"{name}: {guarded['alice']}"))
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+
+
+def test_without_the_right_key_it_is_a_401_and_a_403(guarded: dict[str, str]) -> None:
+    url = f"{guarded['url']}/v1/chat/completions"
+    right, wrong = (["-H", f"x-api-key: {guarded[name]}"] for name in ("alice", "wrong"))
+    for flags, model, status, code in (
+        ([], "smollm2", 401, "invalid_api_key"),
+        (wrong, "smollm2", 401, "invalid_api_key"),
+        (right, "embedder", 403, "not_permitted"),
+    ):
+        with pytest.raises(subprocess.CalledProcessError) as caught:
+            curl(url, chat(model=model), *flags, "-w", "\n%{http_code}")
+        body, told = caught.value.stdout.rsplit("\n", 1)
+        assert (int(told), json.loads(body)["error"]["code"]) == (status, code)
+
+
 def test_unknown_model_is_a_404_in_json(gateway: str) -> None:
     url = f"{gateway}/chat/completions"
     with pytest.raises(subprocess.CalledProcessError) as caught:

@@ -5,6 +5,7 @@ Large, so that only `make test-open-webui` runs it: OPEN_WEBUI says where its co
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -31,15 +32,15 @@ ASK: dict[str, Any] = {
 }
 
 
-def settings(gateway: str, folder: Path) -> dict[str, str]:
+def settings(gateway: str, key: str, rag_key: str, folder: Path) -> dict[str, str]:
     return {
         "OPENAI_API_BASE_URL": gateway,
-        "OPENAI_API_KEY": "none",
+        "OPENAI_API_KEY": key,
         # Documents are embedded by the gateway too, so that no model is wanted from the network.
         "RAG_EMBEDDING_ENGINE": "openai",
         "RAG_EMBEDDING_MODEL": "embedder",
         "RAG_OPENAI_API_BASE_URL": gateway,
-        "RAG_OPENAI_API_KEY": "none",
+        "RAG_OPENAI_API_KEY": rag_key,
         "ENABLE_OLLAMA_API": "false",
         "OFFLINE_MODE": "true",
         "ANONYMIZED_TELEMETRY": "false",
@@ -68,14 +69,20 @@ class Session:
 @pytest.fixture(scope="module")
 def webui(gateway: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
     """An Open WebUI of its own, whose first user has signed up."""
-    folder = tmp_path_factory.mktemp("open-webui")
+    with serve(gateway, "none", "none", tmp_path_factory.mktemp("open-webui")) as session:
+        yield session
+
+
+@contextlib.contextmanager
+def serve(gateway: str, key: str, rag_key: str, folder: Path) -> Iterator[Session]:
+    """An Open WebUI with keys for chat and for documents, whose first user has signed up."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port = str(sock.getsockname()[1])
     with (folder / "log").open("wb") as log:
         process = subprocess.Popen(
             [str(OPEN_WEBUI), "serve", "--host", "127.0.0.1", "--port", port],
-            env={**os.environ, **settings(gateway, folder)},
+            env={**os.environ, **settings(gateway, key, rag_key, folder)},
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -123,14 +130,19 @@ def test_chat(webui: Session) -> None:
 
 
 def test_chat_stream(webui: Session) -> None:
+    pieces = streamed(webui)
+    assert len(pieces) > 1
+    assert "Paris" in "".join(pieces)
+
+
+def streamed(webui: Session) -> list[str]:
+    """The pieces of a streamed answer."""
     with webui.open("/api/chat/completions", {**ASK, "stream": True}) as response:
         lines = [line.decode().strip() for line in response if line.strip()]
     *events, last = [line.removeprefix("data: ") for line in lines]
     assert last == "[DONE]"
     deltas = [json.loads(event)["choices"][0]["delta"] for event in events]
-    pieces = [delta["content"] for delta in deltas if delta.get("content")]
-    assert len(pieces) > 1
-    assert "Paris" in "".join(pieces)
+    return [delta["content"] for delta in deltas if delta.get("content")]
 
 
 def test_stream_left_early_frees_its_slot(
@@ -151,8 +163,30 @@ def test_faults_of_the_engine_pass_through(webui: Session) -> None:
 
 
 def test_documents_are_embedded_by_the_gateway(webui: Session) -> None:
+    embeds(webui)
+
+
+def embeds(webui: Session) -> None:
     text = {"name": "rivers", "content": "The Seine flows through Paris.", "collection_name": "one"}
     assert webui.ask("/api/v1/retrieval/process/text", text)["status"] is True
     query = {"collection_name": "one", "query": "Which river flows through Paris?", "k": 1}
     found = webui.ask("/api/v1/retrieval/query/doc", query)
     assert found["documents"] == [["The Seine flows through Paris."]]
+
+
+def test_where_the_gateway_wants_a_key(guarded: dict[str, str], tmp_path: Path) -> None:
+    url = f"{guarded['url']}/v1"
+    with serve(url, guarded["alice"], guarded["openai"], tmp_path) as webui:
+        models = {model["id"] for model in webui.ask("/api/models")["data"]}
+        assert "smollm2" in models
+        assert "embedder" not in models
+        answer = webui.ask("/api/chat/completions", ASK)
+        assert "Paris" in answer["choices"][0]["message"]["content"]
+        assert "Paris" in "".join(streamed(webui))
+        embeds(webui)
+        # What the button beside a connection of the admin panel asks.
+        assert webui.ask("/openai/verify", {"url": url, "key": guarded["alice"]})["data"]
+        with pytest.raises(urllib.error.HTTPError) as caught:
+            webui.ask("/openai/verify", {"url": url, "key": guarded["wrong"]})
+        assert caught.value.code == 401
+        assert b"check sum is wrong" in caught.value.read()

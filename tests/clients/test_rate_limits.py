@@ -10,11 +10,7 @@ import contextlib
 import hashlib
 import http.server
 import json
-import os
 import secrets
-import signal
-import subprocess
-import sys
 import threading
 import time
 import urllib.request
@@ -23,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import DEADLINE, free_port, wait_for
+from conftest import DEADLINE, serving
 
 #: Requests a minute: those that come at once, and the seconds until the next.
 LIMIT, SECONDS = 30, 2.0
@@ -87,33 +83,17 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         }
         for name, secret in SECRETS.items()
     ]
-    port = free_port()
     config = {
-        "listen_addr": f"127.0.0.1:{port}",
         "limit_wait_sec": 0,
         "keys": keys,
         "models": [{"name": "scripted", "url": f"http://127.0.0.1:{server.server_address[1]}"}],
     }
-    (folder / "config.yaml").write_text(json.dumps(config))
-    twistd = Path(sys.executable).with_name("twistd")
-    with (folder / "log").open("w+b") as log:
-        process = subprocess.Popen(
-            [str(twistd), "-n", "--pidfile=", "llamagw", "-c", str(folder / "config.yaml")],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env={**os.environ, "XDG_STATE_HOME": str(folder)},
-        )
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health", process, folder / "log")
-            yield f"http://127.0.0.1:{port}"
-            process.send_signal(signal.SIGTERM)
-            assert process.wait(DEADLINE) == 0, (folder / "log").read_text()
-        finally:
-            process.kill()
-            process.wait()
-            server.shutdown()
-            server.server_close()
+    try:
+        with serving(folder, config) as url:
+            yield url
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def refusals(url: str) -> int:
