@@ -17,6 +17,7 @@ from types import FrameType, SimpleNamespace
 
 from twisted.trial.unittest import SynchronousTestCase
 
+from llamagw.config import LimitsEntry
 from llamagw.dialects import OPERATIONS, ROUTE_OF
 from llamagw.fleet import Dispatcher
 from llamagw.observe import Export, Names, log
@@ -37,6 +38,10 @@ SPANS = 55
 
 #: What a key costs a request on top, of all models or of one: less than a tenth of it.
 KEY, KEY_OF_MODEL = 13, 16
+
+#: What it costs to count what a key uses, and what all kinds of limits cost on top: the look into
+#: the body, which is changed for `max_tokens`, and the headers.
+USED, LIMITED = 3, 60
 
 #: The test's own parts: the peers, the Clock in place of the reactor's.
 NOT_OURS = (f"{Path(__file__).parent}/", "twisted/internet/task.py", "twisted/internet/base.py")
@@ -116,6 +121,33 @@ class CostTests(SynchronousTestCase):
             self.assertEqual(self.bench.connects, 1, "it was let in")
             self.assertLessEqual(calls, budget, self.seen)
             self.assertGreater(calls, budget * 0.7, "cheaper by far: lower the budget")
+
+    def test_what_a_key_uses_is_counted_and_limited_within_the_budget(self) -> None:
+        made = Secrets()
+        all_of_them = LimitsEntry(
+            requests_per_min=1000,
+            tokens_per_min=10**6,
+            tokens_per_day=10**9,
+            parallel=5,
+            max_body_mb=1,
+            max_tokens=100,
+        )
+        free, limited = made.make("free"), made.make("limited", limits=all_of_them)
+        self.bench.site.connections.gate = gate = made.gate()
+        gate.meters.used = self.bench.tally.used
+        costs: list[int] = []
+        for secret, counted in ((free, False), (free, True), (limited, True)):
+            if counted and len(costs) == 1:
+                self.bench.records.add(self.bench.tally.count)
+            ask = partial(self.one_request, ("Authorization", f"Bearer {secret}"))
+            ask()
+            costs.append(self.calls(ask))
+        self.assertEqual(self.bench.connects, 1, "it was let in")
+        for budget, more in zip(
+            (USED, LIMITED), (costs[1] - costs[0], costs[2] - costs[1]), strict=True
+        ):
+            self.assertLessEqual(more, budget, self.seen)
+            self.assertGreater(more, budget * 0.7, "cheaper by far: lower the budget")
 
     def test_spans_are_begun_and_ended_within_their_budget(self) -> None:
         plain = self.calls(self.one_request)

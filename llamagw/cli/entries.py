@@ -195,6 +195,7 @@ def described(entry: Entry, bar: str = "█") -> list[str]:
         ("id", text(entry, "id")),
         ("arrived", _arrived(number(entry, "time"))),
         ("client", text(entry, "client")),
+        ("key", text(entry, "key")),
         ("request", " ".join(filter(None, (text(entry, "method"), text(entry, "path"))))),
         ("model", _model(entry)),
         ("status", status(entry)),

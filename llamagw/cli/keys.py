@@ -126,7 +126,7 @@ def keys() -> None:
     """Make, list and change the keys of clients (`keys_file`)."""
 
 
-_amount = click.IntRange(min=1, max=10**12)
+_amount = click.IntRange(min=1)
 
 #: How limits are called in a table.
 _SHORT = {

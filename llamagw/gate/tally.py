@@ -55,6 +55,7 @@ class Tally:
         self._new: dict[tuple[int, str, str], list[int]] = {}
         #: The day that is counted, and tokens of each key in it.
         self._day = self._today()
+        self._midnight = (self._day + 1) * DAY
         self._used: dict[str, int] = {}
         self._lock = DeferredLock()
         self._looping = LoopingCall(self.write)
@@ -80,7 +81,9 @@ class Tally:
         if not key or record.admitted is None:
             return
         prompt, answer = spent(record)
-        self._turn()
+        # Not by `_turn` alone: this is done for every request.
+        if self._epoch() >= self._midnight:
+            self._turn()
         self._used[key] = self._used.get(key, 0) + prompt + answer
         row = self._new.setdefault((self._day, key, record.model), [0, 0, 0])
         row[0] += 1
@@ -97,6 +100,7 @@ class Tally:
         day = self._today()
         if day != self._day:
             self._day = day
+            self._midnight = (day + 1) * DAY
             self._used.clear()
 
     def write(self) -> Deferred[None]:

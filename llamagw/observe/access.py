@@ -43,6 +43,8 @@ def log(record: Record) -> None:
         if record.first is not None and record.stream:
             told.append(f"first byte {record.first - record.arrived:.2f} s")
     told += _tokens(record)
+    if record.key:
+        told.append(f"by {record.key}")
     if record.client not in _NOT_NAMED:
         told.append(f"from {record.client}")
     _access.info(

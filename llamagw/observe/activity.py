@@ -166,6 +166,7 @@ def beginning(record: Record, since_epoch: float) -> dict[str, Any]:
         "id": record.id,
         "time": round(arrived + since_epoch, 3),
         "client": record.client,
+        "key": record.key or None,
         "method": harmless(record.method.decode(errors="replace"), 20),
         "path": harmless(record.path.decode(errors="replace"), PATH),
         "asked": harmless(record.asked or "", PATH),

@@ -79,6 +79,7 @@ class WatchTests(BenchTestCase):
             {
                 "id": "new",
                 "client": "192.0.2.7",
+                "key": None,
                 "method": "POST",
                 "path": CHAT,
                 "asked": "small",

@@ -8,6 +8,7 @@ import importlib.util
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterator
+from functools import partial
 from typing import Any
 
 import pytest
@@ -96,6 +97,10 @@ async def see(pilot: Pilot[int], *words: str) -> str:
     return shown(pilot)
 
 
+def _matches(pilot: Pilot[int], pattern: str) -> bool:
+    return re.search(pattern, shown(pilot)) is not None
+
+
 def posted(gateway: ScriptedGateway) -> list[tuple[str, Any]]:
     return [(path, body) for method, path, body in gateway.asked if method == "POST"]
 
@@ -161,9 +166,14 @@ def test_charges_are_shown_where_memory_is_counted(
         assert "CHARGE" not in said
         gateway.answers["/models"] = 200, {"data": models}
         gateway.answers["/health"] = 200, {**HEALTH, "max_loaded_models": None, "memory": memory}
+        # The bars are drawn a moment after the words.
+        for bar in (
+            r"host +█+░+ 741 MiB of 23\.0 GiB charged, 19\.3 GiB free",
+            r"CUDA0 +█+░* 5\.6 GiB of 23\.0 GiB charged, 16\.4 GiB free",
+        ):
+            drawn = partial(_matches, pilot, bar)
+            await until(pilot, drawn, bar)
         said = await see(pilot, "CHARGE", "1 loaded")
-        assert re.search(r"host +█+░+ 741 MiB of 23\.0 GiB charged, 19\.3 GiB free", said)
-        assert re.search(r"CUDA0 +█+░* 5\.6 GiB of 23\.0 GiB charged, 16\.4 GiB free", said)
         assert ("others hold 4.0 GiB" in said) == (size[0] >= screen.WIDE)
         assert re.search(r"busy +loaded +- +6\.3 GiB +2 +0", said)
         assert re.search(r"cold +unloaded +- +- +0 +0", said)

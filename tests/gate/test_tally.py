@@ -42,6 +42,7 @@ class SpentTests(SynchronousTestCase):
         untold: dict[str, Any] = {"usage": None, "bytes_in": 400, "bytes_out": 5000}
         self.assertEqual(spent(record(**untold)), (100, 1250))
         self.assertEqual(spent(record(**untold, stream=True)), (100, 50))
+        self.assertEqual(spent(record(**untold, path=b"/v1/chat%2Fcompletions")), (100, 1250))
         self.assertEqual(spent(record(**untold, path=b"/v1/embeddings")), (100, 0))
         self.assertEqual(spent(record(**untold, path=b"/v1/audio/transcriptions")), (0, 0))
         self.assertEqual(spent(record(**untold, path=b"/tokenize")), (0, 0))
