@@ -289,8 +289,7 @@ def make_gateway(
         trace=None if exporting is None else exporting.begin,
     )
 
-    gate, audit = Gate(), Audit(reactor)
-    records.add(audit.tell)
+    gate, audit = Gate(), Audit(reactor, records)
     reactor.callWhenRunning(lambda: audit.apply(config))
     gate.meters.used = tally.used
     gate.meters.patience = config.limit_wait_sec

@@ -37,7 +37,7 @@ REQUEST, CHUNK = 171, 6
 SPANS = 55
 
 #: What a key costs a request on top, of all models or of one: less than a tenth of it.
-KEY, KEY_OF_MODEL = 13, 16
+KEY, KEY_OF_MODEL = 15, 18
 
 #: What it costs to count what a key uses, and what all kinds of limits cost on top: the look into
 #: the body, which is changed for `max_tokens`, and the headers.

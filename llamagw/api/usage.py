@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timezone
 from typing import Any
 
+import msgspec
+
 from llamagw.dialects import Scope
 from llamagw.errors import BadRequest, NotPermitted
 from llamagw.gate import DAY, KEPT_DAYS, Tally
@@ -19,7 +21,8 @@ async def usage(request: Request, tally: Tally | None) -> dict[str, Any]:
     What a query asks for: ``days`` (this one among them) and ``key``.
 
     :param tally: counts; None where nothing is counted
-    :return: ``data``, the newest day first, and ``more``: whether there are further rows
+    :return: ``data``, the newest day first; ``more``: whether there are further rows; ``limits``:
+        of the caller's own key, those that it has
     :raises BadRequest: if ``days`` is no number of days
     :raises NotPermitted: if another key's usage is asked for, and may not be seen
     """
@@ -44,7 +47,8 @@ async def usage(request: Request, tally: Tally | None) -> dict[str, Any]:
         }
         for row in rows[:MOST]
     ]
-    return {"data": told, "more": len(rows) > MOST}
+    limits = None if caller.limits is None else msgspec.to_builtins(caller.limits)
+    return {"data": told, "more": len(rows) > MOST, "limits": limits}
 
 
 def _last(request: Request, name: bytes) -> str | None:

@@ -353,7 +353,7 @@ OWN = (
         "GET",
         "/usage",
         "requests and tokens of each key, by model and day of UTC; `?days=` (30, up to 400), "
-        "`&key=`. A key without this scope is told of itself",
+        "`&key=`. A key without this scope is told of itself. `limits` are the caller's own",
         Scope.OBSERVE,
     ),
     Own(

@@ -215,7 +215,8 @@ class Scheduler:
         model = self.models[key]
         self._end_lease(model, now, used, slot)
         actions: list[Action] = []
-        if model.waiting and model.status is Status.READY and not model.closing:
+        was_full = slot and model.slots is not None and model.taken + 1 >= model.slots
+        if was_full and model.waiting and model.status is Status.READY and not model.closing:
             # Who waits for a slot gets it. Nothing else changes: the model is as busy as before.
             self._serve(model, now, actions)
         if model.in_flight:

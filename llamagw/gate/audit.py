@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime, timezone
 from typing import Any
 from urllib.parse import unquote
@@ -20,9 +20,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from llamagw.config import Config, KeyEntry
-from llamagw.dialects import Scope, scope_of
+from llamagw.dialects import ROUTES, Scope, scope_of
 from llamagw.errors import SHOWN
 from llamagw.gate.keyring import Keyring
+from llamagw.listeners import Listeners
 from llamagw.observe import Record
 from llamagw.text import harmless
 
@@ -33,6 +34,14 @@ _REFUSED = frozenset({401, 403, 429})
 
 #: How many refusals are told in so many seconds; of the others their number.
 MOST_REFUSALS, SPAN_SEC = 50, 10.0
+
+#: The paths of requests that only use a model, as most clients write them.
+_MODELS_OWN = frozenset(
+    path.encode()
+    for route in ROUTES
+    if route.scope is Scope.INFER and route.methods == ("POST",)
+    for path in route.paths
+)
 
 #: What one begins or ends as who one is.
 _SESSIONS = frozenset({b"/ui/login", b"/ui/logout"})
@@ -49,19 +58,21 @@ class Audit:
     Tells who does what.
 
     :param clock: the reactor, or a Clock
+    :param records: tells of each request that has ended
     """
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, records: Listeners[Record]) -> None:
         self._clock = clock
+        self._records = records
+        self._deaf: Callable[[], None] | None = None
         self._path: str | None = None
         self._file: int | None = None
-        self._on = False
         self._keys: Mapping[str, KeyEntry] = {}
         self._since = float("-inf")
         self._refusals = 0
 
     def __repr__(self) -> str:
-        return f"<Audit {'to ' + (self._path or 'the log') if self._on else 'off'}>"
+        return f"<Audit {'off' if self._deaf is None else 'to ' + (self._path or 'the log')}>"
 
     def apply(self, config: Config) -> None:
         """
@@ -70,7 +81,12 @@ class Audit:
         A file is opened anew, since it may have been moved. One that cannot be opened is told once,
         and the lines go to the log.
         """
-        self._on = config.wants_keys or config.audit_log is not None
+        wanted = config.wants_keys or config.audit_log is not None
+        if wanted and self._deaf is None:
+            self._deaf = self._records.add(self.tell)
+        elif not wanted and self._deaf is not None:
+            self._deaf()
+            self._deaf = None
         if self._file is not None:
             os.close(self._file)
         self._path, self._file = config.audit_log, None
@@ -87,7 +103,7 @@ class Audit:
     def keys(self, keyring: Keyring | None) -> None:
         """Tell what has changed, now that the keys were read; not of those that are read first."""
         before, self._keys = self._keys, {} if keyring is None else keyring.entries
-        if not self._on or not before:
+        if self._deaf is None or not before:
             return
         gone = [name for name in before if name not in self._keys]
         new = [name for name in self._keys if name not in before]
@@ -97,8 +113,8 @@ class Audit:
 
     def tell(self, record: Record) -> None:
         """Tell of a request that has ended, if it is one to be told of."""
-        if not self._on:
-            return
+        if record.path in _MODELS_OWN and record.status not in _REFUSED:
+            return  # nearly all of them
         refused = record.status in _REFUSED and bool(record.error)
         if not refused and not _is_order(record):
             return

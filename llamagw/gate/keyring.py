@@ -19,9 +19,6 @@ from llamagw.gate.secret import digest_of, looks_whole
 #: The headers that may have a secret, in lower case: none of them is passed on.
 CREDENTIALS = frozenset({b"authorization", b"x-api-key", b"api-key"})
 
-#: Those beside Authorization, spelled as they are looked up.
-_OTHERS = frozenset({b"X-Api-Key", b"Api-Key"})
-
 #: Bytes of a secret that are looked at.
 _LONGEST = 256
 
@@ -144,10 +141,10 @@ def secret_of(headers: Mapping[bytes, Sequence[bytes]]) -> bytes | None:
     :raises Unauthorized: if it has several, or one that cannot be one
     """
     alone = headers.get(b"Authorization")
-    if alone is not None and len(alone) == 1 and not headers.keys() & _OTHERS:
+    if alone is not None and b"X-Api-Key" not in headers and b"Api-Key" not in headers:
         # As nearly all clients send it.
         value = alone[0]
-        if value[:7] == b"Bearer " and len(value) <= _LONGEST:
+        if value[:7] == b"Bearer " and len(alone) == 1 and len(value) <= _LONGEST:
             return value[7:].strip() or None
     found = set(headers.get(b"X-Api-Key", ()))
     found.update(headers.get(b"Api-Key", ()))

@@ -17,9 +17,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llamagw.config import NAME_LENGTH, Config
-from llamagw.dialects import INFERENCE
+from llamagw.dialects import INFERENCE, SLOTTED
 from llamagw.errors import BackendLost, GatewayError, NotAllowed, RequestCancelled
-from llamagw.fleet import Dispatcher, Lease
+from llamagw.fleet import ALIKE, Dispatcher, Lease
+from llamagw.gate import ANYBODY
 from llamagw.net import Pool, Received, UpstreamLost, in_words
 from llamagw.observe import Capture, Record
 from llamagw.proxy.call import Call, Reader
@@ -30,7 +31,7 @@ from llamagw.proxy.poison import Poisoned
 from llamagw.proxy.request import Request
 from llamagw.proxy.rewrite import check_large
 from llamagw.proxy.rights import check_model
-from llamagw.proxy.shares import share_of
+from llamagw.proxy.shares import PRIORITY, share_of
 from llamagw.text import harmless
 
 _log = Logger(namespace="llamagw.relay")
@@ -192,7 +193,9 @@ class Relay:
         :raises GatewayError: if the request is rejected
         """
         model = call.named(self._dispatcher.config.default_model)
-        waiting = self._dispatcher.acquire(model, call.load, failed, share=share_of(request))
+        usual = request.caller is ANYBODY and request.path in SLOTTED  # no call for most requests
+        share = ALIKE if usual and PRIORITY not in request.given else share_of(request)
+        waiting = self._dispatcher.acquire(model, call.load, failed, share=share)
         if waiting.called:
             return await waiting
         record = request.record

@@ -141,10 +141,11 @@ class Request(KnownRequest):
     def gotLength(self, length: int | None) -> None:
         # The head is complete.
         gate = self.channel.connections.gate
+        self._parts: bytes | bytearray = b""
+        self._room = self.channel.connections.max_body
         if gate is not None:
             self._enter(gate, length)
-        self._parts: bytes | bytearray = b""
-        self._room = self._most()
+            self._room = self._most()
         #: Number of chunks received; None if the body is not chunked.
         self._chunks: int | None = 0 if length is None else None
         #: Number of punctuation characters received; None while the body is under `DENSE`.

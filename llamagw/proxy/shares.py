@@ -12,7 +12,8 @@ from llamagw.proxy.request import Request
 #: Tokens of an answer, by rule of thumb.
 ANSWER_TOKENS = 500
 
-_PRIORITY = b"X-Priority"
+#: The header by which a request says its class.
+PRIORITY = b"X-Priority"
 
 
 def share_of(request: Request) -> Share | None:
@@ -30,7 +31,7 @@ def share_of(request: Request) -> Share | None:
     ):
         return None
     caller = request.caller
-    given = request.given.get(_PRIORITY)
+    given = request.given.get(PRIORITY)
     if caller is ANYBODY and given is None:
         return ALIKE
     priority = caller.priority if given is None else min(_number(given), caller.priority)

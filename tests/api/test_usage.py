@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llamagw.config import LimitsEntry
 from llamagw.observe.counts import MOST_KEYS, OTHER
 from tests.support.bench import Bench, BenchTestCase
 from tests.support.keys import Secrets
@@ -18,7 +19,7 @@ class UsageTests(BenchTestCase):
         super().setUp()
         self.made = Secrets()
         self.alice = self.made.make("alice")
-        self.bob = self.made.make("bob")
+        self.bob = self.made.make("bob", limits=LimitsEntry(tokens_per_day=100, parallel=2))
         self.watcher = self.made.make("watcher", "observe")
         self.partly = self.made.make("partly", "observe", "infer", models=["small"])
         self.backends: dict[str, Wire] = {}
@@ -73,6 +74,14 @@ class UsageTests(BenchTestCase):
             answer = self.ask(secret, "/usage?key=bob")
             error = self.assert_envelope(answer, 403, open_to_all=False)
             self.assertIn("may see its own usage only", error["message"])
+
+    def test_a_key_is_told_its_own_limits(self) -> None:
+        for secret, limits in (
+            (self.bob, {"tokens_per_day": 100, "parallel": 2}),
+            (self.alice, None),
+            (self.watcher, None),
+        ):
+            self.assertEqual(self.ask(secret).json()["limits"], limits)
 
     def test_a_stream_counts_once(self) -> None:
         headers = [("Authorization", f"Bearer {self.alice}")]

@@ -14,6 +14,7 @@ from twisted.logger import LogEvent, formatEvent
 from llamagw.config import KeyEntry
 from llamagw.gate import Audit, Keyring
 from llamagw.gate.audit import MOST_REFUSALS, SPAN_SEC
+from llamagw.listeners import Listeners
 from llamagw.observe import Record
 from tests.support.configs import configuration, local_model
 from tests.support.logs import observe
@@ -45,7 +46,7 @@ def lines() -> Any:
 
 
 def audit(clock: Clock | None = None, **keys: Any) -> Audit:
-    made = Audit(clock or Clock())
+    made = Audit(clock or Clock(), Listeners[Record]())
     made.apply(configuration(local_model("m"), **keys))
     return made
 
@@ -133,9 +134,23 @@ def test_a_change_of_the_keys_is_told_by_their_names(lines: list[str]) -> None:
     assert lines == ["keys: added c; changed a; removed b"]
 
 
-def test_without_keys_and_without_a_file_nothing_is_told(lines: list[str]) -> None:
-    audit().tell(record())
-    assert lines == []
+def test_it_hears_of_requests_only_where_keys_are_wanted_or_it_has_a_file(
+    lines: list[str], tmp_path: Path
+) -> None:
+    records = Listeners[Record]()
+    made = Audit(Clock(), records)
+    path = tmp_path / "audit.jsonl"
+    for keys, heard in (
+        ({}, 0),
+        ({"keys": [entry("alice")]}, 1),
+        ({}, 1),
+        ({"audit_log": str(path)}, 1),
+        ({"keys": []}, 2),
+    ):
+        made.apply(configuration(local_model("m"), **keys))
+        records.tell(record())
+        assert len(lines) == heard
+    assert len(path.read_text().splitlines()) == 1
 
 
 def test_a_file_has_a_line_of_json_for_each(lines: list[str], tmp_path: Path) -> None:

@@ -170,7 +170,7 @@ def test_a_key_sees_what_it_may_and_is_told_what_it_may_not(
 ) -> None:
     page = dashboard.page
     logs_in(locked, page, SOME)
-    assert pages(page) == ["Models", "Activity", "Charts", "Logs", "Playground", "Config"]
+    assert pages(page) == ["Models", "Activity", "Charts", "Logs", "Playground", "Usage", "Config"]
     expect(page.locator("tbody.model")).to_have_count(1)
     expect(page.locator("tbody.model .actions button")).to_have_count(0)
     for name in ("charts", "config"):
@@ -189,7 +189,7 @@ def test_a_key_for_models_alone_has_their_list_and_the_playground(
     page = dashboard.page
     logs_in(locked, page, PLAIN)
     expect(page.locator("tbody.model")).to_have_count(2)
-    assert pages(page) == ["Models", "Playground"]
+    assert pages(page) == ["Models", "Playground", "Usage"]
     page.goto(f"http://127.0.0.1:{locked.port}/ui/#/logs")
     expect(page.locator(".note")).to_contain_text("has not the right to observe")
 

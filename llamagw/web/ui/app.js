@@ -9,8 +9,9 @@ import { page as logs } from "./logs.js";
 import { page as modelsPage } from "./models.js";
 import { page as playground } from "./playground.js";
 import { logOut, session, whoAmI } from "./session.js";
+import { page as usage } from "./usage.js";
 
-const PAGES = [modelsPage, activity, charts, logs, playground, config];
+const PAGES = [modelsPage, activity, charts, logs, playground, usage, config];
 
 /** What a key needs for a page; the others are for each key. And those that are of all models. */
 const NEEDS = { activity: "observe", charts: "observe", logs: "observe", playground: "infer", config: "observe" };
@@ -56,6 +57,7 @@ function go(moved) {
 
 /** Why a key has not this page; "" if it has. */
 function missing({ id }) {
+  if (id === "usage" && !session.name) return "There are no API keys here, and so nobody's usage is counted.";
   const scope = NEEDS[id];
   if (scope && !session.may(scope)) return `The key ${session.name} has not the right to ${scope}, which this page needs.`;
   if (session.everyModel || !OF_ALL.includes(id)) return "";
@@ -142,7 +144,7 @@ async function begin() {
   looking = false;
   banner();
   for (const page of PAGES) {
-    if (NEEDS[page.id] && !session.may(NEEDS[page.id])) continue;
+    if (NEEDS[page.id] ? !session.may(NEEDS[page.id]) : page === usage && !session.name) continue;
     const link = el("a", { href: `#/${page.id}` }, page.title);
     links.set(page.id, link);
     $("nav").append(el("li", {}, link));
