@@ -10,7 +10,8 @@ const { url, alice, wrong, ...limited } = JSON.parse(process.argv[2]);
 const user = (content) => [{ role: "user", content }];
 const question = user("What is the capital of France? Answer in one sentence.");
 const ask = { model: "smollm2", messages: question, max_tokens: 24, temperature: 0 };
-const story = { messages: user("Tell me a long story."), max_tokens: 1500, stream: true };
+// Takes long whatever the slot has cached; the engine's Messages API has no `ignore_eos`.
+const long = { messages: user("Write the numbers from 1 to 500, one a line."), max_tokens: 1500, stream: true };
 
 const openai = (options) => new OpenAI({ baseURL: `${url}/v1`, maxRetries: 0, ...options });
 const anthropic = (options) => new Anthropic({ baseURL: url, maxRetries: 0, ...options });
@@ -29,7 +30,7 @@ async function limit(make, send, apiKey) {
     return response;
   };
   const client = make({ apiKey, fetch: noted, maxRetries: 1 });
-  const stream = await send(client, story);
+  const stream = await send(client, long);
   for await (const _ of stream) {
     const error = await send(client).catch(describe);
     leave = () => stream.controller.abort();

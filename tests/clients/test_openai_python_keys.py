@@ -20,10 +20,11 @@ ASK: dict[str, Any] = {
         {"role": "user", "content": "What is the capital of France? Answer in one sentence."}
     ],
 }
-STORY = {
+LONG = {
     **ASK,
     "max_tokens": 1500,
-    "messages": [{"role": "user", "content": "Tell me a long story."}],
+    "extra_body": {"ignore_eos": True},
+    "messages": [{"role": "user", "content": "Write the numbers from 1 to 500, one a line."}],
 }
 
 
@@ -71,7 +72,7 @@ def test_a_limit_is_a_rate_limit_error_after_the_retries(guarded: dict[str, str]
             max_retries=1,
             http_client=openai.DefaultHttpxClient(event_hooks=hooks),
         ) as client,
-        client.chat.completions.create(stream=True, **STORY) as stream,
+        client.chat.completions.create(stream=True, **LONG) as stream,
     ):
         next(stream)
         with pytest.raises(openai.RateLimitError) as caught:
