@@ -19,7 +19,6 @@ import click
 
 from llamagw.cli.places import find_config
 from llamagw.cli.remote import json_option, print_json
-from llamagw.cli.serve import needed
 from llamagw.text import harmless
 
 if TYPE_CHECKING:
@@ -61,7 +60,13 @@ def _configured(path: str | None) -> str:
     """The file of a configuration."""
     from llamagw.config import load
 
-    config = load(os.path.abspath(needed(path or find_config())))
+    path = path or find_config()
+    if path is None:
+        raise click.ClickException(
+            "no configuration says which file has the keys: name it with --keys-file, such as "
+            "--keys-file keys.yaml, or the configuration with -c"
+        )
+    config = load(os.path.abspath(path))
     if config.keys_file is None:
         raise click.ClickException(
             f"{config.path} has no keys_file; add a line such as `keys_file: keys.yaml` to it, or "

@@ -266,3 +266,13 @@ def test_faults_of_the_file_are_told_with_their_lines(path: Path) -> None:
         assert "keys.yaml:2: keys[0].hash: is missing" in done.stderr
     path.chmod(0o644)
     assert f"chmod 600 {path}" in run("list", status=1).stderr
+
+
+def test_without_a_configuration_it_says_how_to_name_the_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "none"))
+    done = CliRunner().invoke(cli, ["keys", "new", "alice"])
+    assert done.exit_code == 1
+    assert "name it with --keys-file" in done.output
