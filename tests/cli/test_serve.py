@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, "-c", "from llamagw.cli.main import main; main()"]
 
 #: A process that looks like a gateway to those who look at its command line.
-FAKE = "import signal, sys, time; {}; print('up', flush=True); time.sleep(600)"
+FAKE = "import signal, sys, threading; {}; print('up', flush=True); threading.Event().wait()"
 
 
 @pytest.fixture(autouse=True)

@@ -13,8 +13,10 @@ import json
 import secrets
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +98,36 @@ def limited(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         server.server_close()
 
 
-def refusals(url: str) -> int:
-    """How often the gateway has answered with 429."""
-    ask = urllib.request.Request(f"{url}/metrics", headers={"x-api-key": SECRETS["watcher"]})
-    time.sleep(1.1)  # it is the same text for a second
+def refusals(url: str, marks: Iterator[int] = count(1)) -> int:  # noqa: B008
+    """
+    How often the gateway has answered with 429, until now.
+
+    The metrics are the same text for a second: one that is new knows of a wrong key of this call.
+    """
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        _metrics(url, "wrong")
+    mark = next(marks)
+
+    def counted() -> tuple[int, int]:
+        text = _metrics(url, SECRETS["watcher"])
+        return _refused(text, "invalid_api_key"), _refused(text, "rate_limit_exceeded")
+
+    end = time.monotonic() + DEADLINE
+    while (found := counted())[0] < mark:
+        assert time.monotonic() < end, "the metrics stay as they were"
+    return found[1]
+
+
+def _metrics(url: str, key: str) -> str:
+    ask = urllib.request.Request(f"{url}/metrics", headers={"x-api-key": key})
     with urllib.request.urlopen(ask, timeout=DEADLINE) as answer:
-        lines = answer.read().decode().splitlines()
-    wanted = 'llamagw_refusals_total{reason="rate_limit_exceeded"}'
-    return int(sum(float(line.split()[-1]) for line in lines if line.startswith(wanted)))
+        return str(answer.read().decode())
+
+
+def _refused(text: str, reason: str) -> int:
+    wanted = f'llamagw_refusals_total{{reason="{reason}"}}'
+    lines = [line for line in text.splitlines() if line.startswith(wanted)]
+    return int(sum(float(line.split()[-1]) for line in lines))
 
 
 def exhaust(ask: Callable[[], Any]) -> tuple[Any, float]:
