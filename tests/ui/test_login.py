@@ -77,13 +77,10 @@ def locked() -> Iterator[Locked]:
         gateway.clean_up()
 
 
-@pytest.fixture
-def dashboard(locked: Locked, browser: Browser) -> Iterator[Dashboard]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    dashboard = Dashboard(context.new_page(), locked)
-    yield dashboard
-    context.close()
-    assert dashboard.faults == []
+@pytest.fixture(scope="module")
+def gateway(locked: Locked) -> Locked:
+    """The one that the dashboard is of."""
+    return locked
 
 
 def goes(locked: Locked, page: Page, where: str = "#/models") -> None:

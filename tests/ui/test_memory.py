@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, FloatRect, Locator, Page, expect
+from playwright.sync_api import FloatRect, Locator, Page, expect
 
 from tests.ui.conftest import Dashboard
 from tests.whole.harness import Gateway, model
@@ -33,15 +33,6 @@ def gateway() -> Iterator[Gateway]:
         gateway.stop()
     finally:
         gateway.clean_up()
-
-
-@pytest.fixture
-def dashboard(gateway: Gateway, browser: Browser) -> Iterator[Dashboard]:
-    context = browser.new_context(viewport={"width": 1280, "height": 800})
-    dashboard = Dashboard(context.new_page(), gateway)
-    yield dashboard
-    context.close()
-    assert dashboard.faults == []
 
 
 def row(page: Page, name: str) -> Locator:
